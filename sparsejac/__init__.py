@@ -1,0 +1,14 @@
+"""The sparse Jacobian of ``F(x) = A ∘ (x xᵀ)``: as a CSR matrix built from its index pattern, and matrix-free."""
+
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
+from ._builder import JacobianBuilder, jacobian
+from ._operator import JacobianOperator
+
+try:
+    __version__ = _version("sparsejac-hadamard")
+except _PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["JacobianBuilder", "JacobianOperator", "jacobian"]

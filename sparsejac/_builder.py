@@ -1,0 +1,656 @@
+"""`JacobianBuilder`: one A, its index pattern, and everything that can be made of it at a point x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from . import _checks, _machine
+from ._checks import Order, Rows
+from ._operator import JacobianOperator
+from ._pattern import Cut, Indices, Pattern, check_csr, index_dtype
+from ._rows import MemoryRows, frozen
+
+_BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
+
+
+class JacobianBuilder:
+    """Builds the Jacobian of ``F(x) = A ∘ (x xᵀ)`` from its index pattern.
+
+    ``F_ij = A_ij x_i x_j``, so ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``: the row of J for entry (i, j) has the entries
+    ``A_ij x_j`` in column i and ``A_ij x_i`` in column j, and ``2 A_ii x_i`` alone where i = j.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+        Any strides, any sparse format; bool, integer, float32, float64, complex64 or complex128. It is referenced, not
+        copied, if it is dense, or CSR (with ``order="F"``: CSC; with ``rows="upper"``: either) in canonical format: then a later change of its
+        values is seen by later calls. Other sparse formats are converted once, here, and duplicates are summed. Its
+        structure must not change. It is never written to.
+    rows : {"all", "stored", "upper"}, default "all"
+        Which entries of F are rows of J. ``"all"``: all k² of them. ``"stored"``: the stored entries of a sparse A, explicit
+        zeros included, the choice for a large k; for a dense A the same as ``"all"``. ``"upper"``: those with i ≤ j, for a
+        symmetric A.
+    order : {"C", "F"}, default "C"
+        The order of the rows: ``"C"`` is row-major (with ``rows="all"`` entry (i, j) is row i k + j), ``"F"`` stacks the columns of F, the
+        vec of the textbooks (entry (i, j) is row i + j k).
+    check_finite : bool, default True
+        Refuse NaN and infinity, in A here and in x at each call. False lets them through.
+    workers : int, optional
+        How many threads a large problem may use. Default: the processors that this process may use. Results
+        do not depend on it, to the bit.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (m, k), the shape of J.
+    dtype : numpy.dtype
+        That of A, float64 for integers and booleans: the dtype of J for an x that has no higher precision and is not complex.
+    nnz : int
+        How many entries `tocsr` will store: ``2 k² - k`` for a dense A. It does not depend on values: zeros in A or x are entries.
+
+    Raises
+    ------
+    ValueError
+        If A is not square, not finite, inconsistent in its structure, or for ``rows="upper"`` not symmetric; if an option has no such value.
+    TypeError
+        If A is not a matrix of numbers, or of another dtype than those above.
+
+    Notes
+    -----
+    **Memory.** The builder keeps A and O(k) integers: 3 k for a dense A, k to 3 k for a sparse one. Checking A takes 1 MiB.
+    A sparse A that has to be converted is kept in its converted form.
+
+    **Time.** Checking reads A once, and for ``rows="upper"`` twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import JacobianBuilder
+    >>> A = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> builder = JacobianBuilder(A)
+    >>> builder
+    <JacobianBuilder: J is 4x2, 6 entries, float64; rows='all', order='C'>
+    >>> J = builder.tocsr([1.0, 10.0])
+    >>> print(J.toarray())
+    [[ 2.  0.]
+     [20.  2.]
+     [30.  3.]
+     [ 0. 80.]]
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        *,
+        rows: Rows | None = None,
+        order: Order = "C",
+        check_finite: bool = True,
+        workers: int | None = None,
+    ) -> None:
+        A = _checks.matrix(A)
+        rows = _checks.rows(rows)
+        order = _checks.order(order)
+        if workers is not None:
+            workers = _checks.positive_integer("workers", workers)
+        # A symmetric A is its own transposed, so "upper" in the order of columns is the lower triangle of A as it is.
+        transposed = order == "F" and rows != "upper"
+        if scipy.sparse.issparse(A):
+            values, indices, indptr = _csr_arrays(A, transposed=transposed)
+        else:
+            values, indices, indptr = (A.T if transposed else A), None, None
+        if check_finite:
+            _check_finite(values, indices, indptr, transposed=transposed)
+        if rows == "upper":
+            _check_symmetric(values, indices, indptr)
+        self._set_up(values, indices, indptr, rows, order, bool(check_finite), workers)
+
+    def _set_up(
+        self,
+        values: NDArray[Any],
+        indices: Indices | None,
+        indptr: Indices | None,
+        rows: Rows,
+        order: Order,
+        check_finite: bool,
+        workers: int | None,
+    ) -> None:
+        """What `__init__` does after its checks, and unpickling without them."""
+        self._state = (values, indices, indptr, rows, order, check_finite, workers)
+        self._values, self._indptr, self._order, self._check_finite = values, indptr, order, check_finite
+        triangle = None if rows != "upper" else "upper" if order == "C" else "lower"
+        if indices is None or indptr is None:
+            self._pattern = Pattern.dense(len(values), triangle)  # type: ignore[arg-type]  # mypy widens the literals
+        else:
+            self._pattern = Pattern.csr(indptr, indices, triangle, grid=rows == "all")  # type: ignore[arg-type]
+        self._rows = MemoryRows(values, self._pattern, workers or _machine.cpu_count())
+        self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()  # index arrays given out by tocsr
+        self.shape = (self._pattern.m, self._pattern.k)
+        self.nnz = self._pattern.nnz
+        self.dtype = _checks.float_dtype("A", values.dtype)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._state
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._set_up(*state)
+
+    def __repr__(self) -> str:
+        m, k = self.shape
+        rows = self._state[3]
+        return f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={rows!r}, order={self._order!r}>"
+
+    # --- what depends on the pattern only ---------------------------------------------------------------------------
+
+    def csr_nbytes(self, x_dtype: Any = None) -> int:
+        """The bytes of the three arrays of a fresh `tocsr`, exactly.
+
+        ``nnz (itemsize + index) + (m + 1) index``, where the index arrays are int32 (4 bytes) while m, k and nnz are all below
+        2³¹, else int64: int32 up to k = 32 768 for a dense A, up to k = 46 340 for a sparse one with ``rows="all"``.
+
+        Parameters
+        ----------
+        x_dtype : dtype_like, optional
+            That of x, if it has a higher precision than A or is complex.
+
+        Returns
+        -------
+        nbytes : int
+
+        Raises
+        ------
+        TypeError
+            If `x_dtype` is not one that x may have.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> JacobianBuilder(np.ones((1000, 1000))).csr_nbytes()
+        27992004
+        """
+        return self._pattern.csr_nbytes(self._result_dtype(np.dtype(self.dtype if x_dtype is None else x_dtype)).itemsize)
+
+    def row_pairs(self) -> tuple[Indices, Indices]:
+        """Which entry (i, j) of F each row of J is.
+
+        Returns
+        -------
+        i, j : ndarray of int, shape (m,)
+            int32 or int64 as in `csr_nbytes`; fresh arrays.
+
+        Raises
+        ------
+        MemoryError
+            If they would not fit into memory; before they are allocated.
+
+        Notes
+        -----
+        **Memory.** The result, 2 m integers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> i, j = JacobianBuilder(np.eye(3), rows="upper").row_pairs()
+        >>> print(i, j)
+        [0 0 0 1 1 2] [0 1 2 1 2 2]
+        """
+        pattern, m = self._pattern, self.shape[0]
+        self._check_fits("row_pairs", 2 * m * pattern.columns_dtype.itemsize)
+        i, j = np.empty(m, pattern.columns_dtype), np.empty(m, pattern.columns_dtype)
+        self._check_structure()
+        if pattern.grid is None:
+            self._rows.map("pairs", i, j, structure=True)
+        else:  # absent entries have rows as well
+            i.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=i.dtype)[:, np.newaxis]
+            j.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=j.dtype)
+        return (i, j) if self._order == "C" else (j, i)
+
+    # --- what depends on x ------------------------------------------------------------------------------------------
+
+    def value(self, x: ArrayLike) -> NDArray[Any]:
+        """The entries ``A_ij x_i x_j`` of F in the order of J's rows.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        f : ndarray, shape (m,)
+            0 for rows without a stored entry of A.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+
+        Notes
+        -----
+        **Memory.** The result, m numbers, and a copy of x.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).value([1.0, 10.0])
+        array([  1.,  20.,  30., 400.])
+        """
+        x = self._point(x)
+        self._check_fits("the value of F", self.shape[0] * x.dtype.itemsize)
+        out = self._empty_rows((self.shape[0],), x.dtype)
+        self._rows.map("value", x, out)
+        return out
+
+    def tocsr(self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
+        """J at x as a CSR matrix, written directly, once, at its final size.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+        out : scipy.sparse.csr_array, optional
+            A matrix that this builder's `tocsr` returned before, whose structure is untouched. Only its numbers are
+            rewritten.
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (m, k)
+            In canonical format: columns ascending, no duplicates. Explicit zeros of A and zeros of x are stored, so the structure is the same for
+            every x. All three arrays are fresh and the caller's own; with `out`, `out` itself.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite; if `out` is not of this builder, of another dtype, or changed in its structure.
+        TypeError
+            If x is not an array of numbers.
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** The result (`csr_nbytes`) and a copy of x; with `out` the copy of x alone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> builder = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> J = builder.tocsr([1.0, 10.0])
+        >>> J.data
+        array([ 2., 20.,  2., 30.,  3., 80.])
+        >>> builder.tocsr([2.0, 20.0], out=J) is J
+        True
+        >>> J.data
+        array([  4.,  40.,   4.,  60.,   6., 160.])
+        """
+        x = self._point(x)
+        if out is not None:
+            self._check_out(out, x.dtype)
+        return self._assemble(x, out)
+
+    def iter_csr(self, x: ArrayLike, *, block_rows: int | None = None) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+        """J at x block by block, for what does not fit as a whole.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+        block_rows : int, optional
+            How many rows of J a block has (the last one may have fewer). Default: as many as fill 64 MiB.
+
+        Yields
+        ------
+        first_row : int
+            The row of J with which the block starts.
+        block : scipy.sparse.csr_array, shape (block_rows, k)
+            Its numbers are those of `tocsr`, bit for bit; a fresh matrix each time.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite; if `block_rows` is not positive.
+        TypeError
+            If x is not an array of numbers, or `block_rows` not an integer.
+
+        Notes
+        -----
+        **Memory.** One block, as long as the caller keeps no other, and a copy of x.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> builder = JacobianBuilder(np.ones((3, 3)))
+        >>> for first_row, block in builder.iter_csr([1.0, 2.0, 3.0], block_rows=4):
+        ...     print(first_row, block.shape, block.nnz)
+        0 (4, 3) 7
+        4 (4, 3) 7
+        8 (1, 3) 1
+        """
+        x = self._point(x)
+        if block_rows is None:
+            block_rows = max(_BLOCK // (2 * x.dtype.itemsize + 12), 1)
+        block_rows = _checks.positive_integer("block_rows", block_rows)
+        return self._blocks(x, block_rows)
+
+    def operator(self, x: ArrayLike) -> JacobianOperator:
+        """J at x as a SciPy LinearOperator that never forms it.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+            Copied: a later change of it does not matter.
+
+        Returns
+        -------
+        J : JacobianOperator, shape (m, k)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** A copy of x. That of the products: see `JacobianOperator`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scipy.sparse.linalg import lsqr
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+        >>> step = lsqr(J, J @ [1.0, 2.0])[0]
+        >>> np.allclose(step, [1.0, 2.0])
+        True
+        """
+        return JacobianOperator(self, self._point(x))
+
+    def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
+        """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix: it is zero outside row s and column s.
+
+        Entry (s, j) is ``A_sj x_j``, entry (i, s) is ``A_is x_i``, and (s, s) is ``2 A_ss x_s``. With ``rows="upper"`` those with i ≤ j.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+        s : int
+            ``0 <= s < k``.
+
+        Returns
+        -------
+        dF : scipy.sparse.csr_array, shape (k, k)
+            In canonical format.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is not an array of numbers, or s not an integer.
+        IndexError
+            If there is no variable s.
+
+        Notes
+        -----
+        **Memory.** O(k). **Time.** O(k) for a dense A; for a sparse one a binary search in each row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> builder = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> print(builder.slice([1.0, 10.0], 1).toarray())
+        [[ 0.  2.]
+         [ 3. 80.]]
+        """
+        x = self._point(x)
+        k = self._pattern.k
+        s = _checks.variable_index(s, k)
+        in_row, in_column = self._pattern.neighbours(s)
+        if self._order == "F":  # this builder's rows are those of Aᵀ
+            in_row, in_column = in_column, in_row
+        columns, entries = in_row
+        others = in_column[0] != s
+        lines, line_entries = in_column[0][others], in_column[1][others]
+        counts = np.zeros(k + 1, index_dtype(k, k, columns.size + lines.size))
+        counts[1:][lines] = 1
+        counts[s + 1] = columns.size
+        indptr = np.cumsum(counts, dtype=counts.dtype)
+        before = int(np.searchsorted(lines, s))
+        row_data = self._entries(entries, x.dtype) * x[columns]
+        row_data[columns == s] *= 2
+        column_data = self._entries(line_entries, x.dtype) * x[lines]
+        in_s = np.full(lines.size, s, counts.dtype)
+        indices = np.concatenate([in_s[:before], columns.astype(counts.dtype), in_s[before:]])
+        data = np.concatenate([column_data[:before], row_data, column_data[before:]])
+        return _canonical((data, indices, indptr), (k, k))
+
+    # --- behind the doors -------------------------------------------------------------------------------------------
+
+    def _point(self, x: Any) -> NDArray[Any]:
+        """A checked, read-only copy of x in the dtype of the result."""
+        self._check_structure()
+        x = _checks.point(x, self._pattern.k, finite=self._check_finite)
+        return frozen(x.astype(self._result_dtype(x.dtype)))
+
+    def _result_dtype(self, x_dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.result_type(self.dtype, _checks.float_dtype("x", x_dtype))
+
+    def _check_structure(self) -> None:
+        """Catch, in O(1), what `eliminate_zeros` and its like do to an A that is referenced."""
+        if self._indptr is not None and self._pattern.indices is not None and int(self._indptr[-1]) != self._pattern.indices.size:
+            raise ValueError(
+                f"the structure of A has changed since its builder was made: it had {self._pattern.indices.size} stored entries and "
+                f"now has {self._indptr[-1]}; make a new builder, or give this one a copy of A"
+            )
+
+    def _check_fits(self, what: str, count: int) -> None:
+        way_out = "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
+        _checks.fits(what, count, self._stored_first(way_out))
+
+    def _stored_first(self, way_out: str) -> str:
+        if self._pattern.grid is None:
+            return way_out
+        return f'take rows="stored", one row for each of the {self._pattern.entries} stored entries of A; or {way_out}'
+
+    def _check_out(self, out: Any, dtype: np.dtype[Any]) -> None:
+        if not isinstance(out, scipy.sparse.csr_array):
+            raise ValueError(f"out must be a csr_array that this builder's tocsr returned, got {_checks._type(out)}: leave it out to get one")
+        if out.shape != self.shape or any(self._made.get(id(array)) is not array for array in (out.indices, out.indptr)):
+            raise ValueError(
+                f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
+                "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
+            )
+        data = out.data
+        if data.dtype != dtype:
+            raise ValueError(f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave out= away to get a fresh matrix")
+        if data.shape != (self.nnz,) or not data.flags.c_contiguous or not data.flags.writeable or not data.flags.aligned:
+            raise ValueError(f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape {data.shape}: leave out= away to get a fresh matrix")
+
+    def _assemble(self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
+        pattern = self._pattern
+        whole = Cut(0, int(pattern.lo[0]) if pattern.k else 0, 0), pattern.cut(pattern.m)
+        if out is not None:
+            self._fill_data(x, *whole, out.data)
+            return out
+        way_out = "builder.operator(x) multiplies by it without forming it, builder.iter_csr(x) forms it block by block"
+        _checks.fits(f"the {pattern.m}x{pattern.k} CSR matrix", pattern.csr_nbytes(x.dtype.itemsize), self._stored_first(way_out))
+        J = self._block(x, 0, pattern.m, *whole, pattern.columns_dtype)
+        for array in (J.indices, J.indptr):
+            self._made[id(array)] = array
+        return J
+
+    def _blocks(self, x: NDArray[Any], block_rows: int) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+        pattern = self._pattern
+        for r0 in range(0, pattern.m, block_rows):
+            r1 = min(r0 + block_rows, pattern.m)
+            begin, end = pattern.cut(r0), pattern.cut(r1)
+            yield r0, self._block(x, r0, r1, begin, end, index_dtype(r1 - r0, pattern.k, end.nnz - begin.nnz))
+
+    def _block(self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]) -> scipy.sparse.csr_array:
+        """Rows ``r0 <= r < r1`` of J, between the two cuts."""
+        pattern = self._pattern
+        nnz = end.nnz - begin.nnz
+        data, indices, indptr = np.empty(nnz, x.dtype), np.empty(nnz, dtype), np.empty(r1 - r0 + 1, dtype)
+        indptr[0] = 0
+        self._fill_data(x, begin, end, data)
+        last = end.row + (end.row < pattern.k)
+        self._rows.map(
+            "csr_indices", pattern.diagonal, begin.entry, end.entry, begin.nnz, r0, r1, indices, indptr,
+            i0=begin.row, i1=last, structure=True,
+        )  # fmt: skip
+        return _canonical((data, indices, indptr), (r1 - r0, pattern.k))
+
+    def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
+        last = end.row + (end.row < self._pattern.k)  # the last row of A may be cut in the middle
+        self._rows.map("csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, i0=begin.row, i1=last)
+
+    def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of m rows for a map to fill: zero where A has no entries."""
+        return np.empty(shape, dtype) if self._pattern.grid is None else np.zeros(shape, dtype)
+
+    def _entries(self, entries: Indices, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The entries of A with these numbers, converted."""
+        if self._pattern.indices is None:
+            return self._values[np.divmod(entries, self._pattern.k)].astype(dtype)
+        return self._values[entries].astype(dtype)
+
+
+def jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C") -> scipy.sparse.csr_array:
+    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a CSR matrix: ``JacobianBuilder(A, rows=rows, order=order).tocsr(x)``.
+
+    For several x, or for products without the matrix, keep the builder.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+    x : array_like, shape (k,)
+    rows : {"all", "stored", "upper"}, default "all"
+        Which entries of F are rows of J: see `JacobianBuilder`.
+    order : {"C", "F"}, default "C"
+        The order of the rows: row-major, or the columns of F stacked.
+
+    Returns
+    -------
+    J : scipy.sparse.csr_array, shape (m, k)
+        ``J[i k + j]`` has the entries ``A_ij x_j`` in column i and ``A_ij x_i`` in column j, with ``rows="all"`` and ``order="C"``.
+
+    Raises
+    ------
+    ValueError
+        If A is not square or x not of its size, or one of them not finite; and as `JacobianBuilder` does.
+    TypeError
+        If one of them is not an array of numbers.
+    MemoryError
+        If J would not fit into memory; before it is allocated.
+
+    Notes
+    -----
+    **Memory.** The result: for a dense A and k up to 32 768, ``28 k² - 12 k + 4`` bytes in float64; and O(k).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import jacobian
+    >>> J = jacobian(np.array([[1.0, 2.0], [3.0, 4.0]]), [1.0, 10.0])
+    >>> print(J.toarray())
+    [[ 2.  0.]
+     [20.  2.]
+     [30.  3.]
+     [ 0. 80.]]
+    """
+    return JacobianBuilder(A, rows=rows, order=order).tocsr(x)
+
+
+def _canonical(arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """A csr_array of arrays that are known to be sorted and free of duplicates, which SciPy then need not find out."""
+    J = scipy.sparse.csr_array(arrays, shape=shape, copy=False)
+    J.has_canonical_format = True
+    return J
+
+
+def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indices]:
+    """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
+    k = A.shape[0]
+    source, mirrored = A, False
+    if A.format in ("csr", "csc"):
+        mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR
+        values, indices, indptr = A.data, A.indices, A.indptr
+        if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
+            if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+                raise _checks.bad_structure(A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
+            indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
+        stored = int(indptr[-1]) if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size else values.size
+        indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
+        canonical = check_csr(indptr, indices, values.size, k, A.format)
+        if canonical and (mirrored == transposed):
+            return np.ascontiguousarray(values), np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
+        source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
+    elif A.format == "coo":
+        for axis, index in zip("ij", (A.row, A.col), strict=True):
+            if index.size and (index.min() < 0 or index.max() >= k):
+                raise _checks.bad_structure("coo", f"it has an index {axis} outside 0 … {k - 1}")
+    elif A.format == "bsr":
+        try:
+            type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
+        except ValueError as error:
+            raise _checks.bad_structure("bsr", str(error)) from None
+    return _summed(source, to_csc=mirrored != transposed)
+
+
+def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indices]:
+    """The arrays of `source` as canonical CSR, or CSC, of our own."""
+
+    def convert(matrix: Any) -> Any:
+        matrix = matrix.tocsc() if to_csc else matrix.tocsr()
+        matrix = matrix.copy() if matrix is source else matrix
+        matrix.sum_duplicates()
+        return matrix
+
+    result = convert(source)
+    if result.dtype.kind in "biu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
+        result = convert(source.astype(np.int64))  # sums of duplicates pass the range of a small dtype: 100 + 100 is -56 in int8
+    return result.data, result.indices, result.indptr
+
+
+def _check_finite(values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool) -> None:
+    def locate(*where: int) -> tuple[int, int]:
+        if indices is None or indptr is None:
+            i, j = where
+        else:
+            i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
+        return (j, i) if transposed else (i, j)
+
+    _checks.finite_blocks(values, locate)
+
+
+def _check_symmetric(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> None:
+    """A = Aᵀ exactly, in one pass and O(k) memory, or for a dense A 1 MiB."""
+    if indices is None or indptr is None:
+        k, step = len(values), 256
+        for i in range(0, k, step):
+            for j in range(0, i + 1, step):
+                tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
+                if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
+                    same = (tile == mirror) | ((tile != tile) & (mirror != mirror))
+                    a, b = np.unravel_index(int(np.argmin(same)), same.shape)
+                    raise _checks.not_symmetric(i + int(a), j + int(b))
+        return
+    from . import _kernels
+
+    i, j = _kernels.csr_asymmetry(indptr, indices, values.view(np.uint8) if values.dtype == np.bool_ else values, indptr[:-1].copy())
+    if i >= 0:
+        raise _checks.not_symmetric(int(i), int(j))

@@ -1,0 +1,186 @@
+"""Every check of what a user passes in, and every message about it. Behind these doors nothing is checked again."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from . import _machine
+
+Rows = Literal["all", "stored", "upper"]
+Order = Literal["C", "F"]
+
+_ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
+_LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
+
+
+def human_bytes(count: int) -> str:
+    """1536 → '1.5 KiB'."""
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        if size < 1024 or unit == "EiB":
+            break
+        size /= 1024
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def rows(value: object) -> Rows:
+    return _choice("rows", "all" if value is None else value, Rows)
+
+
+def order(value: object) -> Order:
+    return _choice("order", value, Order)
+
+
+def _choice(name: str, value: Any, alias: Any) -> Any:
+    legal = get_args(alias)
+    if not isinstance(value, str) or value not in legal:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
+    return value
+
+
+def positive_integer(name: str, value: object) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
+    except TypeError:
+        raise TypeError(f"{name} must be a positive integer, got {value!r} ({_type(value)})") from None
+    if number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {number}")
+    return number
+
+
+def variable_index(s: object, k: int) -> int:
+    try:
+        number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
+    except TypeError:
+        raise TypeError(f"s must be an integer, the index of one variable, got {s!r} ({_type(s)})") from None
+    if not 0 <= number < k:
+        raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
+    return number
+
+
+# --- dtypes ---------------------------------------------------------------------------------------------------------
+
+
+def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which values of `dtype` are computed: itself, or float64 for integers and booleans."""
+    if dtype.kind in "biu":
+        return np.dtype(np.float64)
+    if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (dtype.kind == "c" and dtype.itemsize in (8, 16)):
+        return dtype.newbyteorder("=")
+    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.float64)")
+
+
+# --- vectors --------------------------------------------------------------------------------------------------------
+
+
+def array(name: str, value: object, *, advice: str = "") -> NDArray[Any]:
+    """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix")
+    if scipy.sparse.issparse(value):
+        raise TypeError(f"{name} must be a dense array, got a sparse {_type(value)}: pass {name}.toarray()")
+    if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
+        raise TypeError(f"{name} must be a NumPy array, got {_type(value)}{advice}: pass np.asarray({name}), which keeps the order of the values and drops their labels")
+    try:
+        result = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
+    float_dtype(name, result.dtype)
+    return result
+
+
+def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
+    """x as a vector of length k, still the caller's memory."""
+    result = array("x", x)
+    if result.ndim != 1 or result.size != k:
+        advice = f": pass x.ravel() if its {result.size} values are meant" if result.ndim > 1 and result.size == k else ""
+        raise ValueError(f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}")
+    if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
+        bad = np.flatnonzero(~np.isfinite(result))
+        raise ValueError(
+            f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] = {result[bad[0]]}: "
+            "pass check_finite=False to the builder to compute with them"
+        )
+    return result
+
+
+def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:
+    """A vector or matrix that an operator multiplies: its shape fits, its dtype is one of ours.
+
+    A vector may have shape (length,), (length, 1), or (…, length), a batch; a matrix (…, length, n): as SciPy has it.
+    """
+    result = array(name, value)
+    if matrix:
+        fits = result.ndim >= 2 and result.shape[-2] == length
+        needed = f"shape ({length}, n)"
+    else:
+        fits = result.ndim >= 1 and (result.shape[-1] == length or result.shape == (length, 1))
+        needed = f"length {length}"
+    if not fits:
+        raise ValueError(f"dimension mismatch in {product}: {name} must have {needed}, got shape {result.shape}")
+    return result
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def fits(what: str, count: int, way_out: str) -> None:
+    """Refuse, before it is allocated, what the machine's memory cannot hold."""
+    if count < _LARGE:
+        return
+    available = _machine.available_memory()
+    if available is not None and count > available:
+        raise MemoryError(
+            f"{what} would take {count} bytes ({human_bytes(count)}), and {human_bytes(available)} are available: {way_out}"
+        )
+
+
+# --- the matrix -----------------------------------------------------------------------------------------------------
+
+
+def matrix(A: object) -> Any:
+    """A as a 2-D ndarray or a SciPy sparse array or matrix, square, with an accepted dtype; the caller's memory."""
+    if not scipy.sparse.issparse(A):
+        A = array("A", A, advice=", neither that nor a SciPy sparse array")
+    shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A must be a square matrix, got shape {shape}")
+    float_dtype("A", A.dtype)  # type: ignore[attr-defined]
+    return A
+
+
+def finite_blocks(values: NDArray[Any], locate: Any) -> None:
+    """Refuse NaN and infinity in A. `values` is scanned in pieces, so no mask of A's size is made."""
+    if values.dtype.kind not in "fc":
+        return
+    step = max(1, 2**17 // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        ok = np.isfinite(values[start : start + step])
+        if not ok.all():
+            where = np.unravel_index(int(np.argmin(ok)), ok.shape)
+            i, j = locate(int(where[0]) + start, *map(int, where[1:]))
+            value = values[(int(where[0]) + start, *where[1:])]
+            raise ValueError(f"A must be finite, but A[{i}, {j}] = {value}: pass check_finite=False to compute with it")
+
+
+def bad_structure(format_: str, reason: str) -> ValueError:
+    return ValueError(f"A has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets")
+
+
+def not_symmetric(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}]: pass (A + A.T) / 2, or rows="stored" or "all"'
+    )
+
+
+def _type(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"

@@ -1,0 +1,57 @@
+"""What this process may use of the machine: processors and memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_count() -> int:
+    """The processors this process may use: its affinity, and the quota of its container if that is smaller."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        count = os.cpu_count() or 1
+    quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        count = min(count, -(-int(quota) // int(period)))
+    return max(count, 1)
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without swapping, within the limit of the container; None where nobody tells."""
+    candidates = []
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            candidates.append(int(line.split()[1]) * 1024)
+    if not candidates:
+        try:  # macOS tells the total only
+            candidates.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        except (AttributeError, ValueError, OSError):
+            pass
+    limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        # File pages count as used, and are given back on demand.
+        cached = [int(line.split()[1]) for line in _read(_CGROUP / "memory.stat").splitlines() if line.startswith("inactive_file ")]
+        candidates.append(max(int(limit) - int(used) + sum(cached), 0))
+    return min(candidates, default=None)
+
+
+def peak_memory() -> int | None:
+    """The largest resident size this process has had, in bytes; None where the system does not count it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,330 @@
+"""J as a SciPy LinearOperator: products with J, its transpose and its adjoint, straight from A and x."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from . import _checks
+from ._rows import frozen
+
+if TYPE_CHECKING:
+    from ._builder import JacobianBuilder
+
+
+class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
+    """A LinearOperator whose products are checked, with the lengths in the message, for one vector, many, or a batch.
+
+    Subclasses give two methods for a vector of shape (n,) or a matrix (n, c), `_apply` and `_apply_adjoint`, and the name
+    that messages use.
+    """
+
+    _name: str
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def matvec(self, x: Any) -> NDArray[Any]:
+        """The product with a vector.
+
+        Parameters
+        ----------
+        x : array_like, shape (n,), (n, 1) or (..., n)
+            One vector, or a batch of them along the last axis; n is ``shape[1]``.
+
+        Returns
+        -------
+        y : ndarray, shape (m,), (m, 1) or (..., m)
+            m is ``shape[0]``.
+
+        Raises
+        ------
+        ValueError
+            If the length does not fit.
+        TypeError
+            If `x` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _checks.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
+        if isinstance(x, np.matrix) or (array.ndim == 2 and array.shape[1] == 1):
+            return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
+        return self._matvec(array)
+
+    def rmatvec(self, x: Any) -> NDArray[Any]:
+        """The product of the adjoint with a vector.
+
+        Parameters
+        ----------
+        x : array_like, shape (m,), (m, 1) or (..., m)
+            One vector, or a batch of them along the last axis; m is ``shape[0]``.
+
+        Returns
+        -------
+        y : ndarray, shape (n,), (n, 1) or (..., n)
+            n is ``shape[1]``.
+
+        Raises
+        ------
+        ValueError
+            If the length does not fit.
+        TypeError
+            If `x` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _checks.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
+        if isinstance(x, np.matrix) or (array.ndim == 2 and array.shape[1] == 1):
+            return super().rmatvec(x)
+        return self._rmatvec(array)
+
+    def matmat(self, X: Any) -> NDArray[Any]:
+        """The product with a matrix, for all its columns at once.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, c) or (..., n, c)
+            n is ``shape[1]``.
+
+        Returns
+        -------
+        Y : ndarray, shape (m, c) or (..., m, c)
+            m is ``shape[0]``.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `X` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _checks.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
+        return super().matmat(X) if isinstance(X, np.matrix) else self._matmat(array)
+
+    def rmatmat(self, X: Any) -> NDArray[Any]:
+        """The product of the adjoint with a matrix, for all its columns at once.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, c) or (..., m, c)
+            m is ``shape[0]``.
+
+        Returns
+        -------
+        Y : ndarray, shape (n, c) or (..., n, c)
+            n is ``shape[1]``.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `X` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _checks.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
+        return super().rmatmat(X) if isinstance(X, np.matrix) else self._rmatmat(array)
+
+    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._each(x, self._apply, self.shape[1])
+
+    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._each(x, self._apply_adjoint, self.shape[0])
+
+    def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._together(X, self._apply)
+
+    def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._together(X, self._apply_adjoint)
+
+    @staticmethod
+    def _each(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
+        """Vectors along the last axis; a single one may come as a column."""
+        x = np.asarray(x)
+        if x.ndim == 1 or x.shape == (length, 1):
+            return apply(x.reshape(-1))  # type: ignore[no-any-return]
+        result = apply(x.reshape(-1, length).T)
+        return result.T.reshape(*x.shape[:-1], result.shape[0])  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
+        """Matrices in the last two axes."""
+        X = np.asarray(X)
+        if X.ndim == 2:
+            return apply(X)  # type: ignore[no-any-return]
+        front = np.moveaxis(X, -2, 0)
+        result = apply(front.reshape(front.shape[0], -1))
+        return np.moveaxis(result.reshape(-1, *front.shape[1:]), 0, -2)
+
+    def _product(self, of: str) -> str:
+        return f"{self._name}{of}, where {self._name} is {self.shape[0]}x{self.shape[1]}"
+
+
+@final
+class JacobianOperator(_Operator):
+    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a linear operator, never formed.
+
+    Made by `JacobianBuilder.operator`. With V and W of k and m rows,
+
+    * ``J @ v = vec(A ∘ (v xᵀ + x vᵀ))``
+    * ``J.T @ w = (A∘W) x + (A∘W)ᵀ x``, where W is w as a k×k matrix
+    * ``J.H @ w``: the same with the conjugates of A and x.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (m, k).
+    dtype : numpy.dtype
+        ``numpy.result_type`` of A and x, where integers and booleans count as float64. A product has the ``result_type`` of
+        this and of its operand.
+
+    Notes
+    -----
+    **Memory.** ``J @ v`` allocates its result (m numbers, for V of c columns m·c) and, where they have another dtype or layout
+    than the result, copies of x and v (k, k·c). ``J.T @ w`` and ``J.H @ w`` allocate their result in double precision, once more for
+    each worker, and a copy of x: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
+    C-contiguous adds a buffer of max(1 MiB, 8 rows of A) for each worker.
+
+    **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are accumulated in double precision, in an
+    order that depends on A alone: the bits are the same for every number of workers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import JacobianBuilder
+    >>> A = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> J = JacobianBuilder(A).operator([1.0, 10.0])
+    >>> J @ [1.0, 1.0]
+    array([ 2., 22., 33., 80.])
+    >>> J.T @ [1.0, 0.0, 0.0, 1.0]
+    array([ 2., 80.])
+    """
+
+    _name = "J"
+
+    def __init__(self, builder: JacobianBuilder, x: NDArray[Any]) -> None:
+        super().__init__(x.dtype, builder.shape)
+        self._builder = builder
+        self._x = x  # the builder's copy, read-only
+
+    def tocsr(self) -> scipy.sparse.csr_array:
+        """J as a CSR matrix: `JacobianBuilder.tocsr` at this x.
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (m, k)
+            A matrix of the caller's own.
+
+        Raises
+        ------
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+        """
+        return self._builder._assemble(self._x)
+
+    def column_norms(self) -> NDArray[Any]:
+        """The Euclidean norms of J's columns, ``‖J[:, s]‖ = √diag(JᴴJ)_s``, in one pass over A.
+
+        ``diag(JᴴJ)_s = Σ_j (|A_sj|² + |A_js|²) |x_j|²``, where j = s counts twice.
+
+        Returns
+        -------
+        norms : ndarray, shape (k,)
+            Real, in the precision of `dtype`. Squares are added up in float64: norms beyond about 1e±154 overflow or vanish.
+
+        Notes
+        -----
+        **Memory.** The result in float64, once more for each worker, and |x|²: O(k).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+        >>> np.allclose(J.column_norms(), np.linalg.norm(J.tocsr().toarray(), axis=0))
+        True
+        """
+        x = self._x.astype(_wide(self.dtype))
+        squares = self._builder._rows.sum("column_squares", x.shape, np.float64, frozen(x.real**2 + x.imag**2))
+        return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        builder = self._builder
+        dtype = self._result_dtype(X)
+        shape = (builder.shape[0], *X.shape[1:])
+        builder._check_fits("the product J @ x", math.prod(shape) * dtype.itemsize)
+        out = builder._empty_rows(shape, dtype)
+        x = frozen(self._x.astype(dtype, copy=False))
+        X = frozen(np.ascontiguousarray(X, dtype))
+        builder._rows.map("matvec" if X.ndim == 1 else "matmat", x, X, out)
+        return out
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._apply_transpose(X, conjugate=self.dtype.kind == "c")
+
+    def _apply_transpose(self, X: NDArray[Any], *, conjugate: bool) -> NDArray[Any]:
+        dtype = self._result_dtype(X)
+        wide = _wide(dtype)
+        if X.dtype == np.bool_:
+            X = X.view(np.uint8)
+        if not (X.dtype.isnative and X.flags.aligned):
+            X = X.astype(X.dtype.newbyteorder("="))
+        x = self._x.astype(wide)
+        if conjugate:
+            np.conj(x, out=x)
+        shape = (x.size, *X.shape[1:])
+        kernel = "rmatvec" if X.ndim == 1 else "rmatmat"
+        total = self._builder._rows.sum(kernel, shape, wide, frozen(x), frozen(X), conjugate)
+        return total.astype(dtype, copy=False)
+
+    def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
+        return np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))
+
+    def _transpose(self) -> LinearOperator:
+        return TransposedOperator(self, conjugate=False)
+
+    def _adjoint(self) -> LinearOperator:
+        return TransposedOperator(self, conjugate=True)
+
+
+@final
+class TransposedOperator(_Operator):
+    """``J.T`` or, conjugated, ``J.H``. SciPy's own would make conjugated copies of m-vectors, even of real ones."""
+
+    def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
+        super().__init__(of.dtype, of.shape[::-1])
+        self._of = of
+        self._conjugate = conjugate and of.dtype.kind == "c"
+        self._name = "J.H" if conjugate else "J.T"
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._of._apply_transpose(X, conjugate=self._conjugate)
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        if self._conjugate or self.dtype.kind != "c":
+            return self._of._apply(X)
+        result = self._of._apply(np.conj(X))
+        return np.conj(result, out=result)
+
+    def _transpose(self) -> LinearOperator:
+        # (Jᴴ)ᵀ is conj(J), which nobody asks for: SciPy's wrapper will do.
+        return super()._transpose() if self._conjugate else self._of
+
+    def _adjoint(self) -> LinearOperator:
+        return self._of if self._conjugate or self.dtype.kind != "c" else super()._adjoint()
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which sums of numbers of `dtype` are kept."""
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)

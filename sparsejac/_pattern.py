@@ -1,0 +1,179 @@
+"""Which rows J has, and where their entries are: what depends on the structure of A alone.
+
+With ``order="F"`` the rows are those of Aᵀ in ``"C"`` order, as ``A_ij x_i x_j`` is entry (j, i) of ``Aᵀ ∘ xxᵀ``. So
+nothing here knows of an order: the builder hands over the structure of Aᵀ, and swaps what it gives back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _checks
+
+Indices = NDArray[np.int32] | NDArray[np.int64]
+Triangle = Literal["upper", "lower"]
+
+
+def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
+    """int32 while the rows, columns and entries of a matrix are all below 2³¹, else int64.
+
+    The arguments are Python integers: in int32 the square of 50 000 is negative.
+    """
+    return np.dtype(np.int32 if max(rows, columns, entries) < 2**31 else np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The rows of J: for each row i of A the entries ``lo[i] <= p < hi[i]``, in ascending order of their columns.
+
+    Attributes
+    ----------
+    k : int
+        A is k×k.
+    entries : int
+        How many entries of A are visited: as many as J has rows that are not empty.
+    indices : ndarray of int or None
+        The column of each stored entry of A; None for a dense A, whose entry p is (p // k, p % k).
+    lo, hi : ndarray of int, shape (k,)
+        The entries that belong to each row.
+    first : ndarray of int, shape (k + 1,)
+        The entries that the rows before i visit.
+    diagonal : ndarray of int, shape (k + 1,)
+        How many of those are on the diagonal.
+    grid : int or None
+        k where J has a row for each of the k² places, stored or not; None where it has one for each entry.
+    """
+
+    k: int
+    entries: int
+    indices: Indices | None
+    lo: Indices
+    hi: Indices
+    first: Indices
+    diagonal: Indices
+    grid: int | None = None
+
+    @classmethod
+    def dense(cls, k: int, triangle: Triangle | None) -> Pattern:
+        """All entries of a dense A, or those in one triangle, the diagonal included. O(k) memory."""
+        i = np.arange(k + 1, dtype=np.int64)
+        lo = i[:-1] * k
+        hi = lo + k
+        if triangle == "upper":
+            lo = lo + i[:-1]
+        elif triangle == "lower":
+            hi = lo + i[1:]
+        first = np.concatenate([np.zeros(1, np.int64), np.cumsum(hi - lo)])
+        return cls(k, int(first[-1]), None, lo, hi, first, diagonal=i)
+
+    @classmethod
+    def csr(cls, indptr: Indices, indices: Indices, triangle: Triangle | None, *, grid: bool) -> Pattern:
+        """The stored entries of a canonical CSR matrix, or those in one triangle. O(k) memory, O(k log k) time."""
+        from . import _kernels
+
+        k = indptr.size - 1
+        lo, hi, first = indptr[:-1], indptr[1:], indptr
+        diagonal = np.empty_like(indptr)
+        split = None if triangle is None else np.empty_like(lo)
+        _kernels.csr_diagonals(indptr, indices, split, diagonal)
+        if split is not None:
+            if triangle == "upper":
+                lo = split
+            else:
+                hi = split + np.diff(diagonal)
+            first = np.zeros_like(indptr)
+            np.cumsum(hi - lo, out=first[1:])
+        return cls(k, int(first[-1]), indices, lo, hi, first, diagonal, grid=k if grid else None)
+
+    @cached_property
+    def m(self) -> int:
+        """How many rows J has."""
+        return self.entries if self.grid is None else self.k**2
+
+    @cached_property
+    def nnz(self) -> int:
+        """How many entries J has: two in each row that is not empty, one if it is of the diagonal."""
+        return 2 * self.entries - int(self.diagonal[-1])
+
+    @property
+    def columns_dtype(self) -> np.dtype[Any]:
+        """The dtype of the index arrays of the whole of J."""
+        return index_dtype(self.m, self.k, self.nnz)
+
+    def csr_nbytes(self, itemsize: int) -> int:
+        """The bytes of the three arrays of J, exactly."""
+        return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
+
+    def cut(self, r: int) -> Cut:
+        """Where row r of J starts: before which entry, in which row of A, and behind how many entries of J."""
+        if r >= self.m:
+            return Cut(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
+        if self.grid is None:
+            i = int(np.searchsorted(self.first, r, side="right")) - 1
+            p = int(self.lo[i]) + r - int(self.first[i])
+        else:
+            i, j = divmod(r, self.k)
+            assert self.indices is not None  # only a sparse A has a grid
+            columns = self.indices[self.lo[i] : self.hi[i]]
+            p = int(self.lo[i]) + int(np.searchsorted(columns, j))
+        before = int(self.first[i]) + p - int(self.lo[i])
+        on_diagonal = int(self.diagonal[i]) + self._diagonal_before(i, p)
+        return Cut(i, p, 2 * before - on_diagonal)
+
+    def _diagonal_before(self, i: int, p: int) -> int:
+        """1 if row i has a diagonal entry before entry p, else 0."""
+        if self.diagonal[i + 1] == self.diagonal[i]:
+            return 0
+        if self.indices is None:
+            return int(p > i * self.k + i)
+        before = self.indices[self.lo[i] : p]
+        return int(before.size > 0 and before[-1] >= i)
+
+    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
+        """(columns, entries) of the visited entries in row s, and (rows, entries) of those in column s, diagonal included."""
+        lo, hi = int(self.lo[s]), int(self.hi[s])
+        if self.indices is None:
+            positions = np.arange(self.k, dtype=np.int64) * self.k + s
+            in_column = np.flatnonzero((self.lo <= positions) & (positions < self.hi))
+            entries = np.arange(lo, hi, dtype=np.int64)
+            return (entries - s * self.k, entries), (in_column, positions[in_column])
+        from . import _kernels
+
+        positions = np.empty(self.k, np.int64)
+        _kernels.csr_column(self.lo, self.hi, self.indices, s, positions)
+        in_column = np.flatnonzero(positions >= 0)
+        return (self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)), (in_column, positions[in_column])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place between two rows of J: in row `row` of A, before entry `entry`, behind `nnz` entries of J."""
+
+    row: int
+    entry: int
+    nnz: int
+
+
+def check_csr(indptr: Any, indices: Any, count: int, k: int, format_: str) -> bool:
+    """Whether a CSR (or, of the transposed, CSC) structure is canonical; refuse one that cannot be read.
+
+    One pass, nothing allocated.
+    """
+    from . import _kernels
+
+    if indptr.size != k + 1:
+        raise _checks.bad_structure(format_, f"indptr has {indptr.size} elements instead of {k + 1}")
+    if indices.size != count:
+        raise _checks.bad_structure(format_, f"{indices.size} indices for {count} values")
+    defect, line = _kernels.csr_defect(indptr, indices, k)
+    name = "column" if format_ == "csc" else "row"
+    if defect == 1:
+        raise _checks.bad_structure(format_, f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {name} {line}")
+    if defect == 2:
+        raise _checks.bad_structure(format_, f"{name} {line} has an index outside 0 … {k - 1}")
+    return bool(defect == 0)

@@ -1,0 +1,195 @@
+"""Where the rows of A live, and how a kernel runs over them: in this process's memory, on threads.
+
+A place offers two things. `map` runs a kernel that writes each row's own part of an output; the threads share out the
+rows as they come. `sum` runs a kernel that adds into a k-vector; there the partial sums are fixed by A alone and added
+in order, so that the result has the same bits for every number of workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ._pattern import Pattern
+
+_INLINE = 2**15  # entries below which waking a thread takes longer than visiting them
+_PIECE = 2**16  # entries a thread takes at a time, at least
+_SUM_PIECES = 8  # partial sums, at most
+_PACK = 2**17  # entries of a packed block, unless 8 rows are more: one cache line of a Fortran-ordered column
+
+
+class MemoryRows:
+    """The rows of A in memory: a dense matrix, or the values of a CSR matrix.
+
+    C-contiguous values are handed to the kernels as they are. Dense ones in another layout (Fortran order, strides, foreign
+    byte order) are copied block by block into a buffer of at most max(1 MiB, 8 rows) for each worker.
+    """
+
+    def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
+        if values.dtype == np.bool_:
+            values = values.view(np.uint8)
+        self._packed = not (values.flags.c_contiguous and values.flags.aligned and values.dtype.isnative)
+        self._values = frozen(values if self._packed else values.reshape(-1))
+        self.pattern = pattern
+        self._workers = workers
+        # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries.
+        pieces = min(max(pattern.entries // (2 * pattern.k + _INLINE), 1), _SUM_PIECES)
+        self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
+
+    def map(self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, structure: bool = False) -> None:
+        """Run a kernel over the rows ``i0 <= i < i1``; with `structure`, one that does not read A's values."""
+        i1 = self.pattern.k if i1 is None else i1
+        entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
+        if entries <= _INLINE or self._workers == 1:
+            self._run(kernel, i0, i1, args, structure)
+            return
+        bounds = _bounds(self.pattern, i0, i1, min(entries // _PIECE + 1, 8 * self._workers))
+        on_threads(lambda piece: self._run(kernel, bounds[piece], bounds[piece + 1], args, structure), len(bounds) - 1, self._workers)
+
+    def sum(self, kernel: str, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> NDArray[Any]:
+        """The sum that a kernel adds up over all rows. Memory: the result, and one of its size for each worker."""
+        total = np.zeros(shape, dtype)
+        bounds = self._sum_bounds
+        if len(bounds) == 2:
+            self._run(kernel, 0, self.pattern.k, (*args, total), False)
+            return total
+        turn = threading.Condition()
+        added = 0
+        failed = False
+
+        def add(piece: int) -> None:
+            nonlocal added, failed
+            try:
+                part = total if piece == 0 else np.zeros(shape, dtype)
+                self._run(kernel, bounds[piece], bounds[piece + 1], (*args, part), False)
+                with turn:
+                    # Pieces are taken in order, so those before this one are done or under way: no deadlock.
+                    turn.wait_for(lambda: added == piece or failed)
+                    if piece and not failed:
+                        np.add(total, part, out=total)
+                    added += 1
+                    turn.notify_all()
+            except BaseException:
+                with turn:
+                    failed = True
+                    turn.notify_all()
+                raise
+
+        on_threads(add, len(bounds) - 1, self._workers)
+        return total
+
+    def _run(self, kernel: str, i0: int, i1: int, args: tuple[Any, ...], structure: bool) -> None:
+        from . import _kernels  # here, because importing Numba takes longer than importing everything else
+
+        run = getattr(_kernels, kernel)
+        pattern = self.pattern
+        spans = (pattern.lo, pattern.hi, pattern.first, pattern.grid)
+        if structure:
+            blocks: Iterator[tuple[Any, int, int, int]] = iter([(None, 0, i0, i1)])
+        else:
+            blocks = self._blocks(i0, i1)
+        for data, base, b0, b1 in blocks:
+            try:
+                run(data, pattern.indices, base, *spans, b0, b1, *args)
+            except OSError:
+                # Numba compiles, saves to disk and then runs. If saving failed (a full disk), nothing has run yet, and
+                # the compiled kernel is in memory.
+                run(data, pattern.indices, base, *spans, b0, b1, *args)
+
+    def _blocks(self, i0: int, i1: int) -> Iterator[tuple[NDArray[Any], int, int, int]]:
+        """(entries, number of the first, first row, last row) of consecutive blocks, C-contiguous."""
+        if not self._packed:
+            yield self._values, 0, i0, i1
+            return
+        k = self.pattern.k
+        step = max(8, _PACK // k)
+        buffer = np.empty((min(step, i1 - i0), k), self._values.dtype.newbyteorder("="))
+        for b0 in range(i0, i1, step):
+            b1 = min(b0 + step, i1)
+            block = buffer[: b1 - b0]
+            np.copyto(block, self._values[b0:b1])
+            yield frozen(block.reshape(-1)), b0 * k, b0, b1
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view. Numba takes read-only arrays for a type of their own: this way there is one, not two."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
+    """Rows at which to cut ``i0 … i1`` into pieces of about the same number of entries."""
+    begin, end = int(pattern.first[i0]), int(pattern.first[i1])
+    targets = [begin + (end - begin) * piece // pieces for piece in range(1, pieces)]
+    inner = np.searchsorted(pattern.first, targets).tolist() if targets else []
+    return sorted({i0, *(min(max(i, i0), i1) for i in inner), i1}) if i1 > i0 else [i0, i1]
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    """In a forked child the parent's threads do not exist, and its lock may be held by one of them."""
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    global _pool
+    with _pool_lock:
+        if _pool is None:  # threads are started when needed: the limit is not their number
+            _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="sparsejac")
+        return _pool
+
+
+def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
+    """Call ``work(piece)`` for each piece, in ascending order, on the calling thread and up to ``workers - 1`` others.
+
+    The caller works too, so a pool that is busy with other calls delays this one but cannot block it. An
+    exception stops all threads after the piece they are at, and is raised here.
+    """
+    queue = itertools.count()
+    stopped = False
+
+    def drain() -> None:
+        nonlocal stopped
+        try:
+            for piece in queue:
+                if piece >= pieces or stopped:
+                    return
+                work(piece)
+        except BaseException:
+            stopped = True
+            raise
+
+    helpers = []
+    try:
+        for _ in range(min(workers, pieces) - 1):
+            helpers.append(_shared_pool().submit(drain))
+    except RuntimeError:  # the interpreter is shutting down, or the system has no thread left: the caller does it all
+        pass
+    try:
+        drain()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():
+                helper.exception()  # waits
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()

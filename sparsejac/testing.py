@@ -1,0 +1,314 @@
+"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, ours or another, that share no code with the kernels.
+
+F is quadratic, so its Jacobian can be proved right without a tolerance for truncation: the identities of `check_jacobian`
+hold exactly in exact arithmetic, and to the last bit in floating point for small integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from . import _checks
+from ._builder import JacobianBuilder
+from ._checks import Order, Rows
+
+__all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
+
+
+def dense_jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C") -> NDArray[Any]:
+    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by plain loops over the definition.
+
+    ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, one row for each (i, j). For small k: to compare with, and to read.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+    x : array_like, shape (k,)
+    rows : {"all", "stored", "upper"}, default "all"
+        Which entries of F are rows of J: see `sparsejac.JacobianBuilder`.
+    order : {"C", "F"}, default "C"
+        The order of the rows: row-major, or the columns of F stacked.
+
+    Returns
+    -------
+    J : ndarray, shape (m, k)
+
+    Raises
+    ------
+    ValueError
+        If A is not square or x not of its size; if an option has no such value.
+    TypeError
+        If one of them is not an array of numbers.
+
+    Notes
+    -----
+    **Memory.** m·k numbers: k³ for ``rows="all"``.
+
+    Examples
+    --------
+    >>> from sparsejac.testing import dense_jacobian
+    >>> dense_jacobian([[1.0, 2.0], [3.0, 4.0]], [1.0, 10.0])
+    array([[ 2.,  0.],
+           [20.,  2.],
+           [30.,  3.],
+           [ 0., 80.]])
+    """
+    A = _checks.matrix(A)
+    rows, order = _checks.rows(rows), _checks.order(order)
+    k = A.shape[0]
+    x = _checks.point(x, k, finite=False)
+    dtype = np.result_type(_checks.float_dtype("A", A.dtype), _checks.float_dtype("x", x.dtype))
+    values, stored = _dense_with_pattern(A)
+    pairs = [(i, j) if order == "C" else (j, i) for i in range(k) for j in range(k)]
+    if rows != "all":
+        pairs = [(i, j) for i, j in pairs if stored[i, j]]
+    if rows == "upper":
+        pairs = [(i, j) for i, j in pairs if i <= j]
+    J = np.zeros((len(pairs), k), dtype)
+    for row, (i, j) in enumerate(pairs):
+        a = dtype.type(values[i, j])
+        for s in (i, j):
+            J[row, s] = 0
+            if s == i:
+                J[row, s] += a * dtype.type(x[j])
+            if s == j:
+                J[row, s] += a * dtype.type(x[i])
+    return J
+
+
+@dataclass(frozen=True)
+class Check:
+    """The verdict on one identity.
+
+    Attributes
+    ----------
+    name : str
+        The identity.
+    error : float
+        The largest deviation, as a multiple of the rounding errors that the computation may have: 1 is the limit.
+    passed : bool
+        Whether it is at most 1.
+    """
+
+    name: str
+    error: float
+    passed: bool
+
+
+def check_jacobian(
+    A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
+) -> tuple[Check, ...]:
+    """Prove a Jacobian of ``F(x) = A ∘ (x xᵀ)`` right on your own A and x; raise if it is not.
+
+    F is quadratic, so these hold exactly, for every h of small integers:
+
+    * ``F(x+h) - F(x-h) = 2 J h``
+    * ``F(x+h) - F(x) - J h = F(h)``
+    * ``J x = 2 F(x)``
+    * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`
+    * for our own J besides: ``J(x) h = J(h) x``, CSR against operator in ``J v`` and ``Jᴴ w``, the norms of its columns
+
+    F is computed here by NumPy. The allowed deviation of each entry is a small multiple of the rounding error of its own terms.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+    x : array_like, shape (k,), optional
+        Default: small random integers.
+    J : array_like, sparse array or LinearOperator, shape (m, k), optional
+        The Jacobian to check, one that you wrote for instance. Default: the one of `sparsejac.JacobianBuilder`, as CSR and as operator.
+    rows : {"all", "stored", "upper"}, default "all"
+        Which entries of F are the rows of J: see `sparsejac.JacobianBuilder`.
+    order : {"C", "F"}, default "C"
+        Their order.
+    seed : int, default 0
+        Of the random vectors.
+
+    Returns
+    -------
+    checks : tuple of Check
+        One for each identity; all passed.
+
+    Raises
+    ------
+    AssertionError
+        If an identity does not hold: names each that fails, with its error.
+    ValueError
+        If the shapes do not fit together; and as `sparsejac.JacobianBuilder` does.
+    TypeError
+        If A or x is not an array of numbers.
+    MemoryError
+        If the vectors, or for our own J its CSR, would not fit into memory.
+
+    Notes
+    -----
+    **Memory.** About 12 vectors of length m, and for our own J its CSR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac.testing import check_jacobian, dense_jacobian
+    >>> A, x = np.arange(9.0).reshape(3, 3), np.array([1.0, 2.0, 3.0])
+    >>> for check in check_jacobian(A, x):
+    ...     print(check.passed, check.name)
+    True F(x+h) - F(x-h) = 2 J h
+    True F(x+h) - F(x) - J h = F(h)
+    True J x = 2 F(x)
+    True <J u, w> = <u, J^H w>
+    True J(x) h = J(h) x
+    True CSR @ v = operator @ v
+    True CSR^H @ w = operator^H @ w
+    True column norms of CSR = of operator
+    >>> mine = dense_jacobian(A, x)
+    >>> mine[1, 0] += 1e-9
+    >>> check_jacobian(A, x, J=mine)
+    Traceback (most recent call last):
+        ...
+    AssertionError: J is not the Jacobian of A∘(xxᵀ) at x: F(x+h) - F(x-h) = 2 J h fails ...
+    """
+    checks = tuple(verdicts(A, x, J=J, rows=rows, order=order, seed=seed))
+    failed = [f"{check.name} fails by {check.error:.3g} times its rounding error" for check in checks if not check.passed]
+    if failed:
+        raise AssertionError("J is not the Jacobian of A∘(xxᵀ) at x: " + "; ".join(failed))
+    return checks
+
+
+def verdicts(
+    A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
+) -> Iterator[Check]:
+    """The checks of `check_jacobian` one by one, failed ones too."""
+    builder = JacobianBuilder(A, rows=rows, order=order)
+    m, k = builder.shape
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-8, 9, k).astype(np.float64) if x is None else _checks.point(x, k, finite=True)
+    x = x.astype(np.result_type(builder.dtype, _checks.float_dtype("x", x.dtype)))
+    if J is not None and getattr(J, "shape", None) != (m, k):
+        raise ValueError(f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, got {getattr(J, 'shape', None)}")
+    _checks.fits("the check", 12 * m * x.dtype.itemsize, 'take rows="stored" for a sparse A')
+    op = builder.operator(x)
+    given = op if J is None else J
+    i, j = builder.row_pairs()
+    a = _entries(A, i, j).astype(x.dtype)
+    h = _integers(rng, k, x.dtype)
+
+    def F(y: NDArray[Any]) -> NDArray[Any]:
+        return a * y[i] * y[j]  # type: ignore[no-any-return]
+
+    # Each entry is a sum of a few products of three numbers; this bounds them all.
+    size = abs(a) * (abs(x) + abs(h))[i] * (abs(x) + abs(h))[j]
+    Jh = given @ h
+    yield _entrywise("F(x+h) - F(x-h) = 2 J h", F(x + h) - F(x - h), 2 * Jh, size)
+    yield _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
+    yield _entrywise("J x = 2 F(x)", given @ x, 2 * F(x), size)
+    yield _adjoint(given, rng, x.dtype)
+    if J is not None:
+        return
+    yield _entrywise("J(x) h = J(h) x", Jh, builder.operator(h) @ x, size)
+    del F, Jh
+    csr = op.tocsr()
+    v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
+    yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j]))
+    adjoint = csr.conj().T
+    yield _entrywise("CSR^H @ w = operator^H @ w", adjoint @ w, op.H @ w, abs(adjoint) @ abs(w), terms=_longest_column(csr))
+    norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
+    yield _entrywise("column norms of CSR = of operator", norms, op.column_norms(), norms.astype(x.real.dtype), terms=_longest_column(csr))
+
+
+def assert_adjoint(op: Any, *, seed: int = 0) -> None:
+    """Raise unless ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩`` for random u and w: the dot test of an operator and its adjoint.
+
+    Parameters
+    ----------
+    op : LinearOperator, array_like or sparse array, shape (m, n)
+        Anything with ``@`` and ``.T``, or ``.H``; it is probed in its own dtype, with complex vectors if that is complex.
+    seed : int, default 0
+        Of the random vectors.
+
+    Raises
+    ------
+    AssertionError
+        If the two sides differ by more than rounding errors, in their real or in their imaginary part.
+
+    Notes
+    -----
+    **Memory.** Two vectors of length m and two of length n, and what `op` needs for its products.
+
+    The method is that of J. F. Claerbout, *Earth Soundings Analysis* (1992), section 5: "the dot-product test".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import JacobianBuilder
+    >>> from sparsejac.testing import assert_adjoint
+    >>> assert_adjoint(JacobianBuilder(np.ones((4, 4))).operator([1, 2, 3, 4]))
+    """
+    if not hasattr(op, "shape"):
+        op = np.asarray(op)
+    check = _adjoint(op, np.random.default_rng(seed), _checks.float_dtype("op", np.dtype(op.dtype)))
+    if not check.passed:
+        raise AssertionError(f"the adjoint does not belong to the operator: {check.name} fails by {check.error:.3g} times its rounding error")
+
+
+def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
+    m, n = op.shape
+    u, w = _normal(rng, n, dtype), _normal(rng, m, dtype)
+    forward = op @ u
+    adjoint = (op.H if hasattr(op, "H") else op.conj().T) @ w
+    left, right = np.vdot(w, forward), np.vdot(adjoint, u)
+    scale = np.linalg.norm(w) * np.linalg.norm(forward) + np.linalg.norm(adjoint) * np.linalg.norm(u)
+    # Real and imaginary part each on its own: |·| of the difference would do, but hides which one is wrong.
+    difference = max(abs(np.real(left) - np.real(right)), abs(np.imag(left) - np.imag(right)))
+    return _verdict("<J u, w> = <u, J^H w>", difference, 32 * np.finfo(dtype).eps * scale)
+
+
+def _entrywise(name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1) -> Check:
+    """Compare with the rounding error of sums of `terms` products whose magnitudes add up to `size`."""
+    if left.size == 0:
+        return Check(name, 0.0, passed=True)
+    limit = (16 + terms) * np.finfo(size.dtype).eps * size
+    difference = abs(left - right)
+    worst = int(np.argmax(np.where(limit > 0, difference / np.where(limit > 0, limit, 1), np.where(difference > 0, np.inf, 0))))
+    return _verdict(name, difference[worst], limit[worst])
+
+
+def _verdict(name: str, difference: Any, limit: Any) -> Check:
+    difference, limit = float(difference), float(limit)
+    error = difference / limit if limit > 0 else (0.0 if difference == 0 else np.inf)
+    return Check(name, error, passed=bool(error <= 1))  # NaN fails
+
+
+def _integers(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    result = rng.integers(-8, 9, n).astype(dtype)
+    return result + 1j * rng.integers(-8, 9, n).astype(dtype) if dtype.kind == "c" else result
+
+
+def _normal(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    result = rng.standard_normal(n)
+    return (result + 1j * rng.standard_normal(n)).astype(dtype) if dtype.kind == "c" else result.astype(dtype)
+
+
+def _entries(A: Any, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+    """``A[i, j]`` for arrays of indices."""
+    if scipy.sparse.issparse(A):
+        return np.asarray(A.tocsr()[i, j]).ravel() if i.size else np.zeros(0, A.dtype)
+    return np.asarray(A)[i, j]
+
+
+def _longest_column(csr: Any) -> int:
+    return int(np.bincount(csr.indices, minlength=1).max()) if csr.nnz else 1
+
+
+def _dense_with_pattern(A: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A as a dense array, and which of its entries are stored."""
+    if not scipy.sparse.issparse(A):
+        return np.asarray(A), np.ones(A.shape, np.bool_)
+    stored = np.zeros(A.shape, np.bool_)
+    coo = A.tocoo()
+    stored[coo.row, coo.col] = True
+    return A.toarray(), stored
