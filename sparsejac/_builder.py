@@ -63,7 +63,7 @@ class JacobianBuilder:
 
     Notes
     -----
-    **Memory.** The builder keeps A and O(k) integers: 3 k for a dense A, k to 3 k for a sparse one. Checking A takes 1 MiB.
+    **Memory.** The builder keeps A and O(k) integers: 4 k for a dense A, k to 4 k for a sparse one. Checking A takes 1 MiB.
     A sparse A that has to be converted is kept in its converted form.
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
@@ -143,7 +143,9 @@ class JacobianBuilder:
     def __repr__(self) -> str:
         m, k = self.shape
         rows = self._state[3]
-        return f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={rows!r}, order={self._order!r}>"
+        return (
+            f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={rows!r}, order={self._order!r}>"
+        )
 
     # --- what depends on the pattern only ---------------------------------------------------------------------------
 
@@ -172,9 +174,11 @@ class JacobianBuilder:
         >>> import numpy as np
         >>> from sparsejac import JacobianBuilder
         >>> JacobianBuilder(np.ones((1000, 1000))).csr_nbytes()
-        27992004
+        27988004
         """
-        return self._pattern.csr_nbytes(self._result_dtype(np.dtype(self.dtype if x_dtype is None else x_dtype)).itemsize)
+        return self._pattern.csr_nbytes(
+            self._result_dtype(np.dtype(self.dtype if x_dtype is None else x_dtype)).itemsize
+        )
 
     def row_pairs(self) -> tuple[Indices, Indices]:
         """Which entry (i, j) of F each row of J is.
@@ -451,14 +455,20 @@ class JacobianBuilder:
 
     def _check_structure(self) -> None:
         """Catch, in O(1), what `eliminate_zeros` and its like do to an A that is referenced."""
-        if self._indptr is not None and self._pattern.indices is not None and int(self._indptr[-1]) != self._pattern.indices.size:
+        if (
+            self._indptr is not None
+            and self._pattern.indices is not None
+            and int(self._indptr[-1]) != self._pattern.indices.size
+        ):
             raise ValueError(
                 f"the structure of A has changed since its builder was made: it had {self._pattern.indices.size} stored entries and "
                 f"now has {self._indptr[-1]}; make a new builder, or give this one a copy of A"
             )
 
     def _check_fits(self, what: str, count: int) -> None:
-        way_out = "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
+        way_out = (
+            "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
+        )
         _checks.fits(what, count, self._stored_first(way_out))
 
     def _stored_first(self, way_out: str) -> str:
@@ -468,17 +478,30 @@ class JacobianBuilder:
 
     def _check_out(self, out: Any, dtype: np.dtype[Any]) -> None:
         if not isinstance(out, scipy.sparse.csr_array):
-            raise ValueError(f"out must be a csr_array that this builder's tocsr returned, got {_checks._type(out)}: leave it out to get one")
-        if out.shape != self.shape or any(self._made.get(id(array)) is not array for array in (out.indices, out.indptr)):
+            raise TypeError(
+                f"out must be a csr_array that this builder's tocsr returned, got {_checks.type_name(out)}: leave out= away to get one"
+            )
+        if out.shape != self.shape or any(
+            self._made.get(id(array)) is not array for array in (out.indices, out.indptr)
+        ):
             raise ValueError(
                 f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
                 "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
             )
         data = out.data
         if data.dtype != dtype:
-            raise ValueError(f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave out= away to get a fresh matrix")
-        if data.shape != (self.nnz,) or not data.flags.c_contiguous or not data.flags.writeable or not data.flags.aligned:
-            raise ValueError(f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape {data.shape}: leave out= away to get a fresh matrix")
+            raise ValueError(
+                f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave out= away to get a fresh matrix"
+            )
+        if (
+            data.shape != (self.nnz,)
+            or not data.flags.c_contiguous
+            or not data.flags.writeable
+            or not data.flags.aligned
+        ):
+            raise ValueError(
+                f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape {data.shape}: leave out= away to get a fresh matrix"
+            )
 
     def _assemble(self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
         pattern = self._pattern
@@ -487,7 +510,9 @@ class JacobianBuilder:
             self._fill_data(x, *whole, out.data)
             return out
         way_out = "builder.operator(x) multiplies by it without forming it, builder.iter_csr(x) forms it block by block"
-        _checks.fits(f"the {pattern.m}x{pattern.k} CSR matrix", pattern.csr_nbytes(x.dtype.itemsize), self._stored_first(way_out))
+        _checks.fits(
+            f"the {pattern.m}x{pattern.k} CSR matrix", pattern.csr_nbytes(x.dtype.itemsize), self._stored_first(way_out)
+        )
         J = self._block(x, 0, pattern.m, *whole, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
             self._made[id(array)] = array
@@ -500,7 +525,9 @@ class JacobianBuilder:
             begin, end = pattern.cut(r0), pattern.cut(r1)
             yield r0, self._block(x, r0, r1, begin, end, index_dtype(r1 - r0, pattern.k, end.nnz - begin.nnz))
 
-    def _block(self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]) -> scipy.sparse.csr_array:
+    def _block(
+        self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]
+    ) -> scipy.sparse.csr_array:
         """Rows ``r0 <= r < r1`` of J, between the two cuts."""
         pattern = self._pattern
         nnz = end.nnz - begin.nnz
@@ -516,7 +543,9 @@ class JacobianBuilder:
 
     def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
         last = end.row + (end.row < self._pattern.k)  # the last row of A may be cut in the middle
-        self._rows.map("csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, i0=begin.row, i1=last)
+        self._rows.map(
+            "csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, i0=begin.row, i1=last
+        )
 
     def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows for a map to fill: zero where A has no entries."""
@@ -597,7 +626,7 @@ def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Ind
         indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
         canonical = check_csr(indptr, indices, values.size, k, A.format)
         if canonical and (mirrored == transposed):
-            return np.ascontiguousarray(values), np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
+            return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
         source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
     elif A.format == "coo":
         for axis, index in zip("ij", (A.row, A.col), strict=True):
@@ -622,7 +651,9 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
 
     result = convert(source)
     if result.dtype.kind in "biu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
-        result = convert(source.astype(np.int64))  # sums of duplicates pass the range of a small dtype: 100 + 100 is -56 in int8
+        result = convert(
+            source.astype(np.int64)
+        )  # sums of duplicates pass the range of a small dtype: 100 + 100 is -56 in int8
     return result.data, result.indices, result.indptr
 
 
@@ -645,12 +676,14 @@ def _check_symmetric(values: NDArray[Any], indices: Indices | None, indptr: Indi
             for j in range(0, i + 1, step):
                 tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
                 if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
-                    same = (tile == mirror) | ((tile != tile) & (mirror != mirror))
+                    same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
                     raise _checks.not_symmetric(i + int(a), j + int(b))
         return
     from . import _kernels
 
-    i, j = _kernels.csr_asymmetry(indptr, indices, values.view(np.uint8) if values.dtype == np.bool_ else values, indptr[:-1].copy())
+    if values.dtype == np.bool_ or not values.dtype.isnative:
+        values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
+    i, j = _kernels.csr_asymmetry(indptr, indices, values, indptr[:-1].copy())
     if i >= 0:
         raise _checks.not_symmetric(int(i), int(j))

@@ -50,7 +50,7 @@ def positive_integer(name: str, value: object) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
     except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r} ({_type(value)})") from None
+        raise TypeError(f"{name} must be a positive integer, got {value!r} ({type_name(value)})") from None
     if number < 1:
         raise ValueError(f"{name} must be a positive integer, got {number}")
     return number
@@ -60,7 +60,7 @@ def variable_index(s: object, k: int) -> int:
     try:
         number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
     except TypeError:
-        raise TypeError(f"s must be an integer, the index of one variable, got {s!r} ({_type(s)})") from None
+        raise TypeError(f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})") from None
     if not 0 <= number < k:
         raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
     return number
@@ -75,7 +75,9 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
     if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (dtype.kind == "c" and dtype.itemsize in (8, 16)):
         return dtype.newbyteorder("=")
-    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.float64)")
+    raise TypeError(
+        f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.float64)"
+    )
 
 
 # --- vectors --------------------------------------------------------------------------------------------------------
@@ -84,11 +86,15 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
 def array(name: str, value: object, *, advice: str = "") -> NDArray[Any]:
     """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix")
+        raise TypeError(
+            f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix"
+        )
     if scipy.sparse.issparse(value):
-        raise TypeError(f"{name} must be a dense array, got a sparse {_type(value)}: pass {name}.toarray()")
+        raise TypeError(f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()")
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
-        raise TypeError(f"{name} must be a NumPy array, got {_type(value)}{advice}: pass np.asarray({name}), which keeps the order of the values and drops their labels")
+        raise TypeError(
+            f"{name} must be a NumPy array, got {type_name(value)}{advice}: pass np.asarray({name}), which keeps the order of the values and drops their labels"
+        )
     try:
         result = np.asarray(value)
     except ValueError as error:  # a ragged list
@@ -98,11 +104,15 @@ def array(name: str, value: object, *, advice: str = "") -> NDArray[Any]:
 
 
 def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
-    """x as a vector of length k, still the caller's memory."""
+    """Give x as a vector of length k, still the caller's memory."""
     result = array("x", x)
     if result.ndim != 1 or result.size != k:
-        advice = f": pass x.ravel() if its {result.size} values are meant" if result.ndim > 1 and result.size == k else ""
-        raise ValueError(f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}")
+        advice = (
+            f": pass x.ravel() if its {result.size} values are meant" if result.ndim > 1 and result.size == k else ""
+        )
+        raise ValueError(
+            f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}"
+        )
     if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
         bad = np.flatnonzero(~np.isfinite(result))
         raise ValueError(
@@ -172,7 +182,9 @@ def finite_blocks(values: NDArray[Any], locate: Any) -> None:
 
 
 def bad_structure(format_: str, reason: str) -> ValueError:
-    return ValueError(f"A has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets")
+    return ValueError(
+        f"A has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+    )
 
 
 def not_symmetric(i: int, j: int) -> ValueError:
@@ -181,6 +193,9 @@ def not_symmetric(i: int, j: int) -> ValueError:
     )
 
 
-def _type(value: object) -> str:
+def type_name(value: object) -> str:
+    """The class of `value`, with the package it is from."""
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
+    )

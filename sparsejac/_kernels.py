@@ -24,6 +24,9 @@ do not depend on the block in which it is computed.
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 
+import contextlib
+import functools
+
 import numba
 import numpy as np
 
@@ -40,11 +43,34 @@ def _compile(**options):
     return decorate
 
 
+def _kernel(**options):
+    """A compiled function that a disk that is full, or has become read-only, does not stop.
+
+    Numba compiles, saves and only then runs, and an error in saving is the caller's. But what was compiled stays in
+    memory, so each call gets one function further: the kernel, or one of the few that it calls.
+    """
+
+    def decorate(function):
+        compiled = _compile(nogil=True, **options)(function)
+
+        @functools.wraps(function)
+        def run(*args):
+            for _ in range(16):
+                with contextlib.suppress(OSError):
+                    return compiled(*args)
+            return compiled(*args)
+
+        run.compiled = compiled
+        return run
+
+    return decorate
+
+
 _inline = _compile()
-_map = _compile(nogil=True)
+_map = _kernel()
 # The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
 # ("nnan" and "ninf", which `fastmath=True` would add, do not).
-_sum = _compile(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_sum = _kernel(fastmath={"reassoc", "contract", "nsz"})
 
 
 # --- the walk along one row ---------------------------------------------------------------------------------------
@@ -197,7 +223,9 @@ def csr_data(data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, 
 
 
 @_map
-def csr_indices(data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, row0, row1, columns_out, indptr):
+def csr_indices(
+    data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, row0, row1, columns_out, indptr
+):
     """The columns and row pointers of J's CSR form, for its rows ``row0 <= r < row1``; the rest as in `csr_data`.
 
     ``indptr[0]`` is the caller's. With a `grid`, rows of J for which A has no entry get their pointers here too.
@@ -341,7 +369,8 @@ def column_squares(data, indices, base, lo, hi, first, grid, i0, i1, x2, out):
 @_map
 def csr_defect(indptr, indices, k):
     """What is wrong with a CSR structure, and in which row: 0 nothing, 1 indptr, 2 a column that A does not have,
-    3 columns that are not in ascending order or come twice. The worst one found counts: 3 can be mended, 1 and 2 not."""
+    3 columns that are not in ascending order or come twice. The worst one found counts: 3 can be mended, 1 and 2 not.
+    """
     if indptr[0] != 0:
         return 1, 0
     for i in range(k):

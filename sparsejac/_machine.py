@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -23,19 +24,19 @@ def cpu_count() -> int:
 
 def available_memory() -> int | None:
     """Bytes that can be allocated without swapping, within the limit of the container; None where nobody tells."""
-    candidates = []
-    for line in _read(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            candidates.append(int(line.split()[1]) * 1024)
+    lines = _read(Path("/proc/meminfo")).splitlines()
+    candidates = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not candidates:
-        try:  # macOS tells the total only
+        with suppress(AttributeError, ValueError, OSError):  # macOS tells the total only, Windows nothing
             candidates.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (AttributeError, ValueError, OSError):
-            pass
     limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
     if limit.isdigit() and used.isdigit():
         # File pages count as used, and are given back on demand.
-        cached = [int(line.split()[1]) for line in _read(_CGROUP / "memory.stat").splitlines() if line.startswith("inactive_file ")]
+        cached = [
+            int(line.split()[1])
+            for line in _read(_CGROUP / "memory.stat").splitlines()
+            if line.startswith("inactive_file ")
+        ]
         candidates.append(max(int(limit) - int(used) + sum(cached), 0))
     return min(candidates, default=None)
 

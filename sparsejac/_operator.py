@@ -55,7 +55,7 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
             If the result would not fit into memory; before it is allocated.
         """
         array = _checks.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
-        if isinstance(x, np.matrix) or (array.ndim == 2 and array.shape[1] == 1):
+        if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
             return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
         return self._matvec(array)
 
@@ -82,7 +82,7 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
             If the result would not fit into memory; before it is allocated.
         """
         array = _checks.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
-        if isinstance(x, np.matrix) or (array.ndim == 2 and array.shape[1] == 1):
+        if isinstance(x, np.matrix) or array.shape == (self.shape[0], 1):
             return super().rmatvec(x)
         return self._rmatvec(array)
 
@@ -109,7 +109,7 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
             If the result would not fit into memory; before it is allocated.
         """
         array = _checks.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
-        return super().matmat(X) if isinstance(X, np.matrix) else self._matmat(array)
+        return self._matmat(array)
 
     def rmatmat(self, X: Any) -> NDArray[Any]:
         """The product of the adjoint with a matrix, for all its columns at once.
@@ -134,7 +134,7 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
             If the result would not fit into memory; before it is allocated.
         """
         array = _checks.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
-        return super().rmatmat(X) if isinstance(X, np.matrix) else self._rmatmat(array)
+        return self._rmatmat(array)
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._each(x, self._apply, self.shape[1])
@@ -153,19 +153,19 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         """Vectors along the last axis; a single one may come as a column."""
         x = np.asarray(x)
         if x.ndim == 1 or x.shape == (length, 1):
-            return apply(x.reshape(-1))  # type: ignore[no-any-return]
-        result = apply(x.reshape(-1, length).T)
-        return result.T.reshape(*x.shape[:-1], result.shape[0])  # type: ignore[no-any-return]
+            return apply(x.reshape(-1))
+        result = apply(x.reshape(math.prod(x.shape[:-1]), length).T)
+        return result.T.reshape(*x.shape[:-1], result.shape[0])
 
     @staticmethod
     def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
         """Matrices in the last two axes."""
         X = np.asarray(X)
         if X.ndim == 2:
-            return apply(X)  # type: ignore[no-any-return]
+            return apply(X)
         front = np.moveaxis(X, -2, 0)
-        result = apply(front.reshape(front.shape[0], -1))
-        return np.moveaxis(result.reshape(-1, *front.shape[1:]), 0, -2)
+        result = apply(front.reshape(front.shape[0], math.prod(front.shape[1:])))
+        return np.moveaxis(result.reshape(result.shape[0], *front.shape[1:]), 0, -2)
 
     def _product(self, of: str) -> str:
         return f"{self._name}{of}, where {self._name} is {self.shape[0]}x{self.shape[1]}"

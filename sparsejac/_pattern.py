@@ -173,7 +173,10 @@ def check_csr(indptr: Any, indices: Any, count: int, k: int, format_: str) -> bo
     defect, line = _kernels.csr_defect(indptr, indices, k)
     name = "column" if format_ == "csc" else "row"
     if defect == 1:
-        raise _checks.bad_structure(format_, f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {name} {line}")
+        raise _checks.bad_structure(
+            format_,
+            f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {name} {line}",
+        )
     if defect == 2:
         raise _checks.bad_structure(format_, f"{name} {line} has an index outside 0 … {k - 1}")
     return bool(defect == 0)

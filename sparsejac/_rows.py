@@ -23,22 +23,23 @@ _INLINE = 2**15  # entries below which waking a thread takes longer than visitin
 _PIECE = 2**16  # entries a thread takes at a time, at least
 _SUM_PIECES = 8  # partial sums, at most
 _PACK = 2**17  # entries of a packed block, unless 8 rows are more: one cache line of a Fortran-ordered column
+_COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
 class MemoryRows:
     """The rows of A in memory: a dense matrix, or the values of a CSR matrix.
 
-    C-contiguous values are handed to the kernels as they are. Dense ones in another layout (Fortran order, strides, foreign
-    byte order) are copied block by block into a buffer of at most max(1 MiB, 8 rows) for each worker.
+    The kernels read C-contiguous values of the dtypes in `_COMPILED` where they are. Anything else (Fortran order, strides,
+    foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 8 rows) for each
+    worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
     """
 
     def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
-        if values.dtype == np.bool_:
-            values = values.view(np.uint8)
-        self._packed = not (values.flags.c_contiguous and values.flags.aligned and values.dtype.isnative)
-        self._values = frozen(values if self._packed else values.reshape(-1))
+        self._direct = values.flags.c_contiguous and values.flags.aligned and values.dtype in _COMPILED
+        self._values = frozen(values.reshape(-1) if self._direct else values)
         self.pattern = pattern
         self._workers = workers
+        self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries.
         pieces = min(max(pattern.entries // (2 * pattern.k + _INLINE), 1), _SUM_PIECES)
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
@@ -47,11 +48,17 @@ class MemoryRows:
         """Run a kernel over the rows ``i0 <= i < i1``; with `structure`, one that does not read A's values."""
         i1 = self.pattern.k if i1 is None else i1
         entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
-        if entries <= _INLINE or self._workers == 1:
+        if entries <= _INLINE:
             self._run(kernel, i0, i1, args, structure)
             return
         bounds = _bounds(self.pattern, i0, i1, min(entries // _PIECE + 1, 8 * self._workers))
-        on_threads(lambda piece: self._run(kernel, bounds[piece], bounds[piece + 1], args, structure), len(bounds) - 1, self._workers)
+
+        def write(piece: int) -> None:
+            self._run(kernel, bounds[piece], bounds[piece + 1], args, structure)
+            if self.tick is not None:
+                self.tick(int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]]))
+
+        on_threads(write, len(bounds) - 1, self._workers)
 
     def sum(self, kernel: str, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> NDArray[Any]:
         """The sum that a kernel adds up over all rows. Memory: the result, and one of its size for each worker."""
@@ -96,26 +103,32 @@ class MemoryRows:
         else:
             blocks = self._blocks(i0, i1)
         for data, base, b0, b1 in blocks:
-            try:
-                run(data, pattern.indices, base, *spans, b0, b1, *args)
-            except OSError:
-                # Numba compiles, saves to disk and then runs. If saving failed (a full disk), nothing has run yet, and
-                # the compiled kernel is in memory.
-                run(data, pattern.indices, base, *spans, b0, b1, *args)
+            indices = pattern.indices if base == 0 or pattern.indices is None else pattern.indices[base:]
+            run(data, indices, base, *spans, b0, b1, *args)
 
     def _blocks(self, i0: int, i1: int) -> Iterator[tuple[NDArray[Any], int, int, int]]:
-        """(entries, number of the first, first row, last row) of consecutive blocks, C-contiguous."""
-        if not self._packed:
+        """(entries, number of the first, first row, last row) of consecutive blocks, as the kernels read them."""
+        if self._direct:
             yield self._values, 0, i0, i1
             return
-        k = self.pattern.k
-        step = max(8, _PACK // k)
-        buffer = np.empty((min(step, i1 - i0), k), self._values.dtype.newbyteorder("="))
-        for b0 in range(i0, i1, step):
-            b1 = min(b0 + step, i1)
-            block = buffer[: b1 - b0]
-            np.copyto(block, self._values[b0:b1])
-            yield frozen(block.reshape(-1)), b0 * k, b0, b1
+        pattern, values = self.pattern, self._values
+        native = values.dtype.newbyteorder("=")
+        dtype = native if native in _COMPILED else np.dtype(np.float64)
+        buffer = np.empty(0, dtype)
+        while i0 < i1:
+            if pattern.indices is None:
+                stop = min(i0 + max(8, _PACK // pattern.k), i1)
+                base, block = i0 * pattern.k, values[i0:stop]
+            else:
+                base = int(pattern.lo[i0])
+                stop = min(max(int(np.searchsorted(pattern.hi, base + _PACK, side="right")), i0 + 1), i1)
+                block = values[base : int(pattern.hi[stop - 1])]
+            if buffer.size < block.size:
+                buffer = np.empty(block.size, dtype)
+            packed = buffer[: block.size]
+            np.copyto(packed.reshape(block.shape), block)
+            yield frozen(packed), base, i0, stop
+            i0 = stop
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -181,7 +194,7 @@ def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
     helpers = []
     try:
         for _ in range(min(workers, pieces) - 1):
-            helpers.append(_shared_pool().submit(drain))
+            helpers.append(_shared_pool().submit(drain))  # noqa: PERF401  # those before a failure must be waited for
     except RuntimeError:  # the interpreter is shutting down, or the system has no thread left: the caller does it all
         pass
     try:

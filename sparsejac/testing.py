@@ -173,7 +173,9 @@ def check_jacobian(
     AssertionError: J is not the Jacobian of A∘(xxᵀ) at x: F(x+h) - F(x-h) = 2 J h fails ...
     """
     checks = tuple(verdicts(A, x, J=J, rows=rows, order=order, seed=seed))
-    failed = [f"{check.name} fails by {check.error:.3g} times its rounding error" for check in checks if not check.passed]
+    failed = [
+        f"{check.name} fails by {check.error:.3g} times its rounding error" for check in checks if not check.passed
+    ]
     if failed:
         raise AssertionError("J is not the Jacobian of A∘(xxᵀ) at x: " + "; ".join(failed))
     return checks
@@ -189,7 +191,9 @@ def verdicts(
     x = rng.integers(-8, 9, k).astype(np.float64) if x is None else _checks.point(x, k, finite=True)
     x = x.astype(np.result_type(builder.dtype, _checks.float_dtype("x", x.dtype)))
     if J is not None and getattr(J, "shape", None) != (m, k):
-        raise ValueError(f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, got {getattr(J, 'shape', None)}")
+        raise ValueError(
+            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, got {getattr(J, 'shape', None)}"
+        )
     _checks.fits("the check", 12 * m * x.dtype.itemsize, 'take rows="stored" for a sparse A')
     op = builder.operator(x)
     given = op if J is None else J
@@ -198,7 +202,7 @@ def verdicts(
     h = _integers(rng, k, x.dtype)
 
     def F(y: NDArray[Any]) -> NDArray[Any]:
-        return a * y[i] * y[j]  # type: ignore[no-any-return]
+        return a * y[i] * y[j]
 
     # Each entry is a sum of a few products of three numbers; this bounds them all.
     size = abs(a) * (abs(x) + abs(h))[i] * (abs(x) + abs(h))[j]
@@ -213,11 +217,21 @@ def verdicts(
     del F, Jh
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
-    yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j]))
+    yield _entrywise(
+        "CSR @ v = operator @ v", csr @ v, op @ v, abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j])
+    )
     adjoint = csr.conj().T
-    yield _entrywise("CSR^H @ w = operator^H @ w", adjoint @ w, op.H @ w, abs(adjoint) @ abs(w), terms=_longest_column(csr))
+    yield _entrywise(
+        "CSR^H @ w = operator^H @ w", adjoint @ w, op.H @ w, abs(adjoint) @ abs(w), terms=_longest_column(csr)
+    )
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
-    yield _entrywise("column norms of CSR = of operator", norms, op.column_norms(), norms.astype(x.real.dtype), terms=_longest_column(csr))
+    yield _entrywise(
+        "column norms of CSR = of operator",
+        norms,
+        op.column_norms(),
+        norms.astype(x.real.dtype),
+        terms=_longest_column(csr),
+    )
 
 
 def assert_adjoint(op: Any, *, seed: int = 0) -> None:
@@ -252,7 +266,9 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
         op = np.asarray(op)
     check = _adjoint(op, np.random.default_rng(seed), _checks.float_dtype("op", np.dtype(op.dtype)))
     if not check.passed:
-        raise AssertionError(f"the adjoint does not belong to the operator: {check.name} fails by {check.error:.3g} times its rounding error")
+        raise AssertionError(
+            f"the adjoint does not belong to the operator: {check.name} fails by {check.error:.3g} times its rounding error"
+        )
 
 
 def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
@@ -273,7 +289,9 @@ def _entrywise(name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray
         return Check(name, 0.0, passed=True)
     limit = (16 + terms) * np.finfo(size.dtype).eps * size
     difference = abs(left - right)
-    worst = int(np.argmax(np.where(limit > 0, difference / np.where(limit > 0, limit, 1), np.where(difference > 0, np.inf, 0))))
+    worst = int(
+        np.argmax(np.where(limit > 0, difference / np.where(limit > 0, limit, 1), np.where(difference > 0, np.inf, 0)))
+    )
     return _verdict(name, difference[worst], limit[worst])
 
 

@@ -1,0 +1,258 @@
+"""The command ``sparsejac``: build a Jacobian from files, check it, and a demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import numpy as np
+import scipy.sparse
+
+from . import __version__, _checks, _machine, io, testing
+from ._builder import JacobianBuilder
+
+DONE, FAILED, MISUSED = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Its arguments. Default: those of the process.
+
+    Returns
+    -------
+    code : int
+        0 done, 1 a check failed, 2 wrong use: an option, a file or a matrix that cannot be taken.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
+        return MISUSED
+    except KeyboardInterrupt:
+        print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sparsejac", description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | demo")
+    files = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        result = commands.add_parser(name, help=summary, description=summary)
+        result.set_defaults(run=run)
+        return result
+
+    def pattern_options(to: argparse.ArgumentParser, rows: str) -> None:
+        to.add_argument(
+            "--rows",
+            choices=get_args(_checks.Rows),
+            default=rows,
+            help="the entries of F that are rows of J (default: %(default)s)",
+        )
+        to.add_argument(
+            "--order",
+            choices=get_args(_checks.Order),
+            default="C",
+            help="rows by rows of F (C) or by its columns (F) (default: %(default)s)",
+        )
+
+    build = command("build", _build, "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz.")
+    build.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
+    build.add_argument("X", type=Path, help="the vector x of length k: the same formats")
+    build.add_argument("-o", "--output", type=Path, required=True, metavar="J.npz", help="the file to write")
+    pattern_options(build, "all")
+
+    check = command(
+        "check", _check, "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against operator."
+    )
+    check.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
+    check.add_argument("X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)")
+    check.add_argument("--seed", type=int, default=0, help="of the random vectors (default: %(default)s)")
+    pattern_options(check, "stored")
+
+    demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
+    demo.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("sparsejac-demo"),
+        metavar="FOLDER",
+        help="where to write (default: %(default)s)",
+    )
+    return parser
+
+
+# --- build ----------------------------------------------------------------------------------------------------------
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
+    for source in (arguments.A, arguments.X):
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"the output {output} is also an input: choose another name")
+    if not output.parent.is_dir():
+        raise ValueError(f"the folder of the output {output} does not exist")
+    A, x = io.read_matrix(arguments.A), io.read_vector(arguments.X)
+    _describe(arguments.A.name, A)
+    J = _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order)
+    del J
+    return DONE
+
+
+def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, order: _checks.Order) -> Any:
+    builder = JacobianBuilder(A, rows=rows, order=order)
+    m, k = builder.shape
+    print(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
+    started = time.perf_counter()
+    with _progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
+        builder._rows.tick = bar.update
+        J = builder.tocsr(x)
+        builder._rows.tick = None
+    assembled = time.perf_counter()
+    nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
+    with _progress(total=nbytes, desc="writing", unit="B") as bar:
+        io.write_csr(output, J, wrap=lambda file: _counting(file, bar))
+    written = time.perf_counter()
+    peak = _machine.peak_memory()
+    print(
+        f"   {nbytes} bytes ({_checks.human_bytes(nbytes)}) in {J.data.dtype} and {J.indices.dtype}; "
+        f"assembled in {assembled - started:.3f} s, written to {output} in {written - assembled:.3f} s; "
+        f"peak memory {'unknown' if peak is None else _checks.human_bytes(peak)}"
+    )
+    return J
+
+
+def _describe(name: str, A: Any) -> None:
+    stored = f"{A.nnz} stored entries" if scipy.sparse.issparse(A) else "dense"
+    print(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
+
+
+def _progress(**options: Any) -> Any:
+    from tqdm import tqdm
+
+    # Seen on a terminal only, and only if it takes long: compiling the kernels for the first time is not what it counts.
+    return tqdm(delay=2, disable=None, leave=False, unit_scale=True, **options)
+
+
+def _counting(file: Any, bar: Any) -> Any:
+    from tqdm.utils import CallbackIOWrapper
+
+    return CallbackIOWrapper(bar.update, file, "write")
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    A = io.read_matrix(arguments.A)
+    x = None if arguments.X is None else io.read_vector(arguments.X)
+    _describe(arguments.A.name, A)
+    return _print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
+
+
+def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order, seed: int) -> int:
+    passed = []
+    for check in testing.verdicts(A, x, rows=rows, order=order, seed=seed):
+        passed.append(check.passed)
+        verdict = "holds" if check.passed else "FAILS"
+        print(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows", flush=True)
+    print(f"{sum(passed)} of {len(passed)} checks hold")
+    return DONE if all(passed) else FAILED
+
+
+# --- demo -----------------------------------------------------------------------------------------------------------
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    folder: Path = arguments.output
+    with resources.as_file(resources.files("sparsejac") / "data" / "les_miserables.mtx") as path:
+        A = io.read_matrix(path).tocsr()
+    degree = A.sum(axis=0)
+    x = 1 / np.sqrt(np.asarray(degree, dtype=np.float64).ravel())
+    print("Who meets whom in Les Misérables: A_ij counts the chapters in which characters i and j appear together.")
+    print("With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral clustering.")
+    print("Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i in column j.")
+    print()
+    _describe("les_miserables.mtx", A)
+    folder.mkdir(parents=True, exist_ok=True)
+    J = _assemble_and_write(A, x, folder / "J.npz", rows="stored", order="C")
+    print()
+    print(
+        "The pattern of Jᵀ, a dot for each block of entries: the staircase is column i of each row, the scatter column j."
+    )
+    print(_picture(J.T.tocoo(), width=80, height=20))
+    print()
+    print("Is it right? F is quadratic, so these identities hold to the last rounding error:")
+    code = _print_verdicts(A, x, rows="stored", order="C", seed=0)
+    print()
+    try:
+        _draw(A, J, folder / "J.png")
+    except ImportError:
+        print(f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone of the project.")
+    else:
+        print(f"Wrote {folder / 'J.npz'} and {folder / 'J.png'}.")
+    return code
+
+
+def _picture(M: Any, *, width: int, height: int) -> str:
+    """The pattern of a COO matrix in at most `height` lines of `width` characters: Braille dots, or # where they cannot be shown."""
+    try:
+        "⣿".encode(sys.stdout.encoding or "ascii")
+        across, down = 2, 4
+    except (UnicodeEncodeError, LookupError):
+        across, down = 1, 1
+    rows, columns = (min(size, limit) for size, limit in zip(M.shape, (height * down, width * across), strict=True))
+    dots = np.zeros((-(-rows // down) * down, -(-columns // across) * across), np.bool_)
+    dots[M.row.astype(np.int64) * rows // M.shape[0], M.col.astype(np.int64) * columns // M.shape[1]] = True
+    cells = dots.reshape(dots.shape[0] // down, down, -1, across).transpose(0, 2, 1, 3)
+    if across == 1:
+        return "\n".join("".join("#" if dot else "." for dot in line.ravel()) for line in cells)
+    weights = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # Unicode's numbering of the dots
+    return "\n".join("".join(chr(0x2800 + code) for code in line) for line in (cells * weights).sum(axis=(2, 3)))
+
+
+def _draw(A: Any, J: Any, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+    left.spy(A, markersize=2.2, color="black")
+    left.set_title("A: who meets whom")
+    left.set_xlabel("character j")
+    left.set_ylabel("character i")
+    right.spy(J, markersize=1.2, color="black", aspect="auto")
+    right.set_title("J: two entries a row, in columns i and j")
+    right.set_xlabel("variable x_s")
+    right.set_ylabel("entry (i, j) of F")
+    for axes in (left, right):
+        axes.xaxis.set_ticks_position("bottom")
+    with io.complete_or_absent(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,28 @@
+"""Hypothesis profiles, and the folder of real matrices where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The first example of a dtype compiles kernels, so a deadline would measure the compiler.
+_common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
+settings.register_profile("dev", max_examples=15, **_common)
+settings.register_profile("ci", max_examples=60, **_common)
+settings.register_profile("large", max_examples=1000, **(_common | {"derandomize": False}))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data():
+    """A function from a file's name to its path; the test is skipped where the file is not there."""
+
+    def path(name):
+        if not (DATA / name).is_file():
+            pytest.skip(f"{name} of the collection of real matrices is not on this machine")
+        return DATA / name
+
+    return path

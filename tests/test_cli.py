@@ -1,0 +1,280 @@
+"""The command, as a person types it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+
+from sparsejac import __version__, cli, jacobian
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where a person stands, with an A and an x in every format."""
+    monkeypatch.chdir(tmp_path)
+    A, x = np.array([[1.0, 2, 0], [3, 4, 0], [0, 0, 5]]), np.array([1.0, 10, 100])
+    np.save("A.npy", A)
+    np.save("x.npy", x)
+    scipy.sparse.save_npz("A.npz", scipy.sparse.csr_array(A))
+    np.savez("x.npz", x)
+    scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(A))
+    scipy.io.mmwrite("x.mtx", x[:, np.newaxis])
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr)."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def wrong_use(capsys, *arguments, message):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    assert re.search(message, err), err
+
+
+@pytest.mark.parametrize("rows", ["all", "stored", "upper"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("form", ["npy", "npz", "mtx"])
+def test_build(folder, capsys, form, order, rows):
+    A = np.load("A.npy")
+    if rows == "upper":
+        A[1, 0] = 2
+        np.save("A.npy", A)
+        scipy.sparse.save_npz("A.npz", scipy.sparse.csr_array(A))
+        scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(A))
+    code, out, err = run(capsys, "build", f"A.{form}", f"x.{form}", "-o", "J.npz", "--rows", rows, "--order", order)
+    assert (code, err) == (0, "")
+    expected = jacobian(A if form == "npy" else scipy.sparse.csr_array(A), np.load("x.npy"), rows=rows, order=order)
+    J = scipy.sparse.load_npz("J.npz")
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(J, name), getattr(expected, name))
+    m, k = expected.shape
+    nbytes = expected.data.nbytes + expected.indices.nbytes + expected.indptr.nbytes
+    assert f"A: A.{form}, 3 x 3, {'dense' if form == 'npy' else '5 stored entries'}, float64\n" in out
+    assert f"J: {m} x {k}, {expected.nnz} stored entries, rows={rows}, order={order}\n" in out
+    assert re.search(
+        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, written to J.npz in [\d.]+ s; peak memory [\d.]+ MiB",
+        out,
+    )
+
+
+def test_build_wrong_use(folder, capsys):
+    (folder / "short.npy").write_bytes((folder / "A.npy").read_bytes()[:140])
+    np.save("x4.npy", np.ones(4))
+    np.save("nan.npy", np.array([[np.nan]]))
+    np.save("wide.npy", np.ones((2, 3)))
+    before = sorted(os.listdir())
+    for arguments, message in [
+        (["none.npy", "x.npy", "-o", "J.npz"], "No such file.*none.npy"),
+        (["short.npy", "x.npy", "-o", "J.npz"], "short.npy cannot be read"),
+        (["A.npy", "x4.npy", "-o", "J.npz"], "x must be a vector of length 3"),
+        (["nan.npy", "x.npy", "-o", "J.npz"], "A must be finite"),
+        (["wide.npy", "x.npy", "-o", "J.npz"], "A must be a square matrix"),
+        (["A.npy", "A.npy", "-o", "J.npz"], "does not hold a vector"),
+        (["A.npy", "x.npy", "-o", "J.mat"], r"must end in \.npz"),
+        (["A.npy", "x.npy", "-o", "none/J.npz"], "folder of the output none/J.npz does not exist"),
+        (["A.npz", "x.npz", "-o", "A.npz"], "output A.npz is also an input"),
+        (["A.npy", "x.npy", "-o", "J.npz", "--rows", "upper"], "needs a symmetric A"),
+        (["A.npy", "x.npy", "-o", "J.npz", "--rows", "lower"], "invalid choice: 'lower'"),
+        (["A.npy", "x.npy"], "required: -o/--output"),
+        (["A.npy"], "required: X"),
+    ]:
+        wrong_use(capsys, "build", *arguments, message=message)
+        assert sorted(os.listdir()) == before
+    wrong_use(capsys, message="required: build")
+    wrong_use(capsys, "make", message="invalid choice: 'make'")
+
+
+def test_build_what_cannot_fit(folder, capsys):
+    k = 10**6
+    scipy.sparse.save_npz("huge.npz", scipy.sparse.eye_array(k, format="csr"))
+    np.save("ones.npy", np.ones(k))
+    wrong_use(
+        capsys, "build", "huge.npz", "ones.npy", "-o", "J.npz", message='would take .* bytes .* take rows="stored"'
+    )
+    assert not os.path.exists("J.npz")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")
+def test_a_full_disk(folder, monkeypatch, capsys):
+    """/dev/full in place of the part file."""
+    monkeypatch.setattr("pathlib.Path.with_name", lambda self, _: type(self)("/dev/full"))
+    monkeypatch.setattr("pathlib.Path.unlink", lambda self, missing_ok: None)
+    wrong_use(capsys, "build", "A.npy", "x.npy", "-o", "J.npz", message="No space left on device")
+    assert not os.path.exists("J.npz")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["A.npy"], ["A.npz", "x.npz"], ["A.mtx", "x.mtx", "--order", "F"], ["A.npz", "--rows", "all", "--seed", "7"]],
+)
+def test_check(folder, capsys, arguments):
+    code, out, err = run(capsys, "check", *arguments)
+    assert (code, err) == (0, "")
+    assert out.count("   holds  ") == 8
+    assert out.endswith("8 of 8 checks hold\n")
+
+
+def test_check_that_fails(folder, capsys, monkeypatch):
+    from sparsejac._builder import JacobianBuilder
+
+    value = JacobianBuilder.tocsr
+    monkeypatch.setattr(
+        JacobianBuilder, "_assemble", lambda self, x, out=None: 2 * value(self, x) if False else _wrong(self, x)
+    )
+    code, out, err = run(capsys, "check", "A.npy", "x.npy")
+    assert (code, err) == (1, "")
+    assert "   FAILS  CSR @ v = operator @ v" in out
+    assert out.endswith("5 of 8 checks hold\n")
+
+
+def _wrong(builder, x):
+    J = builder._block(
+        x, 0, builder.shape[0], builder._pattern.cut(0), builder._pattern.cut(builder.shape[0]), np.dtype(np.int32)
+    )
+    J.data[0] += 1
+    return J
+
+
+def test_check_wrong_use(folder, capsys):
+    wrong_use(capsys, "check", "none.mtx", message="No such file")
+    wrong_use(capsys, "check", "A.npy", "A.npy", message="does not hold a vector")
+    wrong_use(capsys, "check", "A.npy", "--seed", "x", message="invalid int value")
+
+
+def test_demo(folder, capsys):
+    code, out, err = run(capsys, "demo")
+    assert (code, err) == (0, "")
+    assert "A: les_miserables.mtx, 77 x 77, 508 stored entries" in out
+    assert "J: 508 x 77, 1016 stored entries, rows=stored, order=C" in out
+    assert "8 of 8 checks hold" in out
+    assert scipy.sparse.load_npz("sparsejac-demo/J.npz").shape == (508, 77)
+    assert (folder / "sparsejac-demo" / "J.png").read_bytes().startswith(b"\x89PNG")
+    picture = [line for line in out.splitlines() if line and all(0x2800 <= ord(c) < 0x2900 for c in line)]
+    assert len(picture) == 20
+    assert len({len(line) for line in picture}) == 1
+
+
+def test_demo_without_matplotlib(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    code, out, err = run(capsys, "demo", "-o", "here")
+    assert (code, err) == (0, "")
+    assert "pip install '.[plot]'" in out
+    assert os.listdir("here") == ["J.npz"]
+
+
+def test_demo_where_it_cannot_write(folder, capsys):
+    (folder / "file").write_text("")
+    wrong_use(capsys, "demo", "-o", "file", message="File exists: 'file'")
+
+
+def test_picture_without_braille(monkeypatch):
+    class Ascii:
+        encoding = "ascii"
+
+    monkeypatch.setattr(sys, "stdout", Ascii())
+    eye = scipy.sparse.eye_array(3, format="coo")
+    assert cli._picture(eye, width=80, height=20) == "#..\n.#.\n..#"
+    assert cli._picture(scipy.sparse.eye_array(100, format="coo"), width=10, height=5).splitlines()[0] == "##........"
+
+
+def test_picture_in_braille(monkeypatch):
+    class Utf8:
+        encoding = "utf-8"
+
+    monkeypatch.setattr(sys, "stdout", Utf8())
+    assert cli._picture(scipy.sparse.eye_array(4, format="coo"), width=80, height=20) == "⠑⢄"
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"sparsejac {__version__}\n", "")
+
+
+# --- as a process ---------------------------------------------------------------------------------------------------
+
+
+def process(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparsejac", *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_python_m_and_the_entry_point(folder):
+    (script,) = [entry for entry in entry_points(group="console_scripts") if entry.name == "sparsejac"]
+    assert script.load() is cli.main
+    with process("check", "A.npy") as running:
+        out, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (0, "")
+    assert "8 of 8" in out
+
+
+def test_a_reader_that_has_seen_enough(folder):
+    with process("demo", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as running:
+        running.stdout.readline()
+        running.stdout.close()
+        running.stdout = None
+        err = running.stderr.read()
+    assert "Traceback" not in err
+    assert "BrokenPipe" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+def test_interrupted(folder):
+    """Ctrl-C: one line, no traceback, no part of a file left."""
+    k = 6000
+    np.save("large.npy", np.ones((k, k)))
+    np.save("ones.npy", np.ones(k))
+    with process("build", "large.npy", "ones.npy", "-o", "J.npz") as running:
+        while running.poll() is None and not any(name.endswith(".part") for name in os.listdir()):
+            time.sleep(0.005)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (130, "sparsejac build: interrupted\n")
+    assert not [name for name in os.listdir() if "J.npz" in name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is POSIX")
+def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):
+    import fcntl
+    import pty
+    import select
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    program = (
+        "import time; from sparsejac import cli\n"
+        "bar = cli._progress(total=4, desc='writing', unit='B'); time.sleep(2.1)\n"
+        "[bar.update(1) or time.sleep(0.15) for _ in range(4)]; bar.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], stderr=slave, check=True, timeout=60)
+    assert select.select([master], [], [], 0)[0]
+    assert b"writing" in os.read(master, 10_000)
+    os.close(slave)
+    os.close(master)
+    quiet = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60)
+    assert quiet.stderr == b""  # not in a log file

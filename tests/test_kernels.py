@@ -1,0 +1,104 @@
+"""The compiler's side: when Numba is imported, and where it keeps what it compiled."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparsejac
+from sparsejac import JacobianBuilder, _kernels
+
+USE = (
+    "import numpy as np, sparsejac; "
+    "assert sparsejac.__file__.startswith(FOLDER); "
+    "print((sparsejac.JacobianBuilder(np.eye(3)).operator(np.ones(3)) @ np.ones(3)).sum())"
+)
+
+
+def python(program, folder, **environment):
+    """Run a program with a copy of the package in `folder`, and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error", **environment}
+    program = program.replace("FOLDER", repr(str(folder)))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package without anything compiled."""
+    source = Path(sparsejac.__file__).parent
+    shutil.copytree(source, tmp_path / "sparsejac", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_import_does_not_import_numba(copy):
+    program = "import sys, sparsejac; print([name for name in ('numba', 'matplotlib', 'tqdm', 'pandas') if name in sys.modules])"
+    assert python(program, copy) == "[]"
+
+
+def test_compiled_kernels_are_kept_on_disk(copy):
+    assert python(USE, copy) == "6.0"
+    assert list(copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbc"))
+
+
+def test_no_folder_is_writable(copy):
+    """Permission bits do not stop root, files in the place of folders do."""
+    (copy / "sparsejac" / "__pycache__").write_text("")
+    (copy / "home").write_text("")
+    home = str(copy / "home")
+    assert python(USE, copy, HOME=home, XDG_CACHE_HOME=home, NUMBA_CACHE_DIR="") == "6.0"
+    assert python(USE, copy, HOME=home, NUMBA_CACHE_DIR=home + "/cache") == "6.0"
+
+
+def test_a_folder_that_stops_being_writable(copy):
+    """A full disk: Numba fails to save what it compiled, which then runs from memory."""
+    program = (
+        "import numpy as np, sparsejac, numba.core.caching as caching\n"
+        "def full(*_): raise OSError(28, 'No space left on device')\n"
+        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile.save = lambda *_: True, full\n" + USE
+    )
+    assert python(program, copy) == "6.0"
+
+
+def test_kernels_release_the_gil_and_are_honest_about_nan():
+    for name in (
+        "value",
+        "matvec",
+        "matmat",
+        "csr_data",
+        "csr_indices",
+        "pairs",
+        "rmatvec",
+        "rmatmat",
+        "column_squares",
+    ):
+        options = getattr(_kernels, name).compiled.targetoptions
+        assert options["nogil"]
+        assert {"nnan", "ninf", "fast"}.isdisjoint(options.get("fastmath", ()))
+
+
+def test_nothing_is_compiled_twice_for_read_only_and_writable_arrays():
+    A, x = np.eye(3), np.ones(3)
+    op = JacobianBuilder(A).operator(x)
+    op @ x, op.T @ np.ones(9)
+    before = len(_kernels.matvec.compiled.signatures), len(_kernels.rmatvec.compiled.signatures)
+    for array in (A, x):
+        array.flags.writeable = False
+    w = np.ones(9)
+    w.flags.writeable = False
+    op = JacobianBuilder(A).operator(x)
+    op @ x, op.T @ w
+    assert (len(_kernels.matvec.compiled.signatures), len(_kernels.rmatvec.compiled.signatures)) == before

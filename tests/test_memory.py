@@ -1,0 +1,126 @@
+"""What each operation allocates, against the formula in its docstring."""
+
+import gc
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from sparsejac import JacobianBuilder, jacobian
+
+K = 1000
+MARGIN = 200_000  # Python's own objects, and the threads'
+DENSE_BUFFER = 2 * 2**20  # two workers, for an A that is packed
+
+
+def peak(function):
+    """(result, bytes): the most that was allocated at a time while the function ran, its result included."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = function()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def problem(form):
+    rng = np.random.default_rng(0)
+    if form == "csr":
+        return scipy.sparse.random_array((20_000, 20_000), density=1e-3, format="csr", rng=rng)
+    A = rng.random((K, K))
+    return A if form == "C" else np.asfortranarray(A)
+
+
+@pytest.mark.parametrize("form", ["C", "F", "csr"])
+def test_every_operation(form):
+    A = problem(form)
+    k = A.shape[0]
+    x = np.ones(k)
+    builder = JacobianBuilder(A, rows="stored", workers=2)
+    m, op = builder.shape[0], builder.operator(x)
+    w, W, V = np.ones(m), np.ones((m, 4)), np.ones((k, 4))
+    buffer = DENSE_BUFFER if form == "F" else 0
+    operations = {
+        # name: (function, what its result and its docstring's O(k) come to)
+        "tocsr": (lambda: builder.tocsr(x), builder.csr_nbytes() + 8 * k),
+        "value": (lambda: builder.value(x), 8 * m + 8 * k),
+        "operator": (lambda: builder.operator(x), 8 * k),
+        "J @ v": (lambda: op @ x, 8 * m),
+        "J.T @ w": (lambda: op.T @ w, 8 * k * (1 + 2 + 1)),  # the result, one for each of two workers, x
+        "J.H @ w": (lambda: op.H @ w, 8 * k * (1 + 2 + 1)),
+        "J @ V": (lambda: op @ V, 8 * 4 * m),
+        "J.T @ W": (lambda: op.T @ W, 8 * k * (4 * (1 + 2) + 1)),
+        "column_norms": (op.column_norms, 8 * k * (1 + 2 + 3)),  # x as float64, |x|² and its square on the way
+        "row_pairs": (builder.row_pairs, 2 * 4 * m),
+        "slice": (lambda: builder.slice(x, 3), 8 * 40 * k),
+        "iter_csr": (
+            lambda: [len(block.data) for _, block in builder.iter_csr(x, block_rows=1000)],
+            1000 * 2 * (2 * 8 + 12) + 8 * k,
+        ),
+    }
+    J = builder.tocsr(x)
+    operations["tocsr(out=)"] = (lambda: builder.tocsr(x, out=J), 8 * k)
+    for name, (function, allowed) in operations.items():
+        function()  # compiled
+        found = peak(function)[1]
+        assert found <= allowed + buffer + MARGIN, f"{name}: {found} bytes, {allowed + buffer} allowed"
+
+
+@pytest.mark.parametrize("form", ["C", "F", "csr"])
+def test_the_builder_keeps_a_and_little_else(form):
+    A = problem(form)
+    JacobianBuilder(A, rows="stored")
+    builder, found = peak(lambda: JacobianBuilder(A, rows="stored"))
+    assert found < 2**20 + 8 * 4 * A.shape[0] + MARGIN  # checking takes 1 MiB
+    assert np.shares_memory(builder._values, A.data if form == "csr" else A)
+
+
+def test_checking_symmetry_takes_no_transposed_copy():
+    A = problem("C")
+    A += A.T
+    S = scipy.sparse.csr_array(A)
+    for matrix, allowed in ((A, 2**20), (S, 8 * 5 * K)):
+        JacobianBuilder(matrix, rows="upper", check_finite=False)
+        assert (
+            peak(lambda matrix=matrix: JacobianBuilder(matrix, rows="upper", check_finite=False))[1] < allowed + MARGIN
+        )
+
+
+def test_no_dense_tensor_and_no_k2_vector():
+    """rmatvec's own k²-long operand is the caller's; column norms need none at all."""
+    k = 3000
+    A = np.broadcast_to(1.0, (k, k))
+    builder = JacobianBuilder(A, check_finite=False)
+    op = builder.operator(np.ones(k))
+    op.column_norms()
+    assert peak(op.column_norms)[1] < k * k  # a k²-long array of anything would take as much
+
+
+def test_high_water_mark_of_the_process():
+    """tracemalloc sees NumPy; this sees everything: assembly takes its result, and next to nothing besides."""
+    program = """
+import resource, sys
+import numpy as np
+from sparsejac import JacobianBuilder
+k = 2000
+A = np.ones((k, k))
+builder = JacobianBuilder(A, workers=2)
+builder.tocsr(np.ones(k))
+small = JacobianBuilder(A[:700, :700].copy(), workers=2).tocsr(np.ones(700))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+J = builder.tocsr(np.ones(k)), builder.tocsr(np.ones(k))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024 - builder.csr_nbytes())
+"""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout) < 8 * 2**20
+
+
+def test_memory_formula_of_the_docstring():
+    assert "28 k² - 12 k + 4" in jacobian.__doc__
+    assert JacobianBuilder(np.eye(K)).csr_nbytes() == 28 * K**2 - 12 * K + 4

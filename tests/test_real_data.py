@@ -1,0 +1,118 @@
+"""Real matrices, where they are on this machine."""
+
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+
+from sparsejac import JacobianBuilder, cli
+from sparsejac.testing import check_jacobian
+
+GRAPHS = [
+    "graph_karate",
+    "graph_airfoil",
+    "graph_facebook",
+    "graph_as_caida",
+    "graph_enron",
+    "struct_bcsstk13",
+    "grid_494_bus",
+]
+MAPS = ["hic_yeast_10kb", "hic_dm6_100kb", "hic_gm12878_2mb"]
+
+
+@pytest.mark.parametrize("name", GRAPHS + MAPS)
+def test_checks_hold(real_data, name):
+    A = scipy.sparse.load_npz(real_data(f"{name}.npz"))
+    x = 1 / np.sqrt(1.0 + abs(A).sum(axis=0))
+    for rows in ("stored", "upper"):
+        assert len(check_jacobian(A, np.asarray(x).ravel(), rows=rows)) == 8
+
+
+@pytest.mark.parametrize("name", ["graph_karate", "graph_facebook"])
+def test_degrees(real_data, name):
+    """Jᵀ1 at x = 1 is twice the degree, for a symmetric A of ones."""
+    A = scipy.sparse.load_npz(real_data(f"{name}.npz")).astype(np.float64)
+    op = JacobianBuilder(A, rows="stored").operator(np.ones(A.shape[0]))
+    np.testing.assert_array_equal(op.T @ np.ones(A.nnz), 2 * np.asarray(A.sum(axis=0)).ravel())
+
+
+def test_build_and_check_a_contact_map(real_data, tmp_path, capsys):
+    """`sparsejac build` and `check` on 1380 bins and 1.8 million counts."""
+    path = real_data("hic_dm6_100kb.npz")
+    np.save(tmp_path / "x.npy", np.linspace(0.5, 1.5, 1380))
+    assert (
+        cli.main(["build", str(path), str(tmp_path / "x.npy"), "-o", str(tmp_path / "J.npz"), "--rows", "stored"]) == 0
+    )
+    J = scipy.sparse.load_npz(tmp_path / "J.npz")
+    A = scipy.sparse.load_npz(path)
+    assert J.shape == (A.nnz, 1380)
+    assert J.nnz == 2 * A.nnz - np.count_nonzero(A.diagonal())
+    assert cli.main(["check", str(path), str(tmp_path / "x.npy")]) == 0
+    assert "8 of 8 checks hold" in capsys.readouterr().out
+
+
+def test_gzipped_matrix_market(real_data, tmp_path, capsys):
+    A = scipy.sparse.load_npz(real_data("graph_airfoil.npz"))
+    scipy.io.mmwrite(tmp_path / "A.mtx", scipy.sparse.coo_matrix(A))
+    (tmp_path / "A.mtx.gz").write_bytes(gzip.compress((tmp_path / "A.mtx").read_bytes()))
+    assert cli.main(["check", str(tmp_path / "A.mtx.gz")]) == 0
+    assert "8 of 8 checks hold" in capsys.readouterr().out
+
+
+def many_contigs(seed=0):
+    """10 million rows, 3673 stored entries, symmetric: the shape of a genome assembly in very many pieces."""
+    k, rng = 10**7, np.random.default_rng(seed)
+    i, j = rng.integers(0, k, (2, 1836))
+    i, j, a = np.concatenate([i, j, [5]]), np.concatenate([j, i, [5]]), np.ones(3673)
+    return scipy.sparse.coo_array((a, (i, j)), shape=(k, k)).tocsr()
+
+
+def many_contigs_of_cooler(path):
+    h5py = pytest.importorskip("h5py", reason="reading a .cool file takes h5py")
+    with h5py.File(path) as file:
+        pixels = {name: file[f"pixels/{name}"][:] for name in ("bin1_id", "bin2_id", "count")}
+        k = file["bins/start"].shape[0]
+    return scipy.sparse.coo_array((pixels["count"], (pixels["bin1_id"], pixels["bin2_id"])), shape=(k, k)).tocsr()
+
+
+@pytest.mark.parametrize("source", ["made", "file"])
+def test_ten_million_rows_with_few_entries(source, request):
+    A = (
+        many_contigs()
+        if source == "made"
+        else many_contigs_of_cooler(request.getfixturevalue("real_data")("manycontigs.1.cool"))
+    )
+    k = A.shape[0]
+    assert k == 10**7
+    builder = JacobianBuilder(A, rows="stored")
+    x = np.ones(k)
+    J, op = builder.tocsr(x), builder.operator(x)
+    assert J.shape == (A.nnz, k)
+    np.testing.assert_array_equal(op @ x, 2 * A.data)
+    np.testing.assert_array_equal(op.T @ np.ones(A.nnz), np.asarray(A.sum(axis=0) + A.sum(axis=1)).ravel())
+    np.testing.assert_array_equal((J.T @ np.ones(A.nnz)), op.T @ np.ones(A.nnz))
+
+
+def test_ten_million_rows_stay_below_a_gibibyte():
+    pytest.importorskip("resource")
+    program = """
+import resource
+import numpy as np, scipy.sparse
+from sparsejac import JacobianBuilder
+k = 10**7
+i = np.arange(3673) * 2000
+A = scipy.sparse.coo_array((np.ones(3673), (i, i[::-1])), shape=(k, k)).tocsr()
+builder = JacobianBuilder(A, rows="stored")
+x = np.ones(k)
+op = builder.operator(x)
+assert builder.tocsr(x).shape == (3673, k)
+assert (op @ x).sum() == 2 * 3673
+assert (op.T @ np.ones(3673)).sum() == 2 * 3673
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout) < 2**30

@@ -1,0 +1,204 @@
+"""Threads, processes, and layouts: the same bits, however the rows are worked on."""
+
+import copy
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.sparse
+from support import assert_same, integers, matrix
+
+from sparsejac import JacobianBuilder, _rows
+from sparsejac._rows import on_threads
+
+K = 700  # large enough for several pieces, of maps and of sums
+
+
+def large(form, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    if form == "csr":
+        A = scipy.sparse.random_array((20_000, 20_000), density=1e-3, format="csr", rng=rng, dtype=np.float64)
+        A.setdiag(1.0)
+        return A.tocsr().astype(dtype)
+    A = rng.standard_normal((K, K)).astype(dtype)
+    return A if form == "C" else np.asfortranarray(A)
+
+
+def everything(A, x, workers, rows="stored"):
+    builder = JacobianBuilder(A, rows=rows, workers=workers)
+    op = builder.operator(x)
+    w = np.linspace(-1, 1, builder.shape[0])
+    W = np.stack([w, w[::-1]], axis=1)
+    J = builder.tocsr(x)
+    return [
+        builder.value(x), op @ x[::-1], op @ np.stack([x, x[::-1]], axis=1), op.T @ w, op.T @ W, op.column_norms(),
+        J.data, J.indices, J.indptr,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
+@pytest.mark.parametrize("form", ["C", "F", "csr"])
+def test_same_bits_for_every_number_of_workers(form, dtype):
+    A = large(form) if dtype == "float64" else (100 * large(form)).astype(dtype)
+    x = np.random.default_rng(1).standard_normal(A.shape[0])
+    expected = everything(A, x, 1)
+    for workers in (2, 3, 8):
+        for one, other in zip(expected, everything(A, x, workers), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("form", ["C", "csr"])
+def test_large_problems_are_right(form):
+    """On several threads and in several pieces, against SciPy's own products with J as CSR."""
+    A = large(form)
+    x, v = np.random.default_rng(2).standard_normal((2, A.shape[0]))
+    builder = JacobianBuilder(A, rows="stored")
+    i, j = builder.row_pairs()
+    a = A.data if form == "csr" else A.ravel()
+    J, op, w = builder.tocsr(x), builder.operator(x), a - 0.5
+    expected = scipy.sparse.coo_array(
+        (np.concatenate([a * x[j], a * x[i]]), (np.tile(np.arange(i.size), 2), np.concatenate([i, j]))), shape=J.shape
+    )
+    assert abs(J - expected.tocsr()).max() < 1e-15
+    np.testing.assert_allclose(op @ v, J @ v, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(op.T @ w, J.T @ w, rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(op.column_norms(), scipy.sparse.linalg.norm(J, axis=0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("form", ["F", "strided", "reversed", "csr"])
+def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
+    """A layout or dtype that the kernels do not read is copied block by block: here many, at cut rows too."""
+    monkeypatch.setattr(_rows, "_PACK", 40)
+    A = matrix(50, form, dtype="int16" if form == "csr" else "float64", density=0.2)
+    plain = A.astype(np.float64) if form == "csr" else np.ascontiguousarray(A)
+    x = integers((50,), seed=3)
+    for one, other in zip(everything(plain, x, 1), everything(A, x, 2), strict=True):
+        assert_same(other, one)
+    for (_, one), (_, other) in zip(
+        JacobianBuilder(plain).iter_csr(x, block_rows=123), JacobianBuilder(A).iter_csr(x, block_rows=123), strict=True
+    ):
+        assert_same(other, one.toarray())
+
+
+def test_sums_of_float32_are_kept_in_float64():
+    k = 3000
+    A, x = np.full((k, k), 0.1, np.float32), np.ones(k, np.float32)
+    op = JacobianBuilder(A).operator(x)
+    found = op.T @ np.ones(k * k, np.float32)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, 2 * k * np.float64(np.float32(0.1)), rtol=1e-7)
+
+
+def test_several_python_threads_at_once():
+    A = large("C")
+    x = np.linspace(-1, 1, K)
+    op = JacobianBuilder(A, workers=2).operator(x)
+    w = np.linspace(0, 1, K * K)
+    expected = op @ x, op.T @ w
+    with ThreadPoolExecutor(8) as pool:
+        for forward, adjoint in pool.map(lambda _: (op @ x, op.T @ w), range(24)):
+            assert_same(forward, expected[0])
+            assert_same(adjoint, expected[1])
+
+
+def _child(op, w, expected):
+    os._exit(0 if np.array_equal(op.T @ w, expected) and threading.active_count() >= 1 else 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_in_a_forked_child_after_the_parent_used_its_threads():
+    op = JacobianBuilder(large("C"), workers=2).operator(np.ones(K))
+    w = np.linspace(0, 1, K * K)
+    expected = op.T @ w
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(op, w, expected))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert_same(op.T @ w, expected)
+
+
+def test_under_spawn():
+    builder = JacobianBuilder(matrix(6), order="F")
+    op, v = builder.operator(integers((6,), seed=4)), integers((6,), seed=5)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert_same(pool.apply(op.matvec, (v,)), op @ v)
+
+
+@pytest.mark.parametrize("form", ["C", "F", "csr", "csc"])
+@pytest.mark.parametrize("rows", ["all", "stored", "upper"])
+def test_pickles(form, rows):
+    A = matrix(7, form, symmetric=rows == "upper")
+    x, v = integers((7,), seed=6), integers((7,), seed=7)
+    builder = JacobianBuilder(A, rows=rows, order="F", check_finite=False)
+    op = builder.operator(x)
+    for again in (pickle.loads(pickle.dumps(op)), copy.copy(op), copy.deepcopy(op), pickle.loads(pickle.dumps(op.T)).T):
+        assert_same(again @ v, op @ v)
+        assert again.dtype == op.dtype
+    J = pickle.loads(pickle.dumps(builder)).tocsr(x)
+    assert_same(J, builder.tocsr(x).toarray())
+
+
+def test_a_pickle_holds_a_once():
+    A = large("csr")
+    size = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
+    assert len(pickle.dumps(JacobianBuilder(A, rows="stored").operator(np.ones(20_000)))) < size + 8 * 20_000 + 10_000
+
+
+def test_an_exception_reaches_the_caller_and_stops_the_threads():
+    done = []
+
+    def work(piece):
+        if piece == 3:
+            raise ZeroDivisionError("piece 3")
+        done.append(piece)
+
+    with pytest.raises(ZeroDivisionError, match="piece 3"):
+        on_threads(work, 10_000, 3)
+    assert len(done) < 10_000
+    on_threads(done.append, 5, 3)  # the pool still works
+
+
+def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
+    op = JacobianBuilder(large("C"), workers=4).operator(np.ones(K))
+    run = _rows.MemoryRows._run
+    calls = iter(range(100))
+
+    def failing(self, *args):
+        if next(calls) == 1:
+            raise ZeroDivisionError("second piece")
+        run(self, *args)
+
+    monkeypatch.setattr(_rows.MemoryRows, "_run", failing)
+    with pytest.raises(ZeroDivisionError, match="second piece"):
+        op.T @ np.ones(K * K)
+    monkeypatch.undo()
+    assert (op.T @ np.ones(K * K)).shape == (K,)
+
+
+def test_no_thread_to_be_had(monkeypatch):
+    class Full:
+        def submit(self, _):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_rows, "_shared_pool", Full)
+    done = []
+    on_threads(done.append, 7, 4)
+    assert done == list(range(7))
+
+
+def test_works_while_the_interpreter_shuts_down():
+    program = (
+        "import atexit, numpy as np, sparsejac\n"
+        "op = sparsejac.JacobianBuilder(np.ones((700, 700)), workers=2).operator(np.ones(700))\n"
+        "op @ np.ones(700)\n"
+        "atexit.register(lambda: print((op @ np.ones(700)).sum()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "980000.0"
