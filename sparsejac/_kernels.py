@@ -60,7 +60,7 @@ def _kernel(**options):
                     return compiled(*args)
             return compiled(*args)
 
-        run.compiled = compiled
+        run.compiled = compiled  # type: ignore[attr-defined]  # for tests
         return run
 
     return decorate

@@ -230,6 +230,18 @@ class JacobianOperator(_Operator):
         ------
         MemoryError
             If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** The result: `JacobianBuilder.csr_nbytes`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.eye(2)).operator([1.0, 2.0])
+        >>> bool((J.tocsr() @ [1.0, 1.0] == J @ [1.0, 1.0]).all())
+        True
         """
         return self._builder._assemble(self._x)
 

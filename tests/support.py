@@ -64,6 +64,14 @@ def matrix(k, form="C", *, dtype=np.float64, symmetric=False, density=0.4, seed=
     return getattr(scipy.sparse.coo_array((B[i, j], (i, j)), shape=(k, k)), f"to{form}")()
 
 
+def random_csr(k, per_row, seed=0):
+    """A k×k CSR array with random entries, about as many in each row; its diagonal is stored."""
+    rng = np.random.default_rng(seed)
+    i, j = np.repeat(np.arange(k), per_row), rng.integers(0, k, k * per_row)
+    i, j = np.concatenate([i, np.arange(k)]), np.concatenate([j, np.arange(k)])
+    return scipy.sparse.coo_array((rng.random(i.size), (i, j)), shape=(k, k)).tocsr()
+
+
 def toarray(A):
     return A.toarray() if scipy.sparse.issparse(A) else np.asarray(A)
 

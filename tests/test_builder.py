@@ -222,7 +222,7 @@ def test_iter_csr_checks_before_the_first_block():
         builder.iter_csr(np.ones(4))
     with pytest.raises(ValueError, match="block_rows must be a positive integer, got 0"):
         builder.iter_csr(np.ones(3), block_rows=0)
-    with pytest.raises(TypeError, match="block_rows must be a positive integer, got 1.5"):
+    with pytest.raises(TypeError, match=r"block_rows must be a positive integer, got 1\.5"):
         builder.iter_csr(np.ones(3), block_rows=1.5)
 
 

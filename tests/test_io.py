@@ -100,7 +100,7 @@ def good(folder):
 def test_truncated(good, name, part):
     content = (good / name).read_bytes()
     (good / name).write_bytes(content[: int(part * len(content))])
-    with pytest.raises(ValueError, match=f"{name} (cannot be read|is empty)"):
+    with pytest.raises(ValueError, match=f"{name} (cannot be read: |cannot be read as Matrix Market|is empty)"):
         io.read_matrix(name)
 
 
@@ -119,7 +119,7 @@ def test_archives_and_arrays_with_the_others_name(good):
     (good / "a.npz").write_bytes((good / "a.npy").read_bytes())
     with pytest.raises(ValueError, match=r"z\.npy cannot be read.*name it \.npz"):
         io.read_matrix("z.npy")
-    with pytest.raises(ValueError, match=r"a\.npz cannot be read.*name it \.npy"):
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read.*it is no archive; name it \.npy"):
         io.read_matrix("a.npz")
     np.savez("two.npz", a=np.eye(2), b=np.eye(2))
     with pytest.raises(ValueError, match=r"two\.npz cannot be read.*one array was expected, it has 2: a, b"):

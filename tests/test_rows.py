@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse
-from support import assert_same, integers, matrix
+from support import assert_same, integers, matrix, random_csr
 
 from sparsejac import JacobianBuilder, _rows
 from sparsejac._rows import on_threads
@@ -21,12 +21,9 @@ K = 700  # large enough for several pieces, of maps and of sums
 
 
 def large(form, dtype=np.float64):
-    rng = np.random.default_rng(0)
     if form == "csr":
-        A = scipy.sparse.random_array((20_000, 20_000), density=1e-3, format="csr", rng=rng, dtype=np.float64)
-        A.setdiag(1.0)
-        return A.tocsr().astype(dtype)
-    A = rng.standard_normal((K, K)).astype(dtype)
+        return random_csr(20_000, 20).astype(dtype)
+    A = np.random.default_rng(0).standard_normal((K, K)).astype(dtype)
     return A if form == "C" else np.asfortranarray(A)
 
 

@@ -1,0 +1,125 @@
+"""The shape of the package: which module may import which, which names are public, and what a docstring must say."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import sparsejac
+from sparsejac import JacobianBuilder, JacobianOperator, io, jacobian, testing
+
+PACKAGE = Path(sparsejac.__file__).parent
+
+# What each module may import from the package: arrows run one way. A type-checking import is none.
+ARROWS = {
+    "_machine": set(),
+    "_kernels": set(),
+    "_checks": {"_machine"},
+    "_pattern": {"_checks", "_kernels"},
+    "_rows": {"_pattern", "_kernels"},
+    "_operator": {"_checks", "_rows"},
+    "_builder": {"_checks", "_kernels", "_machine", "_pattern", "_rows", "_operator"},
+    "testing": {"_builder", "_checks"},
+    "io": set(),
+    "cli": {"_builder", "_checks", "_machine", "__version__", "io", "testing"},
+    "__init__": {"_builder", "_operator"},
+    "__main__": {"cli"},
+}
+
+
+def imports_of(path):
+    """Names that a module imports from the package itself, except for the type checker."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in skipped:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_one_way(path):
+    assert set(imports_of(path)) <= ARROWS[path.stem]
+
+
+def test_only_the_kernels_import_numba():
+    users = [
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if re.search(r"^\s*(import|from) numba", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert users == ["_kernels"]
+
+
+def test_public_names():
+    assert sparsejac.__all__ == ["JacobianBuilder", "JacobianOperator", "jacobian"]
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def public_functions():
+    yield from [jacobian, JacobianBuilder, JacobianOperator]
+    for module in (testing, io):
+        yield from (getattr(module, name) for name in module.__all__)
+    for owner in (JacobianBuilder, JacobianOperator):
+        for name in dir(owner):
+            member = getattr(owner, name)
+            if not name.startswith("_") and inspect.isfunction(member) and member.__module__.startswith("sparsejac"):
+                yield member
+
+
+@pytest.mark.parametrize("documented", list(public_functions()), ids=lambda function: function.__qualname__)
+def test_docstrings(documented):
+    """numpydoc: the parameters are those of the signature, with their defaults; results, errors, memory and an example are there."""
+    text = inspect.getdoc(documented)
+    sections = re.split(r"\n\n?([A-Z][a-z]+)\n-{4,}\n", text)
+    bodies = dict(zip(sections[1::2], sections[2::2], strict=True))
+    if documented in (JacobianOperator, testing.Check):  # nobody calls these
+        assert "Attributes" in bodies
+        return
+    parameters = [p for p in inspect.signature(documented).parameters.values() if p.name != "self"]
+    described = re.findall(r"^(\w+) : (.*)$", bodies.get("Parameters", ""), re.MULTILINE)
+    assert [name for name, _ in described] == [p.name for p in parameters]
+    for p, (_, kind) in zip(parameters, described, strict=True):
+        if p.default is inspect.Parameter.empty:
+            assert "optional" not in kind
+            assert "default" not in kind
+        elif p.default is None:
+            assert "optional" in kind or p.name == "rows"
+        else:
+            assert f"default {p.default!r}".replace("'", '"') in kind
+    inherited = documented.__name__ in ("matvec", "rmatvec", "matmat", "rmatmat")  # the class says it for all four
+    if not inherited:
+        assert ">>> " in bodies["Examples"]
+        assert "**Memory.**" in bodies.get("Notes", "") or documented.__name__ in ("csr_nbytes", "tocsr")
+    if (
+        documented is not JacobianBuilder
+        and documented is not testing.assert_adjoint
+        and documented is not io.write_csr
+    ):
+        assert "Returns" in bodies or "Yields" in bodies
+    if documented.__name__ != "column_norms":
+        assert "Raises" in bodies
+
+
+def test_every_error_message_is_matched_by_a_test():
+    """Each `raise` of the package has words that occur, literally, in what a test expects."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = tests.replace("\\", "")
+    missing = []
+    for path in sorted(PACKAGE.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error")):
+                continue
+            texts = [
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+            words = [piece.strip() for text in texts for piece in re.split(r"[:;,(]", text) if len(piece.strip()) >= 6]
+            if words and not any(word in tests for word in words):
+                missing.append(f"{path.name}:{node.lineno} {words[0]}")
+    assert not missing
