@@ -96,6 +96,7 @@ class JacobianBuilder:
         A = _checks.matrix(A)
         rows = _checks.rows(rows)
         order = _checks.order(order)
+        check_finite = _checks.flag("check_finite", check_finite)
         if workers is not None:
             workers = _checks.positive_integer("workers", workers)
         # A symmetric A is its own transposed, so "upper" in the order of columns is the lower triangle of A as it is.
@@ -108,7 +109,7 @@ class JacobianBuilder:
             _check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
             _check_symmetric(values, indices, indptr)
-        self._set_up(values, indices, indptr, rows, order, bool(check_finite), workers)
+        self._set_up(values, indices, indptr, rows, order, check_finite, workers)
 
     def _set_up(
         self,
@@ -122,7 +123,7 @@ class JacobianBuilder:
     ) -> None:
         """What `__init__` does after its checks, and unpickling without them."""
         self._state = (values, indices, indptr, rows, order, check_finite, workers)
-        self._values, self._indptr, self._order, self._check_finite = values, indptr, order, check_finite
+        self._values, self._order, self._check_finite = values, order, check_finite
         triangle = None if rows != "upper" else "upper" if order == "C" else "lower"
         if indices is None or indptr is None:
             self._pattern = Pattern.dense(len(values), triangle)  # type: ignore[arg-type]  # mypy widens the literals
@@ -135,6 +136,7 @@ class JacobianBuilder:
         self.dtype = _checks.float_dtype("A", values.dtype)
 
     def __getstate__(self) -> tuple[Any, ...]:
+        self._pattern.check_unchanged()
         return self._state
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -176,9 +178,8 @@ class JacobianBuilder:
         >>> JacobianBuilder(np.ones((1000, 1000))).csr_nbytes()
         27988004
         """
-        return self._pattern.csr_nbytes(
-            self._result_dtype(np.dtype(self.dtype if x_dtype is None else x_dtype)).itemsize
-        )
+        x_dtype = self.dtype if x_dtype is None else _checks.dtype_of("x_dtype", x_dtype)
+        return self._pattern.csr_nbytes(np.result_type(self.dtype, x_dtype).itemsize)
 
     def row_pairs(self) -> tuple[Indices, Indices]:
         """Which entry (i, j) of F each row of J is.
@@ -208,7 +209,6 @@ class JacobianBuilder:
         pattern, m = self._pattern, self.shape[0]
         self._check_fits("row_pairs", 2 * m * pattern.columns_dtype.itemsize)
         i, j = np.empty(m, pattern.columns_dtype), np.empty(m, pattern.columns_dtype)
-        self._check_structure()
         if pattern.grid is None:
             self._rows.map("pairs", i, j, structure=True)
         else:  # absent entries have rows as well
@@ -434,9 +434,10 @@ class JacobianBuilder:
         counts[s + 1] = columns.size
         indptr = np.cumsum(counts, dtype=counts.dtype)
         before = int(np.searchsorted(lines, s))
-        row_data = self._entries(entries, x.dtype) * x[columns]
-        row_data[columns == s] *= 2
-        column_data = self._entries(line_entries, x.dtype) * x[lines]
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            row_data = self._entries(entries, x.dtype) * x[columns]
+            row_data[columns == s] *= 2
+            column_data = self._entries(line_entries, x.dtype) * x[lines]
         in_s = np.full(lines.size, s, counts.dtype)
         indices = np.concatenate([in_s[:before], columns.astype(counts.dtype), in_s[before:]])
         data = np.concatenate([column_data[:before], row_data, column_data[before:]])
@@ -446,24 +447,12 @@ class JacobianBuilder:
 
     def _point(self, x: Any) -> NDArray[Any]:
         """A checked, read-only copy of x in the dtype of the result."""
-        self._check_structure()
+        self._pattern.check_unchanged()
         x = _checks.point(x, self._pattern.k, finite=self._check_finite)
         return frozen(x.astype(self._result_dtype(x.dtype)))
 
     def _result_dtype(self, x_dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.result_type(self.dtype, _checks.float_dtype("x", x_dtype))
-
-    def _check_structure(self) -> None:
-        """Catch, in O(1), what `eliminate_zeros` and its like do to an A that is referenced."""
-        if (
-            self._indptr is not None
-            and self._pattern.indices is not None
-            and int(self._indptr[-1]) != self._pattern.indices.size
-        ):
-            raise ValueError(
-                f"the structure of A has changed since its builder was made: it had {self._pattern.indices.size} stored entries and "
-                f"now has {self._indptr[-1]}; make a new builder, or give this one a copy of A"
-            )
 
     def _check_fits(self, what: str, count: int) -> None:
         way_out = (
@@ -481,20 +470,19 @@ class JacobianBuilder:
             raise TypeError(
                 f"out must be a csr_array that this builder's tocsr returned, got {_checks.type_name(out)}: leave out= away to get one"
             )
-        if out.shape != self.shape or any(
-            self._made.get(id(array)) is not array for array in (out.indices, out.indptr)
-        ):
+        if out.shape != self.shape or not all(map(self._is_ours, (out.indices, out.indptr))):
             raise ValueError(
                 f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
                 "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
             )
-        data = out.data
+        data = np.asarray(out.data)
         if data.dtype != dtype:
             raise ValueError(
                 f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave out= away to get a fresh matrix"
             )
         if (
-            data.shape != (self.nnz,)
+            data is not out.data
+            or data.shape != (self.nnz,)
             or not data.flags.c_contiguous
             or not data.flags.writeable
             or not data.flags.aligned
@@ -502,6 +490,11 @@ class JacobianBuilder:
             raise ValueError(
                 f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape {data.shape}: leave out= away to get a fresh matrix"
             )
+
+    def _is_ours(self, array: NDArray[Any]) -> bool:
+        """Whether an index array is one that `tocsr` made, whole: SciPy's own methods replace it by views of it."""
+        owner = _owner(array)
+        return self._made.get(id(owner)) is owner and array.size == owner.size and array.dtype == owner.dtype
 
     def _assemble(self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
         pattern = self._pattern
@@ -515,15 +508,20 @@ class JacobianBuilder:
         )
         J = self._block(x, 0, pattern.m, *whole, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
-            self._made[id(array)] = array
+            self._made[id(_owner(array))] = _owner(array)
         return J
 
     def _blocks(self, x: NDArray[Any], block_rows: int) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
         pattern = self._pattern
         for r0 in range(0, pattern.m, block_rows):
+            pattern.check_unchanged()
             r1 = min(r0 + block_rows, pattern.m)
             begin, end = pattern.cut(r0), pattern.cut(r1)
-            yield r0, self._block(x, r0, r1, begin, end, index_dtype(r1 - r0, pattern.k, end.nnz - begin.nnz))
+            nnz = end.nnz - begin.nnz
+            dtype = index_dtype(r1 - r0, pattern.k, nnz)
+            nbytes = nnz * x.dtype.itemsize + (nnz + r1 - r0 + 1) * dtype.itemsize
+            _checks.fits(f"a block of {r1 - r0} rows", nbytes, "take a smaller block_rows")
+            yield r0, self._block(x, r0, r1, begin, end, dtype)
 
     def _block(
         self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]
@@ -611,6 +609,11 @@ def _canonical(arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, 
     return J
 
 
+def _owner(array: NDArray[Any]) -> NDArray[Any]:
+    """The array whose memory this is."""
+    return array if array.base is None else array.base
+
+
 def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indices]:
     """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
     k = A.shape[0]
@@ -618,6 +621,9 @@ def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Ind
     if A.format in ("csr", "csc"):
         mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR
         values, indices, indptr = A.data, A.indices, A.indptr
+        for name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
+            if part.ndim != 1:
+                raise _checks.bad_structure(A.format, f"its {name} has {part.ndim} dimensions instead of 1")
         if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
             if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
                 raise _checks.bad_structure(A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
@@ -637,7 +643,24 @@ def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Ind
             type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
         except ValueError as error:
             raise _checks.bad_structure("bsr", str(error)) from None
+    elif A.format == "lil":
+        for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
+            if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
+                raise _checks.bad_structure(
+                    "lil", f"row {i} has an index outside 0 … {k - 1}, or more indices than values"
+                )
+    elif A.format == "dia":
+        source = _coo_of_dia(A)
     return _summed(source, to_csc=mirrored != transposed)
+
+
+def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
+    """All entries that a DIA matrix stores; SciPy's conversion leaves out the zeros."""
+    k = A.shape[0]
+    j = np.broadcast_to(np.arange(A.data.shape[1]), A.data.shape)
+    i = j - A.offsets[:, np.newaxis]
+    inside = (i >= 0) & (i < k) & (j < k)
+    return scipy.sparse.coo_array((A.data[inside], (i[inside], j[inside])), shape=A.shape)
 
 
 def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indices]:
@@ -650,7 +673,7 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
         return matrix
 
     result = convert(source)
-    if result.dtype.kind in "biu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
+    if result.dtype.kind in "iu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
         result = convert(
             source.astype(np.int64)
         )  # sums of duplicates pass the range of a small dtype: 100 + 100 is -56 in int8

@@ -56,6 +56,12 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def variable_index(s: object, k: int) -> int:
     try:
         number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
@@ -75,15 +81,25 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
     if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (dtype.kind == "c" and dtype.itemsize in (8, 16)):
         return dtype.newbyteorder("=")
+    target = "complex128" if dtype.kind == "c" else "float64"
     raise TypeError(
-        f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.float64)"
+        f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.{target})"
     )
+
+
+def dtype_of(name: str, value: Any) -> np.dtype[Any]:
+    """The dtype in which values of the dtype that `value` describes are computed."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a dtype, got {value!r}") from None
+    return float_dtype(name, dtype)
 
 
 # --- vectors --------------------------------------------------------------------------------------------------------
 
 
-def array(name: str, value: object, *, advice: str = "") -> NDArray[Any]:
+def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -92,8 +108,9 @@ def array(name: str, value: object, *, advice: str = "") -> NDArray[Any]:
     if scipy.sparse.issparse(value):
         raise TypeError(f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()")
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
+        way_out = f": pass np.asarray({name}), which keeps its values in their order, and nothing else"
         raise TypeError(
-            f"{name} must be a NumPy array, got {type_name(value)}{advice}: pass np.asarray({name}), which keeps the order of the values and drops their labels"
+            f"{name} must be a NumPy array{alternative}, got {type_name(value)}{way_out if hasattr(value, '__array__') else ''}"
         )
     try:
         result = np.asarray(value)
@@ -117,7 +134,7 @@ def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
         bad = np.flatnonzero(~np.isfinite(result))
         raise ValueError(
             f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] = {result[bad[0]]}: "
-            "pass check_finite=False to the builder to compute with them"
+            "pass check_finite=False to JacobianBuilder to compute with them"
         )
     return result
 
@@ -159,7 +176,7 @@ def fits(what: str, count: int, way_out: str) -> None:
 def matrix(A: object) -> Any:
     """A as a 2-D ndarray or a SciPy sparse array or matrix, square, with an accepted dtype; the caller's memory."""
     if not scipy.sparse.issparse(A):
-        A = array("A", A, advice=", neither that nor a SciPy sparse array")
+        A = array("A", A, alternative=" or a SciPy sparse array or matrix")
     shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A must be a square matrix, got shape {shape}")
@@ -178,12 +195,21 @@ def finite_blocks(values: NDArray[Any], locate: Any) -> None:
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
             i, j = locate(int(where[0]) + start, *map(int, where[1:]))
             value = values[(int(where[0]) + start, *where[1:])]
-            raise ValueError(f"A must be finite, but A[{i}, {j}] = {value}: pass check_finite=False to compute with it")
+            raise ValueError(
+                f"A must be finite, but A[{i}, {j}] = {value}: pass check_finite=False to JacobianBuilder to compute with it"
+            )
 
 
 def bad_structure(format_: str, reason: str) -> ValueError:
     return ValueError(
         f"A has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+    )
+
+
+def changed_structure(before: int, now: int) -> ValueError:
+    return ValueError(
+        f"the structure of A has changed since its builder was made: it had {before} stored entries and now has {now}; "
+        "make a new builder, or give this one a copy of A"
     )
 
 

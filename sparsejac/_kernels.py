@@ -31,34 +31,24 @@ import numba
 import numpy as np
 
 
-def _compile(**options):
+def _kernel(**options):
     """`numba.njit` that keeps what it compiles on disk where it may, and in memory where it may not."""
 
     def decorate(function):
         try:
-            return numba.njit(cache=True, **options)(function)
+            compiled = numba.njit(nogil=True, cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
-            return numba.njit(**options)(function)
-
-    return decorate
-
-
-def _kernel(**options):
-    """A compiled function that a disk that is full, or has become read-only, does not stop.
-
-    Numba compiles, saves and only then runs, and an error in saving is the caller's. But what was compiled stays in
-    memory, so each call gets one function further: the kernel, or one of the few that it calls.
-    """
-
-    def decorate(function):
-        compiled = _compile(nogil=True, **options)(function)
+            compiled = numba.njit(nogil=True, **options)(function)
 
         @functools.wraps(function)
         def run(*args):
-            for _ in range(16):
-                with contextlib.suppress(OSError):
-                    return compiled(*args)
-            return compiled(*args)
+            # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
+            with contextlib.suppress(Exception):
+                return compiled(*args)
+            try:  # if it could not be saved (the disk is full), it is in memory by now
+                return compiled(*args)
+            except Exception as error:
+                raise RuntimeError(_CACHE.format(function.__name__, compiled.stats.cache_path, error)) from error
 
         run.compiled = compiled  # type: ignore[attr-defined]  # for tests
         return run
@@ -66,7 +56,9 @@ def _kernel(**options):
     return decorate
 
 
-_inline = _compile()
+_CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
+
+_inline = numba.njit
 _map = _kernel()
 # The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
 # ("nnan" and "ninf", which `fastmath=True` would add, do not).
@@ -210,7 +202,7 @@ def csr_data(data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, 
             left[2 * q + 1] = a[q] * xs[_column(columns, q)]
         o += 2 * m
         if on_diagonal:
-            out[o] = a[m] * (xi + xi)
+            out[o] = 2 * (a[m] * xi)
             o += 1
             m += 1
         right = out[o : o + 2 * (n - m)]

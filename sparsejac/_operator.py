@@ -136,6 +136,31 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         array = _checks.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
         return self._rmatmat(array)
 
+    def dot(self, x: Any) -> Any:
+        """The product with a vector, a matrix, another operator, or a scalar: what ``@`` and ``*`` call.
+
+        Parameters
+        ----------
+        x : array_like, LinearOperator or scalar
+            As `matvec` and `matmat` take it; an operator is composed with this one, a scalar scales it.
+
+        Returns
+        -------
+        y : ndarray or LinearOperator
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `x` is a masked array, or not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before we see it
+            _checks.array("x", x)
+        return super().dot(x)
+
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._each(x, self._apply, self.shape[1])
 
@@ -268,8 +293,10 @@ class JacobianOperator(_Operator):
         True
         """
         x = self._x.astype(_wide(self.dtype))
-        squares = self._builder._rows.sum("column_squares", x.shape, np.float64, frozen(x.real**2 + x.imag**2))
-        return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            x2 = frozen(x.real**2 + x.imag**2)
+            squares = self._builder._rows.sum("column_squares", x.shape, np.float64, x2)
+            return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         builder = self._builder
@@ -298,7 +325,8 @@ class JacobianOperator(_Operator):
         shape = (x.size, *X.shape[1:])
         kernel = "rmatvec" if X.ndim == 1 else "rmatmat"
         total = self._builder._rows.sum(kernel, shape, wide, frozen(x), frozen(X), conjugate)
-        return total.astype(dtype, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            return total.astype(dtype, copy=False)
 
     def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
         return np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))

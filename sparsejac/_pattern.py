@@ -47,6 +47,8 @@ class Pattern:
         How many of those are on the diagonal.
     grid : int or None
         k where J has a row for each of the k² places, stored or not; None where it has one for each entry.
+    indptr : ndarray of int, shape (k + 1,), or None
+        That of the CSR matrix, the user's own where that is referenced.
     """
 
     k: int
@@ -57,6 +59,7 @@ class Pattern:
     first: Indices
     diagonal: Indices
     grid: int | None = None
+    indptr: Indices | None = None
 
     @classmethod
     def dense(cls, k: int, triangle: Triangle | None) -> Pattern:
@@ -88,7 +91,7 @@ class Pattern:
                 hi = split + np.diff(diagonal)
             first = np.zeros_like(indptr)
             np.cumsum(hi - lo, out=first[1:])
-        return cls(k, int(first[-1]), indices, lo, hi, first, diagonal, grid=k if grid else None)
+        return cls(k, int(first[-1]), indices, lo, hi, first, diagonal, k if grid else None, indptr)
 
     @cached_property
     def m(self) -> int:
@@ -104,6 +107,14 @@ class Pattern:
     def columns_dtype(self) -> np.dtype[Any]:
         """The dtype of the index arrays of the whole of J."""
         return index_dtype(self.m, self.k, self.nnz)
+
+    def check_unchanged(self) -> None:
+        """Catch, in O(1), what `eliminate_zeros` and its like do to a matrix that is referenced.
+
+        A kernel that believed the old structure would write beyond its arrays.
+        """
+        if self.indptr is not None and self.indices is not None and self.indptr[-1] != self.indices.size:
+            raise _checks.changed_structure(self.indices.size, int(self.indptr[-1]))
 
     def csr_nbytes(self, itemsize: int) -> int:
         """The bytes of the three arrays of J, exactly."""

@@ -7,11 +7,12 @@ in order, so that the result has the same bits for every number of workers.
 
 from __future__ import annotations
 
-import itertools
+import _thread
+import contextlib
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class MemoryRows:
 
     def map(self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, structure: bool = False) -> None:
         """Run a kernel over the rows ``i0 <= i < i1``; with `structure`, one that does not read A's values."""
+        self.pattern.check_unchanged()
         i1 = self.pattern.k if i1 is None else i1
         entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
         if entries <= _INLINE:
@@ -62,6 +64,7 @@ class MemoryRows:
 
     def sum(self, kernel: str, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> NDArray[Any]:
         """The sum that a kernel adds up over all rows. Memory: the result, and one of its size for each worker."""
+        self.pattern.check_unchanged()
         total = np.zeros(shape, dtype)
         bounds = self._sum_bounds
         if len(bounds) == 2:
@@ -148,61 +151,102 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
 
 # --- threads --------------------------------------------------------------------------------------------------------
 
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+# A thread pool that Ctrl-C cannot put out of order. KeyboardInterrupt is raised in the main thread, between any two
+# bytecodes, so that thread touches no lock that another one needs, and does no work of its own: it puts a job into a
+# queue (one C call, which happens or not) and waits. concurrent.futures does more than that at both ends, and hangs.
+
+_jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+_threads = 0
 
 
-def _forget_pool() -> None:
-    """In a forked child the parent's threads do not exist, and its lock may be held by one of them."""
-    global _pool, _pool_lock
-    _pool = None
-    _pool_lock = threading.Lock()
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and jobs that were waiting are the parent's."""
+    global _jobs, _threads
+    _jobs, _threads = queue.SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
-def _shared_pool() -> ThreadPoolExecutor:
-    global _pool
-    with _pool_lock:
-        if _pool is None:  # threads are started when needed: the limit is not their number
-            _pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="sparsejac")
-        return _pool
+class _Job:
+    """Pieces of work for several threads. Only those threads take its lock."""
+
+    def __init__(self, work: Callable[[int], None], pieces: int) -> None:
+        self._work = work
+        self._pieces = pieces
+        self._next = 0
+        self._active = 0
+        self._lock = threading.Lock()
+        self._finished = threading.Lock()
+        self._finished.acquire()
+        self.over = False
+        self.stopped = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Take pieces, in ascending order, until there are no more, or one fails."""
+        with self._lock:
+            if self.over:
+                return
+            self._active += 1
+        while (piece := self._take()) is not None:
+            try:
+                self._work(piece)
+            except BaseException as error:  # noqa: BLE001  # raised in the thread that asked for the work
+                self.stopped, self.error = True, self.error or error
+        with self._lock:
+            self._active -= 1
+            if self._active == 0:
+                self.over = True
+                self._finished.release()
+
+    def _take(self) -> int | None:
+        with self._lock:
+            if self.stopped or self._next == self._pieces:
+                return None
+            self._next += 1
+            return self._next - 1
+
+    def wait(self) -> None:
+        while not self.over:
+            self._finished.acquire()
+
+
+def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
+    while True:
+        jobs.get().run()
 
 
 def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
-    """Call ``work(piece)`` for each piece, in ascending order, on the calling thread and up to ``workers - 1`` others.
+    """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
 
-    The caller works too, so a pool that is busy with other calls delays this one but cannot block it. An
-    exception stops all threads after the piece they are at, and is raised here.
+    An exception in one of them, or Ctrl-C here, stops them all after the pieces that they are at, and is raised here
+    when they have stopped.
     """
-    queue = itertools.count()
-    stopped = False
-
-    def drain() -> None:
-        nonlocal stopped
-        try:
-            for piece in queue:
-                if piece >= pieces or stopped:
-                    return
-                work(piece)
-        except BaseException:
-            stopped = True
-            raise
-
-    helpers = []
+    global _threads
+    workers = min(workers, pieces)
     try:
-        for _ in range(min(workers, pieces) - 1):
-            helpers.append(_shared_pool().submit(drain))  # noqa: PERF401  # those before a failure must be waited for
-    except RuntimeError:  # the interpreter is shutting down, or the system has no thread left: the caller does it all
-        pass
+        while _threads < workers and workers > 1:
+            _thread.start_new_thread(_serve, (_jobs,))
+            _threads += 1
+    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+        workers = min(workers, _threads)
+    if workers <= 1:
+        for piece in range(pieces):
+            work(piece)
+        return
+    job = _Job(work, pieces)
     try:
-        drain()
-    finally:
-        for helper in helpers:
-            if not helper.cancel():
-                helper.exception()  # waits
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+        for _ in range(workers):
+            _jobs.put(job)
+        job.wait()
+    except BaseException:
+        while not job.over:
+            with contextlib.suppress(BaseException):  # another Ctrl-C, while the threads come to an end
+                job.stopped = True
+                _jobs.put(job)  # or else no thread may have heard of it
+                job.wait()
+        raise
+    if job.error is not None:
+        raise job.error

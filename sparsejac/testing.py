@@ -314,8 +314,13 @@ def _normal(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[A
 def _entries(A: Any, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
     """``A[i, j]`` for arrays of indices."""
     if scipy.sparse.issparse(A):
-        return np.asarray(A.tocsr()[i, j]).ravel() if i.size else np.zeros(0, A.dtype)
+        return np.asarray(_wide_integers(A).tocsr()[i, j]).ravel() if i.size else np.zeros(0, A.dtype)
     return np.asarray(A)[i, j]
+
+
+def _wide_integers(A: Any) -> Any:
+    """A sparse A whose duplicates can be summed: 100 + 100 is -56 in int8."""
+    return A.astype(np.int64) if A.dtype.kind in "iu" and A.dtype.itemsize < 8 else A
 
 
 def _longest_column(csr: Any) -> int:
@@ -327,6 +332,12 @@ def _dense_with_pattern(A: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     if not scipy.sparse.issparse(A):
         return np.asarray(A), np.ones(A.shape, np.bool_)
     stored = np.zeros(A.shape, np.bool_)
-    coo = A.tocoo()
-    stored[coo.row, coo.col] = True
-    return A.toarray(), stored
+    if A.format == "dia":  # SciPy's conversions leave out the zeros on a stored diagonal
+        for offset in A.offsets:
+            for j in range(min(A.shape[1], A.data.shape[1])):
+                if 0 <= j - offset < A.shape[0]:
+                    stored[j - offset, j] = True
+    else:
+        coo = A.tocoo()
+        stored[coo.row, coo.col] = True
+    return _wide_integers(A).toarray(), stored

@@ -18,7 +18,7 @@ from support import (
 )
 
 from sparsejac import JacobianBuilder, jacobian
-from sparsejac.testing import dense_jacobian
+from sparsejac.testing import check_jacobian, dense_jacobian
 
 
 def check_everything(A, x, rows, order, *, matrices=True):
@@ -150,6 +150,32 @@ def test_duplicates_are_summed_and_unsorted_is_sorted():
         np.testing.assert_array_equal(A.data, data)
         np.testing.assert_array_equal(A.col if A is coo else A.indices, columns)
     assert_same(jacobian(column_wise, x), jacobian(column_wise.astype(float).toarray(), x).toarray())
+
+
+def test_duplicates_of_booleans_are_what_scipy_says():
+    A = scipy.sparse.coo_array((np.array([True, True]), ([0, 0], [1, 1])), shape=(2, 2))
+    np.testing.assert_array_equal(JacobianBuilder(A).value([1, 1]), A.toarray().ravel())
+    assert len(check_jacobian(A, [1.0, 2])) == 8
+
+
+def test_zeros_on_a_stored_diagonal_are_entries():
+    A = scipy.sparse.dia_array((np.array([[1.0, 0, 3, 9], [7, 7, 8, 9]]), [0, 2]), shape=(3, 3))
+    assert JacobianBuilder(A, rows="stored").shape[0] == A.nnz == 4
+    assert_same(jacobian(A, np.ones(3)), jacobian(A.toarray(), np.ones(3)).toarray())
+
+
+def test_numbers_that_can_be_represented_do_not_overflow():
+    """a (x + x) would; 2 (a x) does not. And nothing warns of what does."""
+    builder = JacobianBuilder(np.array([[1e-5]]))
+    for data in (builder.tocsr([1e308]).data, builder.slice([1e308], 0).data, dense_jacobian([[1e-5]], [1e308])[0]):
+        np.testing.assert_allclose(data, [2e303])
+    huge = JacobianBuilder(np.full((2, 2), 1e10))
+    assert np.isinf(huge.operator([1e300, 1]).column_norms()).all()
+    assert np.isinf(huge.slice([1e300, 1], 0).data).any()
+    single = JacobianBuilder(np.full((2, 2), 1e30, np.float32)).operator(np.full(2, 1e5, np.float32))
+    assert np.isinf(single.T @ np.full(4, 1e10, np.float32)).all()
+    bad = JacobianBuilder(np.array([[1, 1j * np.nan], [0, 0]]), check_finite=False)
+    assert np.isnan(bad.slice([np.inf, 0], 0).data).any()
 
 
 def test_spare_room_and_wide_indices():

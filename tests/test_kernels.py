@@ -73,6 +73,17 @@ def test_a_folder_that_stops_being_writable(copy):
     assert python(program, copy) == "6.0"
 
 
+def test_a_damaged_cache_is_named(copy):
+    assert python(USE, copy) == "6.0"
+    for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi"):
+        file.write_bytes(file.read_bytes()[:10])
+    lines = "\n    ".join(USE.split("; "))
+    program = f"try:\n    {lines}\nexcept RuntimeError as error:\n    print(error)"
+    printed = python(program, copy)
+    assert "Numba cannot use its cache of the compiled kernel matvec: remove the folder" in printed
+    assert str(copy / "sparsejac" / "__pycache__") in printed
+
+
 def test_kernels_release_the_gil_and_are_honest_about_nan():
     for name in (
         "value",

@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -180,14 +181,63 @@ def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
 
 
 def test_no_thread_to_be_had(monkeypatch):
-    class Full:
-        def submit(self, _):
-            raise RuntimeError("can't start new thread")
+    def start_new_thread(*_):
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_rows, "_shared_pool", Full)
+    monkeypatch.setattr(_rows, "_threads", 0)
+    monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
     done = []
     on_threads(done.append, 7, 4)
     assert done == list(range(7))
+
+
+INTERRUPTED = """
+import signal, sys, time
+import numpy as np
+from sparsejac import JacobianBuilder
+
+k = 1200
+A = np.ones((k, k))
+builder = JacobianBuilder(A, workers=2)
+x, w = np.ones(k), np.ones(k * k)
+op = builder.operator(x)
+J = builder.tocsr(x)
+expected = op.T @ w, op @ x, J.data.copy()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+signal.signal(signal.SIGALRM, interrupt)
+rng = np.random.default_rng(int(sys.argv[1]))
+interrupted, end = 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 4e-3))
+        while True:
+            op.T @ w
+            builder.tocsr(x, out=J)
+    except KeyboardInterrupt:
+        interrupted += 1
+    J.data[:] = -1  # nobody may write into it any more
+    time.sleep(1e-4)
+    assert (J.data == -1).all()
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert (op.T @ w == expected[0]).all()
+assert (op @ x == expected[1]).all()
+assert (builder.tocsr(x, out=J).data == expected[2]).all()
+print("done", interrupted > 10)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals are sent the POSIX way")
+def test_interrupted_again_and_again():
+    """Ctrl-C at any moment: the threads stop before the caller goes on, and nothing hangs."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "0", "3"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("done True\n", "")
 
 
 def test_works_while_the_interpreter_shuts_down():

@@ -93,7 +93,13 @@ def test_docstrings(documented):
             assert "optional" in kind or p.name == "rows"
         else:
             assert f"default {p.default!r}".replace("'", '"') in kind
-    inherited = documented.__name__ in ("matvec", "rmatvec", "matmat", "rmatmat")  # the class says it for all four
+    inherited = documented.__name__ in (
+        "matvec",
+        "rmatvec",
+        "matmat",
+        "rmatmat",
+        "dot",
+    )  # the class says it for all of them
     if not inherited:
         assert ">>> " in bodies["Examples"]
         assert "**Memory.**" in bodies.get("Notes", "") or documented.__name__ in ("csr_nbytes", "tocsr")
