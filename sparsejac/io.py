@@ -112,6 +112,7 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     path : path_like
         Must end in ``.npz``.
     J : SciPy sparse array or matrix
+        CSR; other formats are converted.
     wrap : callable, optional
         Given the open file, returns the file object to write to: for a progress bar.
 
@@ -139,8 +140,23 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"the output must end in .npz, got {path}")
-    with complete_or_absent(path) as file:
-        scipy.sparse.save_npz(file if wrap is None else wrap(file), J, compressed=False)
+    J = scipy.sparse.csr_array(J)
+    arrays = {
+        "data": J.data,
+        "indices": J.indices,
+        "indptr": J.indptr,
+        "shape": J.shape,
+        "format": b"csr",
+        "_is_array": True,
+    }
+    # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
+    with (
+        complete_or_absent(path) as file,
+        zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.linalg import LinearOperator
 
 from . import _checks
 from ._builder import JacobianBuilder
@@ -241,7 +242,7 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
     Parameters
     ----------
     op : LinearOperator, array_like or sparse array, shape (m, n)
-        Anything with ``@`` and ``.T``, or ``.H``; it is probed in its own dtype, with complex vectors if that is complex.
+        It is probed in its own dtype, with complex vectors if that is complex.
     seed : int, default 0
         Of the random vectors.
 
@@ -276,7 +277,7 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
     m, n = op.shape
     u, w = _normal(rng, n, dtype), _normal(rng, m, dtype)
     forward = op @ u
-    adjoint = (op.H if hasattr(op, "H") else op.conj().T) @ w
+    adjoint = (op.H if isinstance(op, LinearOperator) else op.conj().T) @ w
     left, right = np.vdot(w, forward), np.vdot(adjoint, u)
     scale = _norm(w) * _norm(forward) + _norm(adjoint) * _norm(u)
     # Real and imaginary part each on its own: |·| of the difference would do, but hides which one is wrong.

@@ -102,9 +102,19 @@ def test_columns_and_np_matrix_keep_their_form():
     assert_same(op.rmatmat(np_matrix(np.eye(9))), op.tocsr().toarray().T)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+OPERANDS = ["bool", "int8", "uint64", "int64", "float32", "float64", "complex64", "complex128", ">f8", ">i4"]
+
+
 @pytest.mark.parametrize(
-    "operand", ["bool", "int8", "uint64", "int64", "float32", "float64", "complex64", "complex128", ">f8", ">i4"]
+    ("dtype", "operand"),
+    [
+        *(("float64", operand) for operand in OPERANDS),
+        *(
+            (dtype, operand)
+            for dtype in ("float32", "complex64", "complex128")
+            for operand in ("int8", "float32", "complex128")
+        ),
+    ],
 )
 def test_operands_of_every_dtype(dtype, operand):
     op = operator(3, dtype)
