@@ -16,6 +16,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_configure(config):
+    """The markers of SciPy's own tests, some of which test_operator.py runs."""
+    for name in ("uses_xp_capabilities", "skip_xp_backends", "xfail_xp_backends", "array_api_backends"):
+        config.addinivalue_line("markers", f"{name}: SciPy's own")
+
+
 @pytest.fixture
 def real_data():
     """A function from a file's name to its path; the test is skipped where the file is not there."""
