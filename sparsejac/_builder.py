@@ -617,6 +617,11 @@ def _owner(array: NDArray[Any]) -> NDArray[Any]:
 def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indices]:
     """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
     k = A.shape[0]
+    _checks.fits(
+        f"a builder for a {k}x{k} A",
+        4 * (k + 1) * index_dtype(k, k, 0).itemsize,
+        "leave out rows and columns without entries",
+    )
     source, mirrored = A, False
     if A.format in ("csr", "csc"):
         mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io as io_module
 import os
 import sys
 import time
@@ -38,13 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     code : int
         0 done, 1 a check failed, 2 wrong use: an option, a file or a matrix that cannot be taken.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io_module.TextIOWrapper):  # a terminal that has no ∘ shows ?
+            stream.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except (OSError, ValueError, TypeError, MemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
@@ -53,6 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _say(text: str = "") -> None:
+    """Print a line. A reader that has seen enough does not stop the work, nor change what it comes to."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,11 +78,11 @@ def _parser() -> argparse.ArgumentParser:
         result.set_defaults(run=run)
         return result
 
-    def pattern_options(to: argparse.ArgumentParser, rows: str) -> None:
+    def pattern_options(to: argparse.ArgumentParser) -> None:
         to.add_argument(
             "--rows",
             choices=get_args(_checks.Rows),
-            default=rows,
+            default="stored",
             help="the entries of F that are rows of J (default: %(default)s)",
         )
         to.add_argument(
@@ -84,17 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 
     build = command("build", _build, "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz.")
     build.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
-    build.add_argument("X", type=Path, help="the vector x of length k: the same formats")
+    build.add_argument("X", type=Path, help="the vector x of length k: the same formats, a row or a column too")
     build.add_argument("-o", "--output", type=Path, required=True, metavar="J.npz", help="the file to write")
-    pattern_options(build, "all")
+    pattern_options(build)
 
     check = command(
         "check", _check, "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against operator."
     )
     check.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
     check.add_argument("X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)")
-    check.add_argument("--seed", type=int, default=0, help="of the random vectors (default: %(default)s)")
-    pattern_options(check, "stored")
+    check.add_argument("--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)")
+    pattern_options(check)
 
     demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
     demo.add_argument(
@@ -108,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {text!r}")
+    return int(text)
+
+
 # --- build ----------------------------------------------------------------------------------------------------------
 
 
@@ -116,8 +132,7 @@ def _build(arguments: argparse.Namespace) -> int:
     for source in (arguments.A, arguments.X):
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"the output {output} is also an input: choose another name")
-    if not output.parent.is_dir():
-        raise ValueError(f"the folder of the output {output} does not exist")
+    io.check_output(output, ".npz")
     A, x = io.read_matrix(arguments.A), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     J = _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order)
@@ -128,7 +143,7 @@ def _build(arguments: argparse.Namespace) -> int:
 def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, order: _checks.Order) -> Any:
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
-    print(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
+    _say(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
     started = time.perf_counter()
     with _progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
         builder._rows.tick = bar.update
@@ -140,9 +155,9 @@ def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, ord
         io.write_csr(output, J, wrap=lambda file: _counting(file, bar))
     written = time.perf_counter()
     peak = _machine.peak_memory()
-    print(
+    _say(
         f"   {nbytes} bytes ({_checks.human_bytes(nbytes)}) in {J.data.dtype} and {J.indices.dtype}; "
-        f"assembled in {assembled - started:.3f} s, written to {output} in {written - assembled:.3f} s; "
+        f"assembled in {assembled - started:.3f} s, compiling included, written to {output} in {written - assembled:.3f} s; "
         f"peak memory {'unknown' if peak is None else _checks.human_bytes(peak)}"
     )
     return J
@@ -150,7 +165,7 @@ def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, ord
 
 def _describe(name: str, A: Any) -> None:
     stored = f"{A.nnz} stored entries" if scipy.sparse.issparse(A) else "dense"
-    print(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
+    _say(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
 
 
 def _progress(**options: Any) -> Any:
@@ -181,8 +196,8 @@ def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order,
     for check in testing.verdicts(A, x, rows=rows, order=order, seed=seed):
         passed.append(check.passed)
         verdict = "holds" if check.passed else "FAILS"
-        print(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows", flush=True)
-    print(f"{sum(passed)} of {len(passed)} checks hold")
+        _say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")
+    _say(f"{sum(passed)} of {len(passed)} checks hold")
     return DONE if all(passed) else FAILED
 
 
@@ -195,35 +210,35 @@ def _demo(arguments: argparse.Namespace) -> int:
         A = io.read_matrix(path).tocsr()
     degree = A.sum(axis=0)
     x = 1 / np.sqrt(np.asarray(degree, dtype=np.float64).ravel())
-    print("Who meets whom in Les Misérables: A_ij counts the chapters in which characters i and j appear together.")
-    print("With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral clustering.")
-    print("Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i in column j.")
-    print()
+    _say("Who meets whom in Les Misérables: A_ij counts the chapters in which characters i and j appear together.")
+    _say("With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral clustering.")
+    _say("Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i in column j.")
+    _say()
     _describe("les_miserables.mtx", A)
     folder.mkdir(parents=True, exist_ok=True)
     J = _assemble_and_write(A, x, folder / "J.npz", rows="stored", order="C")
-    print()
-    print(
+    _say()
+    _say(
         "The pattern of Jᵀ, a dot for each block of entries: the staircase is column i of each row, the scatter column j."
     )
-    print(_picture(J.T.tocoo(), width=80, height=20))
-    print()
-    print("Is it right? F is quadratic, so these identities hold to the last rounding error:")
+    _say(_picture(J.T.tocoo(), width=80, height=20))
+    _say()
+    _say("Is it right? F is quadratic, so these identities hold to the last rounding error:")
     code = _print_verdicts(A, x, rows="stored", order="C", seed=0)
-    print()
+    _say()
     try:
         _draw(A, J, folder / "J.png")
     except ImportError:
-        print(f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone of the project.")
+        _say(f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone of the project.")
     else:
-        print(f"Wrote {folder / 'J.npz'} and {folder / 'J.png'}.")
+        _say(f"Wrote {folder / 'J.npz'} and {folder / 'J.png'}.")
     return code
 
 
 def _picture(M: Any, *, width: int, height: int) -> str:
     """The pattern of a COO matrix in at most `height` lines of `width` characters: Braille dots, or # where they cannot be shown."""
     try:
-        "⣿".encode(sys.stdout.encoding or "ascii")
+        "⣿".encode(getattr(sys.stdout, "encoding", None) or "ascii")
         across, down = 2, 4
     except (UnicodeEncodeError, LookupError):
         across, down = 1, 1

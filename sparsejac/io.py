@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import inspect
+import io
 import os
+import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,8 +107,8 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
 def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]], IO[bytes]] | None = None) -> None:
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
-    It is written under another name beside `path` and moved there when it is complete: whatever happens, `path` is the
-    whole new file, or what it was before.
+    It is written under another name beside `path` (``.J.npz.1234.part``) and moved there when it is complete: whatever
+    happens, `path` is the whole new file, or what it was before.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     OSError
         If it cannot be written; `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npz``.
+        If `path` does not end in ``.npz``, or is no name for a file.
 
     Notes
     -----
@@ -138,8 +141,7 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     (4, 2)
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"the output must end in .npz, got {path}")
+    check_output(path, ".npz")
     J = scipy.sparse.csr_array(J)
     arrays = {
         "data": J.data,
@@ -159,15 +161,30 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
+def check_output(path: Path, suffix: str) -> None:
+    """Refuse, before any work is done, a name under which the result could not be written."""
+    if path.suffix != suffix:
+        raise ValueError(f"the output must end in {suffix}, got {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the output {path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the folder of the output {path} is not writable")
+
+
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached."""
+    path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if path.is_file():
+            shutil.copymode(path, part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -180,7 +197,7 @@ def _read(path: Path) -> Any:
     elif name.endswith(".npz"):
         reader = _read_npz
     elif name.endswith((".mtx", ".mtx.gz")):
-        reader = scipy.io.mmread
+        reader = _read_mtx
     else:
         raise ValueError(f"{path} is of an unknown format: {_FORMATS} are read")
     with path.open("rb") as file:  # the system's own words if there is none, or it is a folder
@@ -188,16 +205,52 @@ def _read(path: Path) -> Any:
             raise ValueError(f"{path} is empty")
     try:
         return reader(path)
-    except OSError as error:  # not of the system, which could open it: "Not a gzipped file" is one
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except (ValueError, KeyError, EOFError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a damaged file makes the readers raise almost anything
         raise ValueError(f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}") from None
+
+
+class _Lines(io.RawIOBase):
+    """A file whose last line ends, whatever it holds: SciPy's reader crashes the process on one that does not."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._last = b""
+        self.ended = True
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if not data and self._last not in (b"", b"\n"):
+            self.ended, self._last = False, b""
+            return b"\n"
+        self._last = data[-1:] or self._last
+        return data
+
+
+def _read_mtx(path: Path) -> Any:
+    # From SciPy 1.15 on, mmread wants to know which kind of sparse matrix is meant; before, there was one.
+    options = {"spmatrix": False} if "spmatrix" in inspect.signature(scipy.io.mmread).parameters else {}
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        lines = _Lines(file)
+        matrix = scipy.io.mmread(lines, **options)
+        while lines.read(2**20):  # what follows the entries
+            pass
+    if not lines.ended:  # 5 5 9 may be what is left of 5 5 9.97
+        raise ValueError("its last line does not end, so it may be truncated: if it is complete, add a newline")
+    return matrix
 
 
 def _read_npy(path: Path) -> Any:
     with path.open("rb") as file:
-        if file.read(2) == b"PK":
+        magic = file.read(6)
+        if magic.startswith(b"PK"):
             raise ValueError("it is an archive, not an array: name it .npz")
+        if magic != b"\x93NUMPY":
+            raise ValueError("it does not start as an array of NumPy does")
         if path.stat().st_size < _MAPPED:
             file.seek(0)
             return np.load(file, allow_pickle=False)
@@ -206,9 +259,10 @@ def _read_npy(path: Path) -> Any:
 
 def _read_npz(path: Path) -> Any:
     with path.open("rb") as file:  # ours to close: NumPy forgets its own where the archive is broken
+        if file.read(2) != b"PK":
+            raise ValueError("it is no archive; name it .npy if it is an array")
+        file.seek(0)
         archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is no archive; name it .npy if it is an array")  # noqa: TRY004
         if "format" in archive.files:
             file.seek(0)
             return scipy.sparse.load_npz(file)

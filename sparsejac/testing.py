@@ -1,12 +1,12 @@
 """Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, ours or another, that share no code with the kernels.
 
-F is quadratic, so its Jacobian can be proved right without a tolerance for truncation: the identities of `check_jacobian`
+F is quadratic, so its Jacobian can be checked without a tolerance for truncation: the identities of `check_jacobian`
 hold exactly in exact arithmetic, and to the last bit in floating point for small integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,9 @@ class Check:
 def check_jacobian(
     A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
 ) -> tuple[Check, ...]:
-    """Prove a Jacobian of ``F(x) = A ∘ (x xᵀ)`` right on your own A and x; raise if it is not.
+    """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x, by identities; raise if one does not hold.
 
-    F is quadratic, so these hold exactly, for every h of small integers:
+    F is quadratic, so these hold exactly for every h; two random ones are tried, as large as x in each entry:
 
     * ``F(x+h) - F(x-h) = 2 J h``
     * ``F(x+h) - F(x) - J h = F(h)``
@@ -116,13 +116,13 @@ def check_jacobian(
     * for our own J besides: ``J(x) h = J(h) x``, CSR against operator in ``J v`` and ``Jᴴ w``, the norms of its columns
 
     F is computed here by NumPy. The allowed deviation of each entry is a small multiple of the rounding error of its own
-    terms, which supposes that no product of two or three of the numbers overflows or underflows.
+    terms, which supposes that no product of three of the numbers overflows or underflows on the way.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
     x : array_like, shape (k,), optional
-        Default: small random integers.
+        Default: small random integers, none of them zero.
     J : array_like, sparse array or LinearOperator, shape (m, k), optional
         The Jacobian to check, one that you wrote for instance. Default: the one of `sparsejac.JacobianBuilder`, as CSR and as operator.
     rows : {"all", "stored", "upper"}, default "all"
@@ -142,7 +142,8 @@ def check_jacobian(
     AssertionError
         If an identity does not hold: names each that fails, with its error.
     ValueError
-        If the shapes do not fit together; and as `sparsejac.JacobianBuilder` does.
+        If the shapes do not fit together; if the squares of F's entries overflow or vanish; and as
+        `sparsejac.JacobianBuilder` does.
     TypeError
         If A or x is not an array of numbers.
     MemoryError
@@ -150,7 +151,7 @@ def check_jacobian(
 
     Notes
     -----
-    **Memory.** About 12 vectors of length m, and for our own J its CSR.
+    **Memory.** About 12 vectors of lengths m and k, and for our own J its CSR.
 
     Examples
     --------
@@ -190,33 +191,45 @@ def verdicts(
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
     rng = np.random.default_rng(seed)
-    x = rng.integers(-8, 9, k).astype(np.float64) if x is None else _checks.point(x, k, finite=True)
+    x = _integers(rng, k, np.dtype(np.float64)) if x is None else _checks.point(x, k, finite=True)
     x = x.astype(np.result_type(builder.dtype, _checks.float_dtype("x", x.dtype)))
     if J is not None and getattr(J, "shape", None) != (m, k):
         raise ValueError(
-            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, got {getattr(J, 'shape', None)}"
+            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, "
+            f"got {getattr(J, 'shape', None)}"
         )
-    _checks.fits("the check", 12 * m * x.dtype.itemsize, 'take rows="stored" for a sparse A')
+    _checks.fits("the check", 12 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A')
     op = builder.operator(x)
     given = op if J is None else J
     i, j = builder.row_pairs()
     a = _entries(A, i, j).astype(x.dtype)
-    h = _integers(rng, k, x.dtype)
 
     def F(y: NDArray[Any]) -> NDArray[Any]:
         return a * y[i] * y[j]
 
+    # Steps as large as x, entry by entry, and without a zero: then no error hides behind the rounding of another term. Two of
+    # them, as one may be orthogonal to what is wrong in a row.
+    steps = [_integers(rng, k, x.dtype) * _powers_of_two(x) for _ in range(2)]
     # Each entry is a sum of a few products of three numbers; this bounds them all.
-    size = abs(a) * (abs(x) + abs(h))[i] * (abs(x) + abs(h))[j]
-    Jh = given @ h
-    yield _entrywise("F(x+h) - F(x-h) = 2 J h", F(x + h) - F(x - h), 2 * Jh, size)
-    yield _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
+    with np.errstate(over="ignore", under="ignore"):
+        y = abs(x) + np.maximum(*map(abs, steps))
+        size = abs(a) * y[i] * y[j]
+    _check_range(size, x.dtype)
+    products = [given @ h for h in steps]
+    yield _worst(
+        _entrywise("F(x+h) - F(x-h) = 2 J h", F(x + h) - F(x - h), 2 * Jh, size)
+        for h, Jh in zip(steps, products, strict=True)
+    )
+    yield _worst(
+        _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
+        for h, Jh in zip(steps, products, strict=True)
+    )
     yield _entrywise("J x = 2 F(x)", given @ x, 2 * F(x), size)
     yield _adjoint(given, rng, x.dtype)
     if J is not None:
         return
-    yield _entrywise("J(x) h = J(h) x", Jh, builder.operator(h) @ x, size)
-    del F, Jh
+    yield _entrywise("J(x) h = J(h) x", products[0], builder.operator(steps[0]) @ x, size)
+    del products
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
     yield _entrywise(
@@ -309,9 +322,31 @@ def _norm(v: NDArray[Any]) -> float:
     return largest * float(np.linalg.norm(v / largest)) if largest > 0 else 0.0
 
 
+def _worst(checks: Iterable[Check]) -> Check:
+    return max(checks, key=lambda check: (not check.passed, check.error))
+
+
+def _check_range(size: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Refuse numbers whose squares overflow or vanish: then a norm says nothing."""
+    largest, limits = float(size.max(initial=0.0)), np.finfo(dtype)
+    if largest > 0 and not np.sqrt(float(limits.tiny)) < largest < np.sqrt(float(limits.max)):
+        raise ValueError(
+            f"the entries of F are as large as {largest:.1e}, and their squares leave the range of {dtype}: multiply A by a power "
+            "of two, which changes no digit"
+        )
+
+
+def _powers_of_two(x: NDArray[Any]) -> NDArray[Any]:
+    """The power of two below each |x_i|; where x_i = 0, that of the largest one."""
+    size = abs(x)
+    size[size == 0] = size.max(initial=0.0) or 1.0
+    return np.ldexp(np.ones_like(size), np.frexp(size)[1] - 1)
+
+
 def _integers(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    result = rng.integers(-8, 9, n).astype(dtype)
-    return result + 1j * rng.integers(-8, 9, n).astype(dtype) if dtype.kind == "c" else result
+    """Small integers without a zero."""
+    real, imaginary = rng.integers(1, 5, (2, n)) * rng.choice([-1, 1], (2, n))
+    return (real + 1j * imaginary if dtype.kind == "c" else real).astype(dtype)
 
 
 def _normal(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:

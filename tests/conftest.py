@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and the folder of real matrices where there is one."""
+"""Hypothesis profiles, and real matrices where there are any: in a folder shared/data beside the checkout."""
 
 import os
 from pathlib import Path

@@ -404,6 +404,15 @@ def test_what_cannot_fit_for_a_sparse_matrix_names_stored_rows():
             use(np.ones(k))
 
 
+def test_a_k_that_is_too_large_for_its_row_pointers(monkeypatch):
+    monkeypatch.setattr(_machine, "available_memory", lambda: 10**8)
+    A = scipy.sparse.coo_array(([1.0], ([0], [0])), shape=(10**9, 10**9))
+    with raises(
+        MemoryError, f"a builder for a {10**9}x{10**9} A would take", "leave out rows and columns without entries"
+    ):
+        JacobianBuilder(A, rows="stored")
+
+
 def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(_machine, "_CGROUP", tmp_path)
     free = _machine.available_memory()

@@ -70,9 +70,14 @@ def test_build(folder, capsys, form, order, rows):
     assert f"A: A.{form}, 3 x 3, {'dense' if form == 'npy' else '5 stored entries'}, float64\n" in out
     assert f"J: {m} x {k}, {expected.nnz} stored entries, rows={rows}, order={order}\n" in out
     assert re.search(
-        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, written to J.npz in [\d.]+ s; peak memory [\d.]+ MiB",
+        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, written to J.npz in [\d.]+ s; peak memory [\d.]+ MiB",
         out,
     )
+
+
+def test_build_takes_the_stored_rows_unless_told_otherwise(folder, capsys):
+    assert run(capsys, "build", "A.npz", "x.npz", "-o", "J.npz")[0] == 0
+    assert scipy.sparse.load_npz("J.npz").shape == (5, 3)
 
 
 def test_build_wrong_use(folder, capsys):
@@ -80,6 +85,7 @@ def test_build_wrong_use(folder, capsys):
     np.save("x4.npy", np.ones(4))
     np.save("nan.npy", np.array([[np.nan]]))
     np.save("wide.npy", np.ones((2, 3)))
+    (folder / "folder.npz").mkdir()
     before = sorted(os.listdir())
     for arguments, message in [
         (["none.npy", "x.npy", "-o", "J.npz"], "No such file.*none.npy"),
@@ -90,6 +96,7 @@ def test_build_wrong_use(folder, capsys):
         (["A.npy", "A.npy", "-o", "J.npz"], "does not hold a vector"),
         (["A.npy", "x.npy", "-o", "J.mat"], r"must end in \.npz"),
         (["A.npy", "x.npy", "-o", "none/J.npz"], "folder of the output none/J.npz does not exist"),
+        (["A.npy", "x.npy", "-o", "folder.npz"], "the output folder.npz is a folder"),
         (["A.npz", "x.npz", "-o", "A.npz"], "output A.npz is also an input"),
         (["A.npy", "x.npy", "-o", "J.npz", "--rows", "upper"], "needs a symmetric A"),
         (["A.npy", "x.npy", "-o", "J.npz", "--rows", "lower"], "invalid choice: 'lower'"),
@@ -106,9 +113,8 @@ def test_build_what_cannot_fit(folder, capsys):
     k = 10**6
     scipy.sparse.save_npz("huge.npz", scipy.sparse.eye_array(k, format="csr"))
     np.save("ones.npy", np.ones(k))
-    wrong_use(
-        capsys, "build", "huge.npz", "ones.npy", "-o", "J.npz", message='would take .* bytes .* take rows="stored"'
-    )
+    arguments = ["huge.npz", "ones.npy", "-o", "J.npz", "--rows", "all"]
+    wrong_use(capsys, "build", *arguments, message='would take .* bytes .* take rows="stored"')
     assert not os.path.exists("J.npz")
 
 
@@ -156,7 +162,14 @@ def _wrong(builder, x):
 def test_check_wrong_use(folder, capsys):
     wrong_use(capsys, "check", "none.mtx", message="No such file")
     wrong_use(capsys, "check", "A.npy", "A.npy", message="does not hold a vector")
-    wrong_use(capsys, "check", "A.npy", "--seed", "x", message="invalid int value")
+    for bad in ("x", "-1"):
+        wrong_use(
+            capsys,
+            "check",
+            "A.npy",
+            f"--seed={bad}",
+            message=f"argument --seed: must be an integer, 0 or more, got '{bad}'",
+        )
 
 
 def test_demo(folder, capsys):
@@ -231,14 +244,43 @@ def test_python_m_and_the_entry_point(folder):
     assert "8 of 8" in out
 
 
-def test_a_reader_that_has_seen_enough(folder):
-    with process("demo", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as running:
-        running.stdout.readline()
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough(folder, unbuffered):
+    """The work is done, and the exit code tells of it: `sparsejac build … | head -1`."""
+    with process(
+        "build", "A.npy", "x.npy", "-o", "J.npz", env={**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ) as running:
         running.stdout.close()
         running.stdout = None
         err = running.stderr.read()
-    assert "Traceback" not in err
-    assert "BrokenPipe" not in err
+    assert (running.returncode, err) == (0, "")
+    assert scipy.sparse.load_npz("J.npz").shape == (9, 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        pytest.param(">/dev/full", 2, marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")),
+    ],
+)
+def test_outputs_that_are_closed_or_full(folder, redirection, code):
+    command = f"exec {sys.executable} -m sparsejac build A.npy x.npy -o J.npz {redirection}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == code
+    assert done.stderr == ("" if code == 0 else "sparsejac build: error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["demo"]])
+def test_a_terminal_that_knows_ascii_only(folder, arguments):
+    with process(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as running:
+        out, err = running.communicate(timeout=120)
+    assert (running.returncode, err) == (0, "")
+    assert out.isascii()
+    if arguments == ["demo"]:
+        assert "####" in out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")

@@ -177,9 +177,75 @@ def test_outputs_that_cannot_be(folder):
     J = jacobian(np.eye(2), [1, 2])
     with pytest.raises(ValueError, match=r"the output must end in \.npz, got J\.mat"):
         io.write_csr("J.mat", J)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"the folder of the output nowhere/J\.npz does not exist"):
         io.write_csr("nowhere/J.npz", J)
     (folder / "d.npz").mkdir()
-    with pytest.raises(OSError, match=r"d\.npz"):
+    with pytest.raises(ValueError, match=r"the output d\.npz is a folder"):
         io.write_csr("d.npz", J)
     assert sorted(os.listdir()) == ["d.npz"]
+
+
+def test_a_folder_that_is_not_writable(folder, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # permission bits do not stop root
+    with pytest.raises(ValueError, match=r"the folder of the output J\.npz is not writable"):
+        io.write_csr("J.npz", jacobian(np.eye(2), [1, 2]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes as in POSIX")
+def test_a_link_stays_one_and_a_mode_is_kept(folder):
+    (folder / "target.npz").write_bytes(b"old")
+    (folder / "target.npz").chmod(0o600)
+    (folder / "J.npz").symlink_to("target.npz")
+    io.write_csr("J.npz", jacobian(np.eye(2), [1, 2]))
+    assert (folder / "J.npz").is_symlink()
+    assert scipy.sparse.load_npz("target.npz").shape == (4, 2)
+    assert (folder / "target.npz").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", ["general", "array", "pattern"])
+def test_matrix_market_cut_anywhere(folder, kind, zipped):
+    """SciPy's reader crashes the process on a last line that does not end, and reads 5 where 5.97 was cut."""
+    B = np.array([[1.5, 0, -2e-3], [0, 3.25, 0], [0, 0, 12345.6789]])
+    sparse = scipy.sparse.coo_matrix(B if kind == "general" else B != 0)
+    scipy.io.mmwrite("full.mtx", B if kind == "array" else sparse, field="pattern" if kind == "pattern" else None)
+    content = (folder / "full.mtx").read_bytes()
+    name = "cut.mtx.gz" if zipped else "cut.mtx"
+    for end in range(1, len(content)):
+        (folder / name).write_bytes(gzip.compress(content[:end]) if zipped else content[:end])
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            io.read_matrix(name)
+    (folder / name).write_bytes(gzip.compress(content) if zipped else content)
+    np.testing.assert_array_equal(toarray(io.read_matrix(name)), toarray(sparse) if kind == "pattern" else B)
+    (folder / name).write_bytes(gzip.compress(content[:-1]) if zipped else content[:-1])
+    with pytest.raises(
+        ValueError, match="its last line does not end, so it may be truncated: if it is complete, add a newline"
+    ):
+        io.read_matrix(name)
+
+
+def test_damaged_headers(good):
+    """What the readers raise on these is not a ValueError: here it is."""
+    content = (good / "a.npy").read_bytes()
+    (good / "a.npy").write_bytes(content.replace(b"}", b" ", 1))
+    (good / "text.npy").write_text("1 2 3\n")
+    archive = bytearray((good / "one.npz").read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        archive[archive.index(signature) + offset] = 93  # a method of compression that Python has not
+    (good / "one.npz").write_bytes(archive)
+    for name, words in [
+        ("a.npy", ""),
+        ("one.npz", "compression"),
+        ("text.npy", "it does not start as an array of NumPy does"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name} cannot be read as .*{words}"):
+            io.read_matrix(name)
+
+
+def test_a_matrix_that_does_not_fit_is_not_a_broken_file(good, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("numpy.load", full)
+    with pytest.raises(MemoryError, match="no room"):
+        io.read_matrix("a.npy")

@@ -104,6 +104,46 @@ def test_a_wrong_kernel_is_found(kernel, monkeypatch):
         check_jacobian(np.arange(1.0, 10).reshape(3, 3), [1.0, 2, 3])
 
 
+@pytest.mark.parametrize("size", [1e-16, 1e-8, 1e-3, 1.0, 1e4, 1e14])
+def test_no_error_hides_behind_a_large_or_small_x(size):
+    """The steps are as large as x, entry by entry: in none of 40 tries is a wrong entry missed."""
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        A, x = rng.standard_normal((6, 6)), size * rng.lognormal(0, 2, 6)
+        J = dense_jacobian(A, x)
+        assert len(check_jacobian(A, x, J=J, seed=seed)) == 4
+        r, s = divmod(int(rng.choice(np.flatnonzero(J))), 6)
+        J[r, s] *= 1 + 1e-9
+        with pytest.raises(AssertionError, match="fails by"):
+            check_jacobian(A, x, J=J, seed=seed)
+    with pytest.raises(AssertionError, match="fails by"):
+        check_jacobian(A, x, J=np.zeros((36, 6)))
+    J = dense_jacobian(A, x)
+    J[1, :2] += np.array([x[1], -x[0]])  # J x keeps its value
+    with pytest.raises(AssertionError, match="fails by"):
+        check_jacobian(A, x, J=J)
+
+
+def test_zeros_in_x_are_no_place_to_hide():
+    A, x = np.ones((4, 4)), np.array([0.0, 2, 0, 3])
+    J = dense_jacobian(A, x)
+    assert len(check_jacobian(A, x, J=J)) == 4
+    for s in range(4):
+        wrong = J.copy()
+        wrong[2, s] += 1e-6
+        with pytest.raises(AssertionError, match="fails by"):
+            check_jacobian(A, x, J=wrong)
+    assert len(check_jacobian(A, np.zeros(4))) == 8
+
+
+@pytest.mark.parametrize("size", [1e155, 1e-200])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_numbers_whose_squares_leave_the_range_are_refused(size, dtype):
+    A = np.arange(1.0, 10).reshape(3, 3).astype(dtype) * size
+    with pytest.raises(ValueError, match=r"the entries of F are as large as .* multiply A by a power of two"):
+        check_jacobian(A)
+
+
 def test_check_jacobian_needs_the_right_shape():
     with pytest.raises(
         ValueError, match=r"J must have shape \(9, 3\), a row for each of the 9 entries .* got \(3, 3\)"
