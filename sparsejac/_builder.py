@@ -10,10 +10,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks, _machine
+from . import _checks, _machine, _matrix
 from ._checks import Order, Rows
 from ._operator import JacobianOperator
-from ._pattern import Cut, Indices, Pattern, check_csr, index_dtype
+from ._pattern import Cut, Indices, Pattern, index_dtype
 from ._rows import MemoryRows, frozen
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
@@ -102,13 +102,13 @@ class JacobianBuilder:
         # A symmetric A is its own transposed, so "upper" in the order of columns is the lower triangle of A as it is.
         transposed = order == "F" and rows != "upper"
         if scipy.sparse.issparse(A):
-            values, indices, indptr = _csr_arrays(A, transposed=transposed)
+            values, indices, indptr = _matrix.csr_arrays(A, transposed=transposed)
         else:
             values, indices, indptr = (A.T if transposed else A), None, None
         if check_finite:
-            _check_finite(values, indices, indptr, transposed=transposed)
+            _matrix.check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
-            _check_symmetric(values, indices, indptr)
+            _matrix.check_symmetric(values, indices, indptr)
         self._set_up(values, indices, indptr, rows, order, check_finite, workers)
 
     def _set_up(
@@ -612,106 +612,3 @@ def _canonical(arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, 
 def _owner(array: NDArray[Any]) -> NDArray[Any]:
     """The array whose memory this is."""
     return array if array.base is None else array.base
-
-
-def _csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indices]:
-    """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
-    k = A.shape[0]
-    _checks.fits(
-        f"a builder for a {k}x{k} A",
-        4 * (k + 1) * index_dtype(k, k, 0).itemsize,
-        "leave out rows and columns without entries",
-    )
-    source, mirrored = A, False
-    if A.format in ("csr", "csc"):
-        mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR
-        values, indices, indptr = A.data, A.indices, A.indptr
-        for name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
-            if part.ndim != 1:
-                raise _checks.bad_structure(A.format, f"its {name} has {part.ndim} dimensions instead of 1")
-        if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
-            if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-                raise _checks.bad_structure(A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
-            indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-        stored = int(indptr[-1]) if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size else values.size
-        indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
-        canonical = check_csr(indptr, indices, values.size, k, A.format)
-        if canonical and (mirrored == transposed):
-            return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
-        source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
-    elif A.format == "coo":
-        for axis, index in zip("ij", (A.row, A.col), strict=True):
-            if index.size and (index.min() < 0 or index.max() >= k):
-                raise _checks.bad_structure("coo", f"it has an index {axis} outside 0 … {k - 1}")
-    elif A.format == "bsr":
-        try:
-            type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
-        except ValueError as error:
-            raise _checks.bad_structure("bsr", str(error)) from None
-    elif A.format == "lil":
-        for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
-            if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
-                raise _checks.bad_structure(
-                    "lil", f"row {i} has an index outside 0 … {k - 1}, or more indices than values"
-                )
-    elif A.format == "dia":
-        source = _coo_of_dia(A)
-    return _summed(source, to_csc=mirrored != transposed)
-
-
-def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
-    """All entries that a DIA matrix stores; SciPy's conversion leaves out the zeros."""
-    k = A.shape[0]
-    j = np.broadcast_to(np.arange(A.data.shape[1]), A.data.shape)
-    i = j - A.offsets[:, np.newaxis]
-    inside = (i >= 0) & (i < k) & (j < k)
-    return scipy.sparse.coo_array((A.data[inside], (i[inside], j[inside])), shape=A.shape)
-
-
-def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indices]:
-    """The arrays of `source` as canonical CSR, or CSC, of our own."""
-
-    def convert(matrix: Any) -> Any:
-        matrix = matrix.tocsc() if to_csc else matrix.tocsr()
-        matrix = matrix.copy() if matrix is source else matrix
-        matrix.sum_duplicates()
-        return matrix
-
-    result = convert(source)
-    if result.dtype.kind in "iu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
-        result = convert(
-            source.astype(np.int64)
-        )  # sums of duplicates pass the range of a small dtype: 100 + 100 is -56 in int8
-    return result.data, result.indices, result.indptr
-
-
-def _check_finite(values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool) -> None:
-    def locate(*where: int) -> tuple[int, int]:
-        if indices is None or indptr is None:
-            i, j = where
-        else:
-            i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
-        return (j, i) if transposed else (i, j)
-
-    _checks.finite_blocks(values, locate)
-
-
-def _check_symmetric(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> None:
-    """A = Aᵀ exactly, in one pass and O(k) memory, or for a dense A 1 MiB."""
-    if indices is None or indptr is None:
-        k, step = len(values), 256
-        for i in range(0, k, step):
-            for j in range(0, i + 1, step):
-                tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
-                if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
-                    same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
-                    a, b = np.unravel_index(int(np.argmin(same)), same.shape)
-                    raise _checks.not_symmetric(i + int(a), j + int(b))
-        return
-    from . import _kernels
-
-    if values.dtype == np.bool_ or not values.dtype.isnative:
-        values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
-    i, j = _kernels.csr_asymmetry(indptr, indices, values, indptr[:-1].copy())
-    if i >= 0:
-        raise _checks.not_symmetric(int(i), int(j))

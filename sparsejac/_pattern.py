@@ -168,26 +168,3 @@ class Cut:
     row: int
     entry: int
     nnz: int
-
-
-def check_csr(indptr: Any, indices: Any, count: int, k: int, format_: str) -> bool:
-    """Whether a CSR (or, of the transposed, CSC) structure is canonical; refuse one that cannot be read.
-
-    One pass, nothing allocated.
-    """
-    from . import _kernels
-
-    if indptr.size != k + 1:
-        raise _checks.bad_structure(format_, f"indptr has {indptr.size} elements instead of {k + 1}")
-    if indices.size != count:
-        raise _checks.bad_structure(format_, f"{indices.size} indices for {count} values")
-    defect, line = _kernels.csr_defect(indptr, indices, k)
-    name = "column" if format_ == "csc" else "row"
-    if defect == 1:
-        raise _checks.bad_structure(
-            format_,
-            f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {name} {line}",
-        )
-    if defect == 2:
-        raise _checks.bad_structure(format_, f"{name} {line} has an index outside 0 … {k - 1}")
-    return bool(defect == 0)
