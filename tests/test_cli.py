@@ -262,7 +262,6 @@ def test_a_reader_that_has_seen_enough(folder, unbuffered):
     ("redirection", "code"),
     [
         (">&-", 0),
-        ("2>&-", 0),
         pytest.param(">/dev/full", 2, marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")),
     ],
 )
