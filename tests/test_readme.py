@@ -51,7 +51,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     for _, *arguments in commands:
         assert cli.main(arguments) == 0
     assert BASH[0].endswith("sparsejac demo")
-    assert BASH[1].endswith("python -m pytest")
+    assert BASH[1].endswith("python -m pytest -n 2")
     capsys.readouterr()
 
 
