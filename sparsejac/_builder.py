@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _checks, _machine, _matrix
 from ._checks import Order, Rows
 from ._operator import JacobianOperator
-from ._pattern import Cut, Indices, Pattern, index_dtype
+from ._pattern import Cut, Indices, Pattern, Triangle, index_dtype
 from ._rows import MemoryRows, frozen
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
@@ -124,11 +124,13 @@ class JacobianBuilder:
         """What `__init__` does after its checks, and unpickling without them."""
         self._state = (values, indices, indptr, rows, order, check_finite, workers)
         self._values, self._order, self._check_finite = values, order, check_finite
-        triangle = None if rows != "upper" else "upper" if order == "C" else "lower"
+        triangle: Triangle | None = None
+        if rows == "upper":
+            triangle = "upper" if order == "C" else "lower"
         if indices is None or indptr is None:
-            self._pattern = Pattern.dense(len(values), triangle)  # type: ignore[arg-type]  # mypy widens the literals
+            self._pattern = Pattern.dense(len(values), triangle)
         else:
-            self._pattern = Pattern.csr(indptr, indices, triangle, grid=rows == "all")  # type: ignore[arg-type]
+            self._pattern = Pattern.csr(indptr, indices, triangle, grid=rows == "all")
         self._rows = MemoryRows(values, self._pattern, workers or _machine.cpu_count())
         self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()  # index arrays given out by tocsr
         self.shape = (self._pattern.m, self._pattern.k)

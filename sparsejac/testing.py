@@ -151,7 +151,7 @@ def check_jacobian(
 
     Notes
     -----
-    **Memory.** About 12 vectors of lengths m and k, and for our own J its CSR.
+    **Memory.** At most 16 vectors of lengths m and k, and for our own J its CSR.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def verdicts(
             f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, "
             f"got {getattr(J, 'shape', None)}"
         )
-    _checks.fits("the check", 12 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A')
+    _checks.fits("the check", 16 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A')
     op = builder.operator(x)
     given = op if J is None else J
     i, j = builder.row_pairs()

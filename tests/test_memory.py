@@ -11,6 +11,7 @@ import scipy.sparse
 from support import random_csr
 
 from sparsejac import JacobianBuilder, jacobian
+from sparsejac.testing import check_jacobian
 
 K = 1000
 MARGIN = 200_000  # Python's own objects, and the threads'
@@ -116,6 +117,16 @@ print(after - before - builder.csr_nbytes())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert -64 * 2**20 < int(done.stdout) < 8 * 2**20  # before, a few MiB were free
+
+
+@pytest.mark.parametrize("form", ["C", "csr"])
+def test_the_public_check(form):
+    A = problem(form)
+    builder = JacobianBuilder(A, rows="stored")
+    m, k = builder.shape
+    check_jacobian(A, np.ones(k), rows="stored")
+    found = peak(lambda: check_jacobian(A, np.ones(k), rows="stored"))[1]
+    assert found <= 16 * 8 * (m + k) + builder.csr_nbytes() + MARGIN
 
 
 def test_memory_formula_of_the_docstring():
