@@ -109,6 +109,8 @@ class JacobianBuilder:
             _matrix.check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
             _matrix.check_symmetric(values, indices, indptr)
+            if indices is None and values.flags.f_contiguous:
+                values = values.T  # the same numbers, in the order in which kernels read them
         self._set_up(values, indices, indptr, rows, order, check_finite, workers)
 
     def _set_up(
@@ -454,9 +456,13 @@ class JacobianBuilder:
         return frozen(x.astype(self._result_dtype(x.dtype)))
 
     def _result_dtype(self, x_dtype: np.dtype[Any]) -> np.dtype[Any]:
+        if x_dtype == self.dtype:
+            return self.dtype
         return np.result_type(self.dtype, _checks.float_dtype("x", x_dtype))
 
     def _check_fits(self, what: str, count: int) -> None:
+        if count < _checks.LARGE:
+            return
         way_out = (
             "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
         )
@@ -472,7 +478,7 @@ class JacobianBuilder:
             raise TypeError(
                 f"out must be a csr_array that this builder's tocsr returned, got {_checks.type_name(out)}: leave out= away to get one"
             )
-        if out.shape != self.shape or not all(map(self._is_ours, (out.indices, out.indptr))):
+        if out.shape != self.shape or not (self._is_ours(out.indices) and self._is_ours(out.indptr)):
             raise ValueError(
                 f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
                 "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
@@ -500,15 +506,14 @@ class JacobianBuilder:
 
     def _assemble(self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
         pattern = self._pattern
-        whole = Cut(0, int(pattern.lo[0]) if pattern.k else 0, 0), pattern.cut(pattern.m)
         if out is not None:
-            self._fill_data(x, *whole, out.data)
+            self._fill_data(x, *pattern.ends, out.data)
             return out
         way_out = "builder.operator(x) multiplies by it without forming it, builder.iter_csr(x) forms it block by block"
         _checks.fits(
             f"the {pattern.m}x{pattern.k} CSR matrix", pattern.csr_nbytes(x.dtype.itemsize), self._stored_first(way_out)
         )
-        J = self._block(x, 0, pattern.m, *whole, pattern.columns_dtype)
+        J = self._block(x, 0, pattern.m, *pattern.ends, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
             self._made[id(_owner(array))] = _owner(array)
         return J

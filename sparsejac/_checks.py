@@ -15,7 +15,7 @@ Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
 
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
-_LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
+LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
 
 
 def human_bytes(count: int) -> str:
@@ -101,6 +101,9 @@ def dtype_of(name: str, value: Any) -> np.dtype[Any]:
 
 def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
+    if type(value) is np.ndarray:
+        float_dtype(name, value.dtype)
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix"
@@ -161,7 +164,7 @@ def operand(name: str, value: object, length: int, product: str, *, matrix: bool
 
 def fits(what: str, count: int, way_out: str) -> None:
     """Refuse, before it is allocated, what the machine's memory cannot hold."""
-    if count < _LARGE:
+    if count < LARGE:
         return
     available = _machine.available_memory()
     if available is not None and count > available:

@@ -17,18 +17,24 @@ All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the s
     None where J has one row for each visited entry; k where J has a row for each of the k² places (`rows="all"` of
     a sparse A), so that entry (i, j) is row i k + j.
 
-What makes the loops fast is easy to lose: the inner ones count from 0 over slices, so Numba sees that no index is
-negative, drops the wrap-around test, and LLVM vectorises. Maps are compiled without `fastmath`, so the bits of an entry
-do not depend on the block in which it is computed.
+What makes the loops fast is easy to lose. Over dense rows they move A, W or the output at the speed of the memory bus:
+the inner ones count from 0 over slices, so Numba sees that no index is negative, drops the wrap-around test, and LLVM
+vectorises; sums take four rows at a time, so that a k-vector goes through the cache once where it went four times. Over
+sparse rows the time is that of cache misses at random columns: what one entry needs of the k-vectors is stored side by
+side, in one cache line (`_packed` arrays of shape (k, 2)), and asked for `_AHEAD` entries before it is used.
+
+Maps are compiled without `fastmath`, so the bits of an entry do not depend on the block in which it is computed.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-import contextlib
 import functools
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 
 def _kernel(**options):
@@ -43,8 +49,10 @@ def _kernel(**options):
         @functools.wraps(function)
         def run(*args):
             # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
-            with contextlib.suppress(Exception):
+            try:  # contextlib.suppress takes as long as a small call
                 return compiled(*args)
+            except Exception:  # noqa: BLE001, S110
+                pass
             try:  # if it could not be saved (the disk is full), it is in memory by now
                 return compiled(*args)
             except Exception as error:
@@ -58,6 +66,8 @@ def _kernel(**options):
 
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
 
+_NO_SIGN = np.int64(2**63 - 1)
+_AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
 _inline = numba.njit
 _map = _kernel()
 # The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
@@ -66,6 +76,32 @@ _sum = _kernel(fastmath={"reassoc", "contract", "nsz"})
 
 
 # --- the walk along one row ---------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _prefetch(typing_context, array, position):
+    """Ask for the cache line of ``array.flat[position]``, and do not wait for it."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function)
+        builder.call(prefetch, [address, flag(0), flag(3), flag(1)])  # to read, keep in all caches, data
+        return context.get_dummy_value()
+
+    return types.void(array, position), generate
+
+
+@_inline
+def _ahead(vector, indices, p):
+    """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector, or of a matrix whose rows are packed."""
+    if indices is not None:
+        j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
+        if vector.ndim == 2:
+            j *= vector.shape[1]
+        _prefetch(vector, j)
 
 
 @_inline
@@ -81,8 +117,8 @@ def _window(vector, indices, start, n):
 
 @_inline
 def _column(columns, q):
-    """Where, in a window, the column of entry q is."""
-    return q if columns is None else columns[q]
+    """Where, in a window, the column of entry q is. Without a sign bit no index can be one from the end: one test less."""
+    return q if columns is None else columns[q] & _NO_SIGN
 
 
 @_inline
@@ -115,11 +151,6 @@ def _below(columns, j0, i, n):
     return m, m < n and columns[m] == i
 
 
-@_inline
-def _abs2(a):
-    return a.real * a.real + a.imag * a.imag
-
-
 # --- maps: each row of A writes its own rows of the output ----------------------------------------------------------
 
 
@@ -127,46 +158,54 @@ def _abs2(a):
 def value(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
     """``F_ij = A_ij x_i x_j``."""
     for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
+        start, n = lo[i] - base, hi[i] - lo[i]
+        a = data[start : start + n]
+        columns = _columns(indices, start, n)
         xs = _window(x, indices, lo[i] - i * lo.size, n)
         cells = _cells(out, grid, i, first[i], n)
         xi = x[i]
         for q in range(n):
+            _ahead(x, indices, start + q)
             cells[_cell(columns, grid, q)] = a[q] * (xi * xs[_column(columns, q)])
 
 
 @_map
 def matvec(data, indices, base, lo, hi, first, grid, i0, i1, x, v, out):
-    """``(J v)_ij = A_ij (v_i x_j + x_i v_j)``."""
+    """``(J v)_ij = A_ij (v_i x_j + x_i v_j)``. For sparse rows x is x and v, packed, and v None."""
     for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
-        xs = _window(x, indices, lo[i] - i * lo.size, n)
-        vs = _window(v, indices, lo[i] - i * lo.size, n)
+        start, n = lo[i] - base, hi[i] - lo[i]
+        a = data[start : start + n]
         cells = _cells(out, grid, i, first[i], n)
-        xi = x[i]
-        vi = v[i]
-        for q in range(n):
-            j = _column(columns, q)
-            cells[_cell(columns, grid, q)] = a[q] * (vi * xs[j] + xi * vs[j])
+        if x.ndim == 1:
+            j0 = lo[i] - i * lo.size
+            xs, vs = x[j0 : j0 + n], v[j0 : j0 + n]
+            xi, vi = x[i], v[i]
+            for q in range(n):
+                cells[q] = a[q] * (vi * xs[q] + xi * vs[q])
+        else:
+            columns = indices[start : start + n]
+            xi, vi = x[i, 0], x[i, 1]
+            for q in range(n):
+                _ahead(x, indices, start + q)
+                j = _column(columns, q)
+                cells[_cell(columns, grid, q)] = a[q] * (vi * x[j, 0] + xi * x[j, 1])
 
 
 @_map
 def matmat(data, indices, base, lo, hi, first, grid, i0, i1, x, V, out):
     """`matvec` for the columns of V at once."""
     for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
+        start, n = lo[i] - base, hi[i] - lo[i]
+        a = data[start : start + n]
+        columns = _columns(indices, start, n)
         xs = _window(x, indices, lo[i] - i * lo.size, n)
         Vs = _window(V, indices, lo[i] - i * lo.size, n)
         cells = _cells(out, grid, i, first[i], n)
         xi = x[i]
         Vi = V[i]
         for q in range(n):
+            _ahead(x, indices, start + q)
+            _ahead(V, indices, start + q)
             j = _column(columns, q)
             aq = a[q]
             xj = xs[j]
@@ -279,80 +318,191 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_ou
 # --- sums: each row of A adds into a k-vector, which the caller made zero -------------------------------------------
 
 
-@_sum
-def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out):
-    """``Jᵀ w = (A∘W) x + (A∘W)ᵀ x``, with conj(A) where `conjugate` is set (x then comes conjugated).
+@_inline
+def _term(a, cells, q, conjugate, on_diagonal):
+    """What an entry of A adds: a w_ij in ``Jᵀ w``, |a|² where there are no cells, in the squared norms of the columns."""
+    if cells is not None:
+        return (np.conj(a) if conjugate else a) * cells[q]
+    square = a.real * a.real + a.imag * a.imag
+    return 2 * square if on_diagonal else square
 
-    x and `out` have the precision in which the sums are kept: float64 or complex128.
-    """
-    one = x.dtype.type(1)  # makes the products of float32 numbers in float64 as well; for float64 it vanishes
-    for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
-        xs = _window(x, indices, lo[i] - i * lo.size, n)
-        outs = _window(out, indices, lo[i] - i * lo.size, n)
-        cells = _cells(w, grid, i, first[i], n)
-        xi = x[i]
-        total = 0 * one
+
+@_inline
+def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, conjugate, out):
+    """For entries ``begin <= p < end`` of row i and their terms t: ``out_i += t x_j`` and ``out_j += t x_i``."""
+    start, n = begin - base, end - begin
+    a = data[start : start + n]
+    columns = _columns(indices, start, n)
+    j0 = begin - i * lo.size
+    xs, outs = _window(x, indices, j0, n), _window(out, indices, j0, n)
+    cells = None if w is None else _cells(w, grid, i, first[i] + begin - lo[i], n)
+    one = out.dtype.type(1)  # makes the products of float32 numbers in float64 as well; for float64 it vanishes
+    xi = x[i]
+    if out.ndim == 1:  # dense rows only: `_add_packed_rows` is for sparse ones
+        total = out.dtype.type(0)
         for q in range(n):
-            j = _column(columns, q)
-            aq = one * a[q]
-            t = (np.conj(aq) if conjugate else aq) * cells[_cell(columns, grid, q)]
-            total += t * xs[j]
-            outs[j] += t * xi
+            t = _term(one * a[q], cells, q, conjugate, False)
+            total += t * xs[q]
+            outs[q] += t * xi
         out[i] += total
-
-
-@_sum
-def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out):
-    """`rmatvec` for the columns of W at once."""
-    one = x.dtype.type(1)
-    for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
-        xs = _window(x, indices, lo[i] - i * lo.size, n)
-        outs = _window(out, indices, lo[i] - i * lo.size, n)
-        cells = _cells(W, grid, i, first[i], n)
-        xi = x[i]
+    else:
         outi = out[i]
         for q in range(n):
+            _ahead(x, indices, start + q)
+            _ahead(out, indices, start + q)
             j = _column(columns, q)
-            aq = one * a[q]
-            if conjugate:
-                aq = np.conj(aq)
-            xj = xs[j]
-            outj = outs[j]
-            cell = cells[_cell(columns, grid, q)]
+            aq = one * (np.conj(a[q]) if conjugate else a[q])
+            xj, outj, cell = xs[j], outs[j], cells[_cell(columns, grid, q)]
             for c in range(outi.size):
                 t = aq * cell[c]
                 outj[c] += t * xi
                 outi[c] += t * xj
 
 
-@_sum
-def column_squares(data, indices, base, lo, hi, first, grid, i0, i1, x2, out):
-    """``‖J[:, s]‖² = Σ_j (|A_sj|² + |A_js|²) |x_j|²``, and 4 |A_ss|² |x_s|² on the diagonal; `x2` is |x|²."""
-    one = x2.dtype.type(1)
-    for i in range(i0, i1):
-        n = hi[i] - lo[i]
-        a = data[lo[i] - base : hi[i] - base]
-        columns = _columns(indices, lo[i] - base, n)
-        j0 = lo[i] - i * lo.size
-        xs = _window(x2, indices, j0, n)
-        outs = _window(out, indices, j0, n)
-        xi = x2[i]
-        total = 0 * one
+@_inline
+def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums):
+    """`_add_row` for columns ``j0 <= j < j1`` of four dense rows at once."""
+    k, n = lo.size, j1 - j0
+    p0 = i * k + j0
+    p1, p2, p3 = p0 + k, p0 + 2 * k, p0 + 3 * k
+    a0, a1 = data[p0 - base : p0 - base + n], data[p1 - base : p1 - base + n]
+    a2, a3 = data[p2 - base : p2 - base + n], data[p3 - base : p3 - base + n]
+    w0 = None if w is None else _cells(w, None, i, first[i] + p0 - lo[i], n)
+    w1 = None if w is None else _cells(w, None, i, first[i + 1] + p1 - lo[i + 1], n)
+    w2 = None if w is None else _cells(w, None, i, first[i + 2] + p2 - lo[i + 2], n)
+    w3 = None if w is None else _cells(w, None, i, first[i + 3] + p3 - lo[i + 3], n)
+    xs, outs = x[j0:j1], out[j0:j1]
+    x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
+    one = out.dtype.type(1)
+    if out.ndim == 1:
+        s0 = s1 = s2 = s3 = out.dtype.type(0)
         for q in range(n):
+            t0, t1 = _term(one * a0[q], w0, q, conjugate, False), _term(one * a1[q], w1, q, conjugate, False)
+            t2, t3 = _term(one * a2[q], w2, q, conjugate, False), _term(one * a3[q], w3, q, conjugate, False)
+            xj = xs[q]
+            s0 += t0 * xj
+            s1 += t1 * xj
+            s2 += t2 * xj
+            s3 += t3 * xj
+            outs[q] += (t0 * x0 + t1 * x1) + (t2 * x2 + t3 * x3)
+        out[i] += s0
+        out[i + 1] += s1
+        out[i + 2] += s2
+        out[i + 3] += s3
+    else:
+        sums[:] = 0
+        s0, s1, s2, s3 = sums[0], sums[1], sums[2], sums[3]
+        for q in range(n):
+            b0, b1, b2, b3 = one * a0[q], one * a1[q], one * a2[q], one * a3[q]
+            if conjugate:
+                b0, b1, b2, b3 = np.conj(b0), np.conj(b1), np.conj(b2), np.conj(b3)
+            v0, v1, v2, v3 = w0[q], w1[q], w2[q], w3[q]
+            xj, outj = xs[q], outs[q]
+            for c in range(outj.size):
+                t0, t1, t2, t3 = b0 * v0[c], b1 * v1[c], b2 * v2[c], b3 * v3[c]
+                s0[c] += t0 * xj
+                s1[c] += t1 * xj
+                s2[c] += t2 * xj
+                s3[c] += t3 * xj
+                outj[c] += (t0 * x0 + t1 * x1) + (t2 * x2 + t3 * x3)
+        for r in range(4):
+            outi = out[i + r]
+            for c in range(outi.size):
+                outi[c] += sums[r, c]
+
+
+@_inline
+def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, sums):
+    """Sum over rows ``i0 <= i < i1``, four at a time where A is dense. `sums` is what that needs for a block of vectors."""
+    i = i0
+    while indices is None and i + 4 <= i1:
+        # The rows of a triangle begin, or end, one entry apart: there is always a column that the four have in common.
+        left = max(lo[i] - i * lo.size, lo[i + 3] - (i + 3) * lo.size)
+        right = min(hi[i] - i * lo.size, hi[i + 3] - (i + 3) * lo.size)
+        _add_four_rows(data, base, lo, first, i, left, right, x, w, conjugate, out, sums)
+        for r in range(i, i + 4):
+            begin, end = r * lo.size + left, r * lo.size + right
+            _add_row(data, indices, base, lo, first, grid, r, lo[r], begin, x, w, conjugate, out)
+            _add_row(data, indices, base, lo, first, grid, r, end, hi[r], x, w, conjugate, out)
+        i += 4
+    while i < i1:
+        _add_row(data, indices, base, lo, first, grid, i, lo[i], hi[i], x, w, conjugate, out)
+        i += 1
+
+
+@_inline
+def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjugate, out):
+    """`_add_rows` for sparse rows; `out` is x and the sum, packed."""
+    for i in range(i0, i1):
+        start, n = lo[i] - base, hi[i] - lo[i]
+        a, columns = data[start : start + n], indices[start : start + n]
+        cells = None if w is None else _cells(w, grid, i, first[i], n)
+        one, total = out.dtype.type(1), out.dtype.type(0)
+        xi = out[i, 0]
+        for q in range(n):
+            _ahead(out, indices, start + q)
             j = _column(columns, q)
-            t = _abs2(one * a[q])
-            total += t * xs[j]
-            outs[j] += t * xi
-        m, on_diagonal = _below(columns, j0, i, n)
-        if on_diagonal:
-            total += 2 * _abs2(one * a[m]) * xi
-        out[i] += total
+            t = _term(one * a[q], cells, _cell(columns, grid, q), conjugate, j == i)
+            total += t * out[j, 0]
+            out[j, 1] += t * xi
+        out[i, 1] += total
+
+
+@_sum
+def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out):
+    """``Jᵀ w = (A∘W) x + (A∘W)ᵀ x``, with conj(A) where `conjugate` is set (x then comes conjugated).
+
+    x and `out` have the precision in which the sums are kept: float64 or complex128. For sparse rows x is None, and `out`
+    is x and the sum, packed.
+    """
+    if out.ndim == 1:
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, None)
+    else:
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjugate, out)
+
+
+@_sum
+def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out):
+    """`rmatvec` for the columns of W at once; nothing is packed. Allocates four rows of `out`."""
+    sums = np.empty((4, out.shape[1]), out.dtype)
+    _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out, sums)
+
+
+@_sum
+def column_squares(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
+    """``‖J[:, s]‖² = Σ_j (|A_sj|² + |A_js|²) |x_j|²``, and 4 |A_ss|² |x_s|² on the diagonal; x is |x|²."""
+    if out.ndim == 1:
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, None, False, out, None)
+        one = out.dtype.type(1)
+        for i in range(i0, i1):  # the other half of the diagonal: dense rows do not look for it
+            p = i * (lo.size + 1)
+            if lo[i] <= p < hi[i]:
+                out[i] += _term(one * data[p - base], None, 0, False, True) * x[i]
+    else:
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, False, out)
+
+
+# --- a Fortran-ordered matrix ---------------------------------------------------------------------------------------
+
+
+@_map
+def transpose(source, i0, out):
+    """``out[i, j] = source[j, i0 + i]`` for a square source: whole cache lines of both, and those of `source` asked for early."""
+    n, k = out.shape
+    for j in range(0, k - 7, 8):
+        s0, s1, s2, s3 = source[j, i0:], source[j + 1, i0:], source[j + 2, i0:], source[j + 3, i0:]
+        s4, s5, s6, s7 = source[j + 4, i0:], source[j + 5, i0:], source[j + 6, i0:], source[j + 7, i0:]
+        ahead = min(j + 16, k - 8) * k + i0
+        for i in range(n):
+            if i % 8 == 0:
+                for c in range(8):
+                    _prefetch(source, ahead + c * k + i)
+            cells = out[i, j : j + 8]
+            cells[0], cells[1], cells[2], cells[3] = s0[i], s1[i], s2[i], s3[i]
+            cells[4], cells[5], cells[6], cells[7] = s4[i], s5[i], s6[i], s7[i]
+    for j in range(k // 8 * 8, k):
+        for i in range(n):
+            out[i, j] = source[j, i0 + i]
 
 
 # --- the structure of a CSR matrix ----------------------------------------------------------------------------------

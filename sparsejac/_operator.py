@@ -54,6 +54,8 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result would not fit into memory; before it is allocated.
         """
+        if self._fits_as_it_is(x, self.shape[1]):
+            return self._apply(x)
         array = _checks.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
         if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
             return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
@@ -81,6 +83,8 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result would not fit into memory; before it is allocated.
         """
+        if self._fits_as_it_is(x, self.shape[0]):
+            return self._apply_adjoint(x)
         array = _checks.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
         if isinstance(x, np.matrix) or array.shape == (self.shape[0], 1):
             return super().rmatvec(x)
@@ -157,9 +161,15 @@ class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result would not fit into memory; before it is allocated.
         """
+        if self._fits_as_it_is(x, self.shape[1]):
+            return self._apply(x)
         if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before we see it
             _checks.array("x", x)
         return super().dot(x)
+
+    def _fits_as_it_is(self, x: object, length: int) -> bool:
+        """The operand of nearly every call: nothing more to check, as solvers call thousands of times."""
+        return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._each(x, self._apply, self.shape[1])
@@ -217,9 +227,10 @@ class JacobianOperator(_Operator):
     Notes
     -----
     **Memory.** ``J @ v`` allocates its result (m numbers, for V of c columns m·c) and, where they have another dtype or layout
-    than the result, copies of x and v (k, k·c). ``J.T @ w`` and ``J.H @ w`` allocate their result in double precision, once more for
-    each worker, and a copy of x: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
-    C-contiguous adds a buffer of max(1 MiB, 8 rows of A) for each worker.
+    than the result, copies of x and v (k, k·c); for a sparse A both side by side (2 k). ``J.T @ w`` and ``J.H @ w`` allocate their
+    result in double precision and once more for each worker (for a sparse A and a vector, twice more), and a copy of x if that is not in
+    double precision: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
+    C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
 
     **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are accumulated in double precision, in an
     order that depends on A alone: the bits are the same for every number of workers.
@@ -282,7 +293,7 @@ class JacobianOperator(_Operator):
 
         Notes
         -----
-        **Memory.** The result in float64, once more for each worker, and |x|²: O(k).
+        **Memory.** The result in float64, once more for each worker (for a sparse A twice more), and |x|² with what it is computed from: O(k).
 
         Examples
         --------
@@ -295,7 +306,7 @@ class JacobianOperator(_Operator):
         x = self._x.astype(_wide(self.dtype))
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             x2 = frozen(x.real**2 + x.imag**2)
-            squares = self._builder._rows.sum("column_squares", x.shape, np.float64, x2)
+            squares = self._builder._rows.sum("column_squares", x2)
             return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -304,9 +315,12 @@ class JacobianOperator(_Operator):
         shape = (builder.shape[0], *X.shape[1:])
         builder._check_fits("the product J @ x", math.prod(shape) * dtype.itemsize)
         out = builder._empty_rows(shape, dtype)
-        x = frozen(self._x.astype(dtype, copy=False))
+        x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
         X = frozen(np.ascontiguousarray(X, dtype))
-        builder._rows.map("matvec" if X.ndim == 1 else "matmat", x, X, out)
+        if X.ndim == 1:
+            builder._rows.map("matvec", *builder._rows.pair(x, X), out)
+        else:
+            builder._rows.map("matmat", x, X, out)
         return out
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -319,16 +333,22 @@ class JacobianOperator(_Operator):
             X = X.view(np.uint8)
         if not (X.dtype.isnative and X.flags.aligned):
             X = X.astype(X.dtype.newbyteorder("="))
-        x = self._x.astype(wide)
+        x = self._x if wide == self._x.dtype else self._x.astype(wide)
         if conjugate:
-            np.conj(x, out=x)
-        shape = (x.size, *X.shape[1:])
-        kernel = "rmatvec" if X.ndim == 1 else "rmatmat"
-        total = self._builder._rows.sum(kernel, shape, wide, frozen(x), frozen(X), conjugate)
+            x = np.conj(x)
+        rows, x, X = self._builder._rows, frozen(x), frozen(X)
+        if X.ndim == 1:
+            total = rows.sum("rmatvec", x, X, conjugate)
+        else:
+            total = rows.sum("rmatmat", x, X, conjugate, columns=X.shape[1])
+        if wide == dtype:
+            return total
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            return total.astype(dtype, copy=False)
+            return total.astype(dtype)
 
     def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
+        if X.dtype == self.dtype:
+            return self.dtype
         return np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))
 
     def _transpose(self) -> LinearOperator:

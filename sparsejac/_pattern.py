@@ -120,6 +120,11 @@ class Pattern:
         """The bytes of the three arrays of J, exactly."""
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
+    @cached_property
+    def ends(self) -> tuple[Cut, Cut]:
+        """The places before the first and behind the last row of J."""
+        return Cut(0, int(self.lo[0]) if self.k else 0, 0), self.cut(self.m)
+
     def cut(self, r: int) -> Cut:
         """Where row r of J starts: before which entry, in which row of A, and behind how many entries of J."""
         if r >= self.m:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import os
 import queue
 import threading
@@ -16,14 +17,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ._pattern import Pattern
 
 _INLINE = 2**15  # entries below which waking a thread takes longer than visiting them
 _PIECE = 2**16  # entries a thread takes at a time, at least
 _SUM_PIECES = 8  # partial sums, at most
-_PACK = 2**17  # entries of a packed block, unless 8 rows are more: one cache line of a Fortran-ordered column
+_PACK = 2**17  # entries of a packed block, unless 32 rows are more: four cache lines of each Fortran-ordered column
+_EITHER_WAY = {"column_squares"}  # sums that are the same for A and Aᵀ
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
@@ -31,24 +33,34 @@ class MemoryRows:
     """The rows of A in memory: a dense matrix, or the values of a CSR matrix.
 
     The kernels read C-contiguous values of the dtypes in `_COMPILED` where they are. Anything else (Fortran order, strides,
-    foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 8 rows) for each
+    foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 32 rows) for each
     worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
     """
 
     def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
-        self._direct = values.flags.c_contiguous and values.flags.aligned and values.dtype in _COMPILED
+        readable = values.flags.aligned and values.dtype in _COMPILED
+        self._direct = readable and values.flags.c_contiguous
         self._values = frozen(values.reshape(-1) if self._direct else values)
+        # Aᵀ, if that is what the kernels can read.
+        self._transposed = frozen(values.T) if readable and values.flags.f_contiguous and not self._direct else None
         self.pattern = pattern
         self._workers = workers
+        self._small = self._direct and pattern.entries <= _INLINE
         self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
-        # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries.
-        pieces = min(max(pattern.entries // (2 * pattern.k + _INLINE), 1), _SUM_PIECES)
+        # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
+        # power of two of them, so that as many threads share them evenly.
+        pieces = _SUM_PIECES
+        while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _INLINE):
+            pieces //= 2
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
 
     def map(self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, structure: bool = False) -> None:
         """Run a kernel over the rows ``i0 <= i < i1``; with `structure`, one that does not read A's values."""
         self.pattern.check_unchanged()
         i1 = self.pattern.k if i1 is None else i1
+        if self._small:
+            self._run(kernel, i0, i1, args, structure)
+            return
         entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
         if entries <= _INLINE:
             self._run(kernel, i0, i1, args, structure)
@@ -62,14 +74,39 @@ class MemoryRows:
 
         on_threads(write, len(bounds) - 1, self._workers)
 
-    def sum(self, kernel: str, shape: tuple[int, ...], dtype: DTypeLike, *args: Any) -> NDArray[Any]:
-        """The sum that a kernel adds up over all rows. Memory: the result, and one of its size for each worker."""
+    def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Two k-vectors as the kernels of a map want them: for sparse rows packed, so that one cache line holds both."""
+        if self.pattern.indices is None:
+            return x, v
+        packed = np.empty((x.size, 2), x.dtype)
+        packed[:, 0], packed[:, 1] = x, v
+        return frozen(packed), None
+
+    def sum(self, kernel: str, x: NDArray[Any], *args: Any, columns: int | None = None) -> NDArray[Any]:
+        """The sum, in the dtype of x, that a kernel adds up over all rows: a k-vector, or a matrix of so many columns.
+
+        Memory: the result, and one of its size for each worker; two, for a vector and sparse rows.
+        """
         self.pattern.check_unchanged()
-        total = np.zeros(shape, dtype)
+        shape = x.shape if columns is None else (*x.shape, columns)
+        packed = self.pattern.indices is not None and columns is None
         bounds = self._sum_bounds
+
+        def part() -> NDArray[Any]:
+            if not packed:
+                return np.zeros(shape, x.dtype)
+            out = np.empty((*shape, 2), x.dtype)
+            out[:, 0], out[:, 1] = x, 0
+            return out
+
+        def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
+            self._run(kernel, bounds[piece], bounds[piece + 1], (None if packed else x, *args, out), False)
+            return out[:, 1] if packed else out
+
         if len(bounds) == 2:
-            self._run(kernel, 0, self.pattern.k, (*args, total), False)
-            return total
+            return np.ascontiguousarray(add_rows(0, part()))
+        total = np.zeros(shape, x.dtype)
+        spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
         turn = threading.Condition()
         added = 0
         failed = False
@@ -77,15 +114,17 @@ class MemoryRows:
         def add(piece: int) -> None:
             nonlocal added, failed
             try:
-                part = total if piece == 0 else np.zeros(shape, dtype)
-                self._run(kernel, bounds[piece], bounds[piece + 1], (*args, part), False)
+                out = spare.pop() if spare else part()
+                sums = add_rows(piece, out)
                 with turn:
                     # Pieces are taken in order, so those before this one are done or under way: no deadlock.
                     turn.wait_for(lambda: added == piece or failed)
-                    if piece and not failed:
-                        np.add(total, part, out=total)
+                    if not failed:
+                        np.add(total, sums, out=total)
                     added += 1
                     turn.notify_all()
+                sums[:] = 0
+                spare.append(out)
             except BaseException:
                 with turn:
                     failed = True
@@ -96,31 +135,29 @@ class MemoryRows:
         return total
 
     def _run(self, kernel: str, i0: int, i1: int, args: tuple[Any, ...], structure: bool) -> None:
-        from . import _kernels  # here, because importing Numba takes longer than importing everything else
-
-        run = getattr(_kernels, kernel)
+        run = _kernel(kernel)
         pattern = self.pattern
         spans = (pattern.lo, pattern.hi, pattern.first, pattern.grid)
         if structure:
-            blocks: Iterator[tuple[Any, int, int, int]] = iter([(None, 0, i0, i1)])
+            run(None, pattern.indices, 0, *spans, i0, i1, *args)
+        elif self._direct:
+            run(self._values, pattern.indices, 0, *spans, i0, i1, *args)
+        elif self._transposed is not None and kernel in _EITHER_WAY:
+            run(self._transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
         else:
-            blocks = self._blocks(i0, i1)
-        for data, base, b0, b1 in blocks:
-            indices = pattern.indices if base == 0 or pattern.indices is None else pattern.indices[base:]
-            run(data, indices, base, *spans, b0, b1, *args)
+            for data, base, b0, b1 in self._packed_blocks(i0, i1):
+                indices = None if pattern.indices is None else pattern.indices[base:]
+                run(data, indices, base, *spans, b0, b1, *args)
 
-    def _blocks(self, i0: int, i1: int) -> Iterator[tuple[NDArray[Any], int, int, int]]:
-        """(entries, number of the first, first row, last row) of consecutive blocks, as the kernels read them."""
-        if self._direct:
-            yield self._values, 0, i0, i1
-            return
+    def _packed_blocks(self, i0: int, i1: int) -> Iterator[tuple[NDArray[Any], int, int, int]]:
+        """(entries, number of the first, first row, last row) of consecutive blocks, copied for the kernels to read."""
         pattern, values = self.pattern, self._values
         native = values.dtype.newbyteorder("=")
         dtype = native if native in _COMPILED else np.dtype(np.float64)
         buffer = np.empty(0, dtype)
         while i0 < i1:
             if pattern.indices is None:
-                stop = min(i0 + max(8, _PACK // pattern.k), i1)
+                stop = min(i0 + max(32, _PACK // pattern.k), i1)
                 base, block = i0 * pattern.k, values[i0:stop]
             else:
                 base = int(pattern.lo[i0])
@@ -129,15 +166,26 @@ class MemoryRows:
             if buffer.size < block.size:
                 buffer = np.empty(block.size, dtype)
             packed = buffer[: block.size]
-            np.copyto(packed.reshape(block.shape), block)
+            if self._transposed is None:
+                np.copyto(packed.reshape(block.shape), block)
+            else:
+                _kernel("transpose")(self._transposed, i0, packed.reshape(block.shape))
             yield frozen(packed), base, i0, stop
             i0 = stop
+
+
+@functools.cache
+def _kernel(name: str) -> Callable[..., None]:
+    """A compiled kernel. Importing Numba takes longer than importing everything else, so it is left to the first one."""
+    from . import _kernels
+
+    return getattr(_kernels, name)
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A read-only view. Numba takes read-only arrays for a type of their own: this way there is one, not two."""
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

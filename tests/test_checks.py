@@ -434,5 +434,5 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     assert _machine.available_memory() is None
     assert _machine.cpu_count() >= 1
-    monkeypatch.setattr("sparsejac._checks._LARGE", 0)
+    monkeypatch.setattr("sparsejac._checks.LARGE", 0)
     assert JacobianBuilder(np.eye(3)).tocsr(X).nnz == 15

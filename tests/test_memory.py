@@ -45,17 +45,19 @@ def test_every_operation(form):
     m, op = builder.shape[0], builder.operator(x)
     w, W, V = np.ones(m), np.ones((m, 4)), np.ones((k, 4))
     buffer = DENSE_BUFFER if form == "F" else 0
+    packed = form == "csr"  # two k-vectors side by side
+    sums = 8 * k * (1 + 2 * (1 + packed))  # the result, and one for each of two workers
     operations = {
         # name: (function, what its result and its docstring's O(k) come to)
         "tocsr": (lambda: builder.tocsr(x), builder.csr_nbytes() + 8 * k),
         "value": (lambda: builder.value(x), 8 * m + 8 * k),
         "operator": (lambda: builder.operator(x), 8 * k),
-        "J @ v": (lambda: op @ x, 8 * m),
-        "J.T @ w": (lambda: op.T @ w, 8 * k * (1 + 2 + 1)),  # the result, one for each of two workers, x
-        "J.H @ w": (lambda: op.H @ w, 8 * k * (1 + 2 + 1)),
+        "J @ v": (lambda: op @ x, 8 * m + 8 * 2 * k * packed),
+        "J.T @ w": (lambda: op.T @ w, sums),
+        "J.H @ w": (lambda: op.H @ w, sums),
         "J @ V": (lambda: op @ V, 8 * 4 * m),
-        "J.T @ W": (lambda: op.T @ W, 8 * k * (4 * (1 + 2) + 1)),
-        "column_norms": (op.column_norms, 8 * k * (1 + 2 + 3)),  # x as float64, |x|² and its square on the way
+        "J.T @ W": (lambda: op.T @ W, 8 * k * 4 * (1 + 2)),
+        "column_norms": (op.column_norms, sums + 8 * k * 3),  # x as float64, |x|² and its square on the way
         "row_pairs": (builder.row_pairs, 2 * 4 * m),
         "slice": (lambda: builder.slice(x, 3), 8 * 40 * k),
         "iter_csr": (
