@@ -109,8 +109,6 @@ class JacobianBuilder:
             _matrix.check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
             _matrix.check_symmetric(values, indices, indptr)
-            if indices is None and values.flags.f_contiguous:
-                values = values.T  # the same numbers, in the order in which kernels read them
         self._set_up(values, indices, indptr, rows, order, check_finite, workers)
 
     def _set_up(

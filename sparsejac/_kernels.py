@@ -20,8 +20,8 @@ All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the s
 What makes the loops fast is easy to lose. Over dense rows they move A, W or the output at the speed of the memory bus:
 the inner ones count from 0 over slices, so Numba sees that no index is negative, drops the wrap-around test, and LLVM
 vectorises; sums take four rows at a time, so that a k-vector goes through the cache once where it went four times. Over
-sparse rows the time is that of cache misses at random columns: what one entry needs of the k-vectors is stored side by
-side, in one cache line (`_packed` arrays of shape (k, 2)), and asked for `_AHEAD` entries before it is used.
+sparse rows the time is that of cache misses at random columns: what one entry needs of the k-vectors is packed side by
+side in an array of shape (k, 2), one cache line of float64, and asked for `_AHEAD` entries before it is used.
 
 Maps are compiled without `fastmath`, so the bits of an entry do not depend on the block in which it is computed.
 """
@@ -361,7 +361,7 @@ def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, conjugat
 
 @_inline
 def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums):
-    """`_add_row` for columns ``j0 <= j < j1`` of four dense rows at once."""
+    """`_add_row` for columns ``j0 <= j < j1`` of four dense rows at once. `sums` has four rows, or is None for a vector."""
     k, n = lo.size, j1 - j0
     p0 = i * k + j0
     p1, p2, p3 = p0 + k, p0 + 2 * k, p0 + 3 * k
@@ -413,7 +413,7 @@ def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums)
 
 @_inline
 def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, sums):
-    """Sum over rows ``i0 <= i < i1``, four at a time where A is dense. `sums` is what that needs for a block of vectors."""
+    """Sum over rows ``i0 <= i < i1``, four at a time where A is dense."""
     i = i0
     while indices is None and i + 4 <= i1:
         # The rows of a triangle begin, or end, one entry apart: there is always a column that the four have in common.
@@ -462,9 +462,8 @@ def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, o
 
 
 @_sum
-def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out):
-    """`rmatvec` for the columns of W at once; nothing is packed. Allocates four rows of `out`."""
-    sums = np.empty((4, out.shape[1]), out.dtype)
+def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, sums, out):
+    """`rmatvec` for the columns of W at once; nothing is packed. `sums` is room for four dense rows of `out`."""
     _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out, sums)
 
 

@@ -228,8 +228,8 @@ class JacobianOperator(_Operator):
     -----
     **Memory.** ``J @ v`` allocates its result (m numbers, for V of c columns m·c) and, where they have another dtype or layout
     than the result, copies of x and v (k, k·c); for a sparse A both side by side (2 k). ``J.T @ w`` and ``J.H @ w`` allocate their
-    result in double precision and once more for each worker (for a sparse A and a vector, twice more), and a copy of x if that is not in
-    double precision: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
+    result in double precision, for each worker one more (two, for a sparse A and a vector) and four more of its rows, and a copy of x if
+    it is to be conjugated or is not in double precision: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
     C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
 
     **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are accumulated in double precision, in an

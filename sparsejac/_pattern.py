@@ -27,6 +27,11 @@ def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
     return np.dtype(np.int32 if max(rows, columns, entries) < 2**31 else np.int64)
 
 
+def searchsorted(array: Indices, value: int, side: Literal["left", "right"] = "left") -> int:
+    """`numpy.searchsorted`, which for a Python integer would convert the array to int64, all of it."""
+    return int(np.searchsorted(array, array.dtype.type(min(value, np.iinfo(array.dtype).max)), side=side))
+
+
 @dataclass(frozen=True, eq=False)
 class Pattern:
     """The rows of J: for each row i of A the entries ``lo[i] <= p < hi[i]``, in ascending order of their columns.
@@ -130,13 +135,13 @@ class Pattern:
         if r >= self.m:
             return Cut(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
         if self.grid is None:
-            i = int(np.searchsorted(self.first, r, side="right")) - 1
+            i = searchsorted(self.first, r, side="right") - 1
             p = int(self.lo[i]) + r - int(self.first[i])
         else:
             i, j = divmod(r, self.k)
             assert self.indices is not None  # only a sparse A has a grid
             columns = self.indices[self.lo[i] : self.hi[i]]
-            p = int(self.lo[i]) + int(np.searchsorted(columns, j))
+            p = int(self.lo[i]) + searchsorted(columns, j)
         before = int(self.first[i]) + p - int(self.lo[i])
         on_diagonal = int(self.diagonal[i]) + self._diagonal_before(i, p)
         return Cut(i, p, 2 * before - on_diagonal)

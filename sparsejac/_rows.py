@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._pattern import Pattern
+from ._pattern import Pattern, searchsorted
 
-_INLINE = 2**15  # entries below which waking a thread takes longer than visiting them
+_INLINE = 2**17  # entries below which waking a thread takes longer than visiting them
 _PIECE = 2**16  # entries a thread takes at a time, at least
 _SUM_PIECES = 8  # partial sums, at most
-_PACK = 2**17  # entries of a packed block, unless 32 rows are more: four cache lines of each Fortran-ordered column
-_EITHER_WAY = {"column_squares"}  # sums that are the same for A and Aᵀ
+_PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
+_EITHER_WAY = {"column_squares"}  # sums over all entries that are the same for A and Aᵀ
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
@@ -43,6 +43,7 @@ class MemoryRows:
         self._values = frozen(values.reshape(-1) if self._direct else values)
         # Aᵀ, if that is what the kernels can read.
         self._transposed = frozen(values.T) if readable and values.flags.f_contiguous and not self._direct else None
+        self._square = pattern.entries == pattern.k**2  # no triangle
         self.pattern = pattern
         self._workers = workers
         self._small = self._direct and pattern.entries <= _INLINE
@@ -50,7 +51,7 @@ class MemoryRows:
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
         # power of two of them, so that as many threads share them evenly.
         pieces = _SUM_PIECES
-        while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _INLINE):
+        while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
             pieces //= 2
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
 
@@ -75,7 +76,7 @@ class MemoryRows:
         on_threads(write, len(bounds) - 1, self._workers)
 
     def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Two k-vectors as the kernels of a map want them: for sparse rows packed, so that one cache line holds both."""
+        """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
         if self.pattern.indices is None:
             return x, v
         packed = np.empty((x.size, 2), x.dtype)
@@ -85,11 +86,12 @@ class MemoryRows:
     def sum(self, kernel: str, x: NDArray[Any], *args: Any, columns: int | None = None) -> NDArray[Any]:
         """The sum, in the dtype of x, that a kernel adds up over all rows: a k-vector, or a matrix of so many columns.
 
-        Memory: the result, and one of its size for each worker; two, for a vector and sparse rows.
+        Memory: the result, and for each worker one of its size (two, for a vector and sparse rows) and four of its rows.
         """
         self.pattern.check_unchanged()
         shape = x.shape if columns is None else (*x.shape, columns)
-        packed = self.pattern.indices is not None and columns is None
+        dense = self.pattern.indices is None
+        packed = not dense and columns is None
         bounds = self._sum_bounds
 
         def part() -> NDArray[Any]:
@@ -100,11 +102,13 @@ class MemoryRows:
             return out
 
         def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
-            self._run(kernel, bounds[piece], bounds[piece + 1], (None if packed else x, *args, out), False)
+            room = () if columns is None else (np.empty((4 if dense and x.size >= 4 else 0, columns), x.dtype),)
+            self._run(kernel, bounds[piece], bounds[piece + 1], (None if packed else x, *args, *room, out), False)
             return out[:, 1] if packed else out
 
         if len(bounds) == 2:
-            return np.ascontiguousarray(add_rows(0, part()))
+            sums = add_rows(0, part())
+            return sums.copy() if packed else sums
         total = np.zeros(shape, x.dtype)
         spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
         turn = threading.Condition()
@@ -114,13 +118,17 @@ class MemoryRows:
         def add(piece: int) -> None:
             nonlocal added, failed
             try:
-                out = spare.pop() if spare else part()
+                try:
+                    out = spare.pop()
+                except IndexError:
+                    out = part()
                 sums = add_rows(piece, out)
                 with turn:
                     # Pieces are taken in order, so those before this one are done or under way: no deadlock.
                     turn.wait_for(lambda: added == piece or failed)
                     if not failed:
-                        np.add(total, sums, out=total)
+                        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                            np.add(total, sums, out=total)
                     added += 1
                     turn.notify_all()
                 sums[:] = 0
@@ -142,7 +150,7 @@ class MemoryRows:
             run(None, pattern.indices, 0, *spans, i0, i1, *args)
         elif self._direct:
             run(self._values, pattern.indices, 0, *spans, i0, i1, *args)
-        elif self._transposed is not None and kernel in _EITHER_WAY:
+        elif self._transposed is not None and self._square and kernel in _EITHER_WAY:
             run(self._transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
         else:
             for data, base, b0, b1 in self._packed_blocks(i0, i1):
@@ -157,11 +165,11 @@ class MemoryRows:
         buffer = np.empty(0, dtype)
         while i0 < i1:
             if pattern.indices is None:
-                stop = min(i0 + max(32, _PACK // pattern.k), i1)
+                stop = min(i0 + max(32, _PACK // (pattern.k * dtype.itemsize)), i1)
                 base, block = i0 * pattern.k, values[i0:stop]
             else:
                 base = int(pattern.lo[i0])
-                stop = min(max(int(np.searchsorted(pattern.hi, base + _PACK, side="right")), i0 + 1), i1)
+                stop = min(max(searchsorted(pattern.hi, base + _PACK // dtype.itemsize, side="right"), i0 + 1), i1)
                 block = values[base : int(pattern.hi[stop - 1])]
             if buffer.size < block.size:
                 buffer = np.empty(block.size, dtype)
@@ -193,7 +201,7 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
     """Rows at which to cut ``i0 … i1`` into pieces of about the same number of entries."""
     begin, end = int(pattern.first[i0]), int(pattern.first[i1])
     targets = [begin + (end - begin) * piece // pieces for piece in range(1, pieces)]
-    inner = np.searchsorted(pattern.first, targets).tolist() if targets else []
+    inner = (searchsorted(pattern.first, target) for target in targets)
     return sorted({i0, *(min(max(i, i0), i1) for i in inner), i1}) if i1 > i0 else [i0, i1]
 
 

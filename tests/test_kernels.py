@@ -95,6 +95,7 @@ def test_kernels_release_the_gil_and_are_honest_about_nan():
         "rmatvec",
         "rmatmat",
         "column_squares",
+        "transpose",
     ):
         options = getattr(_kernels, name).compiled.targetoptions
         assert options["nogil"]

@@ -1,11 +1,13 @@
 """The index arithmetic: which integers are wide enough, and where J can be cut."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse
 
 from sparsejac import JacobianBuilder
-from sparsejac._pattern import index_dtype
+from sparsejac._pattern import index_dtype, searchsorted
 
 
 def huge(k):
@@ -74,3 +76,15 @@ def test_all_rows_of_a_huge_sparse_matrix_in_blocks():
     np.testing.assert_array_equal(block.indptr, [0, 0, 0, 0, 2, 2])
     np.testing.assert_array_equal(block.indices, [3, k - 1])
     np.testing.assert_array_equal(block.data, [10, 10])
+
+
+def test_searching_converts_nothing():
+    array = np.arange(10**6, dtype=np.int32)
+    tracemalloc.start()
+    try:
+        assert searchsorted(array, 77) == 77
+        assert searchsorted(array, 77, side="right") == 78
+        assert searchsorted(array, 2**40) == 10**6
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()

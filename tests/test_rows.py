@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse
-from support import assert_same, integers, matrix, random_csr
+from support import assert_same, integers, matrix, random_csr, toarray
 
 from sparsejac import JacobianBuilder, _rows
 from sparsejac._rows import on_threads
@@ -72,7 +72,7 @@ def test_large_problems_are_right(form):
 @pytest.mark.parametrize("form", ["F", "strided", "reversed", "csr"])
 def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
     """A layout or dtype that the kernels do not read is copied block by block: here many, at cut rows too."""
-    monkeypatch.setattr(_rows, "_PACK", 40)
+    monkeypatch.setattr(_rows, "_PACK", 320)
     A = matrix(50, form, dtype="int16" if form == "csr" else "float64", density=0.2)
     plain = A.astype(np.float64) if form == "csr" else np.ascontiguousarray(A)
     x = integers((50,), seed=3)
@@ -82,6 +82,46 @@ def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
         JacobianBuilder(plain).iter_csr(x, block_rows=123), JacobianBuilder(A).iter_csr(x, block_rows=123), strict=True
     ):
         assert_same(other, one.toarray())
+
+
+@pytest.mark.parametrize("form", ["C", "F", "strided", "csr"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_one_triangle_is_read_whatever_the_layout(form, order):
+    """Which one shows when only the upper one is changed, after the check that they are equal: by rows in both orders, so
+    with "F", the upper one by columns, it is the lower one.
+    """
+    A = matrix(9, form, symmetric=True, density=1.0)
+    builder = JacobianBuilder(A, rows="upper", order=order)
+    i, j = builder.row_pairs()
+    before = toarray(A).astype(np.float64)
+    if form == "csr":
+        A.data[A.indices > np.repeat(np.arange(9), np.diff(A.indptr))] = 7
+    else:
+        A[np.triu_indices(9, 1)] = 7
+    expected = np.where((i == j) | (order == "F"), before[i, j], 7.0)
+    assert_same(builder.value(np.ones(9)), expected)
+
+
+@pytest.mark.parametrize("form", ["C", "csr"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sums_overflow_in_silence(form, workers):
+    """Whether NumPy adds the partial sums or the kernel does."""
+    A = large(form)
+    values = A.data if form == "csr" else A.reshape(-1)
+    values[:1000], values[-1000:] = np.inf, -np.inf
+    op = JacobianBuilder(A, rows="stored", check_finite=False, workers=workers).operator(np.ones(A.shape[0]))
+    with np.errstate(all="raise"):
+        assert np.isnan(op.T @ np.ones(op.shape[0])).any()
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+@pytest.mark.parametrize("form", ["C", "csr"])
+def test_results_own_their_memory(form, k):
+    op = JacobianBuilder(matrix(k, form), rows="all").operator(np.ones(k))
+    for result in (op @ np.ones(k), op.T @ np.ones(k * k), op.H @ np.ones(k * k), op.T @ np.ones((k * k, 2))):
+        assert result.base is None
+        assert result.flags.c_contiguous
+        assert result.flags.writeable
 
 
 def test_sums_of_float32_are_kept_in_float64():
