@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from ._pattern import Pattern, searchsorted
 
-_INLINE = 2**17  # entries below which waking a thread takes longer than visiting them
-_PIECE = 2**16  # entries a thread takes at a time, at least
+_INLINE = (
+    2**20
+)  # entries up to which two threads win nothing: waking them takes a tenth of a millisecond, these take three
+_PIECE = 2**18  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
 _SUM_PIECES = 8  # partial sums, at most
 _PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
 _EITHER_WAY = {"column_squares"}  # sums over all entries that are the same for A and Aᵀ
@@ -50,7 +52,7 @@ class MemoryRows:
         self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
         # power of two of them, so that as many threads share them evenly.
-        pieces = _SUM_PIECES
+        pieces = _SUM_PIECES if pattern.entries > _INLINE else 1
         while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
             pieces //= 2
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)

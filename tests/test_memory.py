@@ -15,7 +15,7 @@ from support import random_csr
 from sparsejac import JacobianBuilder, jacobian
 from sparsejac.testing import check_jacobian
 
-K = 1000
+K = 1100  # enough entries for two threads
 MARGIN = 200_000  # Python's own objects, and the threads'
 DENSE_BUFFER = 2 * 2**20  # two workers, for an A that is packed
 
@@ -114,9 +114,9 @@ HIGH_WATER = """
 import sys
 from pathlib import Path
 import numpy as np
-from test_memory import operations_of, problem
+from test_memory import K, operations_of
 
-operations = operations_of(sys.argv[1], 2 * 1000)
+operations = operations_of(sys.argv[1], 2 * K)
 for name, (function, allowed) in operations.items():
     function()  # compiled, and the threads are there
 for name, (function, allowed) in operations.items():

@@ -18,7 +18,14 @@ from support import assert_same, integers, matrix, random_csr, toarray
 from sparsejac import JacobianBuilder, _rows
 from sparsejac._rows import on_threads
 
-K = 700  # large enough for several pieces, of maps and of sums
+K = 700
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    """Pieces of which matrices that are small enough for a test have several, of maps and of sums."""
+    monkeypatch.setattr(_rows, "_INLINE", 2**14)
+    monkeypatch.setattr(_rows, "_PIECE", 2**15)
 
 
 def large(form, dtype=np.float64):
@@ -283,9 +290,9 @@ def test_interrupted_again_and_again():
 def test_works_while_the_interpreter_shuts_down():
     program = (
         "import atexit, numpy as np, sparsejac\n"
-        "op = sparsejac.JacobianBuilder(np.ones((700, 700)), workers=2).operator(np.ones(700))\n"
-        "op @ np.ones(700)\n"
-        "atexit.register(lambda: print((op @ np.ones(700)).sum()))\n"
+        "op = sparsejac.JacobianBuilder(np.ones((1100, 1100)), workers=2).operator(np.ones(1100))\n"
+        "op @ np.ones(1100)\n"
+        "atexit.register(lambda: print((op @ np.ones(1100)).sum()))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "980000.0"
+    assert done.stdout.strip() == "2420000.0"
