@@ -67,6 +67,7 @@ def _kernel(**options):
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
 
 _NO_SIGN = np.int64(2**63 - 1)
+_CACHED = 2**17  # numbers that a core's own cache holds: asking for those early only takes time
 _AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
 _inline = numba.njit
 _map = _kernel()
@@ -97,7 +98,7 @@ def _prefetch(typing_context, array, position):
 @_inline
 def _ahead(vector, indices, p):
     """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector, or of a matrix whose rows are packed."""
-    if indices is not None:
+    if indices is not None and vector.size > _CACHED:
         j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
         if vector.ndim == 2:
             j *= vector.shape[1]

@@ -320,7 +320,7 @@ class JacobianOperator(_Operator):
         if X.ndim == 1:
             builder._rows.map("matvec", *builder._rows.pair(x, X), out)
         else:
-            builder._rows.map("matmat", x, X, out)
+            builder._rows.map("matmat", x, X, out, columns=X.shape[1])
         return out
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:

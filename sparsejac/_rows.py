@@ -52,23 +52,25 @@ class MemoryRows:
         self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
         # power of two of them, so that as many threads share them evenly.
-        pieces = _SUM_PIECES if pattern.entries > _INLINE else 1
+        pieces = _SUM_PIECES
         while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
             pieces //= 2
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
 
-    def map(self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, structure: bool = False) -> None:
-        """Run a kernel over the rows ``i0 <= i < i1``; with `structure`, one that does not read A's values."""
+    def map(
+        self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, columns: int = 1, structure: bool = False
+    ) -> None:
+        """Run a kernel over the rows ``i0 <= i < i1``, on so many vectors; with `structure`, one that does not read A's values."""
         self.pattern.check_unchanged()
         i1 = self.pattern.k if i1 is None else i1
-        if self._small:
+        if self._small and columns == 1:
             self._run(kernel, i0, i1, args, structure)
             return
         entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
-        if entries <= _INLINE:
+        if entries * columns <= _INLINE:
             self._run(kernel, i0, i1, args, structure)
             return
-        bounds = _bounds(self.pattern, i0, i1, min(entries // _PIECE + 1, 8 * self._workers))
+        bounds = _bounds(self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self._workers))
 
         def write(piece: int) -> None:
             self._run(kernel, bounds[piece], bounds[piece + 1], args, structure)
@@ -141,7 +143,8 @@ class MemoryRows:
                     turn.notify_all()
                 raise
 
-        on_threads(add, len(bounds) - 1, self._workers)
+        workers = self._workers if self.pattern.entries * (columns or 1) > _INLINE else 1
+        on_threads(add, len(bounds) - 1, workers)
         return total
 
     def _run(self, kernel: str, i0: int, i1: int, args: tuple[Any, ...], structure: bool) -> None:

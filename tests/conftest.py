@@ -22,7 +22,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: SciPy's own")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data():
     """A function from a file's name to its path; the test is skipped where the file is not there."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from support import matrix, np_matrix
+from support import integers, matrix, np_matrix
 
 from sparsejac import JacobianBuilder, _machine, jacobian
 
@@ -436,3 +436,24 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     assert _machine.cpu_count() >= 1
     monkeypatch.setattr("sparsejac._checks.LARGE", 0)
     assert JacobianBuilder(np.eye(3)).tocsr(X).nnz == 15
+
+
+@pytest.mark.parametrize("form", ["C", "F", "csr"])
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_sums_are_honest_about_nan_and_infinity(form, special):
+    """As a plain loop has them: 0 · ∞ is not 0, and ∞ - ∞ is not ∞, whatever the order in which kernels add."""
+    k = 13
+    A, W, x = integers((k, k), seed=8), integers((k, k), seed=9), integers((k,), seed=10)
+    A[7, 7], W[3, 5], W[4, 4], W[12, 0], x[2] = special, special, -special, special, 0
+    i, j = np.nonzero((integers((k, k), seed=11) > 0) | ~np.isfinite(A) if form == "csr" else np.ones((k, k)))
+    given = scipy.sparse.csr_array((A[i, j], (i, j)), shape=(k, k)) if form == "csr" else np.array(A, order=form)
+    expected = np.zeros(k)
+    with np.errstate(all="ignore"):
+        for p, q in zip(i, j, strict=True):
+            term = A[p, q] * W[p, q]
+            expected[p] += term * x[q]
+            expected[q] += term * x[p]
+    op = JacobianBuilder(given, rows="stored", check_finite=False).operator(x)
+    w = W[i, j]
+    np.testing.assert_array_equal(op.T @ w, expected)
+    np.testing.assert_array_equal((op.T @ np.stack([w, w, w], axis=1))[:, 1], expected)

@@ -27,7 +27,7 @@ def problem(request):
     rng = np.random.default_rng(1)
     k = A.shape[0]
     x, v, w = rng.random(k), rng.random(k), rng.random(A.nnz)
-    others = {"JAX": peers.of_jax(A, x), "NumPy/SciPy": peers.of_numpy_sparse(A, x)}
+    others = {"JAX": peers.of_jax(A, x), "NumPy": peers.of_numpy_sparse(A, x)}
     builders = JacobianBuilder(A, rows="stored", workers=2), JacobianBuilder(A, rows="stored", workers=1)
     return title, A, x, v, w, others, builders
 
@@ -80,7 +80,7 @@ def test_products(race, problem, operation):
         contestants["limit: A.data.copy()"] = A.data.copy
     if operation == "Jᵀw":
         M = scipy.sparse.csr_array((A.data * w, A.indices, A.indptr), shape=A.shape)
-        contestants["SciPy, M = A∘W at hand"] = lambda: M @ x + M.T @ x
+        contestants["SciPy, A∘W given"] = lambda: M @ x + M.T @ x
     if "8" in operation:
         contestants["variant: one vector"] = (lambda: op @ v) if operation[1] == " " else (lambda: op.T @ w)
     race(f"sparse {operation}", title, contestants | peers.take(others, name, operand))

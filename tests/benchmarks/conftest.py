@@ -133,26 +133,43 @@ def plot(races):
     groups = {group: sizes for group, sizes in groups.items() if len(sizes) > 1}
     if not groups:
         return
-    mpl.rcParams.update({"svg.hashsalt": "sparsejac", "font.size": 8, "axes.titlesize": 9})
+    mpl.rcParams.update({"svg.hashsalt": "sparsejac", "font.size": 8, "axes.titlesize": 8})
+    names = dict.fromkeys(name for sizes in groups.values() for ratios in sizes.values() for name in ratios)
+    peers = [name for name in names if not name.startswith(("limit", "variant", "one worker"))]
+    styles = {name: {"color": f"C{number}", "marker": "o", "markersize": 3} for number, name in enumerate(peers)}
     columns = 4
     rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(11, 2.5 * rows), layout="constrained", squeeze=False)
-    names = dict.fromkeys(name for sizes in groups.values() for ratios in sizes.values() for name in ratios)
-    names = [name for name in names if name != "one worker" and not name.startswith("variant")]
-    colours = {name: f"C{number % 10}" for number, name in enumerate(n for n in names if not n.startswith("limit"))}
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(10, 0.6 + 2 * rows), layout="constrained", squeeze=False, sharey=True
+    )
     for axis, (group, sizes) in zip(axes.flat, groups.items(), strict=False):
-        axis.axhline(1, color="black", linewidth=2)
-        for name in names:
+        axis.axhline(1, color="black", linewidth=2, label="sparsejac")
+        limits = [
+            name for name in names if name.startswith("limit") and any(name in ratios for ratios in sizes.values())
+        ]
+        limits.sort(key=lambda name: "two threads" in name)
+        for limit, line in zip(limits, ("--", ":"), strict=False):
+            styles[limit] = {"color": "grey", "linestyle": line}
+        for name in [*limits, *peers]:
             points = sorted((k, ratios[name]) for k, ratios in sizes.items() if name in ratios)
-            style = {"color": colours[name], "marker": "o"} if name in colours else {"color": "grey", "linestyle": "--"}
             if points:
-                axis.plot(*zip(*points, strict=True), label=name, markersize=4, **style)
-        axis.set(title=group, xscale="log", yscale="log", xticks=list(sizes), xticklabels=map(str, sizes))
+                axis.plot(*zip(*points, strict=True), label=None if name in limits else name, **styles[name])
+        under = f"\n- - {limits[0].removeprefix('limit: ')}" if limits else "\n"
+        axis.set(title=group + under, xscale="log", yscale="log", xticks=list(sizes), yticks=[0.1, 1, 10, 100])
+        axis.set(xticklabels=map(_short, sizes), yticklabels=["0.1", "1", "10", "100"])
         axis.minorticks_off()
         axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize=5.5, frameon=False)
     for axis in axes.flat[len(groups) :]:
         axis.remove()
-    figure.suptitle("time relative to sparsejac, the black line; dashed: physical limits")
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+    figure.suptitle("time divided by that of sparsejac, over k; dashed: the physical limit, dotted: on two threads")
     figure.savefig(PLOT, metadata={"Date": None})
     plt.close(figure)
+
+
+def _short(k):
+    """1500 → '1.5k'."""
+    return f"{k / 10**6:g}M" if k >= 10**6 else f"{k / 1000:g}k" if k >= 1000 else str(k)
