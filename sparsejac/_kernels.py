@@ -98,11 +98,18 @@ def _prefetch(typing_context, array, position):
 @_inline
 def _ahead(vector, indices, p):
     """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector, or of a matrix whose rows are packed."""
-    if indices is not None and vector.size > _CACHED:
+    if indices is not None:
         j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
         if vector.ndim == 2:
             j *= vector.shape[1]
         _prefetch(vector, j)
+
+
+@_inline
+def _ahead_of_cache(vector, indices, p):
+    """`_ahead`, unless the vector fits into the cache: for loops so short that asking takes a good part of the time."""
+    if vector.size > _CACHED:
+        _ahead(vector, indices, p)
 
 
 @_inline
@@ -166,7 +173,7 @@ def value(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
         cells = _cells(out, grid, i, first[i], n)
         xi = x[i]
         for q in range(n):
-            _ahead(x, indices, start + q)
+            _ahead_of_cache(x, indices, start + q)
             cells[_cell(columns, grid, q)] = a[q] * (xi * xs[_column(columns, q)])
 
 
@@ -187,7 +194,7 @@ def matvec(data, indices, base, lo, hi, first, grid, i0, i1, x, v, out):
             columns = indices[start : start + n]
             xi, vi = x[i, 0], x[i, 1]
             for q in range(n):
-                _ahead(x, indices, start + q)
+                _ahead_of_cache(x, indices, start + q)
                 j = _column(columns, q)
                 cells[_cell(columns, grid, q)] = a[q] * (vi * x[j, 0] + xi * x[j, 1])
 
@@ -441,7 +448,7 @@ def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjug
         one, total = out.dtype.type(1), out.dtype.type(0)
         xi = out[i, 0]
         for q in range(n):
-            _ahead(out, indices, start + q)
+            _ahead_of_cache(out, indices, start + q)
             j = _column(columns, q)
             t = _term(one * a[q], cells, _cell(columns, grid, q), conjugate, j == i)
             total += t * out[j, 0]
