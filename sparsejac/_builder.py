@@ -540,14 +540,14 @@ class JacobianBuilder:
         last = end.row + (end.row < pattern.k)
         self._rows.map(
             "csr_indices", pattern.diagonal, begin.entry, end.entry, begin.nnz, r0, r1, indices, indptr,
-            i0=begin.row, i1=last, structure=True,
+            rows=(begin.row, last), structure=True,
         )  # fmt: skip
         return _canonical((data, indices, indptr), (r1 - r0, pattern.k))
 
     def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
         last = end.row + (end.row < self._pattern.k)  # the last row of A may be cut in the middle
         self._rows.map(
-            "csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, i0=begin.row, i1=last
+            "csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, rows=(begin.row, last)
         )
 
     def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

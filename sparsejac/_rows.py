@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from ._pattern import Pattern, searchsorted
 
-_INLINE = (
-    2**20
-)  # entries up to which two threads win nothing: waking them takes a tenth of a millisecond, these take three
+# Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
+_INLINE = 2**20
 _PIECE = 2**18  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
 _SUM_PIECES = 8  # partial sums, at most
 _PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
@@ -48,7 +47,6 @@ class MemoryRows:
         self._square = pattern.entries == pattern.k**2  # no triangle
         self.pattern = pattern
         self._workers = workers
-        self._small = self._direct and pattern.entries <= _INLINE
         self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
         # power of two of them, so that as many threads share them evenly.
@@ -58,15 +56,23 @@ class MemoryRows:
         self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
 
     def map(
-        self, kernel: str, *args: Any, i0: int = 0, i1: int | None = None, columns: int = 1, structure: bool = False
+        self,
+        kernel: str,
+        *args: Any,
+        rows: tuple[int, int] | None = None,
+        columns: int = 1,
+        structure: bool = False,
     ) -> None:
-        """Run a kernel over the rows ``i0 <= i < i1``, on so many vectors; with `structure`, one that does not read A's values."""
+        """Run a kernel over all rows, or ``rows[0] <= i < rows[1]``, of which each entry makes so many `columns`.
+
+        With `structure`, the kernel is one that does not read A's values.
+        """
         self.pattern.check_unchanged()
-        i1 = self.pattern.k if i1 is None else i1
-        if self._small and columns == 1:
-            self._run(kernel, i0, i1, args, structure)
-            return
-        entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
+        if rows is None:
+            (i0, i1), entries = (0, self.pattern.k), self.pattern.entries
+        else:
+            i0, i1 = rows
+            entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
         if entries * columns <= _INLINE:
             self._run(kernel, i0, i1, args, structure)
             return

@@ -70,7 +70,7 @@ def test_build(folder, capsys, form, order, rows):
     assert f"A: A.{form}, 3 x 3, {'dense' if form == 'npy' else '5 stored entries'}, float64\n" in out
     assert f"J: {m} x {k}, {expected.nnz} stored entries, rows={rows}, order={order}\n" in out
     assert re.search(
-        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, written to J.npz in [\d.]+ s; peak memory [\d.]+ MiB",
+        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, written to J.npz in [\d.]+ s; peak memory [\d.]+ [MG]iB",
         out,
     )
 

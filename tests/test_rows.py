@@ -131,6 +131,18 @@ def test_results_own_their_memory(form, k):
         assert result.flags.writeable
 
 
+def test_a_block_of_vectors_wakes_threads_sooner(monkeypatch):
+    """What counts is the numbers that are moved: here 10 000 entries, and 10 000 times 8."""
+    pieces = []
+    monkeypatch.setattr(_rows, "on_threads", lambda work, n, workers: pieces.append(n) or on_threads(work, n, workers))
+    op = JacobianBuilder(np.ones((100, 100)), workers=2).operator(np.ones(100))
+    op @ np.ones(100), op.T @ np.ones(10_000)
+    assert pieces == []
+    op @ np.ones((100, 8))
+    assert len(pieces) == 1
+    assert pieces[0] > 1
+
+
 def test_sums_of_float32_are_kept_in_float64():
     k = 3000
     A, x = np.full((k, k), 0.1, np.float32), np.ones(k, np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 import peers
 import pytest
-from limits import copied, filled, filled_on_two_threads, on_two_threads
+from limits import copied, filled, filled_on_two_threads, on_two_threads, two_threads
 
 from sparsejac import JacobianBuilder
 
@@ -37,7 +37,7 @@ def test_assembly(race, k):
     contestants = {
         "tocsr": lambda: builder.tocsr(x),
         "limit: filling three fresh arrays": lambda: filled(sizes),
-        "limit: the same, two threads": lambda: filled_on_two_threads(sizes),
+        **two_threads(k, {"limit: the same, two threads": lambda: filled_on_two_threads(sizes)}),
         "one worker": lambda: one.tocsr(x),
     }
     if k <= 3000:
@@ -61,7 +61,7 @@ def test_assembly_of_the_numbers(race, k):
     contestants = {
         "tocsr(out=)": lambda: builder.tocsr(x, out=J),
         "limit: data.fill": lambda: data.fill(1),
-        "limit: the same, two threads": lambda: on_two_threads(lambda array: array.fill(1), data),
+        **two_threads(k, {"limit: the same, two threads": lambda: on_two_threads(lambda array: array.fill(1), data)}),
         "one worker": lambda: one.tocsr(x, out=J1),
     }
     race("tocsr(out=J)", f"k = {k}", contestants)
@@ -73,7 +73,7 @@ def test_value(race, problem):
     contestants = {
         "value": lambda: builder.value(x),
         "limit: A.copy()": A.copy,
-        "limit: a copy on two threads": copied(A),
+        **two_threads(k, {"limit: the same, two threads": copied(A)}),
         "one worker": lambda: one.value(x),
     }
     race("F(x)", f"k = {k}", contestants | peers.take(others, "value", None))
@@ -85,7 +85,7 @@ def test_matvec(race, problem):
     contestants = {
         "op @ v": lambda: op @ v,
         "limit: A.copy()": A.copy,
-        "limit: a copy on two threads": copied(A),
+        **two_threads(k, {"limit: the same, two threads": copied(A)}),
         "one worker": lambda: one @ v,
     }
     race("J v", f"k = {k}", contestants | peers.take(others, "matvec", v))
@@ -123,7 +123,10 @@ def test_blocks_of_8(race, problem, operation):
         V = np.random.default_rng(1).random((k, 8))
         contestants = {
             "op @ V": lambda: op @ V,
-            "limit: filling the result, two threads": lambda: filled_on_two_threads([(8 * k * k, np.float64)]),
+            "limit: filling the result": lambda: filled([(8 * k * k, np.float64)]),
+            **two_threads(
+                k, {"limit: the same, two threads": lambda: filled_on_two_threads([(8 * k * k, np.float64)])}
+            ),
             "one worker": lambda: one @ V,
             "variant: one vector": lambda: op @ v,
         }

@@ -4,7 +4,7 @@ import numpy as np
 import peers
 import pytest
 import scipy.sparse
-from limits import filled, filled_on_two_threads
+from limits import filled, filled_on_two_threads, two_threads
 from support import random_csr
 
 from sparsejac import JacobianBuilder
@@ -41,7 +41,7 @@ def test_assembly(race, problem):
     contestants = {
         "tocsr": lambda: builder.tocsr(x),
         "limit: filling three fresh arrays": lambda: filled(sizes),
-        "limit: the same, two threads": lambda: filled_on_two_threads(sizes),
+        **two_threads(builder.shape[1], {"limit: the same, two threads": lambda: filled_on_two_threads(sizes)}),
         "one worker": lambda: one.tocsr(x),
         "SciPy COO": lambda: peers.triplets(A.data, i, j, x, builder.shape),
     }

@@ -165,7 +165,7 @@ def kronecker(A, x):
 
 def triplets(a, i, j, x, shape):
     """What one writes by hand: two entries for each row of J as COO, and SciPy's conversion."""
-    rows = np.arange(shape[0])
+    rows = np.arange(shape[0], dtype=i.dtype)
     entries = np.concatenate([a * x[j], a * x[i]]), (np.concatenate([rows, rows]), np.concatenate([i, j]))
     return scipy.sparse.coo_array(entries, shape=shape).tocsr()
 
