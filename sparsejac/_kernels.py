@@ -29,6 +29,7 @@ Maps are compiled without `fastmath`, so the bits of an entry do not depend on t
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
 import functools
+import hashlib
 
 import numba
 import numpy as np
@@ -45,6 +46,7 @@ def _kernel(**options):
             compiled = numba.njit(nogil=True, cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
             compiled = numba.njit(nogil=True, **options)(function)
+        _name_by_signature(getattr(compiled._cache, "_cache_file", None))
 
         @functools.wraps(function)
         def run(*args):
@@ -62,6 +64,22 @@ def _kernel(**options):
         return run
 
     return decorate
+
+
+def _name_by_signature(file):
+    """Name what Numba keeps on disk by the signature that it is for.
+
+    Numba numbers it, by an index that it has read before. Two processes that compile at the same time can give one number
+    to two signatures, and from then on one of them is answered with the code of the other.
+    """
+
+    def save(key, data):
+        name = file._index_name.removesuffix("nbi") + hashlib.sha256(repr(key).encode()).hexdigest()[:20] + ".nbc"
+        file._save_data(name, data)
+        file._save_index(file._load_index() | {key: name})  # what another process adds meanwhile is compiled again
+
+    if all(hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")):
+        file.save = save
 
 
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"

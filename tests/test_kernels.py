@@ -68,7 +68,7 @@ def test_a_folder_that_stops_being_writable(copy):
     program = (
         "import numpy as np, sparsejac, numba.core.caching as caching\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
-        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile.save = lambda *_: True, full\n" + USE
+        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile._save_data = lambda *_: True, full\n" + USE
     )
     assert python(program, copy) == "6.0"
 
@@ -82,6 +82,20 @@ def test_a_damaged_cache_is_named(copy):
     printed = python(program, copy)
     assert "Numba cannot use its cache of the compiled kernel matvec: remove the folder" in printed
     assert str(copy / "sparsejac" / "__pycache__") in printed
+
+
+def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy):
+    """The last one to write the index has not seen what the other one compiled: here float64, and then integers."""
+    assert python(USE, copy) == "6.0"
+    ((index, of_the_first),) = [
+        (file, file.read_bytes()) for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi")
+    ]
+    index.unlink()
+    integers = USE.replace("np.eye(3)", "np.eye(3, dtype=np.int64)")
+    assert python(integers, copy) == "6.0"
+    index.write_bytes(of_the_first)
+    assert python(USE, copy) == "6.0"
+    assert python(integers, copy) == "6.0"
 
 
 def test_kernels_release_the_gil_and_are_honest_about_nan():
