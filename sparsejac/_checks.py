@@ -183,7 +183,7 @@ def matrix(A: object) -> Any:
     shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A must be a square matrix, got shape {shape}")
-    float_dtype("A", A.dtype)  # type: ignore[attr-defined]
+    float_dtype("A", A.dtype)  # type: ignore[attr-defined]  # as above
     return A
 
 

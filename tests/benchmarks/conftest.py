@@ -10,7 +10,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy: 2**4 cycles
 
-import itertools
 import time
 from pathlib import Path
 
@@ -98,10 +97,8 @@ def pytest_terminal_summary(terminalreporter, config):
     if not _races:
         return
     write = terminalreporter.write_line
-    for group, races in itertools.groupby(
-        sorted(_races, key=lambda race: list(_groups()).index(race[0])), lambda race: race[0]
-    ):
-        races = list(races)  # noqa: PLW2901
+    for group in _groups():
+        races = [race for race in _races if race[0] == group]
         names = list(dict.fromkeys(name for *_, ratios in races for name in ratios))
         write("")
         write(f"{group}: ms of {races[0][2]}, and how many times as long the others took")

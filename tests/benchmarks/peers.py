@@ -54,8 +54,9 @@ def of_jax(A, x):
 
         return prepare
 
+    value = module.jit(F)
     return {
-        "value": lambda _: lambda F=module.jit(F): F(a, x).block_until_ready(),  # noqa: B008
+        "value": lambda _: lambda: value(a, x).block_until_ready(),
         "matvec": prepared(jvp),
         "rmatvec": prepared(vjp, *shape),
         "matmat": prepared(module.vmap(jvp, (None, None, 1), -1)),
