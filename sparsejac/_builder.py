@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _checks, _machine, _matrix
 from ._checks import Order, Rows
+from ._kspace import HessianOperator
+from ._linear import wide
 from ._operator import JacobianOperator
 from ._pattern import Cut, Indices, Pattern, Triangle, index_dtype
 from ._rows import MemoryRows, frozen
@@ -108,7 +110,9 @@ class JacobianBuilder:
         if check_finite:
             _matrix.check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
-            _matrix.check_symmetric(values, indices, indptr)
+            defect = _matrix.asymmetry(values, indices, indptr)
+            if defect is not None:
+                raise _checks.not_symmetric(*defect)
         self._set_up(values, indices, indptr, rows, order, check_finite, workers)
 
     def _set_up(
@@ -255,7 +259,7 @@ class JacobianBuilder:
         x = self._point(x)
         self._check_fits("the value of F", self.shape[0] * x.dtype.itemsize)
         out = self._empty_rows((self.shape[0],), x.dtype)
-        self._rows.map("value", x, out)
+        self._rows.map("value", None, 0, x, out)
         return out
 
     def tocsr(self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
@@ -383,6 +387,47 @@ class JacobianBuilder:
         True
         """
         return JacobianOperator(self, self._point(x))
+
+    def hessian(self, w: ArrayLike) -> HessianOperator:
+        """The Hessian of ``wᵀF``, ``Σ_r w_r ∇²F_r = A∘W + (A∘W)ᵀ``, as a k×k operator. It is the same at every x.
+
+        That is what a `scipy.optimize.NonlinearConstraint` on F asks for: ``hess=lambda x, w: builder.hessian(w)``.
+
+        Parameters
+        ----------
+        w : array_like, shape (m,)
+            A weight for each row of J, real. Referenced if it is float64: later changes are seen.
+
+        Returns
+        -------
+        H : HessianOperator, shape (k, k)
+
+        Raises
+        ------
+        ValueError
+            If w has another shape, or is not finite.
+        TypeError
+            If A or w is complex, or w not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** None; a copy of w if it is not float64.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> H = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).hessian([0.0, 1.0, 0.0, 0.0])
+        >>> print(H.toarray())
+        [[0. 2.]
+         [2. 0.]]
+        """
+        self._pattern.check_unchanged()
+        w = _checks.vector("w", w, self.shape[0], "a weight for each row of J", finite=self._check_finite)
+        for name, dtype in (("A", self.dtype), ("w", w.dtype)):
+            _checks.real(name, dtype, "the Hessian of wᵀF")
+        dtype = np.result_type(self.dtype, _checks.float_dtype("w", w.dtype))
+        return HessianOperator(self, dtype, w=frozen(np.ascontiguousarray(w, np.float64)))
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
         """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix: it is zero outside row s and column s.
@@ -553,6 +598,24 @@ class JacobianBuilder:
     def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows for a map to fill: zero where A has no entries."""
         return np.empty(shape, dtype) if self._pattern.grid is None else np.zeros(shape, dtype)
+
+    def _visited(self) -> tuple[Indices, Indices, Any]:
+        """(i, j, p) of the entries of A that have rows of J: where they are, and which of A's values they are."""
+        pattern, count = self._pattern, self._pattern.entries
+        dtype = index_dtype(pattern.k, pattern.k, count)
+        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        self._rows.map("pairs", i, j, structure=True)
+        if pattern.indices is None or count == pattern.indices.size:
+            return i, j, slice(None)
+        return i, j, np.arange(count) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
+
+    def _diagonal(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A's diagonal, in double precision, and which entries those are: -1 where there is none."""
+        entries = self._pattern.diagonal_entries()
+        found = entries >= 0
+        diagonal = np.zeros(entries.size, wide(self.dtype))
+        diagonal[found] = self._entries(entries[found], diagonal.dtype)
+        return diagonal, entries
 
     def _entries(self, entries: Indices, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The entries of A with these numbers, converted."""

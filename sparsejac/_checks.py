@@ -56,6 +56,15 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
+def nonnegative(name: str, value: object) -> float:
+    """A finite real number that is not negative."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a real number, got {value!r} ({type_name(value)})")
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+    return float(value)
+
+
 def flag(name: str, value: object) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
@@ -142,6 +151,24 @@ def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
     return result
 
 
+def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:
+    """A vector of so many numbers, still the caller's memory."""
+    result = array(name, value)
+    if result.shape != (length,):
+        raise ValueError(f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}")
+    if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
+        raise ValueError(f"{name} must be finite: pass check_finite=False to compute with what it has")
+    return result
+
+
+def real(name: str, dtype: np.dtype[Any], what: str) -> None:
+    if dtype.kind == "c":
+        raise TypeError(
+            f"{what} is for real numbers, and {name} is {dtype}: ‖F‖² of a complex x has no complex derivative; "
+            "write its real and imaginary parts as separate problems"
+        )
+
+
 def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:
     """A vector or matrix that an operator multiplies: its shape fits, its dtype is one of ours.
 
@@ -187,8 +214,8 @@ def matrix(A: object) -> Any:
     return A
 
 
-def finite_blocks(values: NDArray[Any], locate: Any) -> None:
-    """Refuse NaN and infinity in A. `values` is scanned in pieces, so no mask of A's size is made."""
+def finite_blocks(name: str, values: NDArray[Any], locate: Any) -> None:
+    """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
     if values.dtype.kind not in "fc":
         return
     step = max(1, 2**17 // max(1, values[:1].size))
@@ -196,16 +223,45 @@ def finite_blocks(values: NDArray[Any], locate: Any) -> None:
         ok = np.isfinite(values[start : start + step])
         if not ok.all():
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
-            i, j = locate(int(where[0]) + start, *map(int, where[1:]))
+            place = ", ".join(map(str, locate(int(where[0]) + start, *map(int, where[1:]))))
             value = values[(int(where[0]) + start, *where[1:])]
-            raise ValueError(
-                f"A must be finite, but A[{i}, {j}] = {value}: pass check_finite=False to JacobianBuilder to compute with it"
-            )
+            way_out = "pass check_finite=False to JacobianBuilder to compute with it"
+            if name == "Y":
+                way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
+            raise ValueError(f"{name} must be finite, but {name}[{place}] = {value}: {way_out}")
 
 
-def bad_structure(format_: str, reason: str) -> ValueError:
+def bad_structure(name: str, format_: str, reason: str) -> ValueError:
     return ValueError(
-        f"A has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+        f"{name} has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+    )
+
+
+def target(Y: object, k: int, m: int) -> Any:
+    """Y as a k×k matrix, dense or sparse, or as a vector of J's m rows; the caller's memory."""
+    if not scipy.sparse.issparse(Y):
+        Y = array("Y", Y, alternative=", a SciPy sparse array or matrix")
+    shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
+    if shape not in {(k, k), (m,)}:
+        raise ValueError(
+            f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's rows, got shape {shape}"
+        )
+    dtype: np.dtype[Any] = Y.dtype  # type: ignore[attr-defined]  # as above
+    float_dtype("Y", dtype)
+    return Y
+
+
+def outside(count: int, where: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"Y has {count} entries that are not zero where A stores none, the first at {tuple(map(int, where))}: F is zero there for every x, "
+        "so they are constants in the cost; remove them from Y, or store entries of A (zeros will do) at their places"
+    )
+
+
+def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}]: '
+        'pass (Y + Y.T) / 2, scipy.sparse.triu(Y), or rows="stored" or "all"'
     )
 
 

@@ -181,18 +181,20 @@ def _below(columns, j0, i, n):
 
 
 @_map
-def value(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
-    """``F_ij = A_ij x_i x_j``."""
+def value(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out):
+    """``F_ij = A_ij x_i x_j``, or ``F_ij - Y_ij`` unless y is None."""
     for i in range(i0, i1):
         start, n = lo[i] - base, hi[i] - lo[i]
         a = data[start : start + n]
+        b = None if y is None else y[lo[i] - y_base : hi[i] - y_base]
         columns = _columns(indices, start, n)
         xs = _window(x, indices, lo[i] - i * lo.size, n)
         cells = _cells(out, grid, i, first[i], n)
         xi = x[i]
         for q in range(n):
             _ahead_of_cache(x, indices, start + q)
-            cells[_cell(columns, grid, q)] = a[q] * (xi * xs[_column(columns, q)])
+            f = a[q] * (xi * xs[_column(columns, q)])
+            cells[_cell(columns, grid, q)] = f if b is None else f - b[q]
 
 
 @_map
@@ -346,7 +348,7 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_ou
 
 @_inline
 def _term(a, cells, q, conjugate, on_diagonal):
-    """What an entry of A adds: a w_ij in ``Jᵀ w``, |a|² where there are no cells, in the squared norms of the columns."""
+    """What an entry of A adds: a w_ij in ``Jᵀ w``, |a|² where there are no cells."""
     if cells is not None:
         return (np.conj(a) if conjugate else a) * cells[q]
     square = a.real * a.real + a.imag * a.imag
@@ -457,8 +459,8 @@ def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate,
 
 
 @_inline
-def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjugate, out):
-    """`_add_rows` for sparse rows; `out` is x and the sum, packed."""
+def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, flag, out):
+    """`_add_rows` for sparse rows; `out` is x and the sum, packed. The flag is `conjugate`, or without w the `own` of `squares`."""
     for i in range(i0, i1):
         start, n = lo[i] - base, hi[i] - lo[i]
         a, columns = data[start : start + n], indices[start : start + n]
@@ -468,7 +470,7 @@ def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjug
         for q in range(n):
             _ahead_of_cache(out, indices, start + q)
             j = _column(columns, q)
-            t = _term(one * a[q], cells, _cell(columns, grid, q), conjugate, j == i)
+            t = _term(one * a[q], cells, _cell(columns, grid, q), flag, flag and j == i)
             total += t * out[j, 0]
             out[j, 1] += t * xi
         out[i, 1] += total
@@ -494,17 +496,279 @@ def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, s
 
 
 @_sum
-def column_squares(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
-    """``‖J[:, s]‖² = Σ_j (|A_sj|² + |A_js|²) |x_j|²``, and 4 |A_ss|² |x_s|² on the diagonal; x is |x|²."""
+def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
+    """``S u`` with ``S = |A|² + (|A|²)ᵀ``. With `own`, ``S_ii u_i`` is added once more: diag(JᴴJ), if u is |x|²."""
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, None, False, out, None)
-        one = out.dtype.type(1)
-        for i in range(i0, i1):  # the other half of the diagonal: dense rows do not look for it
-            p = i * (lo.size + 1)
-            if lo[i] <= p < hi[i]:
-                out[i] += _term(one * data[p - base], None, 0, False, True) * x[i]
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, u, None, False, out, None)
+        if own:  # dense rows do not look for the diagonal
+            one = out.dtype.type(1)
+            for i in range(i0, i1):
+                p = i * (lo.size + 1)
+                if lo[i] <= p < hi[i]:
+                    out[i] += _term(one * data[p - base], None, 0, False, True) * u[i]
     else:
-        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, False, out)
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, own, out)
+
+
+@_inline
+def _add_squares_of_four(data, base, k, i, j0, j1, u, v, out_u, out_v):
+    """``S u`` and ``S v`` for columns ``j0 <= j < j1`` of four dense rows: two vectors, as their sums fill the registers."""
+    n = j1 - j0
+    p = i * k + j0 - base
+    a0, a1, a2, a3 = data[p : p + n], data[p + k :][:n], data[p + 2 * k :][:n], data[p + 3 * k :][:n]
+    us, vs, us_out, vs_out = u[j0:j1], v[j0:j1], out_u[j0:j1], out_v[j0:j1]
+    u0, u1, u2, u3 = u[i], u[i + 1], u[i + 2], u[i + 3]
+    v0, v1, v2, v3 = v[i], v[i + 1], v[i + 2], v[i + 3]
+    one = out_u.dtype.type(1)
+    s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = out_u.dtype.type(0)
+    for q in range(n):
+        t0, t1 = _term(one * a0[q], None, q, False, False), _term(one * a1[q], None, q, False, False)
+        t2, t3 = _term(one * a2[q], None, q, False, False), _term(one * a3[q], None, q, False, False)
+        uq, vq = us[q], vs[q]
+        s0 += t0 * uq
+        s1 += t1 * uq
+        s2 += t2 * uq
+        s3 += t3 * uq
+        r0 += t0 * vq
+        r1 += t1 * vq
+        r2 += t2 * vq
+        r3 += t3 * vq
+        us_out[q] += (t0 * u0 + t1 * u1) + (t2 * u2 + t3 * u3)
+        vs_out[q] += (t0 * v0 + t1 * v1) + (t2 * v2 + t3 * v3)
+    out_u[i] += s0
+    out_u[i + 1] += s1
+    out_u[i + 2] += s2
+    out_u[i + 3] += s3
+    out_v[i] += r0
+    out_v[i + 1] += r1
+    out_v[i + 2] += r2
+    out_v[i + 3] += r3
+
+
+@_sum
+def squares_of_many(data, indices, base, lo, hi, first, grid, i0, i1, U, out):
+    """`squares` for an even number of vectors at once, the rows of U and of `out`. For sparse rows U is None and `out` is four
+    vectors and their sums, packed: one cache line of float64 for each variable.
+    """
+    if U is None:
+        one = out.dtype.type(1)
+        for i in range(i0, i1):
+            start, n = lo[i] - base, hi[i] - lo[i]
+            a, columns = data[start : start + n], _columns(indices, start, n)
+            u0, u1, u2, u3 = out[i, 0], out[i, 1], out[i, 2], out[i, 3]
+            s0 = s1 = s2 = s3 = out.dtype.type(0)
+            for q in range(n):
+                _ahead_of_cache(out, indices, start + q)
+                j = _column(columns, q)
+                t = _term(one * a[q], None, q, False, False)
+                s0 += t * out[j, 0]
+                s1 += t * out[j, 1]
+                s2 += t * out[j, 2]
+                s3 += t * out[j, 3]
+                out[j, 4] += t * u0
+                out[j, 5] += t * u1
+                out[j, 6] += t * u2
+                out[j, 7] += t * u3
+            out[i, 4] += s0
+            out[i, 5] += s1
+            out[i, 6] += s2
+            out[i, 7] += s3
+    else:
+        k, i = lo.size, i0
+        while i + 4 <= i1:  # as in `_add_rows`
+            left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+            for c in range(0, U.shape[0], 2):  # the four rows are in the cache
+                _add_squares_of_four(data, base, k, i, left, right, U[c], U[c + 1], out[c], out[c + 1])
+            for c in range(U.shape[0]):
+                for r in range(i, i + 4):
+                    begin, end = r * k + left, r * k + right
+                    _add_row(data, None, base, lo, first, grid, r, lo[r], begin, U[c], None, False, out[c])
+                    _add_row(data, None, base, lo, first, grid, r, end, hi[r], U[c], None, False, out[c])
+            i += 4
+        for c in range(U.shape[0]):
+            _add_rows(data, None, base, lo, hi, first, grid, i, i1, U[c], None, False, out[c], None)
+
+
+# --- least squares --------------------------------------------------------------------------------------------------
+# y has the entries of Y where those of A are: entry p is ``y[p - y_base]``. Both are real.
+
+
+@_inline
+def _add_residuals_of_four(data, base, y, y_base, k, i, j0, j1, twice, x, v, out, squares_out):
+    """`_add_residuals` for columns ``j0 <= j < j1`` of four dense rows at once."""
+    n = j1 - j0
+    p = i * k + j0
+    a0, a1, a2, a3 = data[p - base :][:n], data[p + k - base :][:n], data[p + 2 * k - base :][:n], data[p + 3 * k - base :][:n]
+    b0, b1, b2, b3 = y[p - y_base :][:n], y[p + k - y_base :][:n], y[p + 2 * k - y_base :][:n], y[p + 3 * k - y_base :][:n]
+    xs, vs, outs = x[j0:j1], v[j0:j1], out[j0:j1]
+    ds = None if squares_out is None else squares_out[j0:j1]
+    x0, x1, x2, x3 = twice * x[i], twice * x[i + 1], twice * x[i + 2], twice * x[i + 3]
+    z0, z1, z2, z3 = x[i] * x[i], x[i + 1] * x[i + 1], x[i + 2] * x[i + 2], x[i + 3] * x[i + 3]
+    v0, v1, v2, v3 = v[i], v[i + 1], v[i + 2], v[i + 3]
+    cost = s0 = s1 = s2 = s3 = d0 = d1 = d2 = d3 = 0.0
+    for q in range(n):
+        c0, c1, c2, c3 = 1.0 * a0[q], 1.0 * a1[q], 1.0 * a2[q], 1.0 * a3[q]  # float32 numbers in float64
+        xj, vj = xs[q], vs[q]
+        r0, r1 = c0 * (x0 * xj) - b0[q], c1 * (x1 * xj) - b1[q]
+        r2, r3 = c2 * (x2 * xj) - b2[q], c3 * (x3 * xj) - b3[q]
+        t0, t1, t2, t3 = c0 * r0, c1 * r1, c2 * r2, c3 * r3
+        s0 += t0 * vj
+        s1 += t1 * vj
+        s2 += t2 * vj
+        s3 += t3 * vj
+        outs[q] += (t0 * v0 + t1 * v1) + (t2 * v2 + t3 * v3)
+        if ds is not None:
+            cost += (r0 * r0 + r1 * r1) + (r2 * r2 + r3 * r3)
+            c0, c1, c2, c3, zj = c0 * c0, c1 * c1, c2 * c2, c3 * c3, xj * xj
+            d0 += c0 * zj
+            d1 += c1 * zj
+            d2 += c2 * zj
+            d3 += c3 * zj
+            ds[q] += (c0 * z0 + c1 * z1) + (c2 * z2 + c3 * z3)
+    out[i] += s0
+    out[i + 1] += s1
+    out[i + 2] += s2
+    out[i + 3] += s3
+    if ds is not None:
+        squares_out[i] += d0
+        squares_out[i + 1] += d1
+        squares_out[i + 2] += d2
+        squares_out[i + 3] += d3
+    return cost
+
+
+@_inline
+def _add_residuals(data, base, y, y_base, k, i, begin, end, twice, x, v, out, squares_out):
+    """For entries ``begin <= p < end`` of dense row i and ``t = a (twice a x_i x_j - y)``: ``out_i += t v_j``, ``out_j += t v_i``.
+
+    Unless `squares_out` is None, it is given ``S (x∘x)``, and the sum of the squared residuals is returned; `twice` is 1 then.
+    """
+    n, j0 = end - begin, begin - i * k
+    a, b = data[begin - base :][:n], y[begin - y_base :][:n]
+    xs, vs, outs = x[j0 : j0 + n], v[j0 : j0 + n], out[j0 : j0 + n]
+    ds = None if squares_out is None else squares_out[j0 : j0 + n]
+    xi, zi, vi = twice * x[i], x[i] * x[i], v[i]
+    cost = total = square = 0.0
+    for q in range(n):
+        c = 1.0 * a[q]
+        r = c * (xi * xs[q]) - b[q]
+        t = c * r
+        total += t * vs[q]
+        outs[q] += t * vi
+        if ds is not None:
+            cost += r * r
+            square += c * c * (xs[q] * xs[q])
+            ds[q] += c * c * zi
+    out[i] += total
+    if ds is not None:
+        squares_out[i] += square
+    return cost
+
+
+@_inline
+def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out):
+    """`_add_residuals` over rows ``i0 <= i < i1``, four at a time, as in `_add_rows`."""
+    k, i, cost = lo.size, i0, 0.0
+    while i + 4 <= i1:
+        left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+        cost += _add_residuals_of_four(data, base, y, y_base, k, i, left, right, twice, x, v, out, squares_out)
+        for r in range(i, i + 4):
+            begin, end = r * k + left, r * k + right
+            cost += _add_residuals(data, base, y, y_base, k, r, lo[r], begin, twice, x, v, out, squares_out)
+            cost += _add_residuals(data, base, y, y_base, k, r, end, hi[r], twice, x, v, out, squares_out)
+        i += 4
+    while i < i1:
+        cost += _add_residuals(data, base, y, y_base, k, i, lo[i], hi[i], twice, x, v, out, squares_out)
+        i += 1
+    return cost
+
+
+@_sum
+def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, out):
+    """``Jᵀ(F - Y)``, ``S (x∘x)``, and behind them, at index k of the first, ``‖F - Y‖²``: all of a Newton step but its products.
+
+    X has one row, x, and `out` two, of k + 1 numbers each. For sparse rows X is None, and `out` is x and the two, packed.
+    """
+    k = lo.size
+    if X is None:
+        cost = 0.0
+        for i in range(i0, i1):
+            start, n = lo[i] - base, hi[i] - lo[i]
+            a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+            xi, total, square = out[i, 0], 0.0, 0.0
+            zi = xi * xi
+            for q in range(n):
+                _ahead_of_cache(out, indices, start + q)
+                j = _column(columns, q)
+                c, xj = 1.0 * a[q], out[j, 0]
+                r = c * (xi * xj) - b[q]
+                cost += r * r
+                total += c * r * xj
+                square += c * c * (xj * xj)
+                out[j, 1] += c * r * xi
+                out[j, 2] += c * c * zi
+            out[i, 1] += total
+            out[i, 2] += square
+        out[k, 1] += cost
+    else:
+        x = X[0]
+        out[0, k] += _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1])
+
+
+@_sum
+def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, out):
+    """``(M + Mᵀ) v`` with ``M = A∘(2 F - Y)``: the Hessian of ``½‖F - Y‖²`` is ``Diag(S (x∘x)) + M + Mᵀ``.
+
+    X has two rows, x and v, and `out` one. For sparse rows X is None, and `out` is the three, packed.
+    """
+    if X is None:
+        for i in range(i0, i1):
+            start, n = lo[i] - base, hi[i] - lo[i]
+            a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+            xi, vi, total = 2.0 * out[i, 0], out[i, 1], 0.0
+            for q in range(n):
+                _ahead_of_cache(out, indices, start + q)
+                j = _column(columns, q)
+                c = 1.0 * a[q]
+                t = c * (c * (xi * out[j, 0]) - b[q])
+                total += t * out[j, 1]
+                out[j, 2] += t * vi
+            out[i, 2] += total
+    else:
+        _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 2.0, X[0], X[1], out[0], None)
+
+
+# --- conjugate gradients: k-vectors only. BLAS would do them on threads of its own, which then spin on the cores of ours ----
+
+
+@_sum
+def cg_product(d, x, Hd, scale):
+    """``Hd ← scale∘d + x∘Hd``, or without x ``scale∘d + Hd``; returns ``d·Hd``."""
+    total = 0.0
+    for i in range(d.size):
+        h = scale[i] * d[i] + (Hd[i] if x is None else x[i] * Hd[i])
+        Hd[i] = h
+        total += d[i] * h
+    return total
+
+
+@_sum
+def cg_step(alpha, d, Hd, inverse, s, r):
+    """``s ← s + alpha d``, ``r ← r + alpha Hd``; returns ``r·z`` with the preconditioned ``z = inverse∘r``."""
+    total = 0.0
+    for i in range(d.size):
+        s[i] += alpha * d[i]
+        ri = r[i] + alpha * Hd[i]
+        r[i] = ri
+        total += inverse[i] * ri * ri
+    return total
+
+
+@_sum
+def cg_direction(beta, r, inverse, d):
+    """``d ← beta d - z``."""
+    for i in range(d.size):
+        d[i] = beta * d[i] - inverse[i] * r[i]
 
 
 # --- a Fortran-ordered matrix ---------------------------------------------------------------------------------------
@@ -574,6 +838,28 @@ def csr_asymmetry(indptr, indices, data, cursor):
                 return i, np.int64(j)
             cursor[j] += 1
     return -1, -1
+
+
+@_map
+def csr_align(indptr, indices, other_indptr, other_indices, other, out):
+    """Write the numbers of another CSR matrix to where this one has its entries, and count those it has none for, zeros apart.
+
+    Returned with the count: the first of them.
+    """
+    count, first_i, first_j = 0, -1, -1
+    for i in range(indptr.size - 1):
+        p, end = indptr[i], indptr[i + 1]
+        for q in range(other_indptr[i], other_indptr[i + 1]):
+            j = other_indices[q]
+            while p < end and indices[p] < j:
+                p += 1
+            if p < end and indices[p] == j:
+                out[p] = other[q]
+            elif other[q] != 0:
+                if count == 0:
+                    first_i, first_j = i, np.int64(j)
+                count += 1
+    return count, first_i, first_j
 
 
 @_map

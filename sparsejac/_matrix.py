@@ -12,10 +12,10 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks
-from ._pattern import Indices, index_dtype
+from ._pattern import Indices, Pattern, index_dtype
 
 
-def csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indices]:
+def csr_arrays(A: Any, *, transposed: bool, name: str = "A") -> tuple[NDArray[Any], Indices, Indices]:
     """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
     k = A.shape[0]
     _checks.fits(
@@ -27,40 +27,40 @@ def csr_arrays(A: Any, *, transposed: bool) -> tuple[NDArray[Any], Indices, Indi
     if A.format in ("csr", "csc"):
         mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR
         values, indices, indptr = A.data, A.indices, A.indptr
-        for name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
+        for part_name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
             if part.ndim != 1:
-                raise _checks.bad_structure(A.format, f"its {name} has {part.ndim} dimensions instead of 1")
+                raise _checks.bad_structure(name, A.format, f"its {part_name} has {part.ndim} dimensions instead of 1")
         if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
             if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-                raise _checks.bad_structure(A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
+                raise _checks.bad_structure(name, A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
             indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
         stored = int(indptr[-1]) if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size else values.size
         indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
-        canonical = _is_canonical(indptr, indices, values.size, k, A.format)
+        canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
         if canonical and (mirrored == transposed):
             return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
         source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
     elif A.format == "coo":
         for axis, index in zip("ij", (A.row, A.col), strict=True):
             if index.size and (index.min() < 0 or index.max() >= k):
-                raise _checks.bad_structure("coo", f"it has an index {axis} outside 0 … {k - 1}")
+                raise _checks.bad_structure(name, "coo", f"it has an index {axis} outside 0 … {k - 1}")
     elif A.format == "bsr":
         try:
             type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
         except ValueError as error:
-            raise _checks.bad_structure("bsr", str(error)) from None
+            raise _checks.bad_structure(name, "bsr", str(error)) from None
     elif A.format == "lil":
         for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
             if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
                 raise _checks.bad_structure(
-                    "lil", f"row {i} has an index outside 0 … {k - 1}, or more indices than values"
+                    name, "lil", f"row {i} has an index outside 0 … {k - 1}, or more indices than values"
                 )
     elif A.format == "dia":
         source = _coo_of_dia(A)
     return _summed(source, to_csc=mirrored != transposed)
 
 
-def _is_canonical(indptr: Any, indices: Any, count: int, k: int, format_: str) -> bool:
+def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, format_: str) -> bool:
     """Whether a CSR (or, of the transposed, CSC) structure is canonical; refuse one that cannot be read.
 
     One pass, nothing allocated.
@@ -68,18 +68,19 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, format_: str) -
     from . import _kernels
 
     if indptr.size != k + 1:
-        raise _checks.bad_structure(format_, f"indptr has {indptr.size} elements instead of {k + 1}")
+        raise _checks.bad_structure(name, format_, f"indptr has {indptr.size} elements instead of {k + 1}")
     if indices.size != count:
-        raise _checks.bad_structure(format_, f"{indices.size} indices for {count} values")
+        raise _checks.bad_structure(name, format_, f"{indices.size} indices for {count} values")
     defect, line = _kernels.csr_defect(indptr, indices, k)
-    name = "column" if format_ == "csc" else "row"
+    line_name = "column" if format_ == "csc" else "row"
     if defect == 1:
         raise _checks.bad_structure(
+            name,
             format_,
-            f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {name} {line}",
+            f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {line_name} {line}",
         )
     if defect == 2:
-        raise _checks.bad_structure(format_, f"{name} {line} has an index outside 0 … {k - 1}")
+        raise _checks.bad_structure(name, format_, f"{line_name} {line} has an index outside 0 … {k - 1}")
     return bool(defect == 0)
 
 
@@ -108,7 +109,9 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
     return result.data, result.indices, result.indptr
 
 
-def check_finite(values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool) -> None:
+def check_finite(
+    values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool, name: str = "A"
+) -> None:
     def locate(*where: int) -> tuple[int, int]:
         if indices is None or indptr is None:
             i, j = where
@@ -116,11 +119,11 @@ def check_finite(values: NDArray[Any], indices: Indices | None, indptr: Indices 
             i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
         return (j, i) if transposed else (i, j)
 
-    _checks.finite_blocks(values, locate)
+    _checks.finite_blocks(name, values, locate)
 
 
-def check_symmetric(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> None:
-    """A = Aᵀ exactly, in one pass and O(k) memory, or for a dense A 1 MiB."""
+def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
+    """Where A and Aᵀ differ first, if they do. One pass and O(k) memory, or for a dense A 1 MiB."""
     if indices is None or indptr is None:
         k, step = len(values), 256
         for i in range(0, k, step):
@@ -129,12 +132,110 @@ def check_symmetric(values: NDArray[Any], indices: Indices | None, indptr: Indic
                 if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
                     same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
-                    raise _checks.not_symmetric(i + int(a), j + int(b))
-        return
+                    return i + int(a), j + int(b)
+        return None
     from . import _kernels
 
     if values.dtype == np.bool_ or not values.dtype.isnative:
         values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
     i, j = _kernels.csr_asymmetry(indptr, indices, values, indptr[:-1].copy())
-    if i >= 0:
-        raise _checks.not_symmetric(int(i), int(j))
+    return (int(i), int(j)) if i >= 0 else None
+
+
+# --- Y, beside A ----------------------------------------------------------------------------------------------------
+
+
+def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, check: bool) -> NDArray[Any]:
+    """Y's numbers where `values` has those of A: a k×k array beside a dense A, a vector beside the values of a sparse one.
+
+    Y's own memory where it is that already. With `transposed`, A's values are those of Aᵀ.
+    """
+    k = pattern.k
+    if not scipy.sparse.issparse(Y):
+        if Y.ndim == 1:  # in the order of J's rows
+            if check:
+                _checks.finite_blocks("Y", Y, lambda r: (r,))
+            return _from_rows(Y, values, pattern)
+        oriented = Y.T if transposed else Y
+        if check:
+            check_finite(oriented, None, None, transposed=transposed, name="Y")
+        if pattern.indices is not None:
+            return _gathered(oriented, pattern)
+        return oriented
+    numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
+    if check:
+        check_finite(numbers, indices, indptr, transposed=transposed, name="Y")
+    if pattern.indices is None:
+        _checks.fits("Y as a dense array, as A is one,", k * k * numbers.dtype.itemsize, "pass A as a sparse matrix")
+        return scipy.sparse.csr_array((numbers, indices, indptr), shape=(k, k)).toarray()
+    assert pattern.indptr is not None
+    if _equal(indptr, pattern.indptr) and _equal(indices, pattern.indices):
+        return numbers
+    from . import _kernels
+
+    out = np.zeros(pattern.indices.size)
+    numbers = numbers.astype(np.float64, copy=False)
+    count, i, j = _kernels.csr_align(pattern.indptr, pattern.indices, indptr, indices, numbers, out)
+    if count:
+        raise _checks.outside(int(count), (j, i) if transposed else (i, j))
+    return out
+
+
+def _from_rows(y: NDArray[Any], values: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+    k = pattern.k
+    if pattern.grid is not None:
+        return _gathered(y.reshape(k, k), pattern)
+    if pattern.m == values.size:
+        return y.reshape(values.shape)
+    out = np.zeros(values.shape, _checks.float_dtype("Y", y.dtype))  # a triangle: what is outside it is not read
+    flat = out.reshape(-1)
+    for i in range(k):
+        flat[pattern.lo[i] : pattern.hi[i]] = y[pattern.first[i] : pattern.first[i + 1]]
+    return out
+
+
+def _gathered(Y: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+    """The numbers of a dense Y at the stored entries of A; it must be zero elsewhere."""
+    assert pattern.indices is not None
+    assert pattern.indptr is not None
+    indices, indptr = pattern.indices, pattern.indptr
+    out = np.empty(indices.size, Y.dtype)
+    for i in range(pattern.k):
+        row = slice(indptr[i], indptr[i + 1])
+        out[row] = Y[i, indices[row]]
+        left_out = np.count_nonzero(Y[i]) - np.count_nonzero(out[row])
+        if left_out:
+            others = np.array(Y[i])
+            others[indices[row]] = 0
+            count = left_out + sum(
+                np.count_nonzero(Y[r]) - np.count_nonzero(Y[r, indices[indptr[r] : indptr[r + 1]]])
+                for r in range(i + 1, pattern.k)
+            )
+            raise _checks.outside(count, (i, int(np.flatnonzero(others)[0])))
+    return out
+
+
+def _equal(one: Indices, other: Indices) -> bool:
+    """Whether two index arrays are the same, without a mask of their size."""
+    if one.size != other.size:
+        return False
+    if np.shares_memory(one, other) and one.ctypes.data == other.ctypes.data and one.strides == other.strides:
+        return True
+    step = 2**16
+    return all(np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step))
+
+
+def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> None:
+    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal."""
+    found = asymmetry(y, pattern.indices, pattern.indptr)
+    if found is None:
+        return
+    flat = y if y.ndim == 1 else None
+    for i in range(pattern.k):
+        row = flat if flat is not None else y[i]
+        begin = 0 if flat is None else pattern.indptr[i]
+        end = pattern.k if flat is None else pattern.indptr[i + 1]
+        shift = i * pattern.k if flat is None else 0
+        if np.any(row[begin : pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
+            a, b = found
+            raise _checks.neither_symmetric_nor_upper(*((b, a) if transposed else (a, b)))

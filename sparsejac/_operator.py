@@ -11,203 +11,16 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import _checks
+from ._kspace import NormalOperator, Sums, absolute_squares
+from ._linear import Operator, wide
 from ._rows import frozen
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
 
 
-class _Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
-    """A LinearOperator whose products are checked, with the lengths in the message, for one vector, many, or a batch.
-
-    Subclasses give two methods for a vector of shape (n,) or a matrix (n, c), `_apply` and `_apply_adjoint`, and the name
-    that messages use.
-    """
-
-    _name: str
-
-    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def matvec(self, x: Any) -> NDArray[Any]:
-        """The product with a vector.
-
-        Parameters
-        ----------
-        x : array_like, shape (n,), (n, 1) or (..., n)
-            One vector, or a batch of them along the last axis; n is ``shape[1]``.
-
-        Returns
-        -------
-        y : ndarray, shape (m,), (m, 1) or (..., m)
-            m is ``shape[0]``.
-
-        Raises
-        ------
-        ValueError
-            If the length does not fit.
-        TypeError
-            If `x` is not an array of numbers.
-        MemoryError
-            If the result would not fit into memory; before it is allocated.
-        """
-        if self._fits_as_it_is(x, self.shape[1]):
-            return self._apply(x)
-        array = _checks.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
-        if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
-            return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
-        return self._matvec(array)
-
-    def rmatvec(self, x: Any) -> NDArray[Any]:
-        """The product of the adjoint with a vector.
-
-        Parameters
-        ----------
-        x : array_like, shape (m,), (m, 1) or (..., m)
-            One vector, or a batch of them along the last axis; m is ``shape[0]``.
-
-        Returns
-        -------
-        y : ndarray, shape (n,), (n, 1) or (..., n)
-            n is ``shape[1]``.
-
-        Raises
-        ------
-        ValueError
-            If the length does not fit.
-        TypeError
-            If `x` is not an array of numbers.
-        MemoryError
-            If the result would not fit into memory; before it is allocated.
-        """
-        if self._fits_as_it_is(x, self.shape[0]):
-            return self._apply_adjoint(x)
-        array = _checks.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
-        if isinstance(x, np.matrix) or array.shape == (self.shape[0], 1):
-            return super().rmatvec(x)
-        return self._rmatvec(array)
-
-    def matmat(self, X: Any) -> NDArray[Any]:
-        """The product with a matrix, for all its columns at once.
-
-        Parameters
-        ----------
-        X : array_like, shape (n, c) or (..., n, c)
-            n is ``shape[1]``.
-
-        Returns
-        -------
-        Y : ndarray, shape (m, c) or (..., m, c)
-            m is ``shape[0]``.
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit.
-        TypeError
-            If `X` is not an array of numbers.
-        MemoryError
-            If the result would not fit into memory; before it is allocated.
-        """
-        array = _checks.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
-        return self._matmat(array)
-
-    def rmatmat(self, X: Any) -> NDArray[Any]:
-        """The product of the adjoint with a matrix, for all its columns at once.
-
-        Parameters
-        ----------
-        X : array_like, shape (m, c) or (..., m, c)
-            m is ``shape[0]``.
-
-        Returns
-        -------
-        Y : ndarray, shape (n, c) or (..., n, c)
-            n is ``shape[1]``.
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit.
-        TypeError
-            If `X` is not an array of numbers.
-        MemoryError
-            If the result would not fit into memory; before it is allocated.
-        """
-        array = _checks.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
-        return self._rmatmat(array)
-
-    def dot(self, x: Any) -> Any:
-        """The product with a vector, a matrix, another operator, or a scalar: what ``@`` and ``*`` call.
-
-        Parameters
-        ----------
-        x : array_like, LinearOperator or scalar
-            As `matvec` and `matmat` take it; an operator is composed with this one, a scalar scales it.
-
-        Returns
-        -------
-        y : ndarray or LinearOperator
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit.
-        TypeError
-            If `x` is a masked array, or not an array of numbers.
-        MemoryError
-            If the result would not fit into memory; before it is allocated.
-        """
-        if self._fits_as_it_is(x, self.shape[1]):
-            return self._apply(x)
-        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before we see it
-            _checks.array("x", x)
-        return super().dot(x)
-
-    def _fits_as_it_is(self, x: object, length: int) -> bool:
-        """The operand of nearly every call: nothing more to check, as solvers call thousands of times."""
-        return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
-
-    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._each(x, self._apply, self.shape[1])
-
-    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._each(x, self._apply_adjoint, self.shape[0])
-
-    def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._together(X, self._apply)
-
-    def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._together(X, self._apply_adjoint)
-
-    @staticmethod
-    def _each(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
-        """Vectors along the last axis; a single one may come as a column."""
-        x = np.asarray(x)
-        if x.ndim == 1 or x.shape == (length, 1):
-            return apply(x.reshape(-1))
-        result = apply(x.reshape(math.prod(x.shape[:-1]), length).T)
-        return result.T.reshape(*x.shape[:-1], result.shape[0])
-
-    @staticmethod
-    def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
-        """Matrices in the last two axes."""
-        X = np.asarray(X)
-        if X.ndim == 2:
-            return apply(X)
-        front = np.moveaxis(X, -2, 0)
-        result = apply(front.reshape(front.shape[0], math.prod(front.shape[1:])))
-        return np.moveaxis(result.reshape(result.shape[0], *front.shape[1:]), 0, -2)
-
-    def _product(self, of: str) -> str:
-        return f"{self._name}{of}, where {self._name} is {self.shape[0]}x{self.shape[1]}"
-
-
 @final
-class JacobianOperator(_Operator):
+class JacobianOperator(Operator):
     """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a linear operator, never formed.
 
     Made by `JacobianBuilder.operator`. With V and W of k and m rows,
@@ -303,11 +116,45 @@ class JacobianOperator(_Operator):
         >>> np.allclose(J.column_norms(), np.linalg.norm(J.tocsr().toarray(), axis=0))
         True
         """
-        x = self._x.astype(_wide(self.dtype))
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            x2 = frozen(x.real**2 + x.imag**2)
-            squares = self._builder._rows.sum("column_squares", x2)
+            squares = self._builder._rows.sum("squares", absolute_squares(self._x), True)
             return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
+
+    def normal(self, damping: float = 0.0) -> NormalOperator:
+        """``JᴴJ + damping I`` as a k×k operator: one pass over A for each product, and neither J nor JᴴJ is formed.
+
+        Parameters
+        ----------
+        damping : float, default 0.0
+            Added to the diagonal, as in the steps of Levenberg and Marquardt.
+
+        Returns
+        -------
+        N : NormalOperator, shape (k, k)
+
+        Raises
+        ------
+        ValueError
+            If `damping` is negative or not finite.
+        TypeError
+            If it is not a real number.
+
+        Notes
+        -----
+        **Memory.** A vector of k numbers, and one pass like `column_norms`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+        >>> J.normal() @ [1.0, 1.0]
+        array([1434., 6543.])
+        >>> J.T @ (J @ [1.0, 1.0])
+        array([1434., 6543.])
+        """
+        damping = _checks.nonnegative("damping", damping)
+        return NormalOperator(self._builder, Sums(self._builder._rows), self._x, damping)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         builder = self._builder
@@ -328,12 +175,12 @@ class JacobianOperator(_Operator):
 
     def _apply_transpose(self, X: NDArray[Any], *, conjugate: bool) -> NDArray[Any]:
         dtype = self._result_dtype(X)
-        wide = _wide(dtype)
+        doubled = wide(dtype)
         if X.dtype == np.bool_:
             X = X.view(np.uint8)
         if not (X.dtype.isnative and X.flags.aligned):
             X = X.astype(X.dtype.newbyteorder("="))
-        x = self._x if wide == self._x.dtype else self._x.astype(wide)
+        x = self._x if doubled == self._x.dtype else self._x.astype(doubled)
         if conjugate:
             x = np.conj(x)
         rows, x, X = self._builder._rows, frozen(x), frozen(X)
@@ -341,7 +188,7 @@ class JacobianOperator(_Operator):
             total = rows.sum("rmatvec", x, X, conjugate)
         else:
             total = rows.sum("rmatmat", x, X, conjugate, columns=X.shape[1])
-        if wide == dtype:
+        if doubled == dtype:
             return total
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             return total.astype(dtype)
@@ -359,7 +206,7 @@ class JacobianOperator(_Operator):
 
 
 @final
-class TransposedOperator(_Operator):
+class TransposedOperator(Operator):
     """``J.T`` or, conjugated, ``J.H``. SciPy's own would make conjugated copies of m-vectors, even of real ones."""
 
     def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
@@ -383,8 +230,3 @@ class TransposedOperator(_Operator):
 
     def _adjoint(self) -> LinearOperator:
         return self._of if self._conjugate or self.dtype.kind != "c" else super()._adjoint()
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which sums of numbers of `dtype` are kept."""
-    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)

@@ -155,6 +155,18 @@ class Pattern:
         before = self.indices[self.lo[i] : p]
         return int(before.size > 0 and before[-1] >= i)
 
+    def diagonal_entries(self) -> NDArray[np.int64]:
+        """Which entry of A is on the diagonal in each row, or -1."""
+        if self.indices is None:
+            return np.arange(self.k, dtype=np.int64) * (self.k + 1)
+        from . import _kernels
+
+        assert self.indptr is not None
+        entries, before = np.empty(self.k, np.int64), np.empty(self.k + 1, np.int64)
+        _kernels.csr_diagonals(self.indptr, self.indices, entries, before)
+        entries[before[1:] == before[:-1]] = -1
+        return entries
+
     def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
         """(columns, entries) of the visited entries in row s, and (rows, entries) of those in column s, diagonal included."""
         lo, hi = int(self.lo[s]), int(self.hi[s])

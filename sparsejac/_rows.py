@@ -26,27 +26,59 @@ _INLINE = 2**20
 _PIECE = 2**18  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
 _SUM_PIECES = 8  # partial sums, at most
 _PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
-_EITHER_WAY = {"column_squares"}  # sums over all entries that are the same for A and Aᵀ
+_EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
-class MemoryRows:
-    """The rows of A in memory: a dense matrix, or the values of a CSR matrix.
+class Entries:
+    """One number for each entry of A, where their owner has them: a matrix of A's shape, or a vector beside CSR indices.
 
-    The kernels read C-contiguous values of the dtypes in `_COMPILED` where they are. Anything else (Fortran order, strides,
+    The kernels read C-contiguous values of the `compiled` dtypes where they are. Anything else (Fortran order, strides,
     foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 32 rows) for each
     worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
     """
 
+    def __init__(self, values: NDArray[Any], pattern: Pattern, compiled: tuple[np.dtype[Any], ...] = _COMPILED) -> None:
+        readable = values.flags.aligned and values.dtype in compiled
+        self.direct = readable and values.flags.c_contiguous
+        self.values = frozen(values.reshape(-1) if self.direct else values)
+        # The transposed, if that is what the kernels can read.
+        self.transposed = frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
+        native = values.dtype.newbyteorder("=")
+        self.dtype = native if native in compiled else np.dtype(np.float64)
+        self._pattern = pattern
+
+    def packed(self, i0: int, i1: int, buffers: list[NDArray[Any]]) -> tuple[NDArray[Any], int]:
+        """The entries of rows ``i0 <= i < i1``, and the number of the first: all of them, if they can be read where they are.
+
+        `buffers` are the caller's to keep: the last one is used, and replaced by a larger one where it is too small.
+        """
+        if self.direct:
+            return self.values, 0
+        pattern, values = self._pattern, self.values
+        if pattern.indices is None:
+            base, block = i0 * pattern.k, values[i0:i1]
+        else:
+            base = int(pattern.lo[i0])
+            block = values[base : int(pattern.hi[i1 - 1])]
+        if not buffers or buffers[-1].size < block.size:
+            buffers[:] = [np.empty(block.size, self.dtype)]
+        packed = buffers[-1][: block.size]
+        if self.transposed is None:
+            np.copyto(packed.reshape(block.shape), block)
+        else:
+            _kernel("transpose")(self.transposed, i0, packed.reshape(block.shape))
+        return frozen(packed), base
+
+
+class MemoryRows:
+    """The rows of A in memory: a dense matrix, or the values of a CSR matrix."""
+
     def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
-        readable = values.flags.aligned and values.dtype in _COMPILED
-        self._direct = readable and values.flags.c_contiguous
-        self._values = frozen(values.reshape(-1) if self._direct else values)
-        # Aᵀ, if that is what the kernels can read.
-        self._transposed = frozen(values.T) if readable and values.flags.f_contiguous and not self._direct else None
+        self._entries = Entries(values, pattern)
         self._square = pattern.entries == pattern.k**2  # no triangle
         self.pattern = pattern
-        self._workers = workers
+        self.workers = workers
         self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
         # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
         # power of two of them, so that as many threads share them evenly.
@@ -62,10 +94,11 @@ class MemoryRows:
         rows: tuple[int, int] | None = None,
         columns: int = 1,
         structure: bool = False,
+        target: Entries | None = None,
     ) -> None:
         """Run a kernel over all rows, or ``rows[0] <= i < rows[1]``, of which each entry makes so many `columns`.
 
-        With `structure`, the kernel is one that does not read A's values.
+        With `structure`, the kernel is one that does not read A's values; with a `target`, it reads that beside them.
         """
         self.pattern.check_unchanged()
         if rows is None:
@@ -74,16 +107,16 @@ class MemoryRows:
             i0, i1 = rows
             entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
         if entries * columns <= _INLINE:
-            self._run(kernel, i0, i1, args, structure)
+            self._run(kernel, i0, i1, args, target, structure=structure)
             return
-        bounds = _bounds(self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self._workers))
+        bounds = _bounds(self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self.workers))
 
         def write(piece: int) -> None:
-            self._run(kernel, bounds[piece], bounds[piece + 1], args, structure)
+            self._run(kernel, bounds[piece], bounds[piece + 1], args, target, structure=structure)
             if self.tick is not None:
                 self.tick(int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]]))
 
-        on_threads(write, len(bounds) - 1, self._workers)
+        on_threads(write, len(bounds) - 1, self.workers)
 
     def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
@@ -93,28 +126,46 @@ class MemoryRows:
         packed[:, 0], packed[:, 1] = x, v
         return frozen(packed), None
 
-    def sum(self, kernel: str, x: NDArray[Any], *args: Any, columns: int | None = None) -> NDArray[Any]:
-        """The sum, in the dtype of x, that a kernel adds up over all rows: a k-vector, or a matrix of so many columns.
+    def sum(
+        self,
+        kernel: str,
+        x: NDArray[Any],
+        *args: Any,
+        outputs: int = 1,
+        columns: int | None = None,
+        target: Entries | None = None,
+    ) -> NDArray[Any]:
+        """The sum, in the dtype of x, that a kernel adds up over all rows.
 
-        Memory: the result, and for each worker one of its size (two, for a vector and sparse rows) and four of its rows.
+        x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x has several of them for rows, and the
+        sum as many rows as there are `outputs`. For sparse rows the kernel is given the vectors and the sums packed, side by
+        side, except with `columns`.
+
+        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x, rounded up to a power of two)
+        and with `columns` four of its rows.
         """
         self.pattern.check_unchanged()
-        shape = x.shape if columns is None else (*x.shape, columns)
         dense = self.pattern.indices is None
         packed = not dense and columns is None
         bounds = self._sum_bounds
+        several = x.ndim == 2
+        inputs = len(x) if several else 1
+        shape = (outputs, x.shape[1]) if several else x.shape if columns is None else (*x.shape, columns)
 
         def part() -> NDArray[Any]:
             if not packed:
                 return np.zeros(shape, x.dtype)
-            out = np.empty((*shape, 2), x.dtype)
-            out[:, 0], out[:, 1] = x, 0
+            out = _side_by_side(x.shape[-1], inputs + outputs, x.dtype)
+            out[:, :inputs], out[:, inputs:] = x.T if several else x[:, np.newaxis], 0
             return out
 
         def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
             room = () if columns is None else (np.empty((4 if dense and x.size >= 4 else 0, columns), x.dtype),)
-            self._run(kernel, bounds[piece], bounds[piece + 1], (None if packed else x, *args, *room, out), False)
-            return out[:, 1] if packed else out
+            vectors = None if packed else x
+            self._run(kernel, bounds[piece], bounds[piece + 1], (vectors, *args, *room, out), target)
+            if not packed:
+                return out
+            return out[:, inputs : inputs + outputs].T if several else out[:, 1]
 
         if len(bounds) == 2:
             sums = add_rows(0, part())
@@ -149,47 +200,48 @@ class MemoryRows:
                     turn.notify_all()
                 raise
 
-        workers = self._workers if self.pattern.entries * (columns or 1) > _INLINE else 1
+        workers = self.workers if self.pattern.entries * (columns or inputs) > _INLINE else 1
         on_threads(add, len(bounds) - 1, workers)
         return total
 
-    def _run(self, kernel: str, i0: int, i1: int, args: tuple[Any, ...], structure: bool) -> None:
+    def _run(
+        self,
+        kernel: str,
+        i0: int,
+        i1: int,
+        args: tuple[Any, ...],
+        target: Entries | None = None,
+        *,
+        structure: bool = False,
+    ) -> None:
         run = _kernel(kernel)
-        pattern = self.pattern
+        pattern, own = self.pattern, self._entries
         spans = (pattern.lo, pattern.hi, pattern.first, pattern.grid)
         if structure:
             run(None, pattern.indices, 0, *spans, i0, i1, *args)
-        elif self._direct:
-            run(self._values, pattern.indices, 0, *spans, i0, i1, *args)
-        elif self._transposed is not None and self._square and kernel in _EITHER_WAY:
-            run(self._transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
+        elif own.direct and (target is None or target.direct):
+            args = args if target is None else (target.values, 0, *args)
+            run(own.values, pattern.indices, 0, *spans, i0, i1, *args)
+        elif own.transposed is not None and self._square and kernel in _EITHER_WAY:
+            run(own.transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
         else:
-            for data, base, b0, b1 in self._packed_blocks(i0, i1):
+            rooms: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
+            for b0, b1 in self._blocks(i0, i1):
+                data, base = own.packed(b0, b1, rooms[0])
+                beside = () if target is None else target.packed(b0, b1, rooms[1])
                 indices = None if pattern.indices is None else pattern.indices[base:]
-                run(data, indices, base, *spans, b0, b1, *args)
+                run(data, indices, base, *spans, b0, b1, *beside, *args)
 
-    def _packed_blocks(self, i0: int, i1: int) -> Iterator[tuple[NDArray[Any], int, int, int]]:
-        """(entries, number of the first, first row, last row) of consecutive blocks, copied for the kernels to read."""
-        pattern, values = self.pattern, self._values
-        native = values.dtype.newbyteorder("=")
-        dtype = native if native in _COMPILED else np.dtype(np.float64)
-        buffer = np.empty(0, dtype)
+    def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:
+        """Consecutive rows whose entries fit into a buffer."""
+        pattern, itemsize = self.pattern, self._entries.dtype.itemsize
         while i0 < i1:
             if pattern.indices is None:
-                stop = min(i0 + max(32, _PACK // (pattern.k * dtype.itemsize)), i1)
-                base, block = i0 * pattern.k, values[i0:stop]
+                stop = min(i0 + max(32, _PACK // (pattern.k * itemsize)), i1)
             else:
-                base = int(pattern.lo[i0])
-                stop = min(max(searchsorted(pattern.hi, base + _PACK // dtype.itemsize, side="right"), i0 + 1), i1)
-                block = values[base : int(pattern.hi[stop - 1])]
-            if buffer.size < block.size:
-                buffer = np.empty(block.size, dtype)
-            packed = buffer[: block.size]
-            if self._transposed is None:
-                np.copyto(packed.reshape(block.shape), block)
-            else:
-                _kernel("transpose")(self._transposed, i0, packed.reshape(block.shape))
-            yield frozen(packed), base, i0, stop
+                end = int(pattern.lo[i0]) + _PACK // itemsize
+                stop = min(max(searchsorted(pattern.hi, end, side="right"), i0 + 1), i1)
+            yield i0, stop
             i0 = stop
 
 
@@ -206,6 +258,15 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.setflags(write=False)
     return view
+
+
+def _side_by_side(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of so many columns whose rows, of up to 64 bytes, each lie in one cache line."""
+    width = 1 << (columns - 1).bit_length()
+    line = 64 // dtype.itemsize
+    memory = np.empty(rows * width + line, dtype)
+    skipped = -memory.ctypes.data % 64 // dtype.itemsize
+    return memory[skipped : skipped + rows * width].reshape(rows, width)
 
 
 def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:

@@ -108,7 +108,7 @@ def test_kernels_release_the_gil_and_are_honest_about_nan():
         "pairs",
         "rmatvec",
         "rmatmat",
-        "column_squares",
+        "squares",
         "transpose",
     ):
         options = getattr(_kernels, name).compiled.targetoptions

@@ -87,7 +87,7 @@ def test_wrong_jacobians_fail(mistake):
         check_jacobian(A, x, J=aslinearoperator(jacobians[mistake]))
 
 
-@pytest.mark.parametrize("kernel", ["matvec", "rmatvec", "csr_data", "column_squares"])
+@pytest.mark.parametrize("kernel", ["matvec", "rmatvec", "csr_data", "squares"])
 def test_a_wrong_kernel_is_found(kernel, monkeypatch):
     """Spoil one number that one of our own kernels computes."""
     from sparsejac import _rows

@@ -1,0 +1,430 @@
+"""k-space: JᴴJ and Hessians as k×k operators that are never formed, and the sums over A that they, and fits, are made of.
+
+With ``S = |A|² + (|A|²)ᵀ``
+
+* ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)``
+* ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix
+* ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ = Diag(S (x∘x)) + M + Mᵀ`` with ``R = F - Y`` and ``M = A∘(2 F - Y)``.
+
+All three are ``Diag(d) + T + Tᴴ`` for a T with the pattern of A. They follow from J's rows, ``A_ij x_j`` in column i and
+``A_ij x_i`` in column j, by collecting terms; the diagonal, where both fall together, needs no case of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from . import _checks
+from ._linear import Operator, wide
+from ._pattern import index_dtype
+from ._rows import Entries, MemoryRows, frozen
+
+if TYPE_CHECKING:
+    from ._builder import JacobianBuilder
+
+_TOGETHER = 4  # vectors that a pass over sparse rows takes at a time
+_BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
+
+
+class Sums:
+    """What one pass over A, and Y beside it, adds up in k-vectors of float64.
+
+    Where A is symmetric and all its entries count, `gram` may be the rows of its upper triangle alone, half the entries to
+    read, and `diagonal` its diagonal: what a pass finds is doubled, and entries on the diagonal, which then count twice too often, are
+    taken off. If Y is symmetric as well, so may `rows`, and `y_diagonal` is that of Y.
+    """
+
+    def __init__(
+        self,
+        rows: MemoryRows,
+        target: Entries | None = None,
+        *,
+        gram: MemoryRows | None = None,
+        diagonal: NDArray[Any] | None = None,
+        y_diagonal: NDArray[Any] | None = None,
+    ) -> None:
+        self._rows, self._target, self._gram = rows, target, gram or rows
+        self._diagonal, self._y_diagonal = diagonal, y_diagonal
+        self.k = rows.pattern.k
+
+    def squares(self, U: NDArray[Any]) -> NDArray[Any]:
+        """``S u``, or that for each row u of U, real or complex."""
+        if U.dtype.kind == "c":
+            parts = self.squares(np.concatenate([U.real, U.imag]))
+            return parts[: len(U)] + 1j * parts[len(U) :]
+        if U.ndim == 1:
+            found = self._gram.sum("squares", frozen(U), False)
+        elif len(U) == 1:
+            return self.squares(U[0])[np.newaxis]
+        else:
+            found = self._squares_of_many(U)
+        if self._diagonal is not None:
+            found *= 2
+            found -= 2 * self._diagonal**2 * U
+        return found
+
+    def _squares_of_many(self, U: NDArray[Any]) -> NDArray[Any]:
+        count, k = U.shape
+        group = count + count % 2 if self._gram.pattern.indices is None else _TOGETHER
+        found = np.empty(U.shape)
+        for c in range(0, count, max(group, 1)):
+            some = np.zeros((group, k))
+            some[: count - c] = U[c : c + group]
+            part = self._gram.sum("squares_of_many", frozen(some), outputs=group)
+            found[c : c + group] = part[: count - c]
+        return found
+
+    def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
+        """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
+        k = x.size
+        X = np.zeros((1, k + 1))
+        X[0, :k] = x
+        found = self._rows.sum("gradient", frozen(X), outputs=2, target=self._target)
+        squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a = self._diagonal
+            r = a * x * x - self._y_diagonal
+            squares = 2 * squares - float(np.sum(r * r))
+            found *= 2
+            gradient -= 2 * a * r * x
+            scale -= 2 * (a * x) ** 2
+        return squares / 2, gradient, scale
+
+    def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        """``(M + Mᵀ) v``."""
+        found = self._rows.sum("curvature", frozen(np.stack([x, v])), outputs=1, target=self._target)[0]
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a = self._diagonal
+            found *= 2
+            found -= 2 * a * (2 * a * x * x - self._y_diagonal) * v
+        return found
+
+
+class _Hermitian(Operator):
+    """``Diag(d) + T + Tᴴ``, k×k. Subclasses say what T is: `_products`, and entry by entry `_term`."""
+
+    _builder: JacobianBuilder
+    _d: NDArray[Any] | float
+
+    def _products(self, U: NDArray[Any]) -> NDArray[Any]:
+        """``(T + Tᴴ) u`` for each row u of U, in double precision."""
+        raise NotImplementedError
+
+    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
+        """T's entries in rows i and columns j, where A has a, and Y or W have `beside`."""
+        raise NotImplementedError
+
+    def _beside_entries(self) -> Any:
+        """Y or W at the entries that A's rows visit, in their order."""
+        return None
+
+    def _beside_matrix(self) -> Any:
+        """Y or W as a matrix, beside a dense A."""
+        return None
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        dtype = np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))
+        U = np.ascontiguousarray(X.T if X.ndim == 2 else X[np.newaxis], wide(dtype))
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            result = self._products(U)
+            result += self._d * U
+            return np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(X)
+
+    def _adjoint(self) -> LinearOperator:
+        return self
+
+    def _transpose(self) -> LinearOperator:
+        return super()._transpose() if self.dtype.kind == "c" else self
+
+    def diagonal(self) -> NDArray[Any]:
+        """The diagonal, without a pass over A: for Jacobi's preconditioner.
+
+        Returns
+        -------
+        d : ndarray, shape (k,)
+            Real, in the precision of `dtype`.
+
+        Notes
+        -----
+        **Memory.** The result in float64 and a few k-vectors.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> N = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0]).normal()
+        >>> N.diagonal()
+        array([1304., 6413.])
+        """
+        a, entries = self._builder._diagonal()
+        i = np.arange(a.size)
+        with np.errstate(over="ignore", invalid="ignore"):
+            t = self._term(a, i, i, self._beside_diagonal(entries))
+            return (self._d + 2 * t.real).astype(np.empty(0, self.dtype).real.dtype, copy=False)
+
+    def _beside_diagonal(self, entries: NDArray[Any]) -> Any:
+        """Y or W on the diagonal; `entries` are A's numbers there, or -1."""
+        return None
+
+    def tocsr(self) -> scipy.sparse.csr_array:
+        """The matrix, for a sparse A: its pattern is that of A + Aᵀ and the diagonal.
+
+        Returns
+        -------
+        H : scipy.sparse.csr_array, shape (k, k)
+            In canonical format, whatever the values: entries may be zero.
+
+        Raises
+        ------
+        TypeError
+            If A is dense: `toarray` is for that.
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** For e stored entries of A, four times the 2 e + k numbers and column indices that it may have, which SciPy sorts
+        and sums.
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse
+        >>> from sparsejac import JacobianBuilder
+        >>> A = scipy.sparse.csr_array(np.array([[0.0, 2.0], [0.0, 4.0]]))
+        >>> print(JacobianBuilder(A).operator([1.0, 10.0]).normal().tocsr().toarray())
+        [[ 400.   40.]
+         [  40. 6404.]]
+        """
+        builder, k = self._builder, self.shape[0]
+        if builder._pattern.indices is None:
+            raise TypeError("tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array")
+        count = 2 * builder._pattern.entries + k
+        dtype = index_dtype(k, k, count)
+        _checks.fits(
+            f"the {k}x{k} matrix, while it is made,",
+            4 * count * (wide(self.dtype).itemsize + dtype.itemsize),
+            "multiply by it without forming it",
+        )
+        i, j, entries = builder._visited()
+        t = self._term(builder._values[entries].astype(wide(self.dtype)), i, j, self._beside_entries())
+        own = np.arange(k, dtype=dtype)
+        d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
+        H = scipy.sparse.coo_array(
+            (np.concatenate([t, np.conj(t), d]), (np.concatenate([i, j, own]), np.concatenate([j, i, own]))),
+            shape=(k, k),
+        ).tocsr()
+        H.sum_duplicates()
+        return H.astype(self.dtype, copy=False)
+
+    def toarray(self) -> NDArray[Any]:
+        """The matrix as a k×k array.
+
+        Returns
+        -------
+        H : ndarray, shape (k, k)
+
+        Raises
+        ------
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** Twice the result in double precision; for a sparse A the result and `tocsr`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> N = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0]).normal()
+        >>> print(N.toarray())
+        [[1304.  130.]
+         [ 130. 6413.]]
+        """
+        builder, k, doubled = self._builder, self.shape[0], wide(self.dtype)
+        _checks.fits(f"the {k}x{k} array, while it is made,", 2 * k * k * doubled.itemsize, "multiply by it without forming it")
+        if builder._pattern.indices is not None:
+            return self.tocsr().toarray()
+        T, beside = np.empty((k, k), doubled), self._beside_matrix()
+        step, own = max(_BLOCK // max(k, 1), 1), np.arange(k)
+        for i in range(0, k, step):
+            rows = slice(i, i + step)
+            a = builder._values[rows].astype(doubled)
+            T[rows] = self._term(a, own[rows, np.newaxis], own, None if beside is None else beside[rows])
+        pattern = builder._pattern
+        if pattern.entries < k * k:
+            T = np.tril(T) if pattern.lo[-1] == k * (k - 1) else np.triu(T)
+        T += T.conj().T  # NumPy makes a copy of what overlaps
+        T[own, own] += self._d
+        return T.astype(self.dtype, copy=False)
+
+
+@final
+class NormalOperator(_Hermitian):
+    """``JᴴJ + damping I`` as a linear operator, k×k, where neither J nor the product is formed.
+
+    Made by `JacobianOperator.normal` and `LeastSquares.normal`.
+    ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)`` with ``S = |A|² + (|A|²)ᵀ``; with ``rows="upper"``, of A's upper triangle.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    dtype : numpy.dtype
+        That of J.
+
+    Notes
+    -----
+    **Memory.** A product allocates its result, its operand times x, and what one pass over A takes: for each worker a k-vector
+    (for a sparse A and one vector two, for more vectors eight). Several vectors share a pass; over a sparse A four of them do. For a complex x
+    they are two vectors each.
+
+    **Later changes.** Its diagonal ``S |x|²`` is added up when the operator is made: if the values of A are changed, make another one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import cg
+    >>> from sparsejac import JacobianBuilder
+    >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+    >>> N = J.normal(damping=1.0)
+    >>> N
+    <2x2 NormalOperator with dtype=float64>
+    >>> step, info = cg(N, J.T @ np.ones(4), rtol=1e-12)
+    >>> np.allclose(N @ step, J.T @ np.ones(4))
+    True
+    """
+
+    _name = "N"
+
+    def __init__(self, builder: JacobianBuilder, sums: Sums, x: NDArray[Any], damping: float, scale: Any = None) -> None:
+        super().__init__(x.dtype, (x.size, x.size))
+        self._builder, self._sums = builder, sums
+        self._x = frozen(x.astype(wide(x.dtype)))
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            if scale is None:  # S |x|², unless the caller has it
+                scale = sums.squares(absolute_squares(x))
+            self._d = scale + damping
+
+    def _products(self, U: NDArray[Any]) -> NDArray[Any]:
+        return self._x * self._sums.squares(np.conj(self._x) * U)
+
+    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
+        return absolute_squares(a) * (self._x[i] * np.conj(self._x[j]))
+
+
+@final
+class HessianOperator(_Hermitian):
+    """Second derivatives as a linear operator, k×k, never formed: of ``wᵀF``, or of ``½‖F - Y‖²``.
+
+    Made by `JacobianBuilder.hessian` and `LeastSquares.hess`.
+
+    * ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix: the same at every x.
+    * ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ`` with ``R = F - Y``.
+
+    With ``rows="upper"`` A's upper triangle stands for A.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    dtype : numpy.dtype
+        float32 or float64: ``numpy.result_type`` of A and w, or of A, x and Y.
+
+    Notes
+    -----
+    **Memory.** As for J's own operators: a product allocates its result, and for each worker one or, for a sparse A, two to four
+    k-vectors. Of several vectors, each takes a pass over A.
+
+    **Later changes.** The diagonal ``S (x∘x)`` is added up when the operator is made: if values of A are changed, make another one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import JacobianBuilder
+    >>> H = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).hessian([1.0, 1.0, 1.0, 1.0])
+    >>> print(H.toarray())
+    [[2. 5.]
+     [5. 8.]]
+    >>> H @ [1.0, 1.0]
+    array([ 7., 13.])
+    """
+
+    _name = "H"
+
+    def __init__(
+        self,
+        builder: JacobianBuilder,
+        dtype: np.dtype[Any],
+        *,
+        w: NDArray[Any] | None = None,
+        x: NDArray[Any] | None = None,
+        sums: Sums | None = None,
+        y: NDArray[Any] | None = None,
+        scale: NDArray[Any] | None = None,
+    ) -> None:
+        k = builder.shape[1]
+        super().__init__(dtype, (k, k))
+        self._builder, self._w, self._x, self._sums, self._y = builder, w, x, sums, y
+        self._d = 0.0 if scale is None else scale
+
+    def _products(self, U: NDArray[Any]) -> NDArray[Any]:
+        if U.dtype.kind == "c":
+            return self._products(U.real) + 1j * self._products(U.imag)
+        return np.stack([self._times(np.ascontiguousarray(u)) for u in U]) if len(U) else np.empty(U.shape)
+
+    def _times(self, u: NDArray[Any]) -> NDArray[Any]:
+        if self._sums is not None and self._x is not None:
+            return self._sums.curvature(self._x, u)
+        return self._builder._rows.sum("rmatvec", frozen(u), self._w, False)
+
+    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
+        if self._x is None:
+            return a * beside
+        return a * (2 * a * (self._x[i] * self._x[j]) - beside)
+
+    def _beside_entries(self) -> Any:
+        i, j, entries = self._builder._visited()
+        if self._w is None:
+            assert self._y is not None
+            return self._y[entries]
+        grid = self._builder._pattern.grid
+        return self._w if grid is None else self._w[i.astype(np.int64) * grid + j]
+
+    def _beside_matrix(self) -> Any:
+        if self._w is None:
+            return self._y
+        k = self.shape[0]
+        if self._w.size == k * k:
+            return self._w.reshape(k, k)
+        i, j, _ = self._builder._visited()
+        W = np.zeros((k, k), self._w.dtype)
+        W[i, j] = self._w
+        return W
+
+    def _beside_diagonal(self, entries: NDArray[Any]) -> Any:
+        pattern, found = self._builder._pattern, entries >= 0
+        beside = np.zeros(entries.size)
+        if self._w is None:
+            assert self._y is not None
+            y, at = self._y, entries[found]
+            beside[found] = y[np.divmod(at, pattern.k)] if y.ndim == 2 else y[at]
+        else:
+            i = np.flatnonzero(found)
+            rows = i * (pattern.k + 1) if pattern.grid else pattern.first[i] + (entries[i] - pattern.lo[i])
+            beside[found] = self._w[rows]
+        return beside
+
+
+def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:
+    """|x|² in float64."""
+    x = x.astype(wide(x.dtype))
+    return frozen(x.real**2 + x.imag**2) if x.dtype.kind == "c" else frozen(x * x)
