@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from . import _checks
 from ._checks import Order, Rows
@@ -17,7 +18,8 @@ from ._optimize import LeastSquares
 
 _FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this
 _SLOW = 0.5  # Gauss and Newton's step should have brought the gradient down to _FORCING: from here on, second derivatives pay
-_SWEEPS = 10  # of the start
+_SWEEPS = 10  # of the start, at most
+_NEAR = 0.1  # an optimality at which they end: Newton's steps are better from there on
 _INNER = 500  # steps of conjugate gradients in one of Newton's
 _ROUNDING = 1e-10  # of the cost: below that, a difference of costs is mostly rounding, and the gradient decides
 
@@ -25,7 +27,6 @@ _MESSAGES = {
     0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
     1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    3: "the gradient is zero at the start, which need not be a minimum (x = 0 never shows a way): pass another x0, or none",
     99: "stopped by the callback",
 }
 
@@ -123,6 +124,16 @@ def fit(
         return _Newton(problem, start, tol, callback, bar).run(max_iter)
 
 
+class _Point(NamedTuple):
+    """x, and what one pass over A and Y says of it."""
+
+    x: NDArray[Any]
+    cost: float
+    gradient: NDArray[Any]
+    scale: NDArray[Any]  # S (x∘x): JᵀJ is its diagonal matrix and Diag(x) S Diag(x)
+    steepness: float  # the gradient's length in the norm of JᵀJ's inverse diagonal
+
+
 class _Newton:
     """One fit under way."""
 
@@ -132,163 +143,203 @@ class _Newton:
         self._own = 2 * a**2 if a.any() else None  # S's diagonal
         del a
         self._tol, self._callback, self._bar = tol, callback, bar
-        self.nit = self.nfev = self.n_products = 0
-        self._exact = False
+        self._nit = self._nfev = self._n_products = 0
+        self._norm = problem._norm_of_y()
+        self._degree = np.zeros(self._sums.k)  # S 1
+        self._expected = 0.0  # how large x_j² is on average if F is Y
         self._radius = np.inf
-        self._norm = 0.0
-        if x0 is None:
-            self._start_from_data()
+        self._exact = False
+        if x0 is None and self._norm > 0:
+            self._at = self._from_data(positive=problem._is_mostly_positive())
         else:
-            self._x = x0
-            self._evaluate()
-            self._to_the_minimum_on_its_ray()
+            self._set_degree(self._squares(np.ones(self._sums.k)))
+            self._at = self._look(np.zeros(self._sums.k) if x0 is None else x0)
+            if self._norm == 0:
+                self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
+            elif not self._at.x.any():
+                self._at = self._away_from_zero(self._at)
+            self._at = self._best_on_ray(self._at)
 
-    # --- the point ----------------------------------------------------------------------------------------------------
+    # --- where to start -----------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> None:
-        self._cost, self._g, self._scale = self._sums.gradient(self._x)
-        self.nfev += 1
+    def _set_degree(self, degree: NDArray[Any]) -> None:
+        self._degree, total = degree, float(np.sum(degree))
+        self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0
+
+    def _look(self, x: NDArray[Any]) -> _Point:
+        cost, gradient, scale = self._sums.gradient(x)
+        self._nfev += 1
         self._tick()
-        if not self._norm:  # ‖Y‖² = 2 cost - ‖F‖² + 2 F·Y
-            FF, FY = self._products_of_f()
-            self._norm = float(np.sqrt(max(2 * self._cost - FF + 2 * FY, 0)))
-        self._precondition()
+        return self._point(x, cost, gradient, scale)
 
-    def _precondition(self) -> None:
-        squares = self._scale if self._own is None else self._scale + self._own * self._x**2
-        self._inverse = np.divide(1.0, squares, out=np.zeros(squares.size), where=squares > 0)
-        self._steepness = float(np.sqrt(np.sum(self._g * self._g * self._inverse)))
+    def _point(self, x: NDArray[Any], cost: float, gradient: NDArray[Any], scale: NDArray[Any]) -> _Point:
+        # The floor is for x that tend to zero: there no J is left to measure by.
+        squares = np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
+        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(squares)))
 
-    def _products_of_f(self) -> tuple[float, float]:
-        """``‖F‖²`` and ``F·Y``: J x = 2 F, so ``g·x = 2 F·(F - Y)``, and ``JᵀF = x ∘ S (x∘x)``."""
-        FF = float(np.sum(self._x**2 * self._scale)) / 2
-        return FF, FF - float(np.sum(self._g * self._x)) / 2
+    def _squared_norms(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        """diag(JᵀJ)."""
+        return scale if self._own is None else scale + self._own * x**2
 
-    def _to_the_minimum_on_its_ray(self) -> None:
-        """Scale x by the β for which ``½‖β² F - Y‖²`` is least, and all that was computed at x with it."""
-        FF, FY = self._products_of_f()
-        square = FY / FF if FF > 0 else 0.0
-        if not 0 < square < np.inf:
-            return
-        beta = np.sqrt(square)
-        JtF = self._x * self._scale
-        self._g = beta * (square * JtF - (JtF - self._g))
-        self._cost += ((square**2 - 1) * FF - 2 * (square - 1) * FY) / 2
-        self._x = beta * self._x
-        self._scale *= square
-        self._precondition()
+    def _best_on_ray(self, at: _Point) -> _Point:
+        """The point ``β x`` for which ``½‖β² F - Y‖²`` is least.
 
-    def _start_from_data(self) -> None:
-        self._x = np.ones(self._sums.k)
-        for sweep in range(_SWEEPS + 1):
-            self._evaluate()
-            if sweep == 0:
-                self._x[self._scale == 0] = 0.0  # nothing depends on it
-            self._to_the_minimum_on_its_ray()
-            if sweep == _SWEEPS or self.optimality <= 0.01:
-                return
+        ``J x = 2 F``, so ``g·x = 2 F·(F - Y)``, and ``JᵀF = x ∘ S (x∘x)``: no pass is needed.
+        """
+        for _ in range(3):
+            FF = float(np.sum(at.x**2 * at.scale)) / 2
+            FY = FF - float(np.sum(at.gradient * at.x)) / 2
+            square = FY / FF if 0 < FF < np.inf else 0.0
+            if square == 0 or square < -1e-6:  # the best is x = 0, or in another direction
+                return at
+            if square > 1e-6:
+                beta, JtF = np.sqrt(square), at.x * at.scale
+                gradient = beta * (square * JtF - (JtF - at.gradient))
+                cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
+                return self._point(beta * at.x, cost, gradient, square * at.scale)
+            # x is far too long, and F·Y lost in rounding: look again from nearer.
+            at = self._look(np.sqrt(max(abs(square), 1e-15)) * at.x)
+        return at
+
+    def _from_data(self, *, positive: bool) -> _Point:
+        at = self._look(np.ones(self._sums.k))
+        self._set_degree(at.scale.copy())
+        reached = self._degree > 0  # nothing depends on the others
+        if positive:
+            at = self._point(np.where(reached, 1.0, 0.0), *at[1:4])
+        else:
+            at = self._away_from_zero(at._replace(x=np.zeros(self._sums.k)))
+            typical = np.sqrt(np.mean(at.x**2))
+            # The eigenvector is of one connected part; in the others the sweeps begin with ones.
+            at = self._look(np.where(reached & (np.abs(at.x) < 1e-3 * typical), typical, at.x))
+        for _ in range(_SWEEPS):
+            at = self._best_on_ray(at)
+            if self._optimality(at) <= _NEAR:
+                return at
             # The best x_i if the others are right is x_i - g_i / scale_i.
-            self._x -= 0.5 * np.divide(self._g, self._scale, out=np.zeros(self._g.size), where=self._scale > 0)
+            at = self._look(at.x - 0.5 * at.gradient * _inverse(at.scale))
+        return self._best_on_ray(at)
 
-    @property
-    def optimality(self) -> float:
-        return self._steepness / self._norm if self._norm > 0 else self._steepness
+    def _away_from_zero(self, zero: _Point) -> _Point:
+        """At x = 0 the gradient is zero: the point where the cost falls fastest, if it does anywhere."""
+        k, root = self._sums.k, np.sqrt(_inverse(self._degree))
+
+        def curvature(v: NDArray[Any]) -> NDArray[Any]:
+            self._count_product()
+            return root * self._sums.curvature(zero.x, root * v.reshape(-1))
+
+        value, vector = np.inf, np.ones(k)
+        if k == 1:
+            value = float(curvature(vector)[0])
+        elif k > 1:
+            operator = LinearOperator((k, k), curvature, dtype=np.float64)
+            first = np.random.default_rng(0).standard_normal(k)
+            with contextlib.suppress(ArpackNoConvergence):
+                values, vectors = eigsh(operator, k=1, which="SA", v0=first, tol=0.01, maxiter=50)
+                value, vector = float(values[0]), vectors[:, 0]
+        return self._look(root * vector) if value < -1e-8 * self._expected else zero
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     def run(self, max_iter: int) -> OptimizeResult:
         """Step until there is nothing to gain."""
-        if not self._g.any() and self._cost > 0 and self.optimality <= self._tol:
-            return self._result(3)
-        while self.optimality > self._tol:
-            if self.nit == max_iter:
+        while self._optimality(self._at) > self._tol:
+            if self._nit == max_iter:
                 return self._result(0)
-            self.nit += 1
+            self._nit += 1
             if not self._step():
                 return self._result(2)
             if self._callback is not None:
                 try:
-                    self._callback(self._state(x=self._x.copy()))
+                    self._callback(self._state(x=self._at.x.copy()))
                 except StopIteration:
                     return self._result(99)
+        if self._nit == 0:
+            self._at = self._look(self._at.x)  # what is said of the best on a ray has lost the digits that ‖Y‖² has not
         return self._result(1)
 
     def _step(self) -> bool:
-        """Move to a better x; False if there is none."""
+        """Move to a better point, or see what prevents it; False if nothing helps."""
+        at = self._at
         s, predicted, length, solved = self._solve()
-        x, cost, steepness = self._x, self._cost, self._steepness
-        before = x, cost, self._g, self._scale, self._inverse, steepness
-        slope = float(np.sum(self._g * s))
-        self._x = x + s
-        self._evaluate()
-        gained = cost - self._cost
-        tiny = predicted < _ROUNDING * cost
-        if tiny and self._steepness < steepness:
+        there = self._look(at.x + s)
+        gained = at.cost - there.cost
+        if predicted < _ROUNDING * at.cost:  # a difference of costs is mostly rounding here, and the gradient decides
+            if there.steepness < at.steepness:
+                self._at = there
+                return True
+            if self._exact and solved:
+                return False
+            self._exact, self._radius = True, np.inf
             return True
-        if not tiny and gained > 0.1 * predicted:
+        if gained > 0.1 * predicted:
+            self._at = there
             if gained < 0.25 * predicted:
                 self._radius = 0.5 * length
             elif not solved:
                 self._radius = 2 * length
-            elif not self._exact and gained > 0.5 * predicted and self._steepness > _SLOW * steepness:
-                self._exact = True
+            near = self._optimality(at) < _NEAR
+            self._exact |= near and (gained < 0.25 * predicted or (solved and there.steepness > _SLOW * at.steepness))
             return True
-        shorter = 0.0 if tiny else self._shortest(s, cost, slope)
-        self._x, self._cost, self._g, self._scale, self._inverse, self._steepness = before
+        shorter = self._shorter(s, at, there)
         if not 0 < shorter < np.inf:
             return False
+        self._exact |= self._optimality(at) < _NEAR
         self._radius = shorter * length
-        self._x = x + shorter * s
-        self._evaluate()
-        if self._cost < cost:
-            return True
-        self._x, self._cost, self._g, self._scale, self._inverse, self._steepness = before
-        return False
+        there = self._look(at.x + shorter * s)
+        if not there.cost < at.cost:
+            return False
+        self._at = there
+        return True
 
-    def _shortest(self, s: NDArray[Any], cost: float, slope: float) -> float:
-        """The step along s that is best: x + s is what was evaluated last, and the cost a quartic polynomial."""
-        if not np.isfinite(self._cost):
+    def _shorter(self, s: NDArray[Any], at: _Point, there: _Point) -> float:
+        """How much of the step is best. Along it the cost is a quartic polynomial, of which five numbers are known."""
+        if not np.isfinite(there.cost):
             return 0.01
-        self._count_product()
-        fourth = float(np.sum(s**2 * self._sums.squares(s**2))) / 4
-        rest, slope_there = self._cost - cost - slope - fourth, float(np.sum(self._g * s)) - slope - 4 * fourth
-        third = slope_there - 2 * rest
-        second = rest - third
-        polynomial = np.polynomial.Polynomial([0.0, slope, second, third, fourth])
+        slope = float(np.sum(at.gradient * s))
+        fourth = float(np.sum(s**2 * self._squares(s**2))) / 4  # ½‖F(s)‖²
+        rest = there.cost - at.cost - slope - fourth
+        third = float(np.sum(there.gradient * s)) - slope - 4 * fourth - 2 * rest
+        polynomial = np.polynomial.Polynomial([0.0, slope, rest - third, third, fourth])
         roots = polynomial.deriv().roots()
-        steps = roots.real[np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)]
-        steps = steps[steps > 0]
+        steps = roots.real[(np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)) & (roots.real > 0)]
         return float(steps[np.argmin(polynomial(steps))]) if steps.size else 0.0
 
     def _solve(self) -> tuple[NDArray[Any], float, float, bool]:
         """Steihaug's conjugate gradients for ``H s = -g``: (s, the cost's predicted fall, ‖s‖, whether they got that far).
 
-        ‖·‖ is the norm of the preconditioner, in which the trust region is a ball. Of k-vectors there are s, r, d and H d.
+        ‖·‖ is the norm of the preconditioner, in which the trust region is a ball: M = diag(JᵀJ), and Levenberg's damping, which
+        grows with the gradient, ``μ S 1``. That is what M would be, times μ, if all x_j were as large as they are on average; M
+        alone lets a variable run away whose neighbours happen to be small. Of k-vectors there are s, r, d, H d and M's inverse.
         """
         from . import _kernels
 
-        x, inverse, scale = self._x, self._inverse, self._scale
-        s, r, d = np.zeros(x.size), self._g.copy(), -inverse * self._g
-        rz = self._steepness**2
-        enough = rz * max(_FORCING, 0.3 * self._tol / self.optimality) ** 2
+        x, _, gradient, scale, _ = self._at
+        total = float(np.sum(self._degree))
+        average = np.sqrt(float(np.sum(x**2 * scale)) / total) if total > 0 else 0.0  # of x_j²
+        damping = float(min(1.0, self._optimality(self._at)) * average)
+        inverse = _inverse(self._squared_norms(x, scale) + damping * self._degree)
+        s, r, d = np.zeros(x.size), gradient.copy(), -inverse * gradient
+        rz = float(-np.sum(r * d))
+        enough = rz * max(_FORCING, 0.3 * self._tol / self._optimality(self._at)) ** 2
         # ‖s‖², s·d and ‖d‖² in that norm
         ss, sd, dd = 0.0, 0.0, rz
         solved = False
         for _ in range(_INNER):
-            self._count_product()
             if self._exact:
+                self._count_product()
                 Hd = self._sums.curvature(x, d)
-                dHd = _kernels.cg_product(d, None, Hd, scale)
+                dHd = _kernels.cg_product(d, None, Hd, scale, damping, self._degree)
             else:
-                Hd = self._sums.squares(x * d)
-                dHd = _kernels.cg_product(d, x, Hd, scale)
+                Hd = self._squares(x * d)
+                dHd = _kernels.cg_product(d, x, Hd, scale, damping, self._degree)
             alpha = rz / dHd if dHd > 0 else np.inf
             beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
             if beyond >= self._radius**2 or alpha == np.inf:
                 # To the boundary; without one, along negative curvature, as far as x is long.
-                square = self._radius**2 if self._radius < np.inf else max(4 * ss, self._length_of_x())
-                alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd
-                _kernels.cg_step(alpha, d, Hd, inverse, s, r)
+                square = self._radius**2 if self._radius < np.inf else max(4 * ss, _length(x, _inverse(inverse)) ** 2)
+                alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
+                _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
                 ss = square
                 break
             found = _kernels.cg_step(alpha, d, Hd, inverse, s, r)
@@ -301,36 +352,52 @@ class _Newton:
             _kernels.cg_direction(found / rz, r, inverse, d)
             rz = found
         # -(g·s + ½ s·Hs), and Hs = r - g
-        return s, -float(np.sum(s * (self._g + r))) / 2, float(np.sqrt(ss)), solved
-
-    def _length_of_x(self) -> float:
-        return float(np.sum(np.divide(self._x**2, self._inverse, out=np.zeros(self._x.size), where=self._inverse > 0)))
+        return s, -float(np.sum(s * (gradient + r))) / 2, float(np.sqrt(ss)), solved
 
     # --- what others see ----------------------------------------------------------------------------------------------
 
+    def _optimality(self, at: _Point) -> float:
+        return at.steepness / self._norm if self._norm > 0 else at.steepness
+
+    def _squares(self, u: NDArray[Any]) -> NDArray[Any]:
+        self._count_product()
+        return self._sums.squares(u)
+
     def _count_product(self) -> None:
-        self.n_products += 1
+        self._n_products += 1
         self._tick()
 
     def _tick(self) -> None:
         if self._bar is not None:
             self._bar.update()
-            if self.nfev > 1:
-                self._bar.set_postfix(cost=f"{self._cost:.6g}", optimality=f"{self.optimality:.1e}", refresh=False)
+            if self._nit:
+                cost, optimality = self._at.cost, self._optimality(self._at)
+                self._bar.set_postfix(cost=f"{cost:.6g}", optimality=f"{optimality:.1e}", refresh=False)
 
     def _state(self, **more: Any) -> OptimizeResult:
         return OptimizeResult(
-            cost=self._cost,
-            optimality=self.optimality,
-            nit=self.nit,
-            nfev=self.nfev,
-            n_products=self.n_products,
+            cost=self._at.cost,
+            optimality=self._optimality(self._at),
+            nit=self._nit,
+            nfev=self._nfev,
+            n_products=self._n_products,
             **more,
         )
 
     def _result(self, status: int) -> OptimizeResult:
-        message = _MESSAGES[status].format(nit=self.nit, optimality=self.optimality, tol=self._tol)
-        return self._state(x=self._x, grad=self._g.copy(), status=status, success=status == 1, message=message)
+        message = _MESSAGES[status].format(nit=self._nit, optimality=self._optimality(self._at), tol=self._tol)
+        return self._state(
+            x=self._at.x, grad=self._at.gradient.copy(), status=status, success=status == 1, message=message
+        )
+
+
+def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
+    """1/d, and 0 where d is."""
+    return np.divide(1.0, diagonal, out=np.zeros(diagonal.size), where=diagonal > 0)
+
+
+def _length(v: NDArray[Any], weights: NDArray[Any]) -> float:
+    return float(np.sqrt(np.sum(weights * v * v)))
 
 
 @contextlib.contextmanager

@@ -742,11 +742,11 @@ def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, ou
 
 
 @_sum
-def cg_product(d, x, Hd, scale):
-    """``Hd ← scale∘d + x∘Hd``, or without x ``scale∘d + Hd``; returns ``d·Hd``."""
+def cg_product(d, x, Hd, scale, damping, degree):
+    """``Hd ← (scale + damping degree)∘d + x∘Hd``, or without x ``… + Hd``; returns ``d·Hd``."""
     total = 0.0
     for i in range(d.size):
-        h = scale[i] * d[i] + (Hd[i] if x is None else x[i] * Hd[i])
+        h = (scale[i] + damping * degree[i]) * d[i] + (Hd[i] if x is None else x[i] * Hd[i])
         Hd[i] = h
         total += d[i] * h
     return total
@@ -821,14 +821,16 @@ def csr_defect(indptr, indices, k):
 
 @_map
 def csr_asymmetry(indptr, indices, data, cursor):
-    """The first (i, j) with ``A_ij != A_ji``, or (-1, -1). `cursor` is a copy of ``indptr[:-1]``, and is used up.
+    """An (i, j) with ``A_ij != A_ji``, or (-1, -1). `cursor` is where each row has what is right of its diagonal, and is used up.
 
-    Rows are visited in ascending order, so the entries of row j are met, transposed, in the order in which they are stored:
-    ``cursor[j]`` is the one that must come next. One pass, no transposed copy.
+    Rows are visited in ascending order, so the entries right of the diagonal of row j are met, transposed, in the order in which
+    they are stored: ``cursor[j]`` is the one that must come next. Half a pass, no transposed copy.
     """
     for i in range(cursor.size):
         for p in range(indptr[i], indptr[i + 1]):
             j = indices[p]
+            if j >= i:
+                break
             q = cursor[j]
             if q == indptr[j + 1] or indices[q] > i:
                 return i, np.int64(j)
@@ -837,6 +839,9 @@ def csr_asymmetry(indptr, indices, data, cursor):
             if data[p] != data[q] and not (np.isnan(data[p]) and np.isnan(data[q])):
                 return i, np.int64(j)
             cursor[j] += 1
+    for j in range(cursor.size):
+        if cursor[j] < indptr[j + 1]:
+            return np.int64(indices[cursor[j]]), j
     return -1, -1
 
 

@@ -138,7 +138,10 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
 
     if values.dtype == np.bool_ or not values.dtype.isnative:
         values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
-    i, j = _kernels.csr_asymmetry(indptr, indices, values, indptr[:-1].copy())
+    cursor, diagonal = np.empty_like(indptr[:-1]), np.empty_like(indptr)
+    _kernels.csr_diagonals(indptr, indices, cursor, diagonal)
+    cursor += np.diff(diagonal)
+    i, j = _kernels.csr_asymmetry(indptr, indices, values, cursor)
     return (int(i), int(j)) if i >= 0 else None
 
 

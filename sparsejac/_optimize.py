@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -485,3 +486,26 @@ class LeastSquares:
         last = (point, *self._sums.gradient(point))
         self._last = last
         return last
+
+    def _norm_of_y(self) -> float:
+        """‖Y‖ over the rows of J."""
+        pattern = self.builder._pattern
+        if pattern.m < self._y.size:  # a triangle
+            return float(np.sqrt(2 * self._sums.gradient(np.zeros(pattern.k))[0]))
+        return float(np.sqrt(sum(np.einsum("i,i", part, part) for part in self._parts(self._y))))
+
+    def _is_mostly_positive(self) -> bool:
+        """Whether most of ``A∘Y`` is: then most of x can have one sign."""
+        total = size = 0.0
+        for a, b in zip(self._parts(self.builder._values), self._parts(self._y), strict=True):
+            products = a * b
+            total += float(np.sum(products))
+            size += float(np.sum(np.abs(products, out=products)))
+        return total > size / 2
+
+    @staticmethod
+    def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """All numbers, as short vectors of float64: none of the size of the whole."""
+        step = max(2**16 // max(values[:1].size, 1), 1)
+        for start in range(0, len(values), step):
+            yield values[start : start + step].astype(np.float64).reshape(-1)

@@ -141,7 +141,7 @@ class MemoryRows:
         sum as many rows as there are `outputs`. For sparse rows the kernel is given the vectors and the sums packed, side by
         side, except with `columns`.
 
-        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x, rounded up to a power of two)
+        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x)
         and with `columns` four of its rows.
         """
         self.pattern.check_unchanged()
@@ -155,7 +155,7 @@ class MemoryRows:
         def part() -> NDArray[Any]:
             if not packed:
                 return np.zeros(shape, x.dtype)
-            out = _side_by_side(x.shape[-1], inputs + outputs, x.dtype)
+            out = np.empty((x.shape[-1], inputs + outputs), x.dtype)
             out[:, :inputs], out[:, inputs:] = x.T if several else x[:, np.newaxis], 0
             return out
 
@@ -165,7 +165,7 @@ class MemoryRows:
             self._run(kernel, bounds[piece], bounds[piece + 1], (vectors, *args, *room, out), target)
             if not packed:
                 return out
-            return out[:, inputs : inputs + outputs].T if several else out[:, 1]
+            return out[:, inputs:].T if several else out[:, 1]
 
         if len(bounds) == 2:
             sums = add_rows(0, part())
@@ -258,15 +258,6 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.setflags(write=False)
     return view
-
-
-def _side_by_side(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array of so many columns whose rows, of up to 64 bytes, each lie in one cache line."""
-    width = 1 << (columns - 1).bit_length()
-    line = 64 // dtype.itemsize
-    memory = np.empty(rows * width + line, dtype)
-    skipped = -memory.ctypes.data % 64 // dtype.itemsize
-    return memory[skipped : skipped + rows * width].reshape(rows, width)
 
 
 def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
