@@ -148,7 +148,7 @@ class _Newton:
         self._degree = np.zeros(self._sums.k)  # S 1
         self._expected = 0.0  # how large x_j² is on average if F is Y
         self._radius = np.inf
-        self._exact = False
+        self._exact = self._damped = False
         if x0 is None and self._norm > 0:
             self._at = self._from_data(positive=problem._is_mostly_positive())
         else:
@@ -281,6 +281,9 @@ class _Newton:
             near = self._optimality(at) < _NEAR
             self._exact |= near and (gained < 0.25 * predicted or (solved and there.steepness > _SLOW * at.steepness))
             return True
+        if not self._damped:
+            self._damped = True
+            return True
         shorter = self._shorter(s, at, there)
         if not 0 < shorter < np.inf:
             return False
@@ -308,16 +311,17 @@ class _Newton:
     def _solve(self) -> tuple[NDArray[Any], float, float, bool]:
         """Steihaug's conjugate gradients for ``H s = -g``: (s, the cost's predicted fall, ‖s‖, whether they got that far).
 
-        ‖·‖ is the norm of the preconditioner, in which the trust region is a ball: M = diag(JᵀJ), and Levenberg's damping, which
-        grows with the gradient, ``μ S 1``. That is what M would be, times μ, if all x_j were as large as they are on average; M
-        alone lets a variable run away whose neighbours happen to be small. Of k-vectors there are s, r, d, H d and M's inverse.
+        ‖·‖ is the norm of the preconditioner, in which the trust region is a ball: M = diag(JᵀJ), and from the first step that
+        failed on Levenberg's damping, which grows with the gradient, ``μ S 1``. That is what M would be, times μ, if all x_j were as large as
+        they are on average; M alone lets a variable run away whose neighbours happen to be small. Of k-vectors there are s, r,
+        d, H d and M's inverse.
         """
         from . import _kernels
 
         x, _, gradient, scale, _ = self._at
         total = float(np.sum(self._degree))
         average = np.sqrt(float(np.sum(x**2 * scale)) / total) if total > 0 else 0.0  # of x_j²
-        damping = float(min(1.0, self._optimality(self._at)) * average)
+        damping = float(min(1.0, self._optimality(self._at)) * average) if self._damped else 0.0
         inverse = _inverse(self._squared_norms(x, scale) + damping * self._degree)
         s, r, d = np.zeros(x.size), gradient.copy(), -inverse * gradient
         rz = float(-np.sum(r * d))
