@@ -14,4 +14,12 @@ try:
 except _PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares", "NormalOperator", "fit", "jacobian"]
+__all__ = [
+    "HessianOperator",
+    "JacobianBuilder",
+    "JacobianOperator",
+    "LeastSquares",
+    "NormalOperator",
+    "fit",
+    "jacobian",
+]

@@ -49,11 +49,17 @@ def fit(
 
     Parameters
     ----------
-    A, Y, rows, order, check_finite, workers
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+        As for `LeastSquares`: real.
+    Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
         As for `LeastSquares`.
     x0 : array_like, shape (k,), optional
         Where to start. Default: from the data, see below.
-    tol : float, default 1e-9
+    rows : {"all", "stored", "upper"}, default "stored"
+        Which entries of F and Y are compared: see `LeastSquares`.
+    order : {"C", "F"}, default "C"
+        That of a vector Y.
+    tol : float, default 1e-09
         Converged is what has an `optimality` of at most this.
     max_iter : int, default 200
         Newton steps at most.
@@ -61,6 +67,10 @@ def fit(
         Called after each step with an `OptimizeResult` of ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
     progress : bool, default False
         Show a bar of the passes over A, with cost and optimality.
+    check_finite : bool, default True
+        Refuse NaN and infinity in A, Y and x0.
+    workers : int, optional
+        As for `JacobianBuilder`.
 
     Returns
     -------
@@ -96,8 +106,8 @@ def fit(
     side is multiplied by what the other is divided by: the result is one of many. The problem is not convex: the
     result is a local minimum (or where the cost no longer falls), which may depend on the start.
 
-    **Memory.** At most 20 k-vectors beside A and Y, where A is sparse in canonical format and Y has its structure, or both are
-    dense; otherwise what `LeastSquares` converts.
+    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; for dense ones 1 MiB or what their
+    layout needs, see `LeastSquares`, and what it converts.
 
     References
     ----------
@@ -119,9 +129,8 @@ def fit(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     problem = LeastSquares(A, Y, rows=rows, order=order, check_finite=check_finite, workers=workers)
-    start = None if x0 is None else problem._point(x0).astype(np.float64)
     with _bar(progress) as bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _Newton(problem, start, tol, callback, bar).run(max_iter)
+        return _Newton(problem, x0, tol, callback, bar).run(max_iter)
 
 
 class _Point(NamedTuple):
@@ -137,7 +146,7 @@ class _Point(NamedTuple):
 class _Newton:
     """One fit under way."""
 
-    def __init__(self, problem: LeastSquares, x0: NDArray[Any] | None, tol: float, callback: Any, bar: Any) -> None:
+    def __init__(self, problem: LeastSquares, x0: ArrayLike | None, tol: float, callback: Any, bar: Any) -> None:
         self._sums: Sums = problem._sums
         a, _ = problem.builder._diagonal()
         self._own = 2 * a**2 if a.any() else None  # S's diagonal
@@ -153,7 +162,7 @@ class _Newton:
             self._at = self._from_data(positive=problem._is_mostly_positive())
         else:
             self._set_degree(self._squares(np.ones(self._sums.k)))
-            self._at = self._look(np.zeros(self._sums.k) if x0 is None else x0)
+            self._at = self._look(np.zeros(self._sums.k) if x0 is None else problem._point(x0).astype(np.float64))
             if self._norm == 0:
                 self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
             elif not self._at.x.any():
@@ -192,13 +201,14 @@ class _Newton:
             square = FY / FF if 0 < FF < np.inf else 0.0
             if square == 0 or square < -1e-6:  # the best is x = 0, or in another direction
                 return at
+            beta = np.sqrt(max(abs(square), 1e-15))
+            x = np.where(self._degree > 0, beta * at.x, at.x)
             if square > 1e-6:
-                beta, JtF = np.sqrt(square), at.x * at.scale
+                JtF = at.x * at.scale
                 gradient = beta * (square * JtF - (JtF - at.gradient))
                 cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
-                return self._point(beta * at.x, cost, gradient, square * at.scale)
-            # x is far too long, and F·Y lost in rounding: look again from nearer.
-            at = self._look(np.sqrt(max(abs(square), 1e-15)) * at.x)
+                return self._point(x, cost, gradient, square * at.scale)
+            at = self._look(x)  # x was far too long, and F·Y lost in rounding: look again from nearer
         return at
 
     def _from_data(self, *, positive: bool) -> _Point:

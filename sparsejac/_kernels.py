@@ -598,8 +598,18 @@ def _add_residuals_of_four(data, base, y, y_base, k, i, j0, j1, twice, x, v, out
     """`_add_residuals` for columns ``j0 <= j < j1`` of four dense rows at once."""
     n = j1 - j0
     p = i * k + j0
-    a0, a1, a2, a3 = data[p - base :][:n], data[p + k - base :][:n], data[p + 2 * k - base :][:n], data[p + 3 * k - base :][:n]
-    b0, b1, b2, b3 = y[p - y_base :][:n], y[p + k - y_base :][:n], y[p + 2 * k - y_base :][:n], y[p + 3 * k - y_base :][:n]
+    a0, a1, a2, a3 = (
+        data[p - base :][:n],
+        data[p + k - base :][:n],
+        data[p + 2 * k - base :][:n],
+        data[p + 3 * k - base :][:n],
+    )
+    b0, b1, b2, b3 = (
+        y[p - y_base :][:n],
+        y[p + k - y_base :][:n],
+        y[p + 2 * k - y_base :][:n],
+        y[p + 3 * k - y_base :][:n],
+    )
     xs, vs, outs = x[j0:j1], v[j0:j1], out[j0:j1]
     ds = None if squares_out is None else squares_out[j0:j1]
     x0, x1, x2, x3 = twice * x[i], twice * x[i + 1], twice * x[i + 2], twice * x[i + 3]
@@ -684,13 +694,13 @@ def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, o
 
 
 @_sum
-def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, out):
+def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out):
     """``Jᵀ(F - Y)``, ``S (x∘x)``, and behind them, at index k of the first, ``‖F - Y‖²``: all of a Newton step but its products.
 
-    X has one row, x, and `out` two, of k + 1 numbers each. For sparse rows X is None, and `out` is x and the two, packed.
+    `out` has two rows, of k + 1 numbers each. For sparse rows x is None, and `out` is x and the two, packed.
     """
     k = lo.size
-    if X is None:
+    if x is None:
         cost = 0.0
         for i in range(i0, i1):
             start, n = lo[i] - base, hi[i] - lo[i]
@@ -711,17 +721,16 @@ def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, out
             out[i, 2] += square
         out[k, 1] += cost
     else:
-        x = X[0]
         out[0, k] += _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1])
 
 
 @_sum
-def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, out):
+def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, v, out):
     """``(M + Mᵀ) v`` with ``M = A∘(2 F - Y)``: the Hessian of ``½‖F - Y‖²`` is ``Diag(S (x∘x)) + M + Mᵀ``.
 
-    X has two rows, x and v, and `out` one. For sparse rows X is None, and `out` is the three, packed.
+    `out` has one row. For sparse rows x and v are None, and `out` is the three, packed.
     """
-    if X is None:
+    if x is None:
         for i in range(i0, i1):
             start, n = lo[i] - base, hi[i] - lo[i]
             a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
@@ -735,7 +744,7 @@ def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, X, ou
                 out[j, 2] += t * vi
             out[i, 2] += total
     else:
-        _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 2.0, X[0], X[1], out[0], None)
+        _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 2.0, x, v, out[0], None)
 
 
 # --- conjugate gradients: k-vectors only. BLAS would do them on threads of its own, which then spin on the cores of ours ----
@@ -862,7 +871,7 @@ def csr_align(indptr, indices, other_indptr, other_indices, other, out):
                 out[p] = other[q]
             elif other[q] != 0:
                 if count == 0:
-                    first_i, first_j = i, np.int64(j)
+                    first_i, first_j = i, j
                 count += 1
     return count, first_i, first_j
 

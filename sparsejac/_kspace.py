@@ -82,9 +82,7 @@ class Sums:
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
         k = x.size
-        X = np.zeros((1, k + 1))
-        X[0, :k] = x
-        found = self._rows.sum("gradient", frozen(X), outputs=2, target=self._target)
+        found = self._rows.sum("gradient", (frozen(x),), outputs=2, extra=1, target=self._target)
         squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
@@ -97,7 +95,7 @@ class Sums:
 
     def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
         """``(M + Mᵀ) v``."""
-        found = self._rows.sum("curvature", frozen(np.stack([x, v])), outputs=1, target=self._target)[0]
+        found = self._rows.sum("curvature", (frozen(x), frozen(v)), target=self._target)[0]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
             found *= 2
@@ -250,7 +248,9 @@ class _Hermitian(Operator):
          [ 130. 6413.]]
         """
         builder, k, doubled = self._builder, self.shape[0], wide(self.dtype)
-        _checks.fits(f"the {k}x{k} array, while it is made,", 2 * k * k * doubled.itemsize, "multiply by it without forming it")
+        _checks.fits(
+            f"the {k}x{k} array, while it is made,", 2 * k * k * doubled.itemsize, "multiply by it without forming it"
+        )
         if builder._pattern.indices is not None:
             return self.tocsr().toarray()
         T, beside = np.empty((k, k), doubled), self._beside_matrix()
@@ -305,7 +305,9 @@ class NormalOperator(_Hermitian):
 
     _name = "N"
 
-    def __init__(self, builder: JacobianBuilder, sums: Sums, x: NDArray[Any], damping: float, scale: Any = None) -> None:
+    def __init__(
+        self, builder: JacobianBuilder, sums: Sums, x: NDArray[Any], damping: float, scale: Any = None
+    ) -> None:
         super().__init__(x.dtype, (x.size, x.size))
         self._builder, self._sums = builder, sums
         self._x = frozen(x.astype(wide(x.dtype)))

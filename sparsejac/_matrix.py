@@ -158,12 +158,12 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
         if Y.ndim == 1:  # in the order of J's rows
             if check:
                 _checks.finite_blocks("Y", Y, lambda r: (r,))
-            return _from_rows(Y, values, pattern)
+            return _from_rows(Y, values, pattern, transposed=transposed)
         oriented = Y.T if transposed else Y
         if check:
             check_finite(oriented, None, None, transposed=transposed, name="Y")
         if pattern.indices is not None:
-            return _gathered(oriented, pattern)
+            return _gathered(oriented, pattern, transposed=transposed)
         return oriented
     numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
     if check:
@@ -184,10 +184,10 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
     return out
 
 
-def _from_rows(y: NDArray[Any], values: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+def _from_rows(y: NDArray[Any], values: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray[Any]:
     k = pattern.k
     if pattern.grid is not None:
-        return _gathered(y.reshape(k, k), pattern)
+        return _gathered(y.reshape(k, k), pattern, transposed=transposed)
     if pattern.m == values.size:
         return y.reshape(values.shape)
     out = np.zeros(values.shape, _checks.float_dtype("Y", y.dtype))  # a triangle: what is outside it is not read
@@ -197,7 +197,7 @@ def _from_rows(y: NDArray[Any], values: NDArray[Any], pattern: Pattern) -> NDArr
     return out
 
 
-def _gathered(Y: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray[Any]:
     """The numbers of a dense Y at the stored entries of A; it must be zero elsewhere."""
     assert pattern.indices is not None
     assert pattern.indptr is not None
@@ -214,7 +214,8 @@ def _gathered(Y: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
                 np.count_nonzero(Y[r]) - np.count_nonzero(Y[r, indices[indptr[r] : indptr[r + 1]]])
                 for r in range(i + 1, pattern.k)
             )
-            raise _checks.outside(count, (i, int(np.flatnonzero(others)[0])))
+            j = int(np.flatnonzero(others)[0])
+            raise _checks.outside(int(count), (j, i) if transposed else (i, j))
     return out
 
 
@@ -233,12 +234,10 @@ def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> No
     found = asymmetry(y, pattern.indices, pattern.indptr)
     if found is None:
         return
-    flat = y if y.ndim == 1 else None
     for i in range(pattern.k):
-        row = flat if flat is not None else y[i]
-        begin = 0 if flat is None else pattern.indptr[i]
-        end = pattern.k if flat is None else pattern.indptr[i + 1]
-        shift = i * pattern.k if flat is None else 0
-        if np.any(row[begin : pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
-            a, b = found
-            raise _checks.neither_symmetric_nor_upper(*((b, a) if transposed else (a, b)))
+        if pattern.indptr is None:
+            row, shift, end = y[i], i * pattern.k, pattern.k
+        else:
+            row, shift, end = y[pattern.indptr[i] : pattern.indptr[i + 1]], int(pattern.indptr[i]), None
+        if np.any(row[: pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
+            raise _checks.neither_symmetric_nor_upper(*(found[::-1] if transposed else found))

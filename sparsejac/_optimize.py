@@ -62,7 +62,8 @@ class LeastSquares:
 
     **Memory.** As the builder, and up to 3 k numbers that the last x left; if A and Y are symmetric 7 k more. A Y of
     another structure than a sparse A is converted once, to a number for each entry of A; a sparse Y beside a dense A to an array.
-    A pass allocates ten k-vectors for two workers, at most four for each worker and two.
+    A pass allocates at most three k-vectors, and three for each worker; for an A or Y that is dense but not in C order, or of
+    other dtypes than float64 and float32 (A: also int32 and int64), buffers of max(1 MiB, 32 rows) for each worker.
 
     **Later changes.** A and Y are looked at here, for symmetry, and the last x is remembered with what it gave: if their values are changed, make
     another problem.
@@ -506,6 +507,6 @@ class LeastSquares:
     @staticmethod
     def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """All numbers, as short vectors of float64: none of the size of the whole."""
-        step = max(2**16 // max(values[:1].size, 1), 1)
+        step = max(2**14 // max(values[:1].size, 1), 1)
         for start in range(0, len(values), step):
             yield values[start : start + step].astype(np.float64).reshape(-1)

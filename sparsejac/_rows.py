@@ -129,40 +129,46 @@ class MemoryRows:
     def sum(
         self,
         kernel: str,
-        x: NDArray[Any],
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
         *args: Any,
         outputs: int = 1,
+        extra: int = 0,
         columns: int | None = None,
         target: Entries | None = None,
     ) -> NDArray[Any]:
         """The sum, in the dtype of x, that a kernel adds up over all rows.
 
-        x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x has several of them for rows, and the
-        sum as many rows as there are `outputs`. For sparse rows the kernel is given the vectors and the sums packed, side by
-        side, except with `columns`.
+        x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x is several k-vectors, as a tuple or as rows of a
+        matrix, and the sum as many rows as there are `outputs`, of k numbers and so many `extra` ones. For sparse rows the kernel is
+        given the vectors and the sums packed, side by side, except with `columns`.
 
-        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x)
-        and with `columns` four of its rows.
+        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x) and with `columns` four of its rows.
         """
         self.pattern.check_unchanged()
         dense = self.pattern.indices is None
         packed = not dense and columns is None
         bounds = self._sum_bounds
-        several = x.ndim == 2
-        inputs = len(x) if several else 1
-        shape = (outputs, x.shape[1]) if several else x.shape if columns is None else (*x.shape, columns)
+        several = isinstance(x, tuple) or x.ndim == 2
+        given = x if isinstance(x, tuple) else (x,)
+        vectors: list[NDArray[Any]] = list(x) if several else [x]  # type: ignore[list-item]  # it is no tuple then
+        k, dtype, inputs = vectors[0].size, vectors[0].dtype, len(vectors)
+        shape: tuple[int, ...] = (outputs, k + extra) if several else (k,)
+        if columns is not None:
+            shape = (k, columns)
 
         def part() -> NDArray[Any]:
             if not packed:
-                return np.zeros(shape, x.dtype)
-            out = np.empty((x.shape[-1], inputs + outputs), x.dtype)
-            out[:, :inputs], out[:, inputs:] = x.T if several else x[:, np.newaxis], 0
+                return np.zeros(shape, dtype)
+            out = np.empty((k + extra, inputs + outputs), dtype)
+            for column, vector in enumerate(vectors):
+                out[:k, column] = vector
+            out[:, inputs:] = 0
             return out
 
         def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
-            room = () if columns is None else (np.empty((4 if dense and x.size >= 4 else 0, columns), x.dtype),)
-            vectors = None if packed else x
-            self._run(kernel, bounds[piece], bounds[piece + 1], (vectors, *args, *room, out), target)
+            room = () if columns is None else (np.empty((4 if dense and k >= 4 else 0, columns), dtype),)
+            seen = (None,) * len(given) if packed else given
+            self._run(kernel, bounds[piece], bounds[piece + 1], (*seen, *args, *room, out), target)
             if not packed:
                 return out
             return out[:, inputs:].T if several else out[:, 1]
@@ -170,7 +176,7 @@ class MemoryRows:
         if len(bounds) == 2:
             sums = add_rows(0, part())
             return sums.copy() if packed else sums
-        total = np.zeros(shape, x.dtype)
+        total = np.zeros(shape, dtype)
         spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
         turn = threading.Condition()
         added = 0

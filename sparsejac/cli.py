@@ -1,4 +1,4 @@
-"""The command ``sparsejac``: build a Jacobian from files, check it, and a demonstration."""
+"""The command ``sparsejac``: build a Jacobian from files, check it, fit a matrix, and a demonstration."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import scipy.sparse
 
 from . import __version__, _checks, _machine, io, testing
 from ._builder import JacobianBuilder
+from ._fit import fit
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sparsejac", description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | demo")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | fit | demo")
     files = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
@@ -106,6 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)")
     pattern_options(check)
 
+    fit = command("fit", _fit, "Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation.")
+    fit.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
+    fit.add_argument("Y", type=Path, help="the k×k matrix Y, zero where a sparse A stores nothing: the same formats")
+    fit.add_argument("-o", "--output", type=Path, required=True, metavar="x.npy", help="the file to write")
+    fit.add_argument("--x0", type=Path, metavar="X0", help="a vector to start from (default: a start from the data)")
+    fit.add_argument("--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)")
+    fit.add_argument("--max-iter", type=int, default=200, help="Newton steps at most (default: %(default)s)")
+    fit.add_argument(
+        "--rows",
+        choices=get_args(_checks.Rows),
+        default="stored",
+        help="the entries that are compared (default: %(default)s)",
+    )
+
     demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
     demo.add_argument(
         "-o",
@@ -129,10 +144,7 @@ def _seed(text: str) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
-    for source in (arguments.A, arguments.X):
-        if output.exists() and source.exists() and output.samefile(source):
-            raise ValueError(f"the output {output} is also an input: choose another name")
-    io.check_output(output, ".npz")
+    _check_output(output, ".npz", [arguments.A, arguments.X])
     A, x = io.read_matrix(arguments.A), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     J = _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order)
@@ -161,6 +173,13 @@ def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, ord
         f"peak memory {'unknown' if peak is None else _checks.human_bytes(peak)}"
     )
     return J
+
+
+def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
+    for source in sources:
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"the output {output} is also an input: choose another name")
+    io.check_output(output, suffix)
 
 
 def _describe(name: str, A: Any) -> None:
@@ -199,6 +218,36 @@ def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order,
         _say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")
     _say(f"{sum(passed)} of {len(passed)} checks hold")
     return DONE if all(passed) else FAILED
+
+
+# --- fit ------------------------------------------------------------------------------------------------------------
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
+    _check_output(output, ".npy", [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None])
+    A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
+    x0 = None if arguments.x0 is None else io.read_vector(arguments.x0)
+    _describe(arguments.A.name, A)
+    started = time.perf_counter()
+    result = fit(
+        A,
+        Y,
+        x0,
+        rows=arguments.rows,
+        tol=arguments.tol,
+        max_iter=arguments.max_iter,
+        progress=sys.stderr.isatty(),
+    )
+    seconds = time.perf_counter() - started
+    _say(f"fit: {result.message}")
+    _say(
+        f"   cost ½‖A∘xxᵀ - Y‖² = {result.cost:.10g} after {result.nit} steps, {result.nfev + result.n_products} passes over A, "
+        f"in {seconds:.3f} s, compiling included"
+    )
+    io.write_vector(output, result.x)
+    _say(f"   x written to {output}")
+    return DONE if result.success else FAILED
 
 
 # --- demo -----------------------------------------------------------------------------------------------------------

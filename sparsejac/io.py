@@ -18,7 +18,7 @@ import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-__all__ = ["read_matrix", "read_vector", "write_csr"]
+__all__ = ["read_matrix", "read_vector", "write_csr", "write_vector"]
 
 _MAPPED = 2**16  # bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
@@ -159,6 +159,41 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
+    """Write a vector for `numpy.load`, so that the file is the whole new one or what it was before: see `write_csr`.
+
+    Parameters
+    ----------
+    path : path_like
+        Must end in ``.npy``.
+    x : ndarray, shape (k,)
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; `path` is then untouched.
+    ValueError
+        If `path` does not end in ``.npy``, or is no name for a file.
+
+    Notes
+    -----
+    **Memory.** None beside x.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from sparsejac.io import write_vector
+    >>> path = os.path.join(tempfile.mkdtemp(), "x.npy")
+    >>> write_vector(path, np.ones(3))
+    >>> np.load(path)
+    array([1., 1., 1.])
+    """
+    path = Path(path)
+    check_output(path, ".npy")
+    with complete_or_absent(path) as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(x), allow_pickle=False)
 
 
 def check_output(path: Path, suffix: str) -> None:

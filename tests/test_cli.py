@@ -127,6 +127,57 @@ def test_a_full_disk(folder, monkeypatch, capsys):
     assert not os.path.exists("J.npz")
 
 
+@pytest.fixture
+def problem(tmp_path, monkeypatch):
+    """An A and a Y of which [1, 2, 3] is the answer, in every format."""
+    monkeypatch.chdir(tmp_path)
+    A, x = np.array([[0.0, 2, 1], [2, 0, 3], [1, 3, 0]]), np.array([1.0, 2, 3])
+    for name, matrix in (("A", A), ("Y", A * np.outer(x, x))):
+        np.save(f"{name}.npy", matrix)
+        scipy.sparse.save_npz(f"{name}.npz", scipy.sparse.csr_array(matrix))
+        scipy.io.mmwrite(f"{name}.mtx", scipy.sparse.coo_matrix(matrix))
+    np.save("x0.npy", -x - 1)
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "mtx"])
+def test_fit(problem, capsys, form):
+    code, out, err = run(capsys, "fit", f"A.{form}", f"Y.{form}", "-o", "x.npy")
+    assert (code, err) == (0, "")
+    np.testing.assert_allclose(np.load("x.npy"), [1, 2, 3], rtol=1e-6)
+    assert f"A: A.{form}, 3 x 3" in out
+    assert "fit: converged: optimality" in out
+    assert re.search(r"cost ½‖A∘xxᵀ - Y‖² = \S+ after \d+ steps, \d+ passes over A, in [\d.]+ s", out)
+    assert out.endswith("   x written to x.npy\n")
+    assert run(capsys, "fit", f"A.{form}", "Y.npy", "-o", "x.npy", "--x0", "x0.npy", "--rows", "upper")[0] == 0
+    np.testing.assert_allclose(np.load("x.npy"), [-1, -2, -3], rtol=1e-6)
+
+
+def test_fit_that_does_not_converge(problem, capsys):
+    code, out, _ = run(capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15")
+    assert code == 1
+    assert "fit: the maximum of 1 iterations was reached" in out
+    assert np.load("x.npy").shape == (3,)
+
+
+def test_fit_wrong_use(problem, capsys):
+    np.save("Y2.npy", np.ones((2, 2)))
+    before = sorted(os.listdir())
+    for arguments, message in [
+        (["A.npy", "none.npy", "-o", "x.npy"], "No such file.*none.npy"),
+        (["A.npy", "Y2.npy", "-o", "x.npy"], "Y must be a 3x3 matrix"),
+        (["A.npz", "Y2.npy", "-o", "x.npy", "--tol", "-1"], "tol must be at least 0"),
+        (["A.npy", "Y.npy", "-o", "x.npz"], r"must end in \.npy"),
+        (["A.npy", "Y.npy", "-o", "Y.npy"], "output Y.npy is also an input"),
+        (["A.npy", "Y.npy", "-o", "x0.npy", "--x0", "x0.npy"], "output x0.npy is also an input"),
+        (["A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "x"], "invalid int value: 'x'"),
+        (["A.npy", "Y.npy"], "required: -o/--output"),
+        (["A.npy"], "required: Y"),
+    ]:
+        wrong_use(capsys, "fit", *arguments, message=message)
+        assert sorted(os.listdir()) == before
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["A.npy"], ["A.npz", "x.npz"], ["A.mtx", "x.mtx", "--order", "F"], ["A.npz", "--rows", "all", "--seed", "7"]],

@@ -109,6 +109,12 @@ def test_kernels_release_the_gil_and_are_honest_about_nan():
         "rmatvec",
         "rmatmat",
         "squares",
+        "squares_of_many",
+        "gradient",
+        "curvature",
+        "cg_product",
+        "cg_step",
+        "cg_direction",
         "transpose",
     ):
         options = getattr(_kernels, name).compiled.targetoptions

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from support import random_csr
 
-from sparsejac import JacobianBuilder, jacobian
+from sparsejac import JacobianBuilder, LeastSquares, fit, jacobian
 from sparsejac.testing import check_jacobian
 
 K = 1100  # enough entries for two threads
@@ -36,6 +36,12 @@ def problem(form, size=K):
         return random_csr(20 * size, 20)
     A = np.random.default_rng(0).random((size, size))
     return A if form == "C" else np.asfortranarray(A)
+
+
+def fresh(problem):
+    """Without what it remembers of the last x."""
+    problem._last = None
+    return problem
 
 
 def operations_of(form, size=K):
@@ -67,8 +73,33 @@ def operations_of(form, size=K):
             1000 * 2 * (2 * 8 + 12) + 8 * k,
         ),
     }
+    many = 8 * k * (2 * 8 if packed else 4) * 2  # vectors and sums of a group, for each worker
+    N, H = op.normal(), builder.hessian(w)
+    operations |= {
+        "normal": (op.normal, sums + 8 * 4 * k),
+        "N @ v": (lambda: N @ x, sums + 8 * 4 * k),
+        "N @ V": (lambda: N @ V, many + 8 * 4 * 5 * k),
+        "N.diagonal": (N.diagonal, 8 * 8 * k),
+        "H @ v": (lambda: H @ x, sums + 8 * 4 * k),
+    }
+    Y = A * np.random.default_rng(1).lognormal(size=A.shape) if form != "csr" else A.copy()
+    if form == "csr":
+        Y.data = A.data * np.random.default_rng(1).lognormal(size=A.nnz)
+    for name, (B, C) in {"": (A, Y), ", symmetric": (A + A.T, Y + Y.T)}.items():
+        fitted = LeastSquares(B, C, workers=2)
+        dense = 0 if packed else 2**20  # tiles and their masks
+        checks = 2 * 2**20  # of finiteness, symmetry and sign
+        operations |= {
+            f"LeastSquares{name}": (lambda B=B, C=C: LeastSquares(B, C, workers=2), checks + 8 * 12 * k),
+            f"fun{name}": (lambda p=fitted: p.fun(x), 8 * fitted.shape[0] + 8 * 2 * k),
+            f"value_and_grad{name}": (lambda p=fitted: fresh(p).value_and_grad(x), 8 * 16 * k),
+            f"hessp{name}": (lambda p=fitted: fresh(p).hessp(x, x), 8 * 16 * k),
+            f"fit{name}": (lambda B=B, C=C: fit(B, C, x, workers=2), dense + 8 * 20 * k),
+            f"fit from data{name}": (lambda B=B, C=C: fit(B, C, workers=2), dense + 8 * 20 * k),
+        }
     J = builder.tocsr(x)
     operations["tocsr(out=)"] = (lambda: builder.tocsr(x, out=J), 8 * k)
+    buffer *= 2  # for Y, too
     return {name: (function, allowed + buffer) for name, (function, allowed) in operations.items()}
 
 
@@ -144,7 +175,7 @@ def test_high_water_mark_of_the_process(form):
         timeout=300,
     )
     lines = [line.split(";") for line in done.stdout.splitlines()]
-    assert len(lines) == 13
+    assert len(lines) == 30
     for name, found, allowed in lines:
         assert int(found) < int(allowed) + 6 * 2**20, name  # pages, and what the allocator keeps for later
 

@@ -18,6 +18,7 @@ import pytest
 
 PLOT = Path(__file__).with_name("ratios.svg")
 BUDGET = float(os.environ.get("RACE_SECONDS", "2"))  # for one heat, unless five rounds take longer
+_tables = {}  # {title: rows, as {column: cell}}
 _races = []  # (group, problem, our name, our median in seconds, {contestant: its median divided by ours})
 
 
@@ -67,6 +68,12 @@ def race(benchmark):
     return run
 
 
+@pytest.fixture
+def record():
+    """record(title, {column: cell}): a line of a table, for what is no race."""
+    return lambda title, cells: _tables.setdefault(title, []).append(cells)
+
+
 def _warm_up(ours, contestants):
     """Compile, see the memory for the first time, and compare: a peer that computes something else is no peer."""
     expected = contestants[ours]()
@@ -94,9 +101,16 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    write = terminalreporter.write_line
+    for title, rows in _tables.items():
+        write("")
+        write(title)
+        write("| " + " | ".join(rows[0]) + " |")
+        write("|" + "---|" * len(rows[0]))
+        for row in rows:
+            write("| " + " | ".join(map(str, row.values())) + " |")
     if not _races:
         return
-    write = terminalreporter.write_line
     for group in _groups():
         races = [race for race in _races if race[0] == group]
         names = list(dict.fromkeys(name for *_, ratios in races for name in ratios))

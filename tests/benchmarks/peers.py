@@ -59,6 +59,7 @@ def of_jax(A, x):
         "value": lambda _: lambda: value(a, x).block_until_ready(),
         "matvec": prepared(jvp),
         "rmatvec": prepared(vjp, *shape),
+        "normal": prepared(lambda a, x, v: vjp(a, x, jvp(a, x, v))),
         "matmat": prepared(module.vmap(jvp, (None, None, 1), -1)),
         "rmatmat": prepared(module.vmap(vjp, (None, None, -1), 1), *shape),
     }
