@@ -218,7 +218,7 @@ def finite_blocks(name: str, values: NDArray[Any], locate: Any) -> None:
     """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
     if values.dtype.kind not in "fc":
         return
-    step = max(1, 2**17 // max(1, values[:1].size))
+    step = max(1, 2**15 // max(1, values[:1].size))
     for start in range(0, len(values), step):
         ok = np.isfinite(values[start : start + step])
         if not ok.all():

@@ -836,18 +836,18 @@ def csr_asymmetry(indptr, indices, data, cursor):
     they are stored: ``cursor[j]`` is the one that must come next. Half a pass, no transposed copy.
     """
     for i in range(cursor.size):
-        for p in range(indptr[i], indptr[i + 1]):
-            j = indices[p]
+        for p in range(indptr[i] & _NO_SIGN, indptr[i + 1] & _NO_SIGN):
+            j = indices[p] & _NO_SIGN
             if j >= i:
                 break
-            q = cursor[j]
+            q = cursor[j] & _NO_SIGN
             if q == indptr[j + 1] or indices[q] > i:
-                return i, np.int64(j)
+                return i, j
             if indices[q] < i:  # stored, but its mirror image was never met
-                return np.int64(indices[q]), np.int64(j)
+                return np.int64(indices[q]), j
             if data[p] != data[q] and not (np.isnan(data[p]) and np.isnan(data[q])):
-                return i, np.int64(j)
-            cursor[j] += 1
+                return i, j
+            cursor[j] = q + 1
     for j in range(cursor.size):
         if cursor[j] < indptr[j + 1]:
             return np.int64(indices[cursor[j]]), j

@@ -165,14 +165,17 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
         if pattern.indices is not None:
             return _gathered(oriented, pattern, transposed=transposed)
         return oriented
-    numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
+    if Y.format == ("csc" if transposed else "csr") and _equal(Y.indptr, pattern.indptr) and _equal(Y.indices, pattern.indices):
+        numbers, indices, indptr = Y.data, pattern.indices, pattern.indptr  # A's structure, which has been looked at
+    else:
+        numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
     if check:
         check_finite(numbers, indices, indptr, transposed=transposed, name="Y")
     if pattern.indices is None:
         _checks.fits("Y as a dense array, as A is one,", k * k * numbers.dtype.itemsize, "pass A as a sparse matrix")
         return scipy.sparse.csr_array((numbers, indices, indptr), shape=(k, k)).toarray()
     assert pattern.indptr is not None
-    if _equal(indptr, pattern.indptr) and _equal(indices, pattern.indices):
+    if indices is pattern.indices or (_equal(indptr, pattern.indptr) and _equal(indices, pattern.indices)):
         return numbers
     from . import _kernels
 
@@ -219,13 +222,13 @@ def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray
     return out
 
 
-def _equal(one: Indices, other: Indices) -> bool:
+def _equal(one: Indices, other: Indices | None) -> bool:
     """Whether two index arrays are the same, without a mask of their size."""
-    if one.size != other.size:
+    if other is None or one.shape != other.shape:
         return False
     if np.shares_memory(one, other) and one.ctypes.data == other.ctypes.data and one.strides == other.strides:
         return True
-    step = 2**16
+    step = 2**15
     return all(np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step))
 
 

@@ -507,6 +507,6 @@ class LeastSquares:
     @staticmethod
     def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """All numbers, as short vectors of float64: none of the size of the whole."""
-        step = max(2**14 // max(values[:1].size, 1), 1)
+        step = max(2**12 // max(values[:1].size, 1), 1)
         for start in range(0, len(values), step):
             yield values[start : start + step].astype(np.float64).reshape(-1)

@@ -159,7 +159,7 @@ class MemoryRows:
         def part() -> NDArray[Any]:
             if not packed:
                 return np.zeros(shape, dtype)
-            out = np.empty((k + extra, inputs + outputs), dtype)
+            out = _in_cache_lines(k + extra, inputs + outputs, dtype)
             for column, vector in enumerate(vectors):
                 out[:k, column] = vector
             out[:, inputs:] = 0
@@ -264,6 +264,13 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.setflags(write=False)
     return view
+
+
+def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An empty array that starts where a cache line does, so that rows of a power of two of numbers do not straddle two."""
+    memory = np.empty(rows * columns + 64 // dtype.itemsize, dtype)
+    start = -memory.ctypes.data % 64 // dtype.itemsize
+    return memory[start : start + rows * columns].reshape(rows, columns)
 
 
 def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:

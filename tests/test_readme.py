@@ -17,10 +17,10 @@ BASH = [line for language, code in BLOCKS if language == "bash" for line in code
 
 
 def test_every_block_is_run_here():
-    assert [language for language, _ in BLOCKS] == ["text", "bash", "bash", "python", "python", "bash"]
+    assert [language for language, _ in BLOCKS] == ["text", "bash", "bash", "python", "python", "python", "bash"]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse"])
+@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse", "fit"])
 def test_python(code, capsys):
     """It runs, and prints what its comments say."""
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102  # our own README
@@ -45,9 +45,10 @@ def test_picture_of_the_pattern():
 def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(np.eye(3)))
+    scipy.io.mmwrite("Y.mtx", scipy.sparse.coo_matrix(4 * np.eye(3)))
     np.save("x.npy", np.ones(3))
     commands = [line.split("#")[0].split() for line in BASH if line.startswith("sparsejac ")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for _, *arguments in commands:
         assert cli.main(arguments) == 0
     assert BASH[0].endswith("sparsejac demo")
