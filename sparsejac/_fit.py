@@ -75,10 +75,11 @@ def fit(
     Returns
     -------
     result : scipy.optimize.OptimizeResult
-        ``x`` (float64), ``cost``, ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with ``D = diag(JᵀJ)``: it is the same for any
-        scaling of A, Y and x; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for products with a k×k
-        matrix; ``success``, ``message`` and ``status``: 1 converged, 0 max_iter was reached, 2 rounding prevents progress, 3 the gradient is zero at the start, 99
-        stopped by the callback.
+        ``x`` (float64), ``cost``, ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with ``D = diag(JᵀJ)`` (not less than a
+        ten-thousandth of what D would be if all x_j were equal and F as large as Y, so that x may tend to zero): the same for
+        any scale of A and Y; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for
+        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, 0 max_iter was reached, 2 rounding prevents
+        progress, 99 stopped by the callback.
 
     Raises
     ------
@@ -89,22 +90,24 @@ def fit(
 
     Notes
     -----
-    **Method.** Gauss and Newton's steps, and Newton's with exact second derivatives once the former bring the gradient down by less than half
-    although the cost falls as predicted (large residuals), in a trust region; each by preconditioned conjugate gradients [1]_ to a tenth,
-    with ``diag(JᵀJ)`` as preconditioner and for the norm of the trust region. A step that fails is shortened at once to the minimum along it: the cost
-    is a quartic polynomial on every line, and one product more tells its coefficients. SciPy's trust-krylov and trust-ncg have no
-    preconditioner and solve more precisely; on the problems of the benchmark they take two to ten times the passes. SciPy's cg
-    does not see negative curvature nor the trust region.
+    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such a step falls short of
+    what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by preconditioned conjugate gradients [1]_, with
+    ``diag(JᵀJ)`` as preconditioner and for the norm of the trust region. Once a step has failed, Levenberg's damping is added, which
+    vanishes with the gradient, and a step that fails is shortened to the best along it: on a line the cost is a
+    quartic polynomial, and one product more tells its coefficients. The inner loop is our own: SciPy's cg knows
+    neither negative curvature nor a trust region, and its trust-krylov and trust-ncg, which have no preconditioner and solve more
+    precisely, took two to four times as many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Start.** Ten steps of the power method, from the vector of ones, for the dominant eigenvector of ``D⁻¹ (A∘Y + (A∘Y)ᵀ)`` with ``D = Diag((A∘A + (A∘A)ᵀ) (x∘x))``, each
-    averaged with its predecessor: each variable is set to what fits best if its neighbours are right. The first one is a weighted degree. It
-    works for positive and for mixed data, and for each connected part by itself. Both starts are scaled to the minimum on their ray.
+    **Start.** If most of ``A∘Y`` is positive, ones; otherwise the dominant eigenvector of ``D^-½ (A∘Y + (A∘Y)ᵀ) D^-½`` with ``D = Diag(S 1)``,
+    ``S = A∘A + (A∘A)ᵀ``, by Lanczos, for its signs. From there at most ten sweeps, each of which moves every variable
+    half the way to what fits best if its neighbours are right: the first one, from ones, to a weighted degree. Any start is scaled to the minimum on its ray.
 
-    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its start; each connected part of A
-    has its own. A variable that no entry of A reaches keeps its x0, or is 0. So does one whose neighbours are all zero, and a connected part that
-    starts at zero: there the gradient is zero. A part that is bipartite, without entries on the diagonal, leaves F unchanged if one
-    side is multiplied by what the other is divided by: the result is one of many. The problem is not convex: the
-    result is a local minimum (or where the cost no longer falls), which may depend on the start.
+    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its start; each
+    connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0. ``x0 = 0``, where the gradient is zero, is left along
+    the most negative curvature, and kept if there is none. A part of x0 that is zero while the rest is not stays zero. A part
+    of A that is bipartite, without entries on the diagonal, leaves F unchanged if one side is multiplied by what the other is divided by: the result is one of many. The
+    problem is not convex: the result is a local minimum, or another point without a gradient, and depends on the start. There are data whose cost falls
+    while some x grow without bound and others vanish: there it ends with status 0.
 
     **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; for dense ones 1 MiB or what their
     layout needs, see `LeastSquares`, and what it converts.

@@ -165,7 +165,12 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
         if pattern.indices is not None:
             return _gathered(oriented, pattern, transposed=transposed)
         return oriented
-    if Y.format == ("csc" if transposed else "csr") and _equal(Y.indptr, pattern.indptr) and _equal(Y.indices, pattern.indices):
+    if (
+        Y.format == ("csc" if transposed else "csr")
+        and Y.data.shape == Y.indices.shape
+        and _equal(Y.indptr, pattern.indptr)
+        and _equal(Y.indices, pattern.indices)
+    ):
         numbers, indices, indptr = Y.data, pattern.indices, pattern.indptr  # A's structure, which has been looked at
     else:
         numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
@@ -222,9 +227,9 @@ def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray
     return out
 
 
-def _equal(one: Indices, other: Indices | None) -> bool:
+def _equal(one: Indices | None, other: Indices | None) -> bool:
     """Whether two index arrays are the same, without a mask of their size."""
-    if other is None or one.shape != other.shape:
+    if one is None or other is None or one.shape != other.shape:
         return False
     if np.shares_memory(one, other) and one.ctypes.data == other.ctypes.data and one.strides == other.strides:
         return True
