@@ -627,7 +627,7 @@ def _add_residuals_of_four(data, base, y, y_base, k, i, j0, j1, twice, x, v, out
         s2 += t2 * vj
         s3 += t3 * vj
         outs[q] += (t0 * v0 + t1 * v1) + (t2 * v2 + t3 * v3)
-        if ds is not None:
+        if squares_out is not None:
             cost += (r0 * r0 + r1 * r1) + (r2 * r2 + r3 * r3)
             c0, c1, c2, c3, zj = c0 * c0, c1 * c1, c2 * c2, c3 * c3, xj * xj
             d0 += c0 * zj
@@ -639,7 +639,7 @@ def _add_residuals_of_four(data, base, y, y_base, k, i, j0, j1, twice, x, v, out
     out[i + 1] += s1
     out[i + 2] += s2
     out[i + 3] += s3
-    if ds is not None:
+    if squares_out is not None:
         squares_out[i] += d0
         squares_out[i + 1] += d1
         squares_out[i + 2] += d2
@@ -665,12 +665,12 @@ def _add_residuals(data, base, y, y_base, k, i, begin, end, twice, x, v, out, sq
         t = c * r
         total += t * vs[q]
         outs[q] += t * vi
-        if ds is not None:
+        if squares_out is not None:
             cost += r * r
             square += c * c * (xs[q] * xs[q])
             ds[q] += c * c * zi
     out[i] += total
-    if ds is not None:
+    if squares_out is not None:
         squares_out[i] += square
     return cost
 

@@ -94,8 +94,8 @@ def test_a_wrong_kernel_is_found(kernel, monkeypatch):
 
     run = _rows.MemoryRows._run
 
-    def spoiling(self, name, i0, i1, args, structure):
-        run(self, name, i0, i1, args, structure)
+    def spoiling(self, name, i0, i1, args, *more, **options):
+        run(self, name, i0, i1, args, *more, **options)
         if name == kernel:
             args[-1].reshape(-1)[2] += 1
 
