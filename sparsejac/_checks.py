@@ -239,6 +239,8 @@ def bad_structure(name: str, format_: str, reason: str) -> ValueError:
 
 def target(Y: object, k: int, m: int) -> Any:
     """Y as a k×k matrix, dense or sparse, or as a vector of J's m rows; the caller's memory."""
+    if scipy.sparse.issparse(Y) and Y.ndim == 1:  # type: ignore[attr-defined]  # sparse by now
+        Y = Y.toarray()  # type: ignore[attr-defined]  # as above
     if not scipy.sparse.issparse(Y):
         Y = array("Y", Y, alternative=", a SciPy sparse array or matrix")
     shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from . import _checks
 from ._checks import Order, Rows
@@ -20,6 +20,8 @@ _FORCING = 0.1  # conjugate gradients stop when the residual of the linear syste
 _SLOW = 0.5  # Gauss and Newton's step should have brought the gradient down to _FORCING: from here on, second derivatives pay
 _SWEEPS = 10  # of the start, at most
 _NEAR = 0.1  # an optimality at which they end: Newton's steps are better from there on
+_WAKES = 3  # times that variables which have vanished are started anew
+_VANISHED = 1e-6  # of what x_j² would be on average if F were Y
 _INNER = 500  # steps of conjugate gradients in one of Newton's
 _ROUNDING = 1e-10  # of the cost: below that, a difference of costs is mostly rounding, and the gradient decides
 
@@ -27,6 +29,7 @@ _MESSAGES = {
     0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
     1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
+    3: "the cost or its gradient is not a finite number: A, Y or x0 has such, or F overflows",
     99: "stopped by the callback",
 }
 
@@ -79,7 +82,7 @@ def fit(
         ten-thousandth of what D would be if all x_j were equal and F as large as Y, so that x may tend to zero): the same for
         any scale of A and Y; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for
         products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, 0 max_iter was reached, 2 rounding prevents
-        progress, 99 stopped by the callback.
+        progress, 3 cost or gradient are not finite, 99 stopped by the callback.
 
     Raises
     ------
@@ -98,19 +101,21 @@ def fit(
     neither negative curvature nor a trust region, and its trust-krylov and trust-ncg, which have no preconditioner and solve more
     precisely, took two to four times as many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Start.** If most of ``A∘Y`` is positive, ones; otherwise the dominant eigenvector of ``D^-½ (A∘Y + (A∘Y)ᵀ) D^-½`` with ``D = Diag(S 1)``,
-    ``S = A∘A + (A∘A)ᵀ``, by Lanczos, for its signs. From there at most ten sweeps, each of which moves every variable
-    half the way to what fits best if its neighbours are right: the first one, from ones, to a weighted degree. Any start is scaled to the minimum on its ray.
+    **Start.** If most of ``A∘Y`` is positive, all equal; otherwise the dominant eigenvector of ``D^-½ (A∘Y + (A∘Y)ᵀ) D^-½`` with ``D = Diag(S 1)``,
+    ``S = A∘A + (A∘A)ᵀ``, by Lanczos, for its signs, and in connected parts that it does not reach random numbers of a fixed seed. From there at most
+    ten sweeps, each of which moves every variable half the way to what fits best if its neighbours are right: the first one,
+    from equal ones, to a weighted degree. Any start is scaled to the minimum on its ray.
 
     **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its start; each
-    connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0. ``x0 = 0``, where the gradient is zero, is left along
-    the most negative curvature, and kept if there is none. A part of x0 that is zero while the rest is not stays zero. A part
-    of A that is bipartite, without entries on the diagonal, leaves F unchanged if one side is multiplied by what the other is divided by: the result is one of many. The
-    problem is not convex: the result is a local minimum, or another point without a gradient, and depends on the start. There are data whose cost falls
-    while some x grow without bound and others vanish: there it ends with status 0.
+    connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0. Where x, or a part of it, is zero or
+    tends to zero with all its neighbours, the gradient vanishes whatever the data: there the most negative curvature is looked for, and if there is any, the
+    variables are started anew (three times at most). A part of A that is bipartite, without entries on the diagonal, leaves F unchanged if one side is
+    multiplied by what the other is divided by: the result is one of many. The problem is not convex: the result is
+    a point without a gradient, in general a local minimum, and depends on the start. There are data whose cost falls while some x grow without bound and others vanish:
+    there it ends with status 0. Squares of A, of Y and of F must be numbers, which those beyond 1e±75 may not be: else status 3.
 
-    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; for dense ones 1 MiB or what their
-    layout needs, see `LeastSquares`, and what it converts.
+    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where Lanczos is
+    needed (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see `LeastSquares`, and what it converts.
 
     References
     ----------
@@ -132,6 +137,10 @@ def fit(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     problem = LeastSquares(A, Y, rows=rows, order=order, check_finite=check_finite, workers=workers)
+    if x0 is not None:
+        k = problem.shape[1]
+        x0 = _checks.vector("x0", x0, k, f"as A is {k}x{k}", finite=check_finite)
+        _checks.real("x0", x0.dtype, "least squares")
     with _bar(progress) as bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _Newton(problem, x0, tol, callback, bar).run(max_iter)
 
@@ -161,11 +170,13 @@ class _Newton:
         self._expected = 0.0  # how large x_j² is on average if F is Y
         self._radius = np.inf
         self._exact = self._damped = False
+        self._overflow = False
+        self._wakes = 0
         if x0 is None and self._norm > 0:
             self._at = self._from_data(positive=problem._is_mostly_positive())
         else:
             self._set_degree(self._squares(np.ones(self._sums.k)))
-            self._at = self._look(np.zeros(self._sums.k) if x0 is None else problem._point(x0).astype(np.float64))
+            self._at = self._look(np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64))
             if self._norm == 0:
                 self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
             elif not self._at.x.any():
@@ -198,33 +209,39 @@ class _Newton:
 
         ``J x = 2 F``, so ``g·x = 2 F·(F - Y)``, and ``JᵀF = x ∘ S (x∘x)``: no pass is needed.
         """
-        for _ in range(3):
+        for _ in range(40):
             FF = float(np.sum(at.x**2 * at.scale)) / 2
             FY = FF - float(np.sum(at.gradient * at.x)) / 2
-            square = FY / FF if 0 < FF < np.inf else 0.0
-            if square == 0 or square < -1e-6:  # the best is x = 0, or in another direction
+            if not (FF > 0 or at.gradient.any()) or not np.isfinite(FF + FY):
                 return at
-            beta = np.sqrt(max(abs(square), 1e-15))
-            x = np.where(self._degree > 0, beta * at.x, at.x)
-            if square > 1e-6:
-                JtF = at.x * at.scale
+            if 1e-16 * self._norm**2 < FF < 1e8 * self._norm**2:
+                square = FY / FF
+                if square <= 0:  # the best is x = 0, or in another direction
+                    return at
+                beta, JtF = np.sqrt(square), at.x * at.scale
                 gradient = beta * (square * JtF - (JtF - at.gradient))
                 cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
-                return self._point(x, cost, gradient, square * at.scale)
-            at = self._look(x)  # x was far too long, and F·Y lost in rounding: look again from nearer
+                return self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
+            # x is far too long or too short, and F·Y lost in rounding: look again from where F is about as large as Y.
+            size, wanted = (FF**0.25, self._norm) if FF > 0 else (np.max(np.abs(at.x)), self._expected)
+            at = self._look(self._scaled(at.x, np.sqrt(wanted) / size))
         return at
 
+    def _scaled(self, x: NDArray[Any], beta: float) -> NDArray[Any]:
+        """``β x``, but for variables that nothing depends on."""
+        return np.where(self._degree > 0, beta * x, x)
+
     def _from_data(self, *, positive: bool) -> _Point:
-        at = self._look(np.ones(self._sums.k))
-        self._set_degree(at.scale.copy())
+        self._set_degree(self._squares(np.ones(self._sums.k)))
         reached = self._degree > 0  # nothing depends on the others
         if positive:
-            at = self._point(np.where(reached, 1.0, 0.0), *at[1:4])
+            at = self._look(np.where(reached, np.sqrt(self._expected), 0.0))
         else:
-            at = self._away_from_zero(at._replace(x=np.zeros(self._sums.k)))
+            at = self._away_from_zero(self._look(np.zeros(self._sums.k)))
             typical = np.sqrt(np.mean(at.x**2))
-            # The eigenvector is of one connected part; in the others the sweeps begin with ones.
-            at = self._look(np.where(reached & (np.abs(at.x) < 1e-3 * typical), typical, at.x))
+            # The eigenvector is of one connected part; in the others the sweeps begin with any signs.
+            others = reached & (np.abs(at.x) < 1e-3 * typical)
+            at = self._look(np.where(others, typical * self._random(), at.x))
         for _ in range(_SWEEPS):
             at = self._best_on_ray(at)
             if self._optimality(at) <= _NEAR:
@@ -235,33 +252,77 @@ class _Newton:
 
     def _away_from_zero(self, zero: _Point) -> _Point:
         """At x = 0 the gradient is zero: the point where the cost falls fastest, if it does anywhere."""
-        k, root = self._sums.k, np.sqrt(_inverse(self._degree))
+        if not np.isfinite(zero.cost):
+            return zero
+        value, v = self._most_negative_curvature(zero.x, np.sqrt(_inverse(self._degree)))
+        return self._look(v) if value < -1e-8 * self._expected else zero
+
+    def _most_negative_curvature(self, x: NDArray[Any], root: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        """The least eigenvalue, and ``root ∘`` its vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
+
+        Of k-vectors, Lanczos takes eight and its own.
+        """
+        k = x.size
 
         def curvature(v: NDArray[Any]) -> NDArray[Any]:
             self._count_product()
-            return root * self._sums.curvature(zero.x, root * v.reshape(-1))
+            return root * self._sums.curvature(x, root * v.reshape(-1))
 
-        value, vector = np.inf, np.ones(k)
         if k == 1:
-            value = float(curvature(vector)[0])
-        elif k > 1:
+            return float(curvature(np.ones(1))[0]), root
+        if k > 1:
             operator = LinearOperator((k, k), curvature, dtype=np.float64)
-            first = np.random.default_rng(0).standard_normal(k)
-            with contextlib.suppress(ArpackNoConvergence):
-                values, vectors = eigsh(operator, k=1, which="SA", v0=first, tol=0.01, maxiter=50)
-                value, vector = float(values[0]), vectors[:, 0]
-        return self._look(root * vector) if value < -1e-8 * self._expected else zero
+            with contextlib.suppress(ArpackError):  # not converged, or there is no curvature at all
+                values, vectors = eigsh(
+                    operator, k=1, which="SA", v0=self._random(), tol=0.01, ncv=min(k, 8), maxiter=200
+                )
+                return float(values[0]), root * vectors[:, 0]
+        return 0.0, root
+
+    def _woken(self) -> bool:
+        """Start anew the variables that have vanished together with all their neighbours, if the cost falls there.
+
+        At such a point all is stationary, whatever the data; steps may have led there along the one way that does.
+        """
+        at = self._at
+        small = _VANISHED * self._expected
+        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
+        if self._wakes == _WAKES or not asleep.any():
+            return False
+        self._wakes += 1
+        value, v = self._most_negative_curvature(at.x, np.sqrt(_inverse(self._degree)) * asleep)
+        if not value < -1e-6 * self._expected:
+            return False
+        size = np.sqrt(self._expected)
+        v *= size / np.max(np.abs(v))
+        # The direction is of one connected part: a little of any other helps those that sleep elsewhere.
+        v += np.where(asleep, 0.01 * size * self._random(), 0.0)
+        for _ in range(20):
+            there = self._look(at.x + v)
+            if there.cost < at.cost:
+                self._at, self._exact, self._radius = there, True, np.inf
+                return True
+            v *= 0.5
+        return False
+
+    def _random(self) -> NDArray[Any]:
+        return np.random.default_rng(self._wakes).standard_normal(self._sums.k)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     def run(self, max_iter: int) -> OptimizeResult:
         """Step until there is nothing to gain."""
-        while self._optimality(self._at) > self._tol:
+        while True:
+            if not np.isfinite(self._at.cost + self._at.steepness):
+                return self._result(3)
+            converged = self._optimality(self._at) <= self._tol
+            if converged and not self._woken():
+                break
             if self._nit == max_iter:
                 return self._result(0)
             self._nit += 1
-            if not self._step():
-                return self._result(2)
+            if not self._step() and not self._woken():
+                return self._result(3 if self._overflow else 2)
             if self._callback is not None:
                 try:
                     self._callback(self._state(x=self._at.x.copy()))
@@ -275,6 +336,7 @@ class _Newton:
         """Move to a better point, or see what prevents it; False if nothing helps."""
         at = self._at
         s, predicted, length, solved = self._solve()
+        self._overflow = not np.isfinite(predicted)
         there = self._look(at.x + s)
         gained = at.cost - there.cost
         if predicted < _ROUNDING * at.cost:  # a difference of costs is mostly rounding here, and the gradient decides
@@ -316,7 +378,8 @@ class _Newton:
         fourth = float(np.sum(s**2 * self._squares(s**2))) / 4  # ½‖F(s)‖²
         rest = there.cost - at.cost - slope - fourth
         third = float(np.sum(there.gradient * s)) - slope - 4 * fourth - 2 * rest
-        polynomial = np.polynomial.Polynomial([0.0, slope, rest - third, third, fourth])
+        coefficients = np.array([0.0, slope, rest - third, third, fourth])
+        polynomial = np.polynomial.Polynomial(coefficients / np.max(np.abs(coefficients)))
         roots = polynomial.deriv().roots()
         steps = roots.real[(np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)) & (roots.real > 0)]
         return float(steps[np.argmin(polynomial(steps))]) if steps.size else 0.0
@@ -338,9 +401,10 @@ class _Newton:
         inverse = _inverse(self._squared_norms(x, scale) + damping * self._degree)
         s, r, d = np.zeros(x.size), gradient.copy(), -inverse * gradient
         rz = float(-np.sum(r * d))
+        unit = self._norm**2 or 1.0  # of lengths in the trust region, whose squares would leave the range of numbers
         enough = rz * max(_FORCING, 0.3 * self._tol / self._optimality(self._at)) ** 2
-        # ‖s‖², s·d and ‖d‖² in that norm
-        ss, sd, dd = 0.0, 0.0, rz
+        # ‖s‖², s·d and ‖d‖² in that norm and unit
+        ss, sd, dd = 0.0, 0.0, rz / unit
         solved = False
         for _ in range(_INNER):
             if self._exact:
@@ -354,7 +418,9 @@ class _Newton:
             beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
             if beyond >= self._radius**2 or alpha == np.inf:
                 # To the boundary; without one, along negative curvature, as far as x is long.
-                square = self._radius**2 if self._radius < np.inf else max(4 * ss, _length(x, _inverse(inverse)) ** 2)
+                square = (
+                    self._radius**2 if self._radius < np.inf else max(4 * ss, _length(x, _inverse(inverse)) ** 2 / unit)
+                )
                 alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
                 _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
                 ss = square
@@ -365,7 +431,7 @@ class _Newton:
                 solved = True
                 break
             sd = (found / rz) * (sd + alpha * dd)
-            dd = found + (found / rz) ** 2 * dd
+            dd = found / unit + (found / rz) ** 2 * dd
             _kernels.cg_direction(found / rz, r, inverse, d)
             rz = found
         # -(g·s + ½ s·Hs), and Hs = r - g

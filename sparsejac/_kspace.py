@@ -12,6 +12,7 @@ All three are ``Diag(d) + T + Tᴴ`` for a T with the pattern of A. They follow 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -27,6 +28,7 @@ from ._rows import Entries, MemoryRows, frozen
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
 
+_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
 _TOGETHER = 4  # vectors that a pass over sparse rows takes at a time
 _BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
 
@@ -64,8 +66,9 @@ class Sums:
         else:
             found = self._squares_of_many(U)
         if self._diagonal is not None:
-            found *= 2
-            found -= 2 * self._diagonal**2 * U
+            with _silence():
+                found *= 2
+                found -= 2 * self._diagonal**2 * U
         return found
 
     def _squares_of_many(self, U: NDArray[Any]) -> NDArray[Any]:
@@ -86,11 +89,12 @@ class Sums:
         squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
-            r = a * x * x - self._y_diagonal
-            squares = 2 * squares - float(np.sum(r * r))
-            found *= 2
-            gradient -= 2 * a * r * x
-            scale -= 2 * (a * x) ** 2
+            with _silence():
+                r = a * x * x - self._y_diagonal
+                squares = 2 * squares - float(np.sum(r * r)) if squares < np.inf else squares
+                found *= 2
+                gradient -= 2 * a * r * x
+                scale -= 2 * (a * x) ** 2
         return squares / 2, gradient, scale
 
     def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
@@ -98,8 +102,9 @@ class Sums:
         found = self._rows.sum("curvature", (frozen(x), frozen(v)), target=self._target)[0]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
-            found *= 2
-            found -= 2 * a * (2 * a * x * x - self._y_diagonal) * v
+            with _silence():
+                found *= 2
+                found -= 2 * a * (2 * a * x * x - self._y_diagonal) * v
         return found
 
 
@@ -128,7 +133,7 @@ class _Hermitian(Operator):
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         dtype = np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))
         U = np.ascontiguousarray(X.T if X.ndim == 2 else X[np.newaxis], wide(dtype))
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with _silence():
             result = self._products(U)
             result += self._d * U
             return np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
@@ -164,7 +169,7 @@ class _Hermitian(Operator):
         """
         a, entries = self._builder._diagonal()
         i = np.arange(a.size)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with _silence():
             t = self._term(a, i, i, self._beside_diagonal(entries))
             return (self._d + 2 * t.real).astype(np.empty(0, self.dtype).real.dtype, copy=False)
 
@@ -212,8 +217,13 @@ class _Hermitian(Operator):
             "multiply by it without forming it",
         )
         i, j, entries = builder._visited()
+        with _silence():
+            return self._sparse(i, j, entries)
+
+    def _sparse(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> scipy.sparse.csr_array:
+        builder, k = self._builder, self.shape[0]
         t = self._term(builder._values[entries].astype(wide(self.dtype)), i, j, self._beside_entries())
-        own = np.arange(k, dtype=dtype)
+        own = np.arange(k, dtype=i.dtype)
         d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
         H = scipy.sparse.coo_array(
             (np.concatenate([t, np.conj(t), d]), (np.concatenate([i, j, own]), np.concatenate([j, i, own]))),
@@ -253,6 +263,11 @@ class _Hermitian(Operator):
         )
         if builder._pattern.indices is not None:
             return self.tocsr().toarray()
+        with _silence():
+            return self._dense(doubled)
+
+    def _dense(self, doubled: np.dtype[Any]) -> NDArray[Any]:
+        builder, k = self._builder, self.shape[0]
         T, beside = np.empty((k, k), doubled), self._beside_matrix()
         step, own = max(_BLOCK // max(k, 1), 1), np.arange(k)
         for i in range(0, k, step):
@@ -279,7 +294,7 @@ class NormalOperator(_Hermitian):
     shape : tuple of int
         (k, k).
     dtype : numpy.dtype
-        That of J.
+        That of J; made by `LeastSquares`, float64.
 
     Notes
     -----
@@ -311,7 +326,7 @@ class NormalOperator(_Hermitian):
         super().__init__(x.dtype, (x.size, x.size))
         self._builder, self._sums = builder, sums
         self._x = frozen(x.astype(wide(x.dtype)))
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with _silence():
             if scale is None:  # S |x|², unless the caller has it
                 scale = sums.squares(absolute_squares(x))
             self._d = scale + damping
@@ -339,7 +354,7 @@ class HessianOperator(_Hermitian):
     shape : tuple of int
         (k, k).
     dtype : numpy.dtype
-        float32 or float64: ``numpy.result_type`` of A and w, or of A, x and Y.
+        float32 or float64: ``numpy.result_type`` of A and w; made by `LeastSquares`, float64.
 
     Notes
     -----

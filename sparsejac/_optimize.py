@@ -101,10 +101,15 @@ class LeastSquares:
         y = _matrix.beside(Y, values, pattern, transposed=order == "F", check=check_finite)
         if rows == "upper" and Y.ndim == 2:
             _matrix.check_triangle(y, pattern, transposed=order == "F")
-        self.builder, self.shape = builder, builder.shape
-        self._y = y
+        self._set_up(builder, y)
+
+    def _set_up(self, builder: JacobianBuilder, y: NDArray[Any]) -> None:
+        """What `__init__` does after its checks, and unpickling without them."""
+        self.builder, self.shape, self._y = builder, builder.shape, y
+        pattern = builder._pattern
         self._target = Entries(y, pattern, _TARGETS)
-        self._sums = Sums(builder._rows, self._target) if rows == "upper" else self._halved()
+        triangle = pattern.entries < builder._values.size
+        self._sums = Sums(builder._rows, self._target) if triangle else self._halved()
         self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
 
     def _halved(self) -> Sums:
@@ -130,6 +135,12 @@ class LeastSquares:
         on_diagonal[found] = y.diagonal() if y.ndim == 2 else y[entries[found]]
         target = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, half, _TARGETS)
         return Sums(gram, target, diagonal=a, y_diagonal=on_diagonal)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.builder, self._y
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._set_up(*state)
 
     def __repr__(self) -> str:
         m, k = self.shape
@@ -468,8 +479,9 @@ class LeastSquares:
         """
         point, _, _, scale = self._at(x)
         a, _ = self.builder._diagonal()
-        squares = scale + 2 * (a * point) ** 2
-        return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            squares = scale + 2 * (a * point) ** 2
+            return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
     # --- behind the doors -------------------------------------------------------------------------------------------
 

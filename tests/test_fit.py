@@ -130,6 +130,65 @@ def test_zero_is_left_where_the_cost_falls_and_kept_where_not():
     assert fit([[2.0]], [[-8.0]]).cost == 32
 
 
+def test_no_data_where_a_is():
+    """A∘Y is zero: nothing pulls x away from zero, and nothing has a curvature there."""
+    for A, Y in ((np.eye(3), 1 - np.eye(3)), (np.zeros((3, 3)), np.ones((3, 3)))):
+        for x0 in (None, np.zeros(3), np.ones(3)):
+            result = fit(A, Y, x0)
+            assert result.success
+            assert result.cost == pytest.approx(np.sum(Y**2) / 2)
+
+
+def test_what_vanishes_is_started_anew():
+    """Equal x tend to zero where the product is to be negative; zero is a saddle, and stationary."""
+    pair = np.array([[0, 1.0], [1, 0]])
+    result = fit(pair, -6 * pair, [1, 1])
+    assert result.success
+    assert result.x[0] * result.x[1] == pytest.approx(-6)
+    rng = np.random.default_rng(0)
+    k = 200
+    A = scipy.sparse.block_diag([pair] * (k // 2)).tocsr()
+    x = rng.lognormal(0, 0.5, k) * rng.choice([-1, 1], k)
+    Y = A.multiply(np.outer(x, x)).tocsr()
+    for x0 in (None, np.ones(k)):
+        result = fit(A, Y, x0)
+        assert result.success
+        assert result.cost < 1e-12
+    B = np.zeros((4, 4))
+    B[0, 0] = B[1, 3] = 1
+    result = fit(B, np.array([[-2.0, 0, 1, 2], [-1, 0, -2, 1], [0, 0, -2, 2], [-2, 0, -1, -1]]))
+    assert result.success
+    assert result.cost == pytest.approx(14)
+
+
+def test_what_is_not_finite_is_no_success(capfd):
+    A = np.random.default_rng(0).random((20, 20))
+    bad = A.copy()
+    bad[3, 4] = np.nan
+    with np.errstate(all="raise"):
+        for B, Y, x0 in (
+            (bad, A, None), (bad, A, np.ones(20)), (A, bad, None), (A, bad, np.ones(20)),
+            (A, A, np.full(20, np.nan)), (A, A, np.full(20, np.inf)),
+        ):  # fmt: skip
+            result = fit(B, Y, x0, check_finite=False)
+            assert (result.status, result.success) == (3, False)
+            assert "not a finite number" in result.message
+        x = np.linspace(1, 2, 20)
+        assert fit(A * 1e80, A * np.outer(x, x) * 1e80).status == 3
+    assert capfd.readouterr() == ("", "")  # nor a word from LAPACK
+
+
+@pytest.mark.parametrize(
+    ("a", "y", "start"), [(1e70, 1e70, None), (1e60, 1, None), (1, 1e-60, None), (1, 1, 1e-90), (1, 1, 1e60)]
+)
+def test_extreme_scales(a, y, start):
+    A, Y, x = weighted("C", 20, 0)
+    result = fit(A * a, Y * y, None if start is None else np.full(20, start))
+    assert result.success
+    assert result.nit < 12
+    np.testing.assert_allclose(result.x, x * np.sqrt(y / a), rtol=1e-6)
+
+
 def test_a_bipartite_part_keeps_the_ratio_of_its_start():
     A = np.array([[0.0, 1], [0, 0]])
     for x0 in ([1.0, 1.0], [1.0, 100.0]):
@@ -246,10 +305,12 @@ def test_what_is_refused():
         fit(A, Y, callback=3)
     with pytest.raises(TypeError, match="progress must be True or False"):
         fit(A, Y, progress=1)
-    with pytest.raises(ValueError, match="x must be a vector of length 3"):
+    with pytest.raises(ValueError, match=r"x0 must be a vector of length 3, as A is 3x3, got an array of shape \(2,\)"):
         fit(A, Y, np.ones(2))
-    with pytest.raises(ValueError, match="x must be finite"):
+    with pytest.raises(ValueError, match="x0 must be finite"):
         fit(A, Y, [1, np.inf, 1])
+    with pytest.raises(TypeError, match="least squares is for real numbers, and x0 is complex128"):
+        fit(A, Y, np.ones(3) * 1j)
     with pytest.raises(TypeError, match="least squares is for real numbers, and A is complex128"):
         fit(A * 1j, Y)
 

@@ -38,6 +38,16 @@ def problem(form, size=K):
     return A if form == "C" else np.asfortranarray(A)
 
 
+def signed(Y):
+    """With the signs of an x that has both, symmetric if Y is."""
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], Y.shape[0])
+    if not scipy.sparse.issparse(Y):
+        return Y * np.outer(signs, signs)
+    result = Y.copy()
+    result.data = Y.data * signs[Y.indices] * np.repeat(signs, np.diff(Y.indptr))
+    return result
+
+
 def fresh(problem):
     """Without what it remembers of the last x."""
     problem._last = None
@@ -89,7 +99,9 @@ def operations_of(form, size=K):
         fitted = LeastSquares(B, C, workers=2)
         dense = 0 if packed else 2**20  # tiles and their masks
         checks = 2 * 2**20  # of finiteness, symmetry and sign
+        mixed = signed(C)
         operations |= {
+            f"fit from mixed data{name}": (lambda B=B, C=mixed: fit(B, C, workers=2, max_iter=3), dense + 8 * 35 * k),
             f"LeastSquares{name}": (lambda B=B, C=C: LeastSquares(B, C, workers=2), checks + 8 * 12 * k),
             f"fun{name}": (lambda p=fitted: p.fun(x), 8 * fitted.shape[0] + 8 * 2 * k),
             f"value_and_grad{name}": (lambda p=fitted: fresh(p).value_and_grad(x), 8 * 16 * k),
@@ -175,7 +187,7 @@ def test_high_water_mark_of_the_process(form):
         timeout=300,
     )
     lines = [line.split(";") for line in done.stdout.splitlines()]
-    assert len(lines) == 30
+    assert len(lines) == 32
     for name, found, allowed in lines:
         assert int(found) < int(allowed) + 6 * 2**20, name  # pages, and what the allocator keeps for later
 

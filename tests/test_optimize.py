@@ -1,5 +1,6 @@
 """`LeastSquares`: exact on integers, second order by Taylor's theorem, and in the hands of every SciPy solver."""
 
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_every_form_of_y(form, order, rows):
     ]  # fmt: skip
     if rows == "upper":
         forms += [np.triu(Y), scipy.sparse.triu(Y)]
+    forms += [scipy.sparse.coo_array(Y[i, j])]  # one dimension, in the order of the rows
     if form == "csr":
         own = A.copy()
         own.data = Y[np.repeat(np.arange(8), np.diff(A.indptr)), A.indices]
@@ -159,6 +161,37 @@ def test_y_is_referenced_and_the_last_x_is_remembered(monkeypatch):
     problem.cost(x)
     assert len(passes) == 2
     assert repr(problem) == "<LeastSquares: 16 residuals, 4 variables>"
+
+
+def test_overflow_is_silent_and_infinite():
+    """Symmetric or not: what a line search sees that steps too far."""
+    A = np.ones((3, 3))
+    with np.errstate(all="raise"):
+        for Y in (A, np.tri(3)):
+            for B in (A, scipy.sparse.csr_array(A)):
+                problem = LeastSquares(B, Y)
+                assert problem.cost(np.full(3, 1e80)) == np.inf
+                far = np.full(3, 1e160)
+                assert problem.cost(far) == np.inf
+                (
+                    problem.x_scale(far),
+                    problem.hess(far).toarray(),
+                    problem.normal(far).toarray(),
+                    problem.hessp(far, far),
+                )
+                if B is not A:
+                    problem.hess(far).tocsr()
+
+
+def test_a_pickle_holds_a_and_y_once():
+    A = np.asfortranarray(np.random.default_rng(0).random((300, 300)))
+    A += A.T.copy()
+    problem = LeastSquares(A, A * 2)
+    text = pickle.dumps(problem)
+    assert len(text) < 2 * A.nbytes + 20_000
+    x = np.ones(300)
+    assert pickle.loads(text).cost(x) == problem.cost(x)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(problem.hess(x))) @ x, problem.hess(x) @ x)
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse", "vector"])
