@@ -298,9 +298,9 @@ class NormalOperator(_Hermitian):
 
     Notes
     -----
-    **Memory.** A product allocates its result, its operand times x, and what one pass over A takes: for each worker a k-vector
-    (for a sparse A and one vector two, for more vectors eight). Several vectors share a pass; over a sparse A four of them do. For a complex x
-    they are two vectors each.
+    **Memory.** A product allocates its result, its operand times x, and what one pass over A takes: for each worker once more the result (for
+    a sparse A and one vector twice, for more vectors eight k-vectors). Several vectors share a pass; over a sparse A four of
+    them do. For a complex x each of them is two.
 
     **Later changes.** Its diagonal ``S |x|²`` is added up when the operator is made: if the values of A are changed, make another one.
 

@@ -275,7 +275,7 @@ SOLVERS = [
     ("`splu`, `spsolve`", "spsolve(problem.normal(x0).tocsr(), -problem.grad(x0))"),
     ("`solve_ivp`: Radau, BDF", "solve_ivp(lambda t, x: -problem.grad(x), (0, 9), x0, 'Radau', jac=lambda t, x: -problem.hess(x).tocsr())"),
 ]  # fmt: skip
-# The same forms under the other names of those rows, and of ../shared/SCIPY.md.
+# The same forms under the other names of those rows.
 OTHERS = [
     "least_squares(problem.fun, x0, jac=problem.jac, method='dogbox')",
     "least_squares(problem.fun, x0, jac=problem.jac_csr, tr_solver='lsmr')",
