@@ -194,7 +194,7 @@ def value(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out):
         for q in range(n):
             _ahead_of_cache(x, indices, start + q)
             f = a[q] * (xi * xs[_column(columns, q)])
-            cells[_cell(columns, grid, q)] = f if b is None else f - b[q]
+            cells[_cell(columns, grid, q)] = f if y is None else f - b[q]
 
 
 @_map
@@ -440,22 +440,38 @@ def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums)
 
 
 @_inline
+def _common(indices, lo, hi, i, i1):
+    """How many rows to take at a time from row i on, four dense ones or one, and the columns that they have in common.
+
+    The rows of a triangle begin, or end, one entry apart: four always have some. One row has none with itself: `_beside` is all of it.
+    """
+    k = lo.size
+    if indices is None and i + 4 <= i1:
+        return 4, max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+    return 1, hi[i] - i * k, hi[i] - i * k
+
+
+@_inline
+def _beside(lo, hi, r, left, right, side):
+    """The entries of row r to the left of those columns, or to the right."""
+    if side == 0:
+        return lo[r], r * lo.size + left
+    return r * lo.size + right, hi[r]
+
+
+@_inline
 def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, sums):
     """Sum over rows ``i0 <= i < i1``, four at a time where A is dense."""
     i = i0
-    while indices is None and i + 4 <= i1:
-        # The rows of a triangle begin, or end, one entry apart: there is always a column that the four have in common.
-        left = max(lo[i] - i * lo.size, lo[i + 3] - (i + 3) * lo.size)
-        right = min(hi[i] - i * lo.size, hi[i + 3] - (i + 3) * lo.size)
-        _add_four_rows(data, base, lo, first, i, left, right, x, w, conjugate, out, sums)
-        for r in range(i, i + 4):
-            begin, end = r * lo.size + left, r * lo.size + right
-            _add_row(data, indices, base, lo, first, grid, r, lo[r], begin, x, w, conjugate, out)
-            _add_row(data, indices, base, lo, first, grid, r, end, hi[r], x, w, conjugate, out)
-        i += 4
     while i < i1:
-        _add_row(data, indices, base, lo, first, grid, i, lo[i], hi[i], x, w, conjugate, out)
-        i += 1
+        rows, left, right = _common(indices, lo, hi, i, i1)
+        if rows == 4:
+            _add_four_rows(data, base, lo, first, i, left, right, x, w, conjugate, out, sums)
+        for side in range(2 * rows):  # one call, which is compiled into its place, instead of three
+            r = i + side // 2
+            begin, end = _beside(lo, hi, r, left, right, side % 2)
+            _add_row(data, indices, base, lo, first, grid, r, begin, end, x, w, conjugate, out)
+        i += rows
 
 
 @_inline
@@ -575,18 +591,16 @@ def squares_of_many(data, indices, base, lo, hi, first, grid, i0, i1, U, out):
             out[i, 7] += s3
     else:
         k, i = lo.size, i0
-        while i + 4 <= i1:  # as in `_add_rows`
-            left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
-            for c in range(0, U.shape[0], 2):  # the four rows are in the cache
+        while i < i1:  # as in `_add_rows`
+            rows, left, right = _common(None, lo, hi, i, i1)
+            for c in range(0, U.shape[0] if rows == 4 else 0, 2):  # the four rows are in the cache
                 _add_squares_of_four(data, base, k, i, left, right, U[c], U[c + 1], out[c], out[c + 1])
-            for c in range(U.shape[0]):
-                for r in range(i, i + 4):
-                    begin, end = r * k + left, r * k + right
-                    _add_row(data, None, base, lo, first, grid, r, lo[r], begin, U[c], None, False, out[c])
-                    _add_row(data, None, base, lo, first, grid, r, end, hi[r], U[c], None, False, out[c])
-            i += 4
-        for c in range(U.shape[0]):
-            _add_rows(data, None, base, lo, hi, first, grid, i, i1, U[c], None, False, out[c], None)
+            for side in range(2 * rows):
+                r = i + side // 2
+                begin, end = _beside(lo, hi, r, left, right, side % 2)
+                for c in range(U.shape[0]):
+                    _add_row(data, None, base, lo, first, grid, r, begin, end, U[c], None, False, out[c])
+            i += rows
 
 
 # --- least squares --------------------------------------------------------------------------------------------------
@@ -679,17 +693,15 @@ def _add_residuals(data, base, y, y_base, k, i, begin, end, twice, x, v, out, sq
 def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out):
     """`_add_residuals` over rows ``i0 <= i < i1``, four at a time, as in `_add_rows`."""
     k, i, cost = lo.size, i0, 0.0
-    while i + 4 <= i1:
-        left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
-        cost += _add_residuals_of_four(data, base, y, y_base, k, i, left, right, twice, x, v, out, squares_out)
-        for r in range(i, i + 4):
-            begin, end = r * k + left, r * k + right
-            cost += _add_residuals(data, base, y, y_base, k, r, lo[r], begin, twice, x, v, out, squares_out)
-            cost += _add_residuals(data, base, y, y_base, k, r, end, hi[r], twice, x, v, out, squares_out)
-        i += 4
     while i < i1:
-        cost += _add_residuals(data, base, y, y_base, k, i, lo[i], hi[i], twice, x, v, out, squares_out)
-        i += 1
+        rows, left, right = _common(None, lo, hi, i, i1)
+        if rows == 4:
+            cost += _add_residuals_of_four(data, base, y, y_base, k, i, left, right, twice, x, v, out, squares_out)
+        for side in range(2 * rows):
+            r = i + side // 2
+            begin, end = _beside(lo, hi, r, left, right, side % 2)
+            cost += _add_residuals(data, base, y, y_base, k, r, begin, end, twice, x, v, out, squares_out)
+        i += rows
     return cost
 
 
