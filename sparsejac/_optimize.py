@@ -410,7 +410,7 @@ class LeastSquares:
         >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).hessp([1.0, 2.0], [1.0, 0.0])
         array([12.,  6.])
         """
-        return self.hess(x) @ v
+        return self.hess(x).matvec(v)
 
     def normal(self, x: ArrayLike, damping: float = 0.0) -> NormalOperator:
         """``JᵀJ + damping I`` at x as a k×k operator: the Hessian of Gauss and Newton.

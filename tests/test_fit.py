@@ -99,7 +99,7 @@ def test_variables_that_nothing_depends_on():
 
 def test_connected_parts_each_find_their_own():
     x = np.array([1.0, 2, 3, 0.01, 0.02, 0.03, 0.04])
-    A = scipy.sparse.block_diag([np.ones((3, 3)), np.ones((4, 4))]).tocsr()
+    A = scipy.sparse.block_diag([scipy.sparse.csr_array(np.ones((n, n))) for n in (3, 4)]).tocsr()
     for signs in (1, np.array([1, -1, 1, -1, 1, -1, -1])):
         result = fit(A, A.multiply(np.outer(x * signs, x * signs)).tocsr())
         assert result.success
@@ -147,7 +147,7 @@ def test_what_vanishes_is_started_anew():
     assert result.x[0] * result.x[1] == pytest.approx(-6)
     rng = np.random.default_rng(0)
     k = 200
-    A = scipy.sparse.block_diag([pair] * (k // 2)).tocsr()
+    A = scipy.sparse.block_diag([scipy.sparse.csr_array(pair)] * (k // 2)).tocsr()
     x = rng.lognormal(0, 0.5, k) * rng.choice([-1, 1], k)
     Y = A.multiply(np.outer(x, x)).tocsr()
     for x0 in (None, np.ones(k)):

@@ -204,7 +204,7 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="Hessian of wᵀF is for real numbers, and A is complex128"):
         JacobianBuilder(np.eye(3) * 1j).hessian(np.ones(9))
     with pytest.raises(ValueError, match=r"dimension mismatch in N @ x, where N is 3x3"):
-        op.normal() @ np.ones(4)
+        op.normal().matvec(np.ones(4))
 
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated():

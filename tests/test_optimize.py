@@ -89,7 +89,7 @@ def test_every_form_of_y(form, order, rows):
         scipy.sparse.csr_array(Y), scipy.sparse.csc_array(Y), scipy.sparse.coo_array(Y), Y[i, j], Y[i, j].astype(int), Y.tolist(),
     ]  # fmt: skip
     if rows == "upper":
-        forms += [np.triu(Y), scipy.sparse.triu(Y)]
+        forms += [np.triu(Y), scipy.sparse.triu(scipy.sparse.csr_array(Y))]
     forms += [scipy.sparse.coo_array(Y[i, j])]  # one dimension, in the order of the rows
     if form == "csr":
         own = A.copy()
