@@ -122,8 +122,8 @@ class _Hermitian(Operator):
         """T's entries in rows i and columns j, where A has a, and Y or W have `beside`."""
         raise NotImplementedError
 
-    def _beside_entries(self) -> Any:
-        """Y or W at the entries that A's rows visit, in their order."""
+    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> Any:
+        """Y or W at the entries that A's rows visit, in their order: where those are, and A's numbers of them."""
         return None
 
     def _beside_matrix(self) -> Any:
@@ -222,7 +222,7 @@ class _Hermitian(Operator):
 
     def _sparse(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> scipy.sparse.csr_array:
         builder, k = self._builder, self.shape[0]
-        t = self._term(builder._values[entries].astype(wide(self.dtype)), i, j, self._beside_entries())
+        t = self._term(builder._values[entries].astype(wide(self.dtype)), i, j, self._beside_entries(i, j, entries))
         own = np.arange(k, dtype=i.dtype)
         d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
         H = scipy.sparse.coo_array(
@@ -408,8 +408,7 @@ class HessianOperator(_Hermitian):
             return a * beside
         return a * (2 * a * (self._x[i] * self._x[j]) - beside)
 
-    def _beside_entries(self) -> Any:
-        i, j, entries = self._builder._visited()
+    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> Any:
         if self._w is None:
             assert self._y is not None
             return self._y[entries]
