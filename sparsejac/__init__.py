@@ -8,6 +8,8 @@ from ._fit import fit
 from ._kspace import HessianOperator, NormalOperator
 from ._operator import JacobianOperator
 from ._optimize import LeastSquares
+from ._rowsums import RowSums, RowSumsOperator
+from ._scaling import symmetric_scaling
 
 try:
     __version__ = _version("sparsejac-hadamard")
@@ -20,6 +22,9 @@ __all__ = [
     "JacobianOperator",
     "LeastSquares",
     "NormalOperator",
+    "RowSums",
+    "RowSumsOperator",
     "fit",
     "jacobian",
+    "symmetric_scaling",
 ]

@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import _checks, _machine, _matrix
 from ._checks import Order, Rows
 from ._kspace import HessianOperator
-from ._linear import wide
 from ._operator import JacobianOperator
-from ._pattern import Cut, Indices, Pattern, Triangle, index_dtype
+from ._pattern import Cut, Indices, Pattern, index_dtype, triangle
 from ._rows import MemoryRows, frozen
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
@@ -128,13 +127,12 @@ class JacobianBuilder:
         """What `__init__` does after its checks, and unpickling without them."""
         self._state = (values, indices, indptr, rows, order, check_finite, workers)
         self._values, self._order, self._check_finite = values, order, check_finite
-        triangle: Triangle | None = None
-        if rows == "upper":
-            triangle = "upper" if order == "C" else "lower"
+        k = len(values) if indptr is None else indptr.size - 1
+        spans = triangle(k, "upper" if order == "C" else "lower") if rows == "upper" else None
         if indices is None or indptr is None:
-            self._pattern = Pattern.dense(len(values), triangle)
+            self._pattern = Pattern.dense(len(values), spans)
         else:
-            self._pattern = Pattern.csr(indptr, indices, triangle, grid=rows == "all")
+            self._pattern = Pattern.csr(indptr, indices, spans, grid=rows == "all")
         self._rows = MemoryRows(values, self._pattern, workers or _machine.cpu_count())
         self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()  # index arrays given out by tocsr
         self.shape = (self._pattern.m, self._pattern.k)
@@ -482,9 +480,9 @@ class JacobianBuilder:
         indptr = np.cumsum(counts, dtype=counts.dtype)
         before = int(np.searchsorted(lines, s))
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            row_data = self._entries(entries, x.dtype) * x[columns]
+            row_data = self._rows.at(entries).astype(x.dtype) * x[columns]
             row_data[columns == s] *= 2
-            column_data = self._entries(line_entries, x.dtype) * x[lines]
+            column_data = self._rows.at(line_entries).astype(x.dtype) * x[lines]
         in_s = np.full(lines.size, s, counts.dtype)
         indices = np.concatenate([in_s[:before], columns.astype(counts.dtype), in_s[before:]])
         data = np.concatenate([column_data[:before], row_data, column_data[before:]])
@@ -598,30 +596,6 @@ class JacobianBuilder:
     def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows for a map to fill: zero where A has no entries."""
         return np.empty(shape, dtype) if self._pattern.grid is None else np.zeros(shape, dtype)
-
-    def _visited(self) -> tuple[Indices, Indices, Any]:
-        """(i, j, p) of the entries of A that have rows of J: where they are, and which of A's values they are."""
-        pattern, count = self._pattern, self._pattern.entries
-        dtype = index_dtype(pattern.k, pattern.k, count)
-        i, j = np.empty(count, dtype), np.empty(count, dtype)
-        self._rows.map("pairs", i, j, structure=True)
-        if pattern.indices is None or count == pattern.indices.size:
-            return i, j, slice(None)
-        return i, j, np.arange(count) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
-
-    def _diagonal(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A's diagonal, in double precision, and which entries those are: -1 where there is none."""
-        entries = self._pattern.diagonal_entries()
-        found = entries >= 0
-        diagonal = np.zeros(entries.size, wide(self.dtype))
-        diagonal[found] = self._entries(entries[found], diagonal.dtype)
-        return diagonal, entries
-
-    def _entries(self, entries: Indices, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The entries of A with these numbers, converted."""
-        if self._pattern.indices is None:
-            return self._values[np.divmod(entries, self._pattern.k)].astype(dtype)
-        return self._values[entries].astype(dtype)
 
 
 def jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C") -> scipy.sparse.csr_array:

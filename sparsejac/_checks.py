@@ -13,6 +13,8 @@ from . import _machine
 
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
+Uplo = Literal["U", "L"]
+Pairs = Literal["all", "within", "between"]
 
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
@@ -32,14 +34,23 @@ def human_bytes(count: int) -> str:
 
 
 def rows(value: object) -> Rows:
-    return _choice("rows", "all" if value is None else value, Rows)
+    return choice("rows", "all" if value is None else value, Rows)
 
 
 def order(value: object) -> Order:
-    return _choice("order", value, Order)
+    return choice("order", value, Order)
 
 
-def _choice(name: str, value: Any, alias: Any) -> Any:
+def uplo(value: object) -> Uplo | None:
+    return None if value is None else choice("uplo", value, Uplo)
+
+
+def pairs(value: object) -> Pairs:
+    return choice("pairs", value, Pairs)
+
+
+def choice(name: str, value: Any, alias: Any) -> Any:
+    """One of the strings that a Literal names."""
     legal = get_args(alias)
     if not isinstance(value, str) or value not in legal:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
@@ -53,6 +64,16 @@ def positive_integer(name: str, value: object) -> int:
         raise TypeError(f"{name} must be a positive integer, got {value!r} ({type_name(value)})") from None
     if number < 1:
         raise ValueError(f"{name} must be a positive integer, got {number}")
+    return number
+
+
+def nonnegative_integer(name: str, value: object) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, 0 or more, got {value!r} ({type_name(value)})") from None
+    if number < 0:
+        raise ValueError(f"{name} must be an integer, 0 or more, got {number}")
     return number
 
 
@@ -161,12 +182,93 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
     return result
 
 
-def real(name: str, dtype: np.dtype[Any], what: str) -> None:
+_NO_COMPLEX_DERIVATIVE = (
+    "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as separate problems"
+)
+
+
+def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERIVATIVE) -> None:
     if dtype.kind == "c":
-        raise TypeError(
-            f"{what} is for real numbers, and {name} is {dtype}: ‖F‖² of a complex x has no complex derivative; "
-            "write its real and imaginary parts as separate problems"
+        raise TypeError(f"{what} is for real numbers, and {name} is {dtype}: {why}")
+
+
+# --- symmetric scaling ----------------------------------------------------------------------------------------------
+
+
+def groups(labels: object, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """For each row, where its group begins and ends."""
+    if labels is None:
+        if which != "all":
+            raise ValueError(f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome')
+        return None
+    array = np.asarray(labels)
+    if array.shape != (k,):
+        raise ValueError(
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {array.shape}"
         )
+    starts = np.concatenate([[0], np.flatnonzero(array[1:] != array[:-1]) + 1]) if k else np.zeros(0, np.int64)
+    seen = set()
+    for start in starts:
+        label = array[start : start + 1].tolist()[0]
+        if label in seen:
+            raise ValueError(
+                f"the rows of a group must be neighbours, but group {label!r} begins again at row {start}: "
+                "sort the rows and columns of A by their groups"
+            )
+        seen.add(label)
+    bounds = np.append(starts, k)
+    sizes = np.diff(bounds)
+    return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+
+
+def mask(value: object, k: int) -> NDArray[np.bool_]:
+    """Which rows are left out."""
+    if value is None:
+        return np.zeros(k, np.bool_)
+    array = np.asarray(value)
+    if array.dtype != np.bool_ or array.shape != (k,):
+        raise ValueError(
+            f"mask must be a boolean for each of the {k} rows, True for one that is left out, got {array.dtype} of shape {array.shape}: "
+            "of row numbers, make it by mask = np.zeros(k, bool); mask[rows] = True"
+        )
+    return array
+
+
+def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """A vector that is positive and finite in the rows that are kept, as float64 of our own; a scalar stands for all of them."""
+    k = kept.size
+    given = array(name, value)
+    real(name, given.dtype, "a scaling", f"pass {name}.real")
+    if given.shape not in {(), (k,)}:
+        raise ValueError(f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape {given.shape}")
+    result = np.full(k, given, np.float64) if given.ndim == 0 else np.array(given, np.float64)
+    bad = kept & ~((result > 0) & (result < np.inf))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(
+            f"{name} must be positive and finite in every row that is kept, but it is {result[i]} in row {i}: mask that row, or change it"
+        )
+    return result
+
+
+def negative(i: int, j: int, value: Any) -> ValueError:
+    return ValueError(
+        f"A must have no negative entries, but A[{i}, {j}] = {value}: of mixed signs a scaling need not exist; pass abs(A) to scale its absolute values"
+    )
+
+
+def not_symmetric_sums(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'A must be symmetric, but A[{i}, {j}] != A[{j}, {i}]: pass (A + A.T) / 2, or uplo="U" if A holds its upper triangle only'
+    )
+
+
+def beside_triangle(uplo: Uplo, count: int) -> ValueError:
+    side, function = ("below", "triu") if uplo == "U" else ("above", "tril")
+    return ValueError(
+        f'uplo="{uplo}" is for an A that holds one triangle only, but it has {count} entries {side} its diagonal: '
+        f"leave out uplo if A is whole, or pass scipy.sparse.{function}(A)"
+    )
 
 
 def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:

@@ -160,7 +160,7 @@ class _Newton:
 
     def __init__(self, problem: LeastSquares, x0: ArrayLike | None, tol: float, callback: Any, bar: Any) -> None:
         self._sums: Sums = problem._sums
-        a, _ = problem.builder._diagonal()
+        a, _ = problem.builder._rows.diagonal()
         self._own = 2 * a**2 if a.any() else None  # S's diagonal
         del a
         self._tol, self._callback, self._bar = tol, callback, bar

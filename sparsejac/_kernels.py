@@ -348,7 +348,9 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_ou
 
 @_inline
 def _term(a, cells, q, conjugate, on_diagonal):
-    """What an entry of A adds: a w_ij in ``Jᵀ w``, |a|² where there are no cells."""
+    """What an entry of A adds: a w_ij in ``Jᵀ w``, |a|² where there are no cells, where `conjugate` is None a real a itself."""
+    if conjugate is None:
+        return a.real
     if cells is not None:
         return (np.conj(a) if conjugate else a) * cells[q]
     square = a.real * a.real + a.imag * a.imag
@@ -443,11 +445,14 @@ def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums)
 def _common(indices, lo, hi, i, i1):
     """How many rows to take at a time from row i on, four dense ones or one, and the columns that they have in common.
 
-    The rows of a triangle begin, or end, one entry apart: four always have some. One row has none with itself: `_beside` is all of it.
+    What a row visits begins, and ends, no further left than in the row above: the ends of the first and the last of them tell. One row
+    has none with itself: `_beside` is all of it.
     """
     k = lo.size
     if indices is None and i + 4 <= i1:
-        return 4, max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+        left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+        if left <= right:
+            return 4, left, right
     return 1, hi[i] - i * k, hi[i] - i * k
 
 
@@ -475,6 +480,12 @@ def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate,
 
 
 @_inline
+def _own(flag, i, j):
+    """Whether an entry is on the diagonal, where that is asked for."""
+    return False if flag is None else flag and j == i
+
+
+@_inline
 def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, flag, out):
     """`_add_rows` for sparse rows; `out` is x and the sum, packed. The flag is `conjugate`, or without w the `own` of `squares`."""
     for i in range(i0, i1):
@@ -486,7 +497,7 @@ def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, flag, 
         for q in range(n):
             _ahead_of_cache(out, indices, start + q)
             j = _column(columns, q)
-            t = _term(one * a[q], cells, _cell(columns, grid, q), flag, flag and j == i)
+            t = _term(one * a[q], cells, _cell(columns, grid, q), flag, _own(flag, i, j))
             total += t * out[j, 0]
             out[j, 1] += t * xi
         out[i, 1] += total
@@ -524,6 +535,33 @@ def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
                     out[i] += _term(one * data[p - base], None, 0, False, True) * u[i]
     else:
         _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, own, out)
+
+
+@_sum
+def symmetric(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
+    """``(T + Tᵀ) x``, where T has the visited entries: ``A x`` but for A's diagonal, if they are one side of it."""
+    if out.ndim == 1:
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, None, None, out, None)
+    else:
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, None, out)
+
+
+@_sum
+def nonzeros(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
+    """``(T + Tᵀ) x`` with 1 in T for every visited entry that is not zero."""
+    for i in range(i0, i1):
+        start, n = lo[i] - base, hi[i] - lo[i]
+        a, columns = data[start : start + n], _columns(indices, start, n)
+        j0 = lo[i] - i * lo.size
+        for q in range(n):
+            if a[q] != 0:
+                j = _absolute(columns, j0, q)
+                if out.ndim == 1:
+                    out[i] += x[j]
+                    out[j] += x[i]
+                else:  # x and the sum, packed
+                    out[i, 1] += out[j, 0]
+                    out[j, 1] += out[i, 0]
 
 
 @_inline
@@ -792,6 +830,63 @@ def cg_direction(beta, r, inverse, d):
         d[i] = beta * d[i] - inverse[i] * r[i]
 
 
+# --- symmetric scaling: k-vectors only ------------------------------------------------------------------------------
+# At x the map has the values r = x∘(A x), and ½ xᵀA x - d·log(x), by log(x), the gradient g = r - d and the Hessian
+# H = Diag(r) + Diag(x) A Diag(x); z = g / diag(H). A direction q in x is s = q/x in log(x). No loop has a branch, so all of
+# them vectorise: rows that are left out have x = A x = d = 1 and q = A q = 0, and change nothing.
+
+
+@_sum
+def scaling_step(t, x, Ax, q, Aq, s, z, error, d, own):
+    """Go on to ``x + t q``: there, ``s``, ``z`` and ``|g|/d``; returns ``z·H s`` and ``s·H s``."""
+    above = below = 0.0
+    for i in range(x.size):
+        xi, y = x[i] + t * q[i], Ax[i] + t * Aq[i]
+        x[i], Ax[i] = xi, y
+        r = xi * y
+        g = r - d[i]
+        error[i] = abs(g) / d[i]
+        zi, si = g / (r + own[i] * xi * xi), q[i] / xi
+        z[i], s[i] = zi, si
+        Hs = r * si + xi * Aq[i]
+        above += zi * Hs
+        below += si * Hs
+    return above, below
+
+
+@_sum
+def scaling_direction(beta, x, Ax, q, s, z, d):
+    """``s ← β s - z`` and q with it; returns ``g·s``."""
+    slope = 0.0
+    for i in range(x.size):
+        si = beta * s[i] - z[i]
+        s[i] = si
+        q[i] = x[i] * si
+        slope += (x[i] * Ax[i] - d[i]) * si
+    return slope
+
+
+@_sum
+def scaling_line(q, Aq, s, d):
+    """``q·A q`` and ``d·s²``: what a line search needs to know of its line."""
+    square = weight = 0.0
+    for i in range(q.size):
+        square += q[i] * Aq[i]
+        weight += d[i] * s[i] * s[i]
+    return square, weight
+
+
+@_sum
+def scaling_slope(t, s, d):
+    """``d·(s²/(1 + t s))`` and ``d·(s²/(1 + t s)²)``."""
+    first = second = 0.0
+    for i in range(s.size):
+        w = s[i] / (1.0 + t * s[i])
+        first += d[i] * w * s[i]
+        second += d[i] * w * w
+    return first, second
+
+
 # --- a Fortran-ordered matrix ---------------------------------------------------------------------------------------
 
 
@@ -910,6 +1005,25 @@ def csr_diagonals(indptr, indices, split, diagonal):
         diagonal[i + 1] = count
         if split is not None:
             split[i] = indptr[i] + low
+
+
+@_map
+def csr_spans(indptr, indices, left, right, lo, hi):
+    """The entries of each row whose columns are ``left[i] <= j < right[i]``."""
+    for i in range(lo.size):
+        for side in range(2):
+            low, high = indptr[i], indptr[i + 1]
+            bound = right[i] if side else left[i]
+            while low < high:
+                middle = (low + high) // 2
+                if indices[middle] < bound:
+                    low = middle + 1
+                else:
+                    high = middle
+            if side:
+                hi[i] = low
+            else:
+                lo[i] = low
 
 
 @_map

@@ -167,7 +167,7 @@ class _Hermitian(Operator):
         >>> N.diagonal()
         array([1304., 6413.])
         """
-        a, entries = self._builder._diagonal()
+        a, entries = self._builder._rows.diagonal()
         i = np.arange(a.size)
         with _silence():
             t = self._term(a, i, i, self._beside_diagonal(entries))
@@ -216,7 +216,7 @@ class _Hermitian(Operator):
             4 * count * (wide(self.dtype).itemsize + dtype.itemsize),
             "multiply by it without forming it",
         )
-        i, j, entries = builder._visited()
+        i, j, entries = builder._rows.visited()
         with _silence():
             return self._sparse(i, j, entries)
 
@@ -421,7 +421,7 @@ class HessianOperator(_Hermitian):
         k = self.shape[0]
         if self._w.size == k * k:
             return self._w.reshape(k, k)
-        i, j, _ = self._builder._visited()
+        i, j, _ = self._builder._rows.visited()
         W = np.zeros((k, k), self._w.dtype)
         W[i, j] = self._w
         return W

@@ -112,14 +112,34 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
 def check_finite(
     values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool, name: str = "A"
 ) -> None:
-    def locate(*where: int) -> tuple[int, int]:
-        if indices is None or indptr is None:
-            i, j = where
-        else:
-            i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
-        return (j, i) if transposed else (i, j)
+    _checks.finite_blocks(name, values, lambda *where: _place(where, indices, indptr, transposed=transposed))
 
-    _checks.finite_blocks(name, values, locate)
+
+def _place(
+    where: tuple[int, ...], indices: Indices | None, indptr: Indices | None, *, transposed: bool
+) -> tuple[int, int]:
+    """(i, j) of an entry that is at this place of A's values."""
+    if indices is None or indptr is None:
+        i, j = where
+    else:
+        i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
+    return (j, i) if transposed else (i, j)
+
+
+def check_nonnegative(
+    values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool
+) -> None:
+    """Refuse negative entries. In pieces, so that no mask of A's size is made."""
+    if values.dtype.kind in "bu":
+        return
+    step = max(1, 2**15 // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        piece = values[start : start + step]
+        if piece.size and piece.min() < 0:
+            where = [int(index) for index in np.unravel_index(int(np.argmin(piece)), piece.shape)]
+            value = piece[tuple(where)]
+            i, j = _place((where[0] + start, *where[1:]), indices, indptr, transposed=transposed)
+            raise _checks.negative(i, j, value)
 
 
 def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:

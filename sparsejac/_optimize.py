@@ -14,7 +14,7 @@ from ._builder import JacobianBuilder
 from ._checks import Order, Rows
 from ._kspace import HessianOperator, NormalOperator, Sums
 from ._operator import JacobianOperator
-from ._pattern import Pattern
+from ._pattern import Pattern, triangle
 from ._rows import Entries, MemoryRows, frozen
 
 _TARGETS = (np.dtype(np.float64), np.dtype(np.float32))  # what the kernels read of Y; the rest is packed as float64
@@ -108,8 +108,8 @@ class LeastSquares:
         self.builder, self.shape, self._y = builder, builder.shape, y
         pattern = builder._pattern
         self._target = Entries(y, pattern, _TARGETS)
-        triangle = pattern.entries < builder._values.size
-        self._sums = Sums(builder._rows, self._target) if triangle else self._halved()
+        part = pattern.entries < builder._values.size  # a triangle
+        self._sums = Sums(builder._rows, self._target) if part else self._halved()
         self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
 
     def _halved(self) -> Sums:
@@ -120,14 +120,14 @@ class LeastSquares:
         if _matrix.asymmetry(values, *structure) is not None:
             return Sums(builder._rows, self._target)
         if pattern.indices is None:
-            half = Pattern.dense(pattern.k, "upper")
+            half = Pattern.dense(pattern.k, triangle(pattern.k, "upper"))
             # The transposed of a symmetric matrix is the same, and may be what the kernels can read.
             values = values.T if values.flags.f_contiguous else values
         else:
             assert pattern.indptr is not None
-            half = Pattern.csr(pattern.indptr, pattern.indices, "upper", grid=False)
+            half = Pattern.csr(pattern.indptr, pattern.indices, triangle(pattern.k, "upper"))
         gram = MemoryRows(values, half, builder._rows.workers)
-        a, entries = builder._diagonal()
+        a, entries = builder._rows.diagonal()
         if _matrix.asymmetry(y, *structure) is not None:
             return Sums(builder._rows, self._target, gram=gram, diagonal=a)
         on_diagonal = np.zeros(pattern.k)
@@ -478,7 +478,7 @@ class LeastSquares:
         [0.5 1. ]
         """
         point, _, _, scale = self._at(x)
-        a, _ = self.builder._diagonal()
+        a, _ = self.builder._rows.diagonal()
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             squares = scale + 2 * (a * point) ** 2
             return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))

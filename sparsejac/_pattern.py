@@ -17,6 +17,7 @@ from . import _checks
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
 Triangle = Literal["upper", "lower"]
+Spans = tuple[NDArray[np.int64], NDArray[np.int64]]  # columns left[i] <= j < right[i] of each row; both ascend
 
 
 def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
@@ -30,6 +31,21 @@ def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
 def searchsorted(array: Indices, value: int, side: Literal["left", "right"] = "left") -> int:
     """`numpy.searchsorted`, which for a Python integer would convert the array to int64, all of it."""
     return int(np.searchsorted(array, array.dtype.type(min(value, np.iinfo(array.dtype).max)), side=side))
+
+
+def triangle(k: int, which: Triangle, *, offset: int = 0) -> Spans:
+    """The columns of a triangle, the diagonal included, or from that many places beside it on."""
+    i = np.arange(k, dtype=np.int64)
+    if which == "upper":
+        return np.minimum(i + offset, k), np.full(k, k)
+    return np.zeros(k, np.int64), np.maximum(i + 1 - offset, 0)
+
+
+def _counts(each: NDArray[Any]) -> Any:
+    """How many there are before each, and in all."""
+    counts = np.zeros(each.size + 1, np.int64 if each.dtype == np.bool_ else each.dtype)
+    np.cumsum(each, out=counts[1:])
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,35 +83,34 @@ class Pattern:
     indptr: Indices | None = None
 
     @classmethod
-    def dense(cls, k: int, triangle: Triangle | None) -> Pattern:
-        """All entries of a dense A, or those in one triangle, the diagonal included. O(k) memory."""
+    def dense(cls, k: int, spans: Spans | None = None) -> Pattern:
+        """All entries of a dense A, or those within spans. O(k) memory."""
         i = np.arange(k + 1, dtype=np.int64)
         lo = i[:-1] * k
         hi = lo + k
-        if triangle == "upper":
-            lo = lo + i[:-1]
-        elif triangle == "lower":
-            hi = lo + i[1:]
-        first = np.concatenate([np.zeros(1, np.int64), np.cumsum(hi - lo)])
-        return cls(k, int(first[-1]), None, lo, hi, first, diagonal=i)
+        diagonal = i
+        if spans is not None:
+            lo, hi = lo + spans[0], lo + spans[1]
+            diagonal = _counts((spans[0] <= i[:-1]) & (i[:-1] < spans[1]))
+        first = _counts(hi - lo)
+        return cls(k, int(first[-1]), None, lo, hi, first, diagonal)
 
     @classmethod
-    def csr(cls, indptr: Indices, indices: Indices, triangle: Triangle | None, *, grid: bool) -> Pattern:
-        """The stored entries of a canonical CSR matrix, or those in one triangle. O(k) memory, O(k log k) time."""
+    def csr(cls, indptr: Indices, indices: Indices, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
+        """The stored entries of a canonical CSR matrix, or those within spans. O(k) memory, O(k log k) time."""
         from . import _kernels
 
         k = indptr.size - 1
         lo, hi, first = indptr[:-1], indptr[1:], indptr
         diagonal = np.empty_like(indptr)
-        split = None if triangle is None else np.empty_like(lo)
-        _kernels.csr_diagonals(indptr, indices, split, diagonal)
-        if split is not None:
-            if triangle == "upper":
-                lo = split
-            else:
-                hi = split + np.diff(diagonal)
-            first = np.zeros_like(indptr)
-            np.cumsum(hi - lo, out=first[1:])
+        _kernels.csr_diagonals(indptr, indices, None, diagonal)
+        if spans is not None:
+            left, right = spans
+            lo, hi = np.empty_like(lo), np.empty_like(hi)
+            _kernels.csr_spans(indptr, indices, left, right, lo, hi)
+            first = _counts(hi - lo)
+            i = np.arange(k)
+            diagonal = _counts(np.diff(diagonal) * ((left <= i) & (i < right)))
         return cls(k, int(first[-1]), indices, lo, hi, first, diagonal, k if grid else None, indptr)
 
     @cached_property

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._pattern import Pattern, searchsorted
+from ._pattern import Indices, Pattern, index_dtype, searchsorted
 
 # Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
 _INLINE = 2**20
@@ -117,6 +117,29 @@ class MemoryRows:
                 self.tick(int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]]))
 
         on_threads(write, len(bounds) - 1, self.workers)
+
+    def visited(self) -> tuple[Indices, Indices, Any]:
+        """(i, j, p) of the entries that are visited: where they are, and which of A's values they are."""
+        pattern, count = self.pattern, self.pattern.entries
+        dtype = index_dtype(pattern.k, pattern.k, count)
+        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        self.map("pairs", i, j, structure=True)
+        if count == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
+            return i, j, slice(None)
+        return i, j, np.arange(count) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
+
+    def diagonal(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A's diagonal, in double precision, and which entries those are: -1 where there is none."""
+        entries = self.pattern.diagonal_entries()
+        found = entries >= 0
+        diagonal = np.zeros(entries.size, np.complex128 if self._entries.dtype.kind == "c" else np.float64)
+        diagonal[found] = self.at(entries[found])
+        return diagonal, entries
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The values of these entries."""
+        values = self._entries.values
+        return values[entries] if values.ndim == 1 else values[np.divmod(entries, self.pattern.k)]
 
     def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Two k-vectors as the kernels of a map want them: for sparse rows packed."""

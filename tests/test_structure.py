@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 import sparsejac
-from sparsejac import HessianOperator, JacobianBuilder, JacobianOperator, LeastSquares, NormalOperator, io, testing
+from sparsejac import (
+    HessianOperator,
+    JacobianBuilder,
+    JacobianOperator,
+    LeastSquares,
+    NormalOperator,
+    RowSums,
+    RowSumsOperator,
+    io,
+    testing,
+)
 
 PACKAGE = Path(sparsejac.__file__).parent
 
@@ -26,10 +36,13 @@ ARROWS = {
     "_builder": {"_checks", "_kspace", "_linear", "_machine", "_matrix", "_operator", "_pattern", "_rows"},
     "_optimize": {"_builder", "_checks", "_kspace", "_matrix", "_operator", "_pattern", "_rows"},
     "_fit": {"_checks", "_kernels", "_kspace", "_optimize"},
+    "_rowsums": {"_checks", "_linear", "_machine", "_matrix", "_pattern", "_rows"},
+    "_support": {"_rowsums"},
+    "_scaling": {"_checks", "_kernels", "_machine", "_rowsums", "_support"},
     "testing": {"_builder", "_checks"},
     "io": set(),
     "cli": {"_builder", "_checks", "_fit", "_machine", "__version__", "io", "testing"},
-    "__init__": {"_builder", "_fit", "_kspace", "_operator", "_optimize"},
+    "__init__": {"_builder", "_fit", "_kspace", "_operator", "_optimize", "_rowsums", "_scaling"},
     "__main__": {"cli"},
 }
 
@@ -64,7 +77,8 @@ def test_only_the_kernels_import_numba():
 
 def test_public_names():
     assert sparsejac.__all__ == [
-        "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares", "NormalOperator", "fit", "jacobian",
+        "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares", "NormalOperator", "RowSums", "RowSumsOperator",
+        "fit", "jacobian", "symmetric_scaling",
     ]  # fmt: skip
     assert (PACKAGE / "py.typed").is_file()
 
@@ -75,7 +89,15 @@ def public_functions():
         yield from (getattr(module, name) for name in module.__all__)
     members = {  # each once: operators inherit some
         member: None
-        for owner in (JacobianBuilder, JacobianOperator, LeastSquares, NormalOperator, HessianOperator)
+        for owner in (
+            JacobianBuilder,
+            JacobianOperator,
+            LeastSquares,
+            NormalOperator,
+            HessianOperator,
+            RowSums,
+            RowSumsOperator,
+        )
         for name, member in inspect.getmembers(owner, inspect.isfunction)
         if not name.startswith("_") and member.__module__.startswith("sparsejac")
     }
@@ -88,7 +110,13 @@ def test_docstrings(documented):
     text = inspect.getdoc(documented)
     sections = re.split(r"\n\n?([A-Z][a-z]+)\n-{4,}\n", text)
     bodies = dict(zip(sections[1::2], sections[2::2], strict=True))
-    if documented in (JacobianOperator, NormalOperator, HessianOperator, testing.Check):  # nobody calls these
+    if documented in (
+        JacobianOperator,
+        NormalOperator,
+        HessianOperator,
+        RowSumsOperator,
+        testing.Check,
+    ):  # nobody calls these
         assert "Attributes" in bodies
         return
     parameters = [p for p in inspect.signature(documented).parameters.values() if p.name != "self"]
@@ -112,9 +140,16 @@ def test_docstrings(documented):
     if not inherited:
         assert ">>> " in bodies["Examples"]
         assert "**Memory.**" in bodies.get("Notes", "") or documented.__name__ in ("csr_nbytes", "tocsr")
-    if documented not in (JacobianBuilder, LeastSquares, testing.assert_adjoint, io.write_csr, io.write_vector):
+    if documented not in (
+        JacobianBuilder,
+        LeastSquares,
+        RowSums,
+        testing.assert_adjoint,
+        io.write_csr,
+        io.write_vector,
+    ):
         assert "Returns" in bodies or "Yields" in bodies
-    if documented.__name__ not in ("column_norms", "diagonal"):
+    if documented.__name__ not in ("column_norms", "diagonal", "nonzeros"):
         assert "Raises" in bodies
 
 

@@ -1,0 +1,455 @@
+"""The row sums of F, ``F(x) 1 = x ∘ (A x)``, for a symmetric A, of which one side of the diagonal is read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from . import _checks, _machine, _matrix
+from ._checks import Pairs, Uplo
+from ._linear import Operator
+from ._pattern import Indices, Pattern, Spans, index_dtype, triangle
+from ._rows import MemoryRows, frozen
+
+_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
+
+
+@final
+class RowSums:
+    """The map ``x ↦ x ∘ (A x)`` for a symmetric A: the row sums of ``F(x) = A ∘ (x xᵀ)``, and their k×k Jacobian.
+
+    The Jacobian is ``Diag(A x) + Diag(x) A``. A may be given by one of its triangles, and parts of it may be left out, as contact maps ask
+    for it: diagonals, or the entries within, or between, groups of rows.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+        Real and symmetric. Referenced if it is dense or in canonical CSR or CSC format, in any dtype, and never written to; other formats are
+        converted once.
+    uplo : {"U", "L"}, optional
+        A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a
+        dense one they are not read. Default: A is whole, which is checked.
+    ignore_diags : int, default 0
+        Leave out the entries with ``|i - j| < ignore_diags``: 1 leaves out the diagonal, 2 its neighbours too.
+    groups : sequence of labels, shape (k,), optional
+        The group of each row, such as its chromosome. The rows of a group must be neighbours.
+    pairs : {"all", "within", "between"}, default "all"
+        Which entries count: all of them, those of two rows of one group (cis), or of two groups (trans).
+    check_finite : bool, default True
+        Refuse NaN and infinity in A and in x.
+    workers : int, optional
+        As for `JacobianBuilder`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    nnz : int
+        The entries that are read: those on one side of the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If A is not square, not symmetric, not finite or structurally inconsistent, or has entries beside the triangle that `uplo` names; if the rows
+        of a group are not neighbours; for values of the keywords other than those above.
+    TypeError
+        If A is complex or not a matrix of numbers.
+
+    Notes
+    -----
+    **Memory.** Beside A: 56 k bytes, and 24 k more while it is made.
+
+    **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
+    a symmetric A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import RowSums
+    >>> A = np.array([[0.0, 2.0, 1.0], [2.0, 0.0, 3.0], [1.0, 3.0, 0.0]])
+    >>> sums = RowSums(A)
+    >>> sums
+    <RowSums: 3x3, 3 entries read>
+    >>> sums.value([1.0, 2.0, 3.0])
+    array([ 7., 22., 21.])
+    >>> print(sums.operator([1.0, 2.0, 3.0]).toarray())
+    [[ 7.  2.  1.]
+     [ 4. 11.  6.]
+     [ 3.  9.  7.]]
+
+    Of the upper triangle, stored as counts:
+
+    >>> import scipy.sparse
+    >>> U = scipy.sparse.csr_array(np.triu(A).astype(np.int32))
+    >>> RowSums(U, uplo="U").value([1.0, 2.0, 3.0])
+    array([ 7., 22., 21.])
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        *,
+        uplo: Uplo | None = None,
+        ignore_diags: int = 0,
+        groups: Sequence[Any] | NDArray[Any] | None = None,
+        pairs: Pairs = "all",
+        check_finite: bool = True,
+        workers: int | None = None,
+    ) -> None:
+        A = _checks.matrix(A)
+        _checks.real("A", A.dtype, "RowSums", "pass its real part, or abs(A)")
+        k = A.shape[0]
+        ignored = _checks.nonnegative_integer("ignore_diags", ignore_diags)
+        pairs, uplo = _checks.pairs(pairs), _checks.uplo(uplo)
+        ends = _checks.groups(groups, pairs, k)
+        self._check_finite = _checks.flag("check_finite", check_finite)
+        if workers is not None:
+            workers = _checks.positive_integer("workers", workers)
+        # The transposed is the same matrix, and may be what the kernels can read; its upper triangle is the lower one.
+        values, indices, indptr, mirrored = _readable(A)
+        if self._check_finite:
+            _matrix.check_finite(values, indices, indptr, transposed=mirrored)
+        if uplo is None:
+            defect = _matrix.asymmetry(values, indices, indptr)
+            if defect is not None:
+                raise _checks.not_symmetric_sums(*defect)
+        upper = (uplo != "L") != mirrored
+        whole = triangle(k, "upper" if upper else "lower")
+        side = triangle(k, "upper" if upper else "lower", offset=max(ignored, 1))
+        if indices is None or indptr is None:
+            self._pattern = Pattern.dense(k, _restricted(side, ends, pairs))
+        else:
+            if uplo is not None:
+                beyond = int(indptr[-1]) - Pattern.csr(indptr, indices, whole).entries
+                if beyond:
+                    raise _checks.beside_triangle(uplo, beyond)
+            self._pattern = Pattern.csr(indptr, indices, _restricted(side, ends, pairs))
+        self._values, self._mirrored = values, mirrored
+        self._workers = workers or _machine.cpu_count()
+        self._rows = MemoryRows(values, self._pattern, self._workers)
+        self._diagonal = np.zeros(k)
+        if ignored == 0 and pairs != "between":
+            _take_diagonal(values, self._pattern, self._diagonal)
+        self.shape = (k, k)
+        self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
+
+    def __repr__(self) -> str:
+        k = self.shape[0]
+        return f"<RowSums: {k}x{k}, {self.nnz} entries read>"
+
+    def value(self, x: ArrayLike) -> NDArray[Any]:
+        """The row sums of F: ``x ∘ (A x)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        r : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        One pass. **Memory.** The result and 4 k-vectors, for a sparse A 2 more for each worker.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).value([1.0, 10.0])
+        array([ 21., 320.])
+        """
+        x = self._point(x)
+        with _silence():
+            return x * self._product(x)
+
+    def operator(self, x: ArrayLike) -> RowSumsOperator:
+        """The Jacobian of `value` at x, k×k and never formed: ``Diag(A x) + Diag(x) A``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+            Copied.
+
+        Returns
+        -------
+        J : RowSumsOperator
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        One pass. **Memory.** 2 k-vectors, and while it is made those of `value`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> J = RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0])
+        >>> J @ [1.0, 0.0]
+        array([22., 20.])
+        """
+        x = self._point(x)
+        with _silence():
+            return RowSumsOperator(self, x, self._product(x))
+
+    def nonzeros(self) -> NDArray[np.int64]:
+        """How many entries of each row of A that count are not zero.
+
+        Returns
+        -------
+        counts : ndarray of int64, shape (k,)
+
+        Notes
+        -----
+        One pass. **Memory.** As `value`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])).nonzeros()
+        array([2, 1, 0])
+        """
+        found = self._rows.sum("nonzeros", frozen(np.ones(self.shape[0])))
+        return found.astype(np.int64) + (self._diagonal != 0)
+
+    def _point(self, x: ArrayLike) -> NDArray[Any]:
+        k = self.shape[0]
+        found = _checks.vector("x", x, k, f"as A is {k}x{k}", finite=self._check_finite)
+        _checks.real("x", found.dtype, "RowSums", "pass its real part, and its imaginary part")
+        return np.array(found, np.float64)
+
+    def _product(self, u: NDArray[Any]) -> NDArray[Any]:
+        """``A u``, of a float64 vector."""
+        found = self._rows.sum("symmetric", frozen(u))
+        found += self._diagonal * u
+        return found
+
+    def _check_nonnegative(self) -> None:
+        _matrix.check_nonnegative(self._values, self._pattern.indices, self._pattern.indptr, transposed=self._mirrored)
+
+    def _without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowSums:
+        """The same with zeros for these of the visited entries, and for the diagonal in these rows: in a copy of A's values."""
+        result = object.__new__(RowSums)
+        result.__dict__.update(self.__dict__)
+        result._values = self._values.copy()
+        flat = result._values.reshape(-1)
+        flat[entries] = 0
+        result._rows = MemoryRows(result._values, self._pattern, self._workers)
+        result._diagonal = self._diagonal.copy()
+        result._diagonal[rows] = 0
+        return result
+
+
+@final
+class RowSumsOperator(Operator):
+    """The Jacobian of ``x ∘ (A x)``, ``Diag(A x) + Diag(x) A``, as a linear operator, k×k.
+
+    Made by `RowSums.operator`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    dtype : numpy.dtype
+        float64.
+
+    Notes
+    -----
+    **Memory.** A product allocates its result and 3 k-vectors, for a sparse A 2 more for each worker; of several vectors, each takes a pass over A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.optimize import root
+    >>> from sparsejac import RowSums
+    >>> sums = RowSums(np.array([[0.0, 2.0, 1.0], [2.0, 0.0, 3.0], [1.0, 3.0, 0.0]]))
+    >>> J = sums.operator([1.0, 2.0, 3.0])
+    >>> J
+    <3x3 RowSumsOperator with dtype=float64>
+    >>> J.T @ [1.0, 0.0, 0.0]
+    array([7., 2., 1.])
+    >>> found = root(lambda x: sums.value(x) - 1, np.ones(3), jac=lambda x: sums.operator(x).toarray())
+    >>> print(sums.value(found.x).round(6))
+    [1. 1. 1.]
+    """
+
+    _name = "J"
+
+    def __init__(self, sums: RowSums, x: NDArray[Any], Ax: NDArray[Any]) -> None:
+        super().__init__(np.dtype(np.float64), sums.shape)
+        self._sums, self._x, self._Ax = sums, x, Ax
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._each_column(X, lambda v: self._Ax * v + self._x * self._sums._product(v))
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._each_column(X, lambda w: self._Ax * w + self._sums._product(self._x * w))
+
+    def _each_column(self, X: NDArray[Any], product: Any) -> NDArray[Any]:
+        if X.ndim == 2:
+            result = np.empty(X.shape, np.result_type(self.dtype, _checks.float_dtype("x", X.dtype)))
+            for c in range(X.shape[1]):
+                result[:, c] = self._each_column(X[:, c], product)
+            return result
+        if X.dtype.kind == "c":
+            return self._each_column(X.real, product) + 1j * self._each_column(X.imag, product)
+        with _silence():
+            return product(np.ascontiguousarray(X, np.float64))
+
+    def diagonal(self) -> NDArray[Any]:
+        """The diagonal, ``A x + diag(A) ∘ x``, without a pass over A.
+
+        Returns
+        -------
+        d : ndarray of float64, shape (k,)
+
+        Notes
+        -----
+        **Memory.** The result and a k-vector.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0]).diagonal()
+        array([22., 62.])
+        """
+        with _silence():
+            return self._Ax + self._sums._diagonal * self._x
+
+    def tocsr(self) -> scipy.sparse.csr_array:
+        """The matrix, for a sparse A: its pattern is that of A and the diagonal.
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (k, k)
+            In canonical format.
+
+        Raises
+        ------
+        TypeError
+            If A is dense: `toarray` is for that.
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** For e entries that are read, four times the 2 e + k numbers and column indices that it may have.
+
+        Examples
+        --------
+        >>> import scipy.sparse
+        >>> from sparsejac import RowSums
+        >>> A = scipy.sparse.csr_array([[1.0, 2.0], [2.0, 3.0]])
+        >>> print(RowSums(A).operator([1.0, 10.0]).tocsr().toarray())
+        [[22.  2.]
+         [20. 62.]]
+        """
+        sums, k = self._sums, self.shape[0]
+        pattern = sums._pattern
+        if pattern.indices is None:
+            raise TypeError("tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array")
+        count = 2 * pattern.entries + k
+        _checks.fits(
+            f"the {k}x{k} matrix, while it is made,",
+            4 * count * (8 + index_dtype(k, k, count).itemsize),
+            "multiply by it without forming it",
+        )
+        i, j, entries = sums._rows.visited()
+        a = sums._values[entries].astype(np.float64)
+        own = np.arange(k, dtype=i.dtype)
+        with _silence():
+            numbers = np.concatenate([self._x[i] * a, self._x[j] * a, self.diagonal()])
+        places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+        return scipy.sparse.coo_array((numbers, places), shape=self.shape).tocsr()
+
+    def toarray(self) -> NDArray[Any]:
+        """The matrix as a k×k array.
+
+        Returns
+        -------
+        J : ndarray of float64, shape (k, k)
+
+        Raises
+        ------
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** The result, and for a sparse A `tocsr`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> print(RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0]).toarray())
+        [[22.  2.]
+         [20. 62.]]
+        """
+        sums, k = self._sums, self.shape[0]
+        _checks.fits(f"the {k}x{k} array", 8 * k * k, "multiply by it without forming it")
+        pattern = sums._pattern
+        if pattern.indices is not None:
+            return self.tocsr().toarray()
+        J = np.zeros((k, k))
+        with _silence():
+            for i in range(k):
+                columns = slice(int(pattern.lo[i]) - i * k, int(pattern.hi[i]) - i * k)
+                a = sums._values[i, columns].astype(np.float64)
+                J[i, columns] = self._x[i] * a
+                J[columns, i] = self._x[columns] * a
+            J[np.arange(k), np.arange(k)] = self.diagonal()
+        return J
+
+
+def _readable(A: Any) -> tuple[NDArray[Any], Indices | None, Indices | None, bool]:
+    """The values, and for a sparse A the structure, of A or of its transposed, whichever can be read as it is; and whether it is that."""
+    if scipy.sparse.issparse(A):
+        mirrored = A.format == "csc"
+        return (*_matrix.csr_arrays(A, transposed=mirrored), mirrored)
+    mirrored = A.flags.f_contiguous and not A.flags.c_contiguous
+    return (A.T if mirrored else A), None, None, mirrored
+
+
+def _restricted(side: Spans, ends: tuple[NDArray[np.int64], NDArray[np.int64]] | None, pairs: Pairs) -> Spans:
+    """The part of one side of the diagonal that is within the groups, or between them. `ends` are those of each row's group."""
+    left, right = side
+    if ends is None or pairs == "all":
+        return side
+    upper = left.size == 0 or right[0] == right.size
+    if pairs == "within":
+        left, right = np.maximum(left, ends[0]), np.minimum(right, ends[1])
+    elif upper:
+        left = np.maximum(left, ends[1])
+    else:
+        right = np.minimum(right, ends[0])
+    return np.minimum(left, right), right
+
+
+def _take_diagonal(values: NDArray[Any], pattern: Pattern, out: NDArray[Any]) -> None:
+    if pattern.indices is None:
+        out[:] = values.diagonal()
+        return
+    entries = pattern.diagonal_entries()
+    found = entries >= 0
+    out[found] = values[entries[found]]

@@ -1,0 +1,135 @@
+"""Whether a matrix can be scaled to given row sums: its support, by a maximum matching or flow, and what is on no positive diagonal.
+
+A symmetric A ≥ 0 has an x > 0 with ``x ∘ (A x) = d`` if and only if some matrix with the row and column sums d is positive
+exactly where A is [1]_. For d = 1 that is total support: every positive entry is on a positive diagonal. The weaker support, that a matrix with
+these sums is positive at most where A is, is a perfect matching of rows to columns, or for another d a flow that saturates them; an
+entry can be positive in such a matrix if it lies on a cycle along which the flow can be changed: in a strongly connected component of the
+residual graph.
+
+.. [1] J. Csima and B. N. Datta, "The DAD theorem for symmetric non-negative matrices", J. Combin. Theory A 12 (1972), 147-152.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_bipartite_matching, maximum_flow
+
+from ._rowsums import RowSums
+
+_CAPACITY = 2**30  # of all rows: SciPy's flows are int32
+_BYTES = 100  # for each entry of the graph, while all this is found out
+
+
+class Support(NamedTuple):
+    """What was found out."""
+
+    rows: NDArray[Any]  # rows whose entries are in too few columns for their targets: none if A has support
+    columns: NDArray[Any]  # those columns
+    entries: NDArray[Any]  # which of A's values are on no positive diagonal, of those on the side that is read
+    places: tuple[NDArray[Any], NDArray[Any]]  # (i, j) of them
+    diagonal: NDArray[Any]  # rows whose diagonal entry is on none
+
+    @property
+    def unsupported(self) -> int:
+        """How many entries of the symmetric matrix are on no positive diagonal."""
+        return 2 * self.entries.size + self.diagonal.size
+
+
+def without(rows: NDArray[Any] | None = None) -> Support:
+    """Nothing amiss; or rows without entries."""
+    nothing = np.zeros(0, np.intp)
+    return Support(nothing if rows is None else rows, nothing, nothing, (nothing, nothing), nothing)
+
+
+def bytes_needed(sums: RowSums) -> int:
+    """About how much memory `examine` takes, at most."""
+    return _BYTES * (2 * sums.nnz + sums.shape[0])
+
+
+def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
+    """The support of A within the rows that are kept, for the targets d. Memory: some hundred bytes for each entry and row."""
+    k = kept.size
+    own = np.flatnonzero(kept & (sums._diagonal > 0))
+    if own.size == np.count_nonzero(kept):  # Diag(d) is such a matrix, and has room for a little of every other entry
+        return without()
+    i, j, p = sums._rows.visited()
+    if isinstance(p, slice):
+        p = np.arange(i.size)
+    positive = (sums._rows.at(p) > 0) & kept[i] & kept[j]
+    i, j, p = i[positive], j[positive], p[positive]
+    rows = np.concatenate([i, j, own.astype(i.dtype)])
+    columns = np.concatenate([j, i, own.astype(i.dtype)])
+    capacity, exact = _integers(d, kept)
+    flow_rows, flow_columns, left_over = (
+        _matched(rows, columns, kept) if np.ptp(capacity[kept]) == 0 else _flow(rows, columns, capacity)
+    )
+    residual = _residual_graph(k, rows, columns, flow_rows, flow_columns, left_over)
+    if left_over.size:
+        reached = breadth_first_order(residual, 2 * k, return_predecessors=False)
+        short = np.sort(reached[reached < k])
+        into = np.sort(reached[(reached >= k) & (reached < 2 * k)] - k)
+        if exact or np.sum(d[short]) > (1 + 1e-12) * np.sum(d[into]):
+            return without(short)._replace(columns=into)
+    if not exact:  # rounded targets tell nothing of sums that must be equal
+        return without()
+    _, label = connected_components(residual, directed=True, connection="strong")
+    bad = label[i] != label[k + j]
+    bad_own = own[label[own] != label[k + own]]
+    return without()._replace(entries=p[bad], places=(i[bad], j[bad]), diagonal=bad_own)
+
+
+def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
+    """Targets as integers in the same proportions, 0 where a row is left out; and whether they are exactly that."""
+    result = np.zeros(d.size, np.int32)
+    ratios = d[kept] / np.min(d[kept])
+    for factor in range(1, 101):
+        candidates = ratios * factor
+        whole = np.rint(candidates)
+        if np.sum(whole) >= _CAPACITY:
+            break
+        if np.all(np.abs(candidates - whole) <= 1e-12 * candidates):
+            result[kept] = whole
+            return result, True
+    result[kept] = np.floor(d[kept] * (_CAPACITY / np.sum(d[kept])))
+    return result, False
+
+
+def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+    """(rows, columns) of a maximum matching, and the rows that have no part in it."""
+    graph = scipy.sparse.csr_array((np.ones(rows.size, np.int8), (rows, columns)), shape=(kept.size, kept.size))
+    partner = maximum_bipartite_matching(graph, perm_type="column")
+    matched = np.flatnonzero(partner >= 0)
+    return matched, partner[matched], np.flatnonzero(kept & (partner < 0))
+
+
+def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, Any, Any]:
+    """The same of a maximum flow: where it is positive, and the rows with something left over."""
+    k = capacity.size
+    all_rows = np.arange(k, dtype=rows.dtype)
+    source, sink = 2 * k, 2 * k + 1
+    graph = scipy.sparse.csr_array(
+        (
+            np.concatenate([np.minimum(capacity[rows], capacity[columns]), capacity, capacity]),
+            (
+                np.concatenate([rows, np.full(k, source, rows.dtype), k + all_rows]),
+                np.concatenate([k + columns, all_rows, np.full(k, sink, rows.dtype)]),
+            ),
+        ),
+        shape=(2 * k + 2, 2 * k + 2),
+    )
+    flow = maximum_flow(graph, source, sink).flow.tocoo()
+    positive = (flow.data > 0) & (flow.row < k) & (flow.col >= k) & (flow.col < 2 * k)
+    f_rows, f_columns, f = flow.row[positive], flow.col[positive] - k, flow.data[positive]
+    sent = np.bincount(f_rows, weights=f, minlength=k)
+    return f_rows, f_columns, np.flatnonzero(sent < capacity)
+
+
+def _residual_graph(k: int, rows: Any, columns: Any, flow_rows: Any, flow_columns: Any, left_over: Any) -> Any:
+    """From each row to the columns of its entries, from a column (node k + j) back along the flow, from node 2k to what is left over."""
+    start = np.concatenate([rows, k + flow_columns.astype(rows.dtype), np.full(left_over.size, 2 * k, rows.dtype)])
+    end = np.concatenate([k + columns, flow_rows.astype(rows.dtype), left_over.astype(rows.dtype)])
+    return scipy.sparse.csr_array((np.ones(start.size, np.int8), (start, end)), shape=(2 * k + 1, 2 * k + 1))
