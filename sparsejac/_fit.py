@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from . import _checks
+from . import _checks, _progress
 from ._checks import Order, Rows
 from ._kspace import Sums
 from ._optimize import LeastSquares
@@ -141,7 +141,7 @@ def fit(
         k = problem.shape[1]
         x0 = _checks.vector("x0", x0, k, f"as A is {k}x{k}", finite=check_finite)
         _checks.real("x0", x0.dtype, "least squares")
-    with _bar(progress) as bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with _progress.passes("fit", shown=progress) as bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _Newton(problem, x0, tol, callback, bar).run(max_iter)
 
 
@@ -481,14 +481,3 @@ def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
 
 def _length(v: NDArray[Any], weights: NDArray[Any]) -> float:
     return float(np.sqrt(np.sum(weights * v * v)))
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Any:
-    if not shown:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc="fit", unit=" passes", leave=False) as bar:
-        yield bar

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
-from . import _checks, _machine, _support
+from . import _checks, _machine, _progress, _support
 from ._checks import Pairs, Uplo
 from ._rowsums import RowSums
 
@@ -172,13 +171,13 @@ def symmetric_scaling(
     )
     sums._check_nonnegative()
     left_out = _checks.mask(mask, sums.shape[0])
-    with _bar(progress) as bar:
-        scaling = _Scaling(sums, ~left_out, tol, max_products, support, callback, bar)
+    with _progress.passes("scale", shown=progress) as bar:
+        scaling = Scaling(sums, ~left_out, tol, max_products, support, callback, bar)
         scaling.leave_out(min_nnz, min_count)
         return scaling.run(target, x0)
 
 
-class _Scaling:
+class Scaling:
     """One scaling under way."""
 
     def __init__(
@@ -196,7 +195,7 @@ class _Scaling:
         self._nit = self._n_products = 0
         self._history: list[tuple[int, float]] = []
         self._residual = np.inf
-        self._lonely_too = False  # leave out rows that have entries with rows that are left out alone
+        self.leave_lonely_out = False  # leave out rows that have entries with rows that are left out alone
         self._found = _support.without()
 
     def leave_out(self, min_nnz: int, min_count: float) -> None:
@@ -205,7 +204,7 @@ class _Scaling:
         if min_nnz > 0:
             self._tick()
             enough &= self._sums.nonzeros() >= min_nnz
-            self._lonely_too = True
+            self.leave_lonely_out = True
         if min_count > 0:
             enough &= self._product(np.ones(self._kept.size)) >= min_count
         self._kept = enough
@@ -216,7 +215,7 @@ class _Scaling:
         start = None if x0 is None else _checks.positive("x0", x0, self._kept)
         with np.errstate(all="ignore"):  # as in the kernels
             degree = self._product(self._kept.astype(np.float64))
-            while self._lonely_too and np.any(lonely := self._kept & (degree == 0)):
+            while self.leave_lonely_out and np.any(lonely := self._kept & (degree == 0)):
                 self._kept &= ~lonely
                 degree = self._product(self._kept.astype(np.float64))
             kept = self._kept
@@ -415,14 +414,3 @@ class _Scaling:
             success=status == 1,
             message=message,
         )
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Any:
-    if not shown:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(desc="scale", unit=" passes", leave=False) as bar:
-        yield bar

@@ -1,4 +1,4 @@
-"""The command ``sparsejac``: build a Jacobian from files, check it, fit a matrix, and a demonstration."""
+"""The command ``sparsejac``: build a Jacobian from files, check it, fit or scale a matrix, and a demonstration."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import scipy.sparse
 from . import __version__, _checks, _machine, io, testing
 from ._builder import JacobianBuilder
 from ._fit import fit
+from ._scaling import Examination, symmetric_scaling
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-    except (OSError, ValueError, TypeError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return MISUSED
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sparsejac", description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | fit | demo")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | fit | scale | demo")
     files = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
@@ -120,6 +121,37 @@ def _parser() -> argparse.ArgumentParser:
         default="stored",
         help="the entries that are compared (default: %(default)s)",
     )
+
+    scale = command(
+        "scale",
+        _scale,
+        "Find the x > 0 for which x ∘ (A x) = target: scale a symmetric matrix, or balance a Hi-C contact map.",
+    )
+    scale.add_argument(
+        "A", metavar="FILE", help=f"the matrix: {files}; or a map, .cool or FILE.mcool::/resolutions/10000"
+    )
+    scale.add_argument("-o", "--output", type=Path, metavar="x.npy", help="write x, NaN where a row is left out")
+    scale.add_argument("--tol", type=float, default=1e-8, help="the relative residual to reach (default: %(default)s)")
+    scale.add_argument("--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)")
+    scale.add_argument("--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)")
+    scale.add_argument("--min-nnz", type=int, help="leave out rows with fewer entries (default: 10 of a map, else 0)")
+    scale.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
+    scale.add_argument(
+        "--support",
+        choices=get_args(Examination),
+        default="auto",
+        help="when to find out whether a scaling exists: if it is slow, first, first and drop entries that are in the way, never "
+        "(default: %(default)s)",
+    )
+    scale.add_argument("--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)")
+    scale.add_argument("--uplo", choices=get_args(_checks.Uplo), help="of a matrix: the file has one triangle only")
+    part = scale.add_mutually_exclusive_group()
+    part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
+    part.add_argument("--trans-only", action="store_true", help="of a map: contacts between chromosomes")
+    scale.add_argument("--mad-max", type=float, help="of a map: leave out bins with far fewer contacts (default: 5)")
+    scale.add_argument("--write", action="store_true", help="of a map: write the weights into the file")
+    scale.add_argument("--name", help="of a map: the column to write (default: weight)")
+    scale.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
 
     demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
     demo.add_argument(
@@ -248,6 +280,69 @@ def _fit(arguments: argparse.Namespace) -> int:
     io.write_vector(output, result.x)
     _say(f"   x written to {output}")
     return DONE if result.success else FAILED
+
+
+# --- scale ----------------------------------------------------------------------------------------------------------
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    path = Path(arguments.A.partition("::")[0])
+    target: Path | None = arguments.target
+    if arguments.output is not None:
+        _check_output(arguments.output, ".npy", [path] if target is None else [path, target])
+    options = {
+        "tol": arguments.tol,
+        "max_products": arguments.max_products,
+        "min_count": arguments.min_count,
+        "support": arguments.support,
+        "progress": sys.stderr.isatty(),
+    }
+    options |= {
+        name: getattr(arguments, name) for name in ("ignore_diags", "min_nnz") if getattr(arguments, name) is not None
+    }
+    is_map = "::" in arguments.A or path.suffix in {".cool", ".mcool"}
+    foreign = ("target", "uplo") if is_map else ("cis_only", "trans_only", "mad_max", "write", "name", "force")
+    for name in foreign:
+        if getattr(arguments, name):
+            kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
+            raise ValueError(f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}")
+    started = time.perf_counter()
+    result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
+    seconds = time.perf_counter() - started
+    _say(f"scale: {result.message}")
+    _say(
+        f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} passes over A, "
+        f"in {seconds:.3f} s, reading and compiling included"
+    )
+    if arguments.output is not None:
+        io.write_vector(arguments.output, result.x)
+        _say(f"   x written to {arguments.output}")
+    if arguments.write and result.success:
+        _say(f'   weights written to column "{arguments.name or "weight"}" of {arguments.A}')
+    return DONE if result.success else FAILED
+
+
+def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
+    A = io.read_matrix(arguments.A)
+    d = 1.0 if arguments.target is None else io.read_vector(arguments.target)
+    _describe(Path(arguments.A).name, A)
+    return symmetric_scaling(A, d, uplo=arguments.uplo, **options)
+
+
+def _scale_map(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
+    from . import cool
+
+    if arguments.mad_max is not None:
+        options["mad_max"] = arguments.mad_max
+    return cool.balance(
+        arguments.A,
+        cis_only=arguments.cis_only,
+        trans_only=arguments.trans_only,
+        store=arguments.write,
+        store_name=arguments.name or "weight",
+        overwrite=arguments.force,
+        **options,
+    )
 
 
 # --- demo -----------------------------------------------------------------------------------------------------------

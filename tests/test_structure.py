@@ -16,6 +16,7 @@ from sparsejac import (
     NormalOperator,
     RowSums,
     RowSumsOperator,
+    cool,
     io,
     testing,
 )
@@ -35,13 +36,15 @@ ARROWS = {
     "_operator": {"_checks", "_kspace", "_linear", "_rows"},
     "_builder": {"_checks", "_kspace", "_linear", "_machine", "_matrix", "_operator", "_pattern", "_rows"},
     "_optimize": {"_builder", "_checks", "_kspace", "_matrix", "_operator", "_pattern", "_rows"},
-    "_fit": {"_checks", "_kernels", "_kspace", "_optimize"},
+    "_progress": set(),
+    "_fit": {"_checks", "_kernels", "_kspace", "_optimize", "_progress"},
     "_rowsums": {"_checks", "_linear", "_machine", "_matrix", "_pattern", "_rows"},
     "_support": {"_rowsums"},
-    "_scaling": {"_checks", "_kernels", "_machine", "_rowsums", "_support"},
+    "_scaling": {"_checks", "_kernels", "_machine", "_progress", "_rowsums", "_support"},
+    "cool": {"_checks", "_pattern", "_progress", "_rowsums", "_scaling", "__version__"},
     "testing": {"_builder", "_checks"},
     "io": set(),
-    "cli": {"_builder", "_checks", "_fit", "_machine", "__version__", "io", "testing"},
+    "cli": {"_builder", "_checks", "_fit", "_machine", "_scaling", "__version__", "cool", "io", "testing"},
     "__init__": {"_builder", "_fit", "_kspace", "_operator", "_optimize", "_rowsums", "_scaling"},
     "__main__": {"cli"},
 }
@@ -85,7 +88,7 @@ def test_public_names():
 
 def public_functions():
     yield from [getattr(sparsejac, name) for name in sparsejac.__all__]
-    for module in (testing, io):
+    for module in (testing, io, cool):
         yield from (getattr(module, name) for name in module.__all__)
     members = {  # each once: operators inherit some
         member: None
@@ -147,6 +150,7 @@ def test_docstrings(documented):
         testing.assert_adjoint,
         io.write_csr,
         io.write_vector,
+        cool.write_weights,
     ):
         assert "Returns" in bodies or "Yields" in bodies
     if documented.__name__ not in ("column_norms", "diagonal", "nonzeros"):

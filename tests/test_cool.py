@@ -1,0 +1,250 @@
+"""Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from sparsejac import cli, cool, symmetric_scaling
+
+cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
+pd = pytest.importorskip("pandas", reason="which brings pandas")
+
+CHROMOSOMES = {"chrA": 60, "chrB": 45, "chrC": 30, "chrM": 1}
+
+
+def contacts(seed=0):
+    """Counts that fall with distance, and are fewer between chromosomes; some bins have next to none."""
+    rng = np.random.default_rng(seed)
+    chromosome = np.repeat(np.arange(len(CHROMOSOMES)), list(CHROMOSOMES.values()))
+    k = chromosome.size
+    i, j = np.indices((k, k))
+    expected = 300 / (1.0 + abs(i - j)) * np.where(chromosome[i] == chromosome[j], 1, 0.2)
+    bias = rng.lognormal(0, 0.4, k)
+    bias[[7, 70, 71]] = 0.003
+    counts = np.triu(rng.poisson(expected * np.outer(bias, bias))).astype(np.int32)
+    counts[20], counts[:20, 20] = 0, 0  # no contacts at all
+    return counts
+
+
+def write(path, counts, group=""):
+    bins = pd.DataFrame(
+        [(name, 10 * i, 10 * (i + 1)) for name, size in CHROMOSOMES.items() for i in range(size)],
+        columns=["chrom", "start", "end"],
+    )
+    i, j = np.nonzero(counts)
+    pixels = pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": counts[i, j]})
+    uri = f"{path}{group}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cooler's own
+        cooler.create_cooler(uri, bins, pixels, ordered=True, dtypes={"count": counts.dtype}, mode="a")
+    return uri
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return write(tmp_path / "map.cool", contacts())
+
+
+def test_read(uri):
+    U, chromosomes = cool.read(uri)
+    assert_stored(U, contacts())
+    np.testing.assert_array_equal(np.bincount(chromosomes), list(CHROMOSOMES.values()))
+
+
+def assert_stored(U, counts):
+    assert (U.dtype, U.indices.dtype, U.indptr.dtype) == (np.int32, np.int32, np.int32)
+    assert U.nnz == np.count_nonzero(counts)
+    np.testing.assert_array_equal(U.toarray(), counts)
+
+
+def test_pixels_are_read_in_pieces(uri, monkeypatch):
+    monkeypatch.setattr(cool, "_CHUNK", 100)
+    assert_stored(cool.read(uri)[0], contacts())
+
+
+def test_floats_are_kept(tmp_path):
+    U, _ = cool.read(write(tmp_path / "f.cool", contacts() / 4))
+    assert U.dtype == np.float64
+    np.testing.assert_array_equal(U.toarray(), contacts() / 4)
+
+
+OPTIONS = {
+    "defaults": {},
+    "cis": {"cis_only": True},
+    "trans": {"trans_only": True},
+    "all diagonals": {"ignore_diags": 0},
+    "other filters": {"mad_max": 2, "min_nnz": 40, "min_count": 3000, "blacklist": [3, 100]},
+    "few filters": {"mad_max": 0, "min_nnz": 1},
+    "cis, one diagonal": {"cis_only": True, "ignore_diags": 1, "mad_max": 3},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
+def test_the_weights_are_those_of_cooler(uri, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cooler divides by zero, and by its own iteration limit
+        expected, stats = cooler.balance_cooler(cooler.Cooler(uri), tol=1e-12, max_iters=3000, **options)
+    result = cool.balance(uri, **options)
+    assert result.success
+    np.testing.assert_array_equal(np.isnan(result.weight), np.isnan(expected))
+    np.testing.assert_allclose(result.weight, expected, rtol=1e-5)
+    assert np.isnan(result.weight[20])
+    assert set(stats) <= set(result.stats)
+    for name, value in stats.items():
+        if name not in ("tol", "var", "scale"):
+            np.testing.assert_array_equal(result.stats[name], value, err_msg=name)
+        assert np.shape(result.stats[name]) == np.shape(value)
+    if not options.get("trans_only"):
+        np.testing.assert_allclose(result.stats["scale"], stats["scale"], rtol=0.5)
+
+
+def test_rows_of_the_balanced_map_sum_to_one(uri):
+    result = cool.balance(uri, store=True)
+    balanced = cooler.Cooler(uri).matrix(balance=True)[:]
+    i, j = np.indices(balanced.shape)
+    sums = np.nansum(np.where(abs(i - j) < 2, 0, balanced), axis=0)
+    np.testing.assert_allclose(sums[result.kept], 1, atol=1.1e-8)
+    assert result.residual <= 1e-8
+    assert result.kept.sum() > 100
+
+
+def test_what_is_stored(uri):
+    result = cool.balance(uri, store=True)
+    with cooler.Cooler(uri).open("r") as group:
+        column = group["bins/weight"]
+        np.testing.assert_array_equal(column[:], result.weight)
+        attributes = dict(column.attrs)
+    assert attributes.pop("generator").startswith("sparsejac-hadamard ")
+    assert set(attributes) == {
+        "tol", "min_nnz", "min_count", "mad_max", "cis_only", "ignore_diags", "scale", "converged", "var", "divisive_weights", "residual",
+    }  # fmt: skip
+    assert attributes["converged"]
+    assert attributes["var"] < 1e-16
+    with pytest.raises(
+        ValueError, match=r'has a column "weight" already: choose another name.*overwrite=True, --force'
+    ):
+        cool.balance(uri, store=True)
+    cool.balance(uri, store=True, store_name="other", ignore_diags=1)
+    cool.balance(uri, store=True, overwrite=True, tol=1e-3)
+    with cooler.Cooler(uri).open("r") as group:
+        assert sorted(group["bins"]) == ["chrom", "end", "other", "start", "weight"]
+        assert group["bins/weight"].attrs["tol"] == 1e-3
+
+
+def test_what_has_not_converged_is_not_stored(uri):
+    result = cool.balance(uri, store=True, max_products=5)
+    assert (result.success, result.status) == (False, 0)
+    assert "weight" not in cooler.Cooler(uri).bins().columns
+
+
+def test_a_start(uri):
+    first = cool.balance(uri)
+    assert cool.balance(uri, x0=first.weight, min_nnz=0, mad_max=0).nit <= 1
+    first = cool.balance(uri, trans_only=True)
+    assert cool.balance(uri, x0=first.weight, trans_only=True).nit <= 1
+
+
+def test_a_chromosome_that_cannot_be_balanced(tmp_path):
+    """The others are, and it is named."""
+    counts = contacts()
+    b = slice(60, 105)
+    counts[b, b] = 0
+    counts[60, 62:105] = 100  # a star
+    uri = write(tmp_path / "star.cool", counts)
+    result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0)
+    assert result.success
+    assert result.unscaled == ["chrB"]
+    assert result.message.endswith("; chromosomes without a scaling are left out (chrB: no support)")
+    assert np.isnan(result.weight[b]).all()
+    assert np.isfinite(result.weight[:60]).sum() > 50
+    assert result.stats["converged"].tolist() == [True, False, True, True]
+
+
+def test_one_map_of_several(tmp_path):
+    path = tmp_path / "map.mcool"
+    write(path, contacts(), "::/resolutions/10")
+    uri = write(path, contacts(1), "::/resolutions/20")
+    result = cool.balance(uri, store=True)
+    np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], result.weight)
+    with pytest.raises(ValueError, match="is not a contact map that cooler can open: pass one of its maps") as caught:
+        cool.balance(path)
+    assert str(caught.value).endswith(f"{path}::/resolutions/10, {path}::/resolutions/20")
+
+
+def test_errors(uri, tmp_path, monkeypatch):
+    for options, error, message in [
+        ({"cis_only": True, "trans_only": True}, ValueError, "cis_only and trans_only exclude each other"),
+        ({"blacklist": [500]}, ValueError, "blacklist must be the numbers of bins, integers from 0 to 135"),
+        ({"blacklist": [0.5]}, ValueError, "blacklist must be the numbers of bins"),
+        ({"x0": [1.0]}, ValueError, "x0 must be a vector of length 136, a weight for each bin of "),
+        ({"cis_only": 1}, TypeError, "cis_only must be True or False"),
+        ({"ignore_diags": -1}, ValueError, "ignore_diags must be an integer, 0 or more"),
+        ({"mad_max": -1}, ValueError, "mad_max must be at least 0"),
+        ({"support": "x"}, ValueError, "support must be one of"),
+    ]:
+        with pytest.raises(error, match=message):
+            cool.balance(uri, **options)
+    with pytest.raises(FileNotFoundError, match=r"none.cool does not exist"):
+        cool.read(tmp_path / "none.cool")
+    (tmp_path / "text.cool").write_text("no HDF5")
+    with pytest.raises(ValueError, match=r"is not a contact map that cooler can open$"):
+        cool.read(tmp_path / "text.cool")
+    with pytest.raises(ValueError, match="weight must be a vector of length 136, one for each bin of"):
+        cool.write_weights(uri, [1.0], {})
+    with pytest.raises(ValueError, match='"start" is a coordinate of the bins'):
+        cool.write_weights(uri, np.ones(136), {}, name="start", overwrite=True)
+    monkeypatch.setitem(sys.modules, "cooler", None)
+    with pytest.raises(ImportError, match=r"opened with cooler, which is not installed: pip install '.\[cool\]'"):
+        cool.read(uri)
+
+
+def test_a_square_map(tmp_path):
+    bins = pd.DataFrame({"chrom": ["a"] * 3, "start": [0, 1, 2], "end": [1, 2, 3]})
+    pixels = pd.DataFrame({"bin1_id": [0, 1], "bin2_id": [1, 0], "count": [1, 2]})
+    with pytest.warns(UserWarning, match="non-symmetric"):
+        cooler.create_cooler(str(tmp_path / "s.cool"), bins, pixels, ordered=True, symmetric_upper=False)
+    with pytest.raises(ValueError, match="is not stored as the upper triangle of a symmetric matrix, but as 'square'"):
+        cool.read(tmp_path / "s.cool")
+
+
+def test_attributes_beyond_what_hdf5_holds(uri):
+    cool.write_weights(uri, np.ones(136), {"scale": np.ones(10_000), "tol": 1.0})
+    with cooler.Cooler(uri).open("r") as group:
+        assert dict(group["bins/weight"].attrs) == {"tol": 1.0}
+
+
+def test_a_killed_run_leaves_no_column(uri):
+    with cooler.Cooler(uri).open("r+") as group:
+        group["bins"][".weight in the making"] = np.zeros(3)
+    cool.write_weights(uri, np.ones(136), {})
+    assert sorted(cooler.Cooler(uri).bins().columns) == ["chrom", "end", "start", "weight"]
+
+
+def test_command(uri, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["scale", uri, "--write", "-o", "x.npy"]) == 0
+    out = capsys.readouterr().out
+    assert "scale: converged: the residual" in out
+    assert f'weights written to column "weight" of {uri}' in out
+    np.testing.assert_array_equal(np.load("x.npy"), cooler.Cooler(uri).bins()["weight"][:])
+    assert cli.main(["scale", uri, "--write"]) == 2
+    assert 'has a column "weight" already' in capsys.readouterr().err
+    assert cli.main(["scale", uri, "--write", "--force", "--cis-only", "--mad-max", "3", "--ignore-diags", "1"]) == 0
+    assert cli.main(["scale", uri, "--write", "--name", "trans", "--trans-only", "--min-nnz", "5"]) == 0
+    assert sorted(cooler.Cooler(uri).bins().columns) == ["chrom", "end", "start", "trans", "weight"]
+    assert cli.main(["scale", uri, "--uplo", "U"]) == 2
+    assert "--uplo is for matrices, and" in capsys.readouterr().err
+    assert cli.main(["scale", uri, "--max-products", "3", "--write", "--name", "no"]) == 1
+    assert "no" not in cooler.Cooler(uri).bins().columns
+
+
+def test_the_same_by_hand(uri):
+    """What the docstring of `read` shows."""
+    U, chromosomes = cool.read(uri)
+    result = symmetric_scaling(U, uplo="U", ignore_diags=2, min_nnz=10, groups=chromosomes, pairs="within")
+    balanced = cool.balance(uri, cis_only=True, mad_max=0)
+    np.testing.assert_allclose(result.x, balanced.weight, rtol=1e-7)
+    assert scipy.sparse.issparse(U)

@@ -1,0 +1,362 @@
+"""Symmetric scaling: it converges where a scaling exists, and says why where none does."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from sparsejac import _machine, symmetric_scaling
+
+
+def positive(k, seed=0):
+    A = np.random.default_rng(seed).lognormal(size=(k, k))
+    return A + A.T
+
+
+def residual(A, x, d=1.0):
+    """The definition, by NumPy."""
+    A = A.toarray() if scipy.sparse.issparse(A) else np.asarray(A)
+    return np.max(np.abs(x * (A @ x) - d) / d)
+
+
+STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+HALF = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0]])  # support, but (0, 1) is on no positive diagonal
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, scipy.sparse.csr_array, scipy.sparse.csc_matrix])
+@pytest.mark.parametrize("k", [1, 2, 5, 60])
+def test_converges(form, k):
+    A = form(positive(k))
+    result = symmetric_scaling(A)
+    assert result.success
+    assert result.status == 1
+    assert residual(A, result.x) <= 1e-8
+    assert result.residual == pytest.approx(residual(A, result.x), abs=1e-14)
+    assert re.fullmatch(r"converged: the residual \S+ is at most tol, 1e-08", result.message)
+    assert result.kept.all()
+    assert result.x.dtype == np.float64
+    assert result.history[-1].tolist() == [result.n_products, result.residual]
+    assert result.n_products <= 40
+    assert result.unsupported_rows.size == result.unsupported_entries.size == 0
+
+
+def test_known_answers():
+    """A of ones: 1/√k. A diagonal: 1/√a. Twice the matrix: 1/√2. Already scaled: ones."""
+    np.testing.assert_allclose(symmetric_scaling(np.ones((9, 9))).x, 1 / 3)
+    np.testing.assert_allclose(symmetric_scaling(np.diag([1.0, 4.0, 16.0])).x, [1, 0.5, 0.25])
+    A = positive(7)
+    np.testing.assert_allclose(symmetric_scaling(2 * A).x, symmetric_scaling(A).x / np.sqrt(2))
+    np.testing.assert_allclose(symmetric_scaling(scipy.sparse.eye_array(5)).x, 1)
+    # Of a star with a diagonal the equations can be solved by hand: x₀ (x₀ + 2 y) = 1 and y (x₀ + y) = 1.
+    result = symmetric_scaling(np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1]]), tol=1e-13)
+    y = np.sqrt((np.sqrt(5) - 1) / 2)
+    np.testing.assert_allclose(result.x, [1 / y - y, y, y])
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-20, 1e20, 1e200])
+def test_any_scale(scale):
+    assert symmetric_scaling(positive(20) * scale).residual <= 1e-8
+    assert symmetric_scaling(positive(20), scale).residual <= 1e-8
+
+
+@given(st.integers(1, 30), st.integers(0, 2**32), st.floats(0, 12), st.sampled_from(["dense", "sparse"]))
+def test_every_positive_diagonal(k, seed, spread, form):
+    """Entries and targets over many powers of ten: a scaling exists, and is found."""
+    rng = np.random.default_rng(seed)
+    A = np.exp(spread * rng.standard_normal((k, k)))
+    if form == "sparse":
+        A = np.where(rng.random((k, k)) < 0.2, A, 0.0) + np.diag(np.exp(rng.standard_normal(k)))
+    A = A + A.T
+    d = np.exp(spread / 4 * rng.standard_normal(k))
+    result = symmetric_scaling(scipy.sparse.csr_array(A) if form == "sparse" else A, d)
+    assert result.success, result.message
+    assert residual(A, result.x, d) <= 1.01e-8
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
+def test_weakly_supported(epsilon):
+    """Hubs and leaves, which have only their hubs and ε: the linearly convergent iterations stall here."""
+    rng = np.random.default_rng(0)
+    k = 300
+    hub = np.array([rng.integers(0, max(i // 4, 1)) for i in range(1, k)])
+    A = scipy.sparse.coo_array((np.ones(k - 1), (np.arange(1, k), hub)), shape=(k, k))
+    A = (A + A.T + epsilon * scipy.sparse.eye_array(k)).tocsr()
+    result = symmetric_scaling(A)
+    assert result.success
+    assert residual(A, result.x) <= 1.01e-8
+
+
+def test_one_triangle_of_counts():
+    A = np.random.default_rng(0).poisson(3, (50, 50)).astype(np.int32)
+    A = np.triu(A) + np.triu(A, 1).T
+    whole = symmetric_scaling(A)
+    for uplo, part in (("U", scipy.sparse.triu(A)), ("L", scipy.sparse.tril(A))):
+        for form in ("csr", "csc", "coo"):
+            one = symmetric_scaling(part.asformat(form), uplo=uplo)
+            np.testing.assert_allclose(one.x, whole.x, rtol=1e-7)
+    np.testing.assert_array_equal(symmetric_scaling(A, workers=1).x, symmetric_scaling(A, workers=2).x)
+
+
+def test_parts_of_the_matrix():
+    A, labels = positive(30), np.repeat([0, 1, 2], 10)
+    i, j = np.indices(A.shape)
+    for options, counts in [
+        ({"ignore_diags": 2}, abs(i - j) >= 2),
+        ({"groups": labels, "pairs": "within"}, labels[i] == labels[j]),
+        ({"groups": labels, "pairs": "between"}, labels[i] != labels[j]),
+    ]:
+        result = symmetric_scaling(A, **options)
+        assert residual(A * counts, result.x) <= 1e-8
+
+
+# --- rows that are left out -----------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_left_out():
+    A = positive(20)
+    mask = np.arange(20) % 3 == 0
+    result = symmetric_scaling(A, np.arange(1.0, 21), mask=mask)
+    np.testing.assert_array_equal(np.isnan(result.x), mask)
+    np.testing.assert_array_equal(result.kept, ~mask)
+    part = symmetric_scaling(A[~mask][:, ~mask], np.arange(1.0, 21)[~mask])
+    np.testing.assert_allclose(result.x[~mask], part.x, rtol=1e-7)
+    again = symmetric_scaling(A, np.arange(1.0, 21), mask=mask, x0=result.x)
+    assert again.nit <= 1
+    assert symmetric_scaling(A, np.where(mask, -1.0, 1.0), mask=mask).success  # nobody asks for those targets
+
+
+def test_rows_with_too_little():
+    A = positive(20)
+    A[3], A[:, 3], A[3, 3] = 0, 0, 7.0
+    A[5], A[:, 5] = A[5] / 1e6, A[:, 5] / 1e6
+    assert np.flatnonzero(~symmetric_scaling(A, min_nnz=2).kept).tolist() == [3]
+    assert np.flatnonzero(~symmetric_scaling(A, min_count=6.5).kept).tolist() == [5]
+    assert np.flatnonzero(~symmetric_scaling(A, min_count=6.5, min_nnz=2).kept).tolist() == [3, 5]
+    A[3, 3] = 0
+    assert np.flatnonzero(~symmetric_scaling(A, min_nnz=1).kept).tolist() == [3]
+
+
+def test_rows_whose_neighbours_are_left_out_go_with_them():
+    """On the path 0 - 1 - 2 - 3 - 4 - 5 without 1, node 0 is alone; without 4 as well, so is 5."""
+    A = np.diag(np.ones(5), 1)
+    A += A.T
+    mask = np.zeros(6, bool)
+    mask[[1, 4]] = True
+    result = symmetric_scaling(A, mask=mask, min_nnz=1)
+    assert result.success
+    np.testing.assert_array_equal(np.flatnonzero(result.kept), [2, 3])
+    assert symmetric_scaling(A, mask=mask).unsupported_rows.tolist() == [0, 5]
+
+
+def test_nothing_is_left():
+    result = symmetric_scaling(np.eye(3), mask=[True] * 3)
+    assert (result.success, result.status) == (False, 4)
+    assert "every row is left out" in result.message
+    assert np.isnan(result.x).all()
+    empty = symmetric_scaling(np.zeros((0, 0)))
+    assert (empty.success, empty.x.shape, empty.history.shape) == (True, (0,), (1, 2))
+
+
+# --- where there is no scaling --------------------------------------------------------------------------------------
+
+
+def test_a_row_without_entries():
+    A = positive(5)
+    A[2], A[:, 2] = 0, 0
+    for support in ("auto", "check", "drop", "skip"):
+        result = symmetric_scaling(A, support=support)
+        assert (result.status, result.success, result.n_products) == (4, False, 1)
+        assert result.message == (
+            "no scaling exists, as A has no support: row 2 has no entries; min_nnz=1 leaves such rows out"
+        )
+        assert result.unsupported_rows.tolist() == [2]
+
+
+@pytest.mark.parametrize("support", ["auto", "check", "drop"])
+def test_no_support(support):
+    result = symmetric_scaling(STAR, support=support)
+    assert result.status == 4
+    assert "the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs" in result.message
+    assert result.unsupported_rows.tolist() == [1, 2, 3]
+    assert result.n_products < 100
+    # One leaf gets what the hub has to give.
+    assert symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.0]).success
+    result = symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.5], support=support)
+    assert result.status == 4
+    assert result.unsupported_rows.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+def test_support_that_is_not_total(form):
+    for support in ("auto", "check"):
+        result = symmetric_scaling(form(HALF), support=support)
+        assert result.status == 5
+        assert "no total support: 2 of its entries are on no positive diagonal" in result.message
+        assert result.unsupported_entries.tolist() == [[0, 1]]
+        assert result.n_products < 100
+    A = form(HALF)
+    result = symmetric_scaling(A, support="drop")
+    assert result.success
+    np.testing.assert_allclose(result.x[0], 1)
+    np.testing.assert_allclose(result.x[1] * result.x[2], 1)
+    assert A[0, 1] == 1  # the caller's own
+    assert symmetric_scaling(form(HALF), support="skip", max_products=200).status == 0
+
+
+def test_support_of_a_vector_of_targets():
+    """(0, 1) can be positive if rows 1 and 2 need not be equal."""
+    assert symmetric_scaling(HALF, [2.0, 2.0, 1.0], support="check").success
+    assert symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="check").status == 5
+    assert symmetric_scaling(HALF, [1.0, 1.0, 2.0], support="check").status == 4
+
+
+def can_be_positive(A, d):
+    """Which entries can be positive in a symmetric P ≥ 0 with row sums d that is zero where A is: by linear programming. None if there is no P."""
+    i, j = np.nonzero(np.triu(A))
+    equations = np.zeros((len(d), i.size))
+    equations[i, np.arange(i.size)] = equations[j, np.arange(i.size)] = 1
+    largest = np.zeros(A.shape, bool)
+    for entry in range(i.size):
+        found = linprog(-np.eye(i.size)[entry], A_eq=equations, b_eq=d)
+        if found.status != 0:
+            return None
+        largest[i[entry], j[entry]] = largest[j[entry], i[entry]] = found.fun < -1e-9
+    return largest
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_verdicts_are_those_of_linear_programming(seed):
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(2, 7))
+    A = np.triu(rng.random((k, k)) < 0.4).astype(float)
+    A = np.maximum(A, A.T)
+    d = np.ones(k) if seed % 2 else rng.integers(1, 4, k).astype(float)
+    possible = can_be_positive(A, d) if A.any() else None
+    result = symmetric_scaling(A, d, support="check")
+    if possible is None or not A.any(axis=0).all():
+        assert result.status == 4
+        rows = result.unsupported_rows
+        columns = A[rows].any(axis=0)
+        assert d[rows].sum() > d[columns].sum()
+    elif (possible == (A > 0)).all():
+        assert result.success
+        assert residual(A, result.x, d) <= 1.01e-8
+    else:
+        assert result.status == 5
+        bad = np.zeros(A.shape, bool)
+        bad[tuple(result.unsupported_entries.T)] = True
+        np.testing.assert_array_equal(bad | bad.T, (A > 0) & ~possible)
+        dropped = symmetric_scaling(A, d, support="drop")
+        assert dropped.success
+        assert residual(A * possible, dropped.x, d) <= 1.01e-8
+
+
+def test_targets_without_a_common_measure():
+    """In irrational proportions, a lack of support is seen, a lack of total support is not, and nothing false is said."""
+    d = np.array([np.pi, 1.0, 1.0, np.e])
+    assert symmetric_scaling(STAR, d, support="check").status == 4
+    d = np.array([1 + np.pi + np.e, 1.0, np.pi, np.e])
+    assert symmetric_scaling(STAR, d, support="check").success
+
+
+def test_the_examination_needs_memory(monkeypatch):
+    A = scipy.sparse.csr_array(HALF)
+    monkeypatch.setattr(_machine, "available_memory", lambda: 100)
+    monkeypatch.setattr("sparsejac._checks.LARGE", 1)
+    with pytest.raises(MemoryError, match=r'examination of A\'s support would take .* leave out support="check"'):
+        symmetric_scaling(A, support="check")
+
+
+# --- how it ends ----------------------------------------------------------------------------------------------------
+
+
+def test_max_products():
+    result = symmetric_scaling(positive(30), max_products=4)
+    assert (result.status, result.success, result.n_products) == (0, False, 4)
+    assert re.match(r"max_products = 4 was reached: the residual is \S+, tol is 1e-08", result.message)
+
+
+def test_rounding():
+    result = symmetric_scaling(positive(30), tol=0.0)
+    assert result.status in (1, 2)
+    assert result.residual < 1e-14
+    assert result.n_products < 400
+    if result.status == 2:
+        assert result.message.startswith("rounding prevents further progress")
+
+
+def test_out_of_range():
+    result = symmetric_scaling(np.array([[0.0, 1e308], [1e308, 1e308]]), support="skip")
+    assert result.status == 3
+    assert "leaves the range of numbers" in result.message
+
+
+def test_callback():
+    seen = []
+    result = symmetric_scaling(positive(30), callback=seen.append)
+    assert len(seen) == result.nit
+    assert [state.nit for state in seen] == list(range(1, result.nit + 1))
+    np.testing.assert_array_equal(seen[-1].x, result.x)
+
+    def stop(state):
+        if state.nit == 3:
+            raise StopIteration
+
+    result = symmetric_scaling(positive(30), callback=stop)
+    assert (result.status, result.nit, result.message) == (99, 3, "stopped by the callback")
+    np.testing.assert_array_equal(result.x, seen[2].x)
+
+
+def test_progress(capsys):
+    symmetric_scaling(positive(30), progress=True)
+    assert "scale" in capsys.readouterr().err
+
+
+def test_start():
+    A = positive(30)
+    result = symmetric_scaling(A, x0=np.exp(5 * np.random.default_rng(0).standard_normal(30)))
+    np.testing.assert_allclose(result.x, symmetric_scaling(A).x, rtol=1e-7)
+
+
+E2 = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"A": -E2}, ValueError, r"A must have no negative entries, but A\[0, 0\] = -1.0.*pass abs\(A\)"),
+        ({"A": scipy.sparse.csr_array([[1, -2], [-2, 1]])}, ValueError, r"A\[0, 1\] = -2"),
+        ({"A": np.triu(np.ones((2, 2)))}, ValueError, 'A must be symmetric, .* or uplo="U"'),
+        ({"target": 0.0}, ValueError, "target must be positive and finite in every row that is kept, but it is 0.0 in row 0"),
+        ({"target": [1.0, -1.0]}, ValueError, "but it is -1.0 in row 1: mask that row"),
+        ({"target": [1.0, 2.0, 3.0]}, ValueError, r"target must be a number, or a vector of length 2 .* shape \(3,\)"),
+        ({"target": 1j}, TypeError, "a scaling is for real numbers, and target is complex128: pass target.real"),
+        ({"x0": [1.0, np.nan]}, ValueError, "x0 must be positive and finite in every row that is kept, but it is nan in row 1"),
+        ({"mask": [0, 1]}, ValueError, r"mask must be a boolean for each of the 2 rows, .* got int64 of shape \(2,\)"),
+        ({"tol": -1.0}, ValueError, "tol must be at least 0 and finite"),
+        ({"min_nnz": -1}, ValueError, "min_nnz must be an integer, 0 or more"),
+        ({"min_count": -1}, ValueError, "min_count must be at least 0 and finite"),
+        ({"max_products": 0}, ValueError, "max_products must be a positive integer"),
+        ({"support": "no"}, ValueError, "support must be one of 'auto', 'check', 'drop', 'skip', got 'no'"),
+        ({"callback": 1}, TypeError, "callback must be callable, got 1"),
+        ({"progress": 1}, TypeError, "progress must be True or False"),
+    ],
+)  # fmt: skip
+def test_errors(arguments, error, message):
+    with pytest.raises(error, match=message):
+        symmetric_scaling(**({"A": E2} | arguments))
+
+
+def test_which_entry_is_negative():
+    A = np.ones((60, 60), np.float32)
+    for i, j in itertools.product((0, 17, 59), repeat=2):
+        B = A.copy()
+        B[i, j] = B[j, i] = -3
+        for form in (np.asarray, np.asfortranarray, scipy.sparse.csr_array, scipy.sparse.csc_array):
+            with pytest.raises(ValueError, match=rf"A\[({i}, {j}|{j}, {i})\] = -3"):
+                symmetric_scaling(form(B))
