@@ -173,7 +173,7 @@ def balance(
     >>> uri = tempfile.mkdtemp() + "/map.cool"
     >>> cooler.create_cooler(uri, bins, pixels, ordered=True)
     >>> from sparsejac import cool
-    >>> cool.balance(uri, ignore_diags=0, store=True).success
+    >>> cool.balance(uri, ignore_diags=0, mad_max=0, store=True).success
     True
     >>> print(np.nansum(cooler.Cooler(uri).matrix(balance=True)[:], axis=0).round(6)[:3])
     [1. 1. 1.]
