@@ -30,6 +30,7 @@ Maps are compiled without `fastmath`, so the bits of an entry do not depend on t
 
 import functools
 import hashlib
+from typing import Any
 
 import numba
 import numpy as np
@@ -43,9 +44,9 @@ def _kernel(**options):
 
     def decorate(function):
         try:
-            compiled = numba.njit(nogil=True, cache=True, **options)(function)
+            compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
-            compiled = numba.njit(nogil=True, **options)(function)
+            compiled = numba.njit(**_ALWAYS, **options)(function)
         _name_by_signature(getattr(compiled._cache, "_cache_file", None))
 
         @functools.wraps(function)
@@ -84,6 +85,7 @@ def _name_by_signature(file):
 
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
 
+_ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # a division by zero is infinite, and no exception
 _NO_SIGN = np.int64(2**63 - 1)
 _CACHED = 2**17  # numbers that a core's own cache holds: asking for those early only takes time
 _AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
@@ -925,13 +927,16 @@ def csr_defect(indptr, indices, k):
             return 1, i
     defect, row = 0, 0
     for i in range(k):
-        previous = -1
-        for j in indices[indptr[i] : indptr[i + 1]]:
+        columns = indices[indptr[i] : indptr[i + 1]]
+        n, falls = columns.size, 0
+        for q in range(n - 1):  # no exit and no range test, so it vectorises: if they ascend, the ends tell the range
+            falls += columns[q] >= columns[q + 1]
+        if n == 0 or (falls == 0 and columns[0] >= 0 and columns[n - 1] < k):
+            continue
+        for j in columns:
             if j < 0 or j >= k:
                 return 2, i
-            if j <= previous:
-                defect, row = 3, i
-            previous = j
+        defect, row = 3, i
     return defect, row
 
 
@@ -942,18 +947,22 @@ def csr_asymmetry(indptr, indices, data, cursor):
     Rows are visited in ascending order, so the entries right of the diagonal of row j are met, transposed, in the order in which
     they are stored: ``cursor[j]`` is the one that must come next. Half a pass, no transposed copy.
     """
+    last = max(indices.size - 1, 0)
     for i in range(cursor.size):
         for p in range(indptr[i] & _NO_SIGN, indptr[i + 1] & _NO_SIGN):
             j = indices[p] & _NO_SIGN
             if j >= i:
                 break
             q = cursor[j] & _NO_SIGN
-            if q == indptr[j + 1] or indices[q] > i:
-                return i, j
-            if indices[q] < i:  # stored, but its mirror image was never met
-                return np.int64(indices[q]), j
-            if data[p] != data[q] and not (np.isnan(data[p]) and np.isnan(data[q])):
-                return i, j
+            # In nearly every case, and so with one branch; q may be the end of A's last row, and then of its arrays.
+            r = min(q, last)
+            if not ((q < indptr[j + 1]) & (indices[r] == i) & (data[p] == data[r])):
+                if q == indptr[j + 1] or indices[q] > i:
+                    return i, j
+                if indices[q] < i:  # stored, but its mirror image was never met
+                    return np.int64(indices[q]), j
+                if not (np.isnan(data[p]) and np.isnan(data[q])):
+                    return i, j
             cursor[j] = q + 1
     for j in range(cursor.size):
         if cursor[j] < indptr[j + 1]:

@@ -43,7 +43,7 @@ def triangle(k: int, which: Triangle, *, offset: int = 0) -> Spans:
 
 def _counts(each: NDArray[Any]) -> Any:
     """How many there are before each, and in all."""
-    counts = np.zeros(each.size + 1, np.int64 if each.dtype == np.bool_ else each.dtype)
+    counts = np.zeros(each.size + 1, each.dtype)
     np.cumsum(each, out=counts[1:])
     return counts
 
@@ -64,8 +64,6 @@ class Pattern:
         The entries that belong to each row.
     first : ndarray of int, shape (k + 1,)
         The entries that the rows before i visit.
-    diagonal : ndarray of int, shape (k + 1,)
-        How many of those are on the diagonal.
     grid : int or None
         k where J has a row for each of the k² places, stored or not; None where it has one for each entry.
     indptr : ndarray of int, shape (k + 1,), or None
@@ -78,7 +76,6 @@ class Pattern:
     lo: Indices
     hi: Indices
     first: Indices
-    diagonal: Indices
     grid: int | None = None
     indptr: Indices | None = None
 
@@ -87,31 +84,28 @@ class Pattern:
         """All entries of a dense A, or those within spans. O(k) memory."""
         i = np.arange(k + 1, dtype=np.int64)
         lo = i[:-1] * k
-        hi = lo + k
-        diagonal = i
-        if spans is not None:
-            lo, hi = lo + spans[0], lo + spans[1]
-            diagonal = _counts((spans[0] <= i[:-1]) & (i[:-1] < spans[1]))
+        lo, hi = (lo, lo + k) if spans is None else (lo + spans[0], lo + spans[1])
         first = _counts(hi - lo)
-        return cls(k, int(first[-1]), None, lo, hi, first, diagonal)
+        return cls(k, int(first[-1]), None, lo, hi, first)
 
     @classmethod
     def csr(cls, indptr: Indices, indices: Indices, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
         """The stored entries of a canonical CSR matrix, or those within spans. O(k) memory, O(k log k) time."""
-        from . import _kernels
-
         k = indptr.size - 1
         lo, hi, first = indptr[:-1], indptr[1:], indptr
-        diagonal = np.empty_like(indptr)
-        _kernels.csr_diagonals(indptr, indices, None, diagonal)
         if spans is not None:
-            left, right = spans
+            from . import _kernels
+
             lo, hi = np.empty_like(lo), np.empty_like(hi)
-            _kernels.csr_spans(indptr, indices, left, right, lo, hi)
+            _kernels.csr_spans(indptr, indices, *spans, lo, hi)
             first = _counts(hi - lo)
-            i = np.arange(k)
-            diagonal = _counts(np.diff(diagonal) * ((left <= i) & (i < right)))
-        return cls(k, int(first[-1]), indices, lo, hi, first, diagonal, k if grid else None, indptr)
+        return cls(k, int(first[-1]), indices, lo, hi, first, k if grid else None, indptr)
+
+    @cached_property
+    def diagonal(self) -> Indices:
+        """How many of the entries that the rows before i visit are on the diagonal, shape (k + 1,)."""
+        entries = self.diagonal_entries()
+        return _counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype))
 
     @cached_property
     def m(self) -> int:

@@ -229,7 +229,9 @@ class MemoryRows:
                     turn.notify_all()
                 raise
 
-        workers = self.workers if self.pattern.entries * (columns or inputs) > _INLINE else 1
+        # A sum over a sparse row takes twice as long for each entry.
+        numbers = self.pattern.entries * (columns or inputs) * (1 if dense else 2)
+        workers = self.workers if numbers > _INLINE else 1
         on_threads(add, len(bounds) - 1, workers)
         return total
 

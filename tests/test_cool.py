@@ -61,7 +61,7 @@ def assert_stored(U, counts):
 
 
 def test_pixels_are_read_in_pieces(uri, monkeypatch):
-    monkeypatch.setattr(cool, "_CHUNK", 100)
+    monkeypatch.setattr(cool, "_PIECE", 100)
     assert_stored(cool.read(uri)[0], contacts())
 
 

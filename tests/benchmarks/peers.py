@@ -205,3 +205,39 @@ def casadi_jacobian(A, x):
     F = casadi.vec((casadi.DM(A) * (symbol @ symbol.T)).T)  # CasADi stacks columns
     jacobian = casadi.Function("J", [symbol], [casadi.jacobian(F, symbol)])
     return lambda: jacobian(x).sparse().tocsr()
+
+
+def write_cool(cooler, path, A, chromosome):
+    """A .cool file of a symmetric matrix of counts, in bins of one length."""
+    pandas = importlib.import_module("pandas")
+    sizes = np.bincount(chromosome)
+    names = np.array([f"chr{number + 1}" for number in range(sizes.size)])
+    start = np.concatenate([np.arange(size) for size in sizes])
+    bins = pandas.DataFrame({"chrom": names[chromosome], "start": 1000 * start, "end": 1000 * (start + 1)})
+    U = scipy.sparse.triu(A).tocsr().tocoo()
+    pixels = pandas.DataFrame({"bin1_id": U.row, "bin2_id": U.col, "count": U.data})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cooler.create_cooler(str(path), bins, pixels, ordered=True)
+    return str(path)
+
+
+def of_iced(A, kept, good_enough):
+    """{"iced": function that gives x}, stopped at the first tolerance of its own at which x is good enough."""
+    module = installed("iced")
+    if module is None:
+        return {}
+    part = A[kept][:, kept].tocoo()
+    part = scipy.sparse.coo_matrix((part.data, (part.row, part.col)), shape=part.shape)
+
+    def scaled(eps):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, bias = module.normalization.ICE_normalization(part, max_iter=10_000, eps=eps, output_bias=True)
+        x = np.full(kept.size, np.nan)
+        x[kept] = 1 / np.asarray(bias).ravel()
+        rows = np.nan_to_num(x) * (A @ np.nan_to_num(x))
+        return x / np.sqrt(rows[kept].mean())
+
+    eps = next(eps for eps in 10.0 ** np.arange(0, -14, -1) if good_enough(scaled(eps)))
+    return {"iced": lambda: scaled(eps)}
