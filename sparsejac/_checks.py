@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
 Pairs = Literal["all", "within", "between"]
+Triangle = Literal["upper", "lower"]
 
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
@@ -167,7 +169,7 @@ def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
         bad = np.flatnonzero(~np.isfinite(result))
         raise ValueError(
             f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] = {result[bad[0]]}: "
-            "pass check_finite=False to JacobianBuilder to compute with them"
+            "pass check_finite=False to compute with them"
         )
     return result
 
@@ -195,27 +197,30 @@ def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERI
 # --- symmetric scaling ----------------------------------------------------------------------------------------------
 
 
-def groups(labels: object, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """For each row, where its group begins and ends."""
     if labels is None:
         if which != "all":
             raise ValueError(f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome')
         return None
-    array = np.asarray(labels)
+    try:
+        array = np.atleast_1d(np.asarray(labels))
+        changes = np.asarray(array[1:] != array[:-1], np.bool_)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if array.size else np.zeros(0, np.int64)
+        names = array[starts].tolist()
+        distinct = len(set(names))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"groups must be labels that can be compared, such as strings or integers: {error}") from None
     if array.shape != (k,):
         raise ValueError(
-            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {array.shape}"
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
         )
-    starts = np.concatenate([[0], np.flatnonzero(array[1:] != array[:-1]) + 1]) if k else np.zeros(0, np.int64)
-    seen = set()
-    for start in starts:
-        label = array[start : start + 1].tolist()[0]
-        if label in seen:
-            raise ValueError(
-                f"the rows of a group must be neighbours, but group {label!r} begins again at row {start}: "
-                "sort the rows and columns of A by their groups"
-            )
-        seen.add(label)
+    if distinct < len(names):
+        again = next(number for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(
+            f"the rows of a group must be neighbours, but group {names[again]!r} begins again at row {starts[again]}: "
+            "sort the rows and columns of A by their groups"
+        )
     bounds = np.append(starts, k)
     sizes = np.diff(bounds)
     return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
@@ -225,7 +230,9 @@ def mask(value: object, k: int) -> NDArray[np.bool_]:
     """Which rows are left out."""
     if value is None:
         return np.zeros(k, np.bool_)
-    array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        value = value.filled(True)
+    array = np.asarray(value, np.bool_) if k == 0 else np.asarray(value)
     if array.dtype != np.bool_ or array.shape != (k,):
         raise ValueError(
             f"mask must be a boolean for each of the {k} rows, True for one that is left out, got {array.dtype} of shape {array.shape}: "
@@ -316,21 +323,30 @@ def matrix(A: object) -> Any:
     return A
 
 
-def finite_blocks(name: str, values: NDArray[Any], locate: Any) -> None:
+def pieces(values: NDArray[Any], part: Triangle | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Consecutive pieces of A's values, small enough to make masks of, and where they start; zeros beside a part of a matrix."""
+    step = max(1, 2**15 // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        piece = values[start : start + step]
+        if part is not None:
+            piece = np.triu(piece, start) if part == "upper" else np.tril(piece, start)
+        if piece.size:
+            yield start, piece
+
+
+def finite_blocks(name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None) -> None:
     """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
     if values.dtype.kind not in "fc":
         return
-    step = max(1, 2**15 // max(1, values[:1].size))
-    for start in range(0, len(values), step):
-        ok = np.isfinite(values[start : start + step])
+    for start, piece in pieces(values, part):
+        ok = np.isfinite(piece)
         if not ok.all():
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
             place = ", ".join(map(str, locate(int(where[0]) + start, *map(int, where[1:]))))
-            value = values[(int(where[0]) + start, *where[1:])]
-            way_out = "pass check_finite=False to JacobianBuilder to compute with it"
+            way_out = "pass check_finite=False to compute with it"
             if name == "Y":
                 way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
-            raise ValueError(f"{name} must be finite, but {name}[{place}] = {value}: {way_out}")
+            raise ValueError(f"{name} must be finite, but {name}[{place}] = {piece[tuple(where)]}: {way_out}")
 
 
 def bad_structure(name: str, format_: str, reason: str) -> ValueError:
@@ -371,8 +387,8 @@ def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
 
 def changed_structure(before: int, now: int) -> ValueError:
     return ValueError(
-        f"the structure of A has changed since its builder was made: it had {before} stored entries and now has {now}; "
-        "make a new builder, or give this one a copy of A"
+        f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "
+        "hand it over anew, or a copy of it"
     )
 
 

@@ -15,6 +15,7 @@ from . import _checks, _progress
 from ._checks import Order, Rows
 from ._kspace import Sums
 from ._optimize import LeastSquares
+from ._steihaug import Step, steihaug
 
 _FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this
 _SLOW = 0.5  # Gauss and Newton's step should have brought the gradient down to _FORCING: from here on, second derivatives pay
@@ -384,13 +385,12 @@ class _Newton:
         steps = roots.real[(np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)) & (roots.real > 0)]
         return float(steps[np.argmin(polynomial(steps))]) if steps.size else 0.0
 
-    def _solve(self) -> tuple[NDArray[Any], float, float, bool]:
-        """Steihaug's conjugate gradients for ``H s = -g``: (s, the cost's predicted fall, ‖s‖, whether they got that far).
+    def _solve(self) -> Step:
+        """Steihaug's conjugate gradients for ``H s = -g``.
 
-        ‖·‖ is the norm of the preconditioner, in which the trust region is a ball: M = diag(JᵀJ), and from the first step that
+        The norm of lengths is that of the preconditioner, in which the trust region is a ball: M = diag(JᵀJ), and from the first step that
         failed on Levenberg's damping, which grows with the gradient, ``μ S 1``. That is what M would be, times μ, if all x_j were as large as
-        they are on average; M alone lets a variable run away whose neighbours happen to be small. Of k-vectors there are s, r,
-        d, H d and M's inverse.
+        they are on average; M alone lets a variable run away whose neighbours happen to be small.
         """
         from . import _kernels
 
@@ -399,43 +399,26 @@ class _Newton:
         average = np.sqrt(float(np.sum(x**2 * scale)) / total) if total > 0 else 0.0  # of x_j²
         damping = float(min(1.0, self._optimality(self._at)) * average) if self._damped else 0.0
         inverse = _inverse(self._squared_norms(x, scale) + damping * self._degree)
-        s, r, d = np.zeros(x.size), gradient.copy(), -inverse * gradient
-        rz = float(-np.sum(r * d))
-        unit = self._norm**2 or 1.0  # of lengths in the trust region, whose squares would leave the range of numbers
-        enough = rz * max(_FORCING, 0.3 * self._tol / self._optimality(self._at)) ** 2
-        # ‖s‖², s·d and ‖d‖² in that norm and unit
-        ss, sd, dd = 0.0, 0.0, rz / unit
-        solved = False
-        for _ in range(_INNER):
+
+        def product(d: NDArray[Any]) -> tuple[NDArray[Any], float]:
             if self._exact:
                 self._count_product()
                 Hd = self._sums.curvature(x, d)
-                dHd = _kernels.cg_product(d, None, Hd, scale, damping, self._degree)
-            else:
-                Hd = self._squares(x * d)
-                dHd = _kernels.cg_product(d, x, Hd, scale, damping, self._degree)
-            alpha = rz / dHd if dHd > 0 else np.inf
-            beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
-            if beyond >= self._radius**2 or alpha == np.inf:
-                # To the boundary; without one, along negative curvature, as far as x is long.
-                square = (
-                    self._radius**2 if self._radius < np.inf else max(4 * ss, _length(x, _inverse(inverse)) ** 2 / unit)
-                )
-                alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
-                _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
-                ss = square
-                break
-            found = _kernels.cg_step(alpha, d, Hd, inverse, s, r)
-            ss = beyond
-            if found <= enough:
-                solved = True
-                break
-            sd = (found / rz) * (sd + alpha * dd)
-            dd = found / unit + (found / rz) ** 2 * dd
-            _kernels.cg_direction(found / rz, r, inverse, d)
-            rz = found
-        # -(g·s + ½ s·Hs), and Hs = r - g
-        return s, -float(np.sum(s * (gradient + r))) / 2, float(np.sqrt(ss)), solved
+                return Hd, _kernels.cg_product(d, None, Hd, scale, damping, self._degree)
+            Hd = self._squares(x * d)
+            return Hd, _kernels.cg_product(d, x, Hd, scale, damping, self._degree)
+
+        unit = self._norm**2 or 1.0
+        return steihaug(
+            product,
+            gradient,
+            inverse,
+            enough=max(_FORCING, 0.3 * self._tol / self._optimality(self._at)) ** 2,
+            radius=self._radius,
+            limit=_INNER,
+            unit=unit,
+            longest=_length(x, _inverse(inverse)) ** 2 / unit,
+        )
 
     # --- what others see ----------------------------------------------------------------------------------------------
 

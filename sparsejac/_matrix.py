@@ -12,6 +12,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks
+from ._checks import Triangle
 from ._pattern import Indices, Pattern, index_dtype
 
 
@@ -110,9 +111,15 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
 
 
 def check_finite(
-    values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool, name: str = "A"
+    values: NDArray[Any],
+    indices: Indices | None,
+    indptr: Indices | None,
+    *,
+    transposed: bool,
+    name: str = "A",
+    part: Triangle | None = None,
 ) -> None:
-    _checks.finite_blocks(name, values, lambda *where: _place(where, indices, indptr, transposed=transposed))
+    _checks.finite_blocks(name, values, lambda *where: _place(where, indices, indptr, transposed=transposed), part)
 
 
 def _place(
@@ -127,19 +134,22 @@ def _place(
 
 
 def check_nonnegative(
-    values: NDArray[Any], indices: Indices | None, indptr: Indices | None, *, transposed: bool
-) -> None:
-    """Refuse negative entries. In pieces, so that no mask of A's size is made."""
-    if values.dtype.kind in "bu":
-        return
-    step = max(1, 2**15 // max(1, values[:1].size))
-    for start in range(0, len(values), step):
-        piece = values[start : start + step]
-        if piece.size and piece.min() < 0:
+    values: NDArray[Any],
+    indices: Indices | None,
+    indptr: Indices | None,
+    *,
+    transposed: bool,
+    part: Triangle | None = None,
+) -> float:
+    """The largest entry; negative ones are refused. In pieces, so that no mask of A's size is made."""
+    largest = 0.0
+    for start, piece in _checks.pieces(values, part):
+        if values.dtype.kind not in "bu" and piece.min() < 0:
             where = [int(index) for index in np.unravel_index(int(np.argmin(piece)), piece.shape)]
-            value = piece[tuple(where)]
             i, j = _place((where[0] + start, *where[1:]), indices, indptr, transposed=transposed)
-            raise _checks.negative(i, j, value)
+            raise _checks.negative(i, j, piece[tuple(where)])
+        largest = max(largest, float(piece.max()))
+    return largest
 
 
 def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
@@ -163,6 +173,19 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
     cursor += np.diff(diagonal)
     i, j = _kernels.csr_asymmetry(indptr, indices, values, cursor)
     return (int(i), int(j)) if i >= 0 else None
+
+
+def has_zeros(values: NDArray[Any], indices: Indices | None) -> bool:
+    """Whether a sparse matrix stores zeros."""
+    return indices is not None and int(np.count_nonzero(values)) < values.size
+
+
+def without_zeros(values: NDArray[Any], indices: Any, indptr: Any) -> tuple[NDArray[Any], Indices, Indices]:
+    """CSR arrays of our own, of the entries that are not zero."""
+    k = indptr.size - 1
+    matrix = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k)).copy()
+    matrix.eliminate_zeros()
+    return matrix.data, matrix.indices, matrix.indptr
 
 
 # --- Y, beside A ----------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _checks
+from ._checks import Triangle
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
-Triangle = Literal["upper", "lower"]
 Spans = tuple[NDArray[np.int64], NDArray[np.int64]]  # columns left[i] <= j < right[i] of each row; both ascend
 
 

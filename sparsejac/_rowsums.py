@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from . import _checks, _machine, _matrix
-from ._checks import Pairs, Uplo
+from ._checks import Pairs, Triangle, Uplo
 from ._linear import Operator
 from ._pattern import Indices, Pattern, Spans, index_dtype, triangle
 from ._rows import MemoryRows, frozen
@@ -29,8 +29,8 @@ class RowSums:
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Real and symmetric. Referenced if it is dense or in canonical CSR or CSC format, in any dtype, and never written to; other formats are
-        converted once.
+        Real and symmetric, in any dtype that `JacobianBuilder` takes. Referenced if it is dense or in canonical CSR or CSC format, and never
+        written to; other formats are converted once.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a
         dense one they are not read. Default: A is whole, which is checked.
@@ -62,7 +62,10 @@ class RowSums:
 
     Notes
     -----
-    **Memory.** Beside A: 56 k bytes, and 24 k more while it is made.
+    **Memory.** Beside A: up to 40 k bytes, and as much again while it is made.
+
+    **Later changes.** If values of A are changed in place, the next `value` sees that; an operator keeps the A x of when it was made. The structure of a
+    sparse A must not change.
 
     **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
     a symmetric A.
@@ -112,31 +115,44 @@ class RowSums:
             workers = _checks.positive_integer("workers", workers)
         # The transposed is the same matrix, and may be what the kernels can read; its upper triangle is the lower one.
         values, indices, indptr, mirrored = _readable(A)
+        which: Triangle = "upper" if (uplo != "L") != mirrored else "lower"
+        part = which if uplo is not None and indices is None else None  # what is beside it is not read
         if self._check_finite:
-            _matrix.check_finite(values, indices, indptr, transposed=mirrored)
+            _matrix.check_finite(values, indices, indptr, transposed=mirrored, part=part)
         if uplo is None:
             defect = _matrix.asymmetry(values, indices, indptr)
+            if defect is not None and _matrix.has_zeros(values, indices):  # one of them may be beside nothing
+                defect = _matrix.asymmetry(*_matrix.without_zeros(values, indices, indptr))
             if defect is not None:
                 raise _checks.not_symmetric_sums(*defect)
-        upper = (uplo != "L") != mirrored
-        whole = triangle(k, "upper" if upper else "lower")
-        side = triangle(k, "upper" if upper else "lower", offset=max(ignored, 1))
+        side = triangle(k, which, offset=min(max(ignored, 1), k))
         if indices is None or indptr is None:
             self._pattern = Pattern.dense(k, _restricted(side, ends, pairs))
         else:
             if uplo is not None:
-                beyond = int(indptr[-1]) - Pattern.csr(indptr, indices, whole).entries
-                if beyond:
-                    raise _checks.beside_triangle(uplo, beyond)
+                _check_triangle(values, Pattern.csr(indptr, indices, triangle(k, which)), uplo)
             self._pattern = Pattern.csr(indptr, indices, _restricted(side, ends, pairs))
-        self._values, self._mirrored = values, mirrored
-        self._workers = workers or _machine.cpu_count()
-        self._rows = MemoryRows(values, self._pattern, self._workers)
-        self._diagonal = np.zeros(k)
-        if ignored == 0 and pairs != "between":
-            _take_diagonal(values, self._pattern, self._diagonal)
+        self._values, self._mirrored, self._part = values, mirrored, part
+        self._own = ignored == 0 and pairs != "between"  # whether the diagonal counts
+        self._workers = workers
         self.shape = (k, k)
+        self._place()
         self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
+
+    def _place(self) -> None:
+        self._rows = MemoryRows(self._values, self._pattern, self._workers or _machine.cpu_count())
+        self._take_diagonal()
+
+    def _take_diagonal(self) -> None:
+        self._diagonal = self._rows.diagonal()[0] if self._own else np.zeros(self.shape[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._pattern.check_unchanged()
+        return {name: value for name, value in self.__dict__.items() if name not in ("_rows", "_diagonal")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._place()
 
     def __repr__(self) -> str:
         k = self.shape[0]
@@ -172,6 +188,7 @@ class RowSums:
         array([ 21., 320.])
         """
         x = self._point(x)
+        self._take_diagonal()
         with _silence():
             return x * self._product(x)
 
@@ -207,6 +224,7 @@ class RowSums:
         array([22., 20.])
         """
         x = self._point(x)
+        self._take_diagonal()
         with _silence():
             return RowSumsOperator(self, x, self._product(x))
 
@@ -228,23 +246,29 @@ class RowSums:
         >>> RowSums(np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])).nonzeros()
         array([2, 1, 0])
         """
+        self._take_diagonal()
         found = self._rows.sum("nonzeros", frozen(np.ones(self.shape[0])))
         return found.astype(np.int64) + (self._diagonal != 0)
 
     def _point(self, x: ArrayLike) -> NDArray[Any]:
         k = self.shape[0]
         found = _checks.vector("x", x, k, f"as A is {k}x{k}", finite=self._check_finite)
-        _checks.real("x", found.dtype, "RowSums", "pass its real part, and its imaginary part")
+        _checks.real("x", found.dtype, "RowSums", "pass a real x")
         return np.array(found, np.float64)
 
     def _product(self, u: NDArray[Any]) -> NDArray[Any]:
         """``A u``, of a float64 vector."""
         found = self._rows.sum("symmetric", frozen(u))
-        found += self._diagonal * u
+        with _silence():
+            found += self._diagonal * u
         return found
 
-    def _check_nonnegative(self) -> None:
-        _matrix.check_nonnegative(self._values, self._pattern.indices, self._pattern.indptr, transposed=self._mirrored)
+    def _check_nonnegative(self) -> float:
+        """The largest entry; negative ones are refused."""
+        pattern = self._pattern
+        return _matrix.check_nonnegative(
+            self._values, pattern.indices, pattern.indptr, transposed=self._mirrored, part=self._part
+        )
 
     def _without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowSums:
         """The same with zeros for these of the visited entries, and for the diagonal in these rows: in a copy of A's values."""
@@ -253,8 +277,7 @@ class RowSums:
         result._values = self._values.copy()
         flat = result._values.reshape(-1)
         flat[entries] = 0
-        result._rows = MemoryRows(result._values, self._pattern, self._workers)
-        result._diagonal = self._diagonal.copy()
+        result._place()
         result._diagonal[rows] = 0
         return result
 
@@ -446,10 +469,11 @@ def _restricted(side: Spans, ends: tuple[NDArray[np.int64], NDArray[np.int64]] |
     return np.minimum(left, right), right
 
 
-def _take_diagonal(values: NDArray[Any], pattern: Pattern, out: NDArray[Any]) -> None:
-    if pattern.indices is None:
-        out[:] = values.diagonal()
+def _check_triangle(values: NDArray[Any], part: Pattern, uplo: Uplo) -> None:
+    """A sparse A that is said to be a triangle has no entries beside it, zeros apart."""
+    if part.entries == values.size:
         return
-    entries = pattern.diagonal_entries()
-    found = entries >= 0
-    out[found] = values[entries[found]]
+    inside = sum(np.count_nonzero(values[lo:hi]) for lo, hi in zip(part.lo, part.hi, strict=True))
+    beyond = np.count_nonzero(values) - inside
+    if beyond:
+        raise _checks.beside_triangle(uplo, int(beyond))

@@ -13,6 +13,7 @@ from scipy.optimize import OptimizeResult
 from . import _checks, _machine, _progress, _support
 from ._checks import Pairs, Uplo
 from ._rowsums import RowSums
+from ._steihaug import steihaug
 
 Examination = Literal["auto", "check", "drop", "skip"]
 
@@ -20,6 +21,13 @@ _REFRESH = 100  # products after which A x, which is carried along, is computed 
 _WINDOW = 40  # products over which the speed of convergence is measured
 _PATIENCE = 200  # products that may be left to do, at that speed, before the support of A is examined
 _LINE = 0.01  # the slope at the end of a line search, relative to that at its start
+_LONG_WINDOW, _HOPELESS = 200, 2000  # the same, before steps along curves are tried
+_RADIUS, _SHORTEST = 2.0, 1e-14  # of the trust region, in units of log(x): at first, and where rounding ends it
+_FORCING = (
+    0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
+)
+_INNER = 1000  # steps of conjugate gradients in one of Newton's
+_RANGE = 960  # binary digits before the point, or behind it, at which numbers near the end of their range
 _ROUNDING = 1e-11  # a residual below which none better in `_PATIENCE` products is the end
 
 _MESSAGES = {
@@ -169,7 +177,6 @@ def symmetric_scaling(
         check_finite=check_finite,
         workers=workers,
     )
-    sums._check_nonnegative()
     left_out = _checks.mask(mask, sums.shape[0])
     with _progress.passes("scale", shown=progress) as bar:
         scaling = Scaling(sums, ~left_out, tol, max_products, support, callback, bar)
@@ -193,10 +200,12 @@ class Scaling:
         self._sums, self._kept, self._tol, self._limit = sums, kept, tol, max_products
         self._support, self._callback, self._bar = support, callback, bar
         self._nit = self._n_products = 0
-        self._history: list[tuple[int, float]] = []
+        self._history: list[tuple[int, float, float]] = []  # products, residual, and the best so far
         self._residual = np.inf
         self.leave_lonely_out = False  # leave out rows that have entries with rows that are left out alone
         self._found = _support.without()
+        self._alpha = self._delta = 1.0
+        self._called_at = 0
 
     def leave_out(self, min_nnz: int, min_count: float) -> None:
         """Rows with too few entries, or too little in them."""
@@ -211,29 +220,40 @@ class Scaling:
 
     def run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
         """Scale, or say why not."""
-        d = _checks.positive("target", target, self._kept)
-        start = None if x0 is None else _checks.positive("x0", x0, self._kept)
+        nobody = np.zeros(self._kept.size, np.bool_)
+        for name, value in (("target", target), ("x0", x0)):
+            if value is not None:  # of the right kind, before anything is done
+                _checks.positive(name, value, nobody)
+        self._alpha = _power_of_two(self._sums._check_nonnegative())
         with np.errstate(all="ignore"):  # as in the kernels
             degree = self._product(self._kept.astype(np.float64))
             while self.leave_lonely_out and np.any(lonely := self._kept & (degree == 0)):
-                self._kept &= ~lonely
+                self._kept = self._kept & ~lonely
                 degree = self._product(self._kept.astype(np.float64))
             kept = self._kept
+            d = _checks.positive("target", target, kept)
+            start = None if x0 is None else _checks.positive("x0", x0, kept)
             if not kept.any():
                 return self._nothing()
+            self._delta = _power_of_two(float(np.max(d[kept])))
+            d /= self._delta
             d[~kept] = 1.0
-            beta = np.sqrt(np.sum(d[kept]) / np.sum(degree[kept]))
-            self._note(float(np.max(np.abs(beta**2 * degree - d)[kept] / d[kept])))
             lonely = np.flatnonzero(kept & (degree == 0))
+            beta = _ratio(d[kept], degree[kept]) if lonely.size < np.count_nonzero(kept) else 1.0
+            self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
             verdict = self._unsupported(_support.without(lonely)) if lonely.size else None
             if verdict is None and self._support in ("check", "drop"):
                 verdict = self._examine(d)
-            if verdict is not None:
-                return self._result(np.full(d.size, beta), *verdict)
-            x = np.sqrt(d / degree) if start is None else start
+            if verdict is not None or self._spent(1):
+                return self._result(np.full(d.size, beta), *(verdict or (0,)))
+            x = np.sqrt(d) / np.sqrt(degree) if start is None else start / np.max(start[kept])
             del start, degree, lonely
             x[~kept] = 1.0
-            return self._iterate(x, d)
+            Ax = self._values_at(x)
+            beta = _ratio(d[kept], (x * Ax)[kept])
+            x[kept] *= beta
+            Ax[kept] *= beta
+            return self._along_lines(x, Ax, d)
 
     def _nothing(self) -> OptimizeResult:
         x = np.zeros(self._kept.size)
@@ -247,94 +267,153 @@ class Scaling:
         """An index of the rows that are left out: of nothing, at no cost, if none is."""
         return slice(0) if self._kept.all() else ~self._kept
 
-    # --- the iteration ------------------------------------------------------------------------------------------------
-
-    def _iterate(self, x: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
-        """Of k-vectors there are x, A x, q, A q, s, z, the errors, and d."""
-        from . import _kernels
-
-        own = self._sums._diagonal
-        Ax = self._values_at(x)
-        beta = float(np.sqrt(np.sum(d[self._kept]) / np.sum((x * Ax)[self._kept])))
-        x[self._kept] *= beta
-        Ax[self._kept] *= beta
-        q, Aq, s, t = np.zeros(x.size), np.zeros(x.size), np.empty(x.size), 0.0
-        z, error = np.empty(x.size), np.empty(x.size)
-        fresh, best, best_at = True, np.inf, 0
-        while True:
-            above, below = _kernels.scaling_step(t, x, Ax, q, Aq, s, z, error, d, own)
-            residual = float(np.max(error))
-            if not np.isfinite(residual + above + below):
-                return self._result(x, 3)
-            self._note(residual)
-            if residual < best:
-                best, best_at = residual, self._n_products
-            if fresh and residual <= self._tol:
-                return self._result(x, 1)
-            if self._n_products >= self._limit:
-                return self._result(x, 0)
-            if best < _ROUNDING and self._n_products > best_at + _PATIENCE:
-                return self._result(x, 2)
-            if not fresh and (residual <= self._tol or self._n_products % _REFRESH == 0):
-                Ax, t, fresh = self._values_at(x), 0.0, True
-                continue
-            if self._support == "auto" and self._is_slow():
-                verdict = self._examine(d)
-                if verdict is not None:
-                    return self._result(x, *verdict)
-            slope = _kernels.scaling_direction(above / below if below > 0 else 0.0, x, Ax, q, s, z, d)
-            if not slope < 0:
-                slope = _kernels.scaling_direction(0.0, x, Ax, q, s, z, d)
-            Aq = self._product(q)
-            Aq[self._left_out] = 0.0
-            t, fresh = self._length(slope, q, Aq, s, d), False
-            self._nit += 1
-            if self._callback is not None:
-                try:
-                    self._callback(self._state(x + t * q))
-                except StopIteration:
-                    return self._result(x + t * q, 99)
-
-    def _length(self, slope: float, q: NDArray[Any], Aq: NDArray[Any], s: NDArray[Any], d: NDArray[Any]) -> float:
-        """The t for which ``½ (x + t q)ᵀA (x + t q) - d·log(x + t q)`` is least.
-
-        With ``s = q/x`` its derivative is ``g·s + t (qᵀA q + d·(s²/(1 + t s)))``: in this form nothing cancels near t = 0. It is negative at 0, and
-        grows beyond all bounds where x + t q stops being positive.
-        """
-        from . import _kernels
-
-        square, weight = _kernels.scaling_line(q, Aq, s, d)
-        lowest = float(np.min(s))
-        low, high = 0.0, -1 / lowest if lowest < 0 else np.inf
-        t = -slope / (square + weight) if square + weight > 0 else np.inf
-        if not t < high:
-            t = 0.5 * high if high < np.inf else 1.0
-        for _ in range(60):
-            first, second = _kernels.scaling_slope(t, s, d)
-            at_t, curvature = slope + t * (square + first), square + second
-            if abs(at_t) <= -_LINE * slope:
-                break
-            low, high = (low, t) if at_t > 0 else (t, high)
-            t = t - at_t / curvature if curvature > 0 else np.inf
-            if not low < t < high:
-                t = 0.5 * (low + high) if high < np.inf else 2 * low
-        return t
-
     def _values_at(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x, computed anew, and 1 in the rows that are left out."""
         Ax = self._product(np.where(self._kept, x, 0.0))
         Ax[self._left_out] = 1.0
         return Ax
 
+    def _spent(self, more: int) -> bool:
+        """Whether so many products more would be too many."""
+        return self._n_products + more > self._limit
+
+    # --- along straight lines, one product a step ---------------------------------------------------------------------
+
+    def _along_lines(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
+        """Nonlinear conjugate gradients. Of k-vectors there are x and the last x, A x, q, A q, s, z, the errors, and d."""
+        from . import _kernels
+
+        own = self._sums._diagonal / self._alpha
+        q, Aq, s, z, error = (np.zeros(x.size) for _ in range(5))
+        t, fresh, best, best_at, before = 0.0, True, np.inf, 0, x.copy()
+        while True:
+            above, below = _kernels.scaling_step(t, x, Ax, q, Aq, s, z, error, d, own)
+            residual = float(np.max(error))
+            if not np.isfinite(residual + above + below):
+                return self._result(before, 3)
+            self._note(residual)
+            if residual < best:
+                best, best_at = residual, self._n_products
+            stuck = best < _ROUNDING and self._n_products > best_at + _PATIENCE
+            if not fresh and (residual <= self._tol or stuck or self._spent(2) or self._n_products % _REFRESH == 0):
+                Ax, t, fresh = self._values_at(x), 0.0, True
+                continue
+            if self._interrupted(x):
+                return self._result(x, 99)
+            if residual <= self._tol or stuck or self._spent(2):
+                return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
+            if self._support == "auto" and self._left_to_do(_WINDOW) > _PATIENCE:
+                verdict = self._examine(d)
+                if verdict is not None:
+                    return self._result(x, *verdict)
+            if self._left_to_do(_LONG_WINDOW) > _HOPELESS:
+                del s, z, error, q, Aq, before
+                return self._along_curves(x, self._values_at(x), d)
+            slope = _kernels.scaling_direction(above / below if below > 0 else 0.0, x, Ax, q, s, z, d)
+            if not slope < 0:
+                slope = _kernels.scaling_direction(0.0, x, Ax, q, s, z, d)
+            np.copyto(before, x)
+            Aq = self._product(q)
+            Aq[self._left_out] = 0.0
+            t, fresh = self._length(slope, q, Aq, s, d), False
+            self._nit += 1
+
+    def _length(self, slope: float, q: NDArray[Any], Aq: NDArray[Any], s: NDArray[Any], d: NDArray[Any]) -> float:
+        """The t for which ``½ (x + t q)ᵀA (x + t q) - d·log(x + t q)`` is least.
+
+        With ``s = q/x`` its derivative is ``g·s + t (qᵀA q + d·(s²/(1 + t s)))``: in this form nothing cancels near t = 0. It is negative at 0, and
+        grows beyond all bounds where x + t q stops being positive. Before that, t ends where an x falls to a thousandth: closer to
+        zero, rounding would decide on its sign.
+        """
+        from . import _kernels
+
+        square, weight = _kernels.scaling_line(q, Aq, s, d)
+        lowest = float(np.min(s))
+        low, high = 0.0, -0.999 / lowest if lowest < 0 else np.inf
+        t = min(-slope / (square + weight) if square + weight > 0 else np.inf, high)
+        t = t if t < np.inf else 1.0
+        for _ in range(60):
+            first, second = _kernels.scaling_slope(t, s, d)
+            at_t, curvature = slope + t * (square + first), square + second
+            if abs(at_t) <= -_LINE * slope or (at_t < 0 and t == high):
+                break
+            low, high = (low, t) if at_t > 0 else (t, high)
+            t = min(t - at_t / curvature if curvature > 0 else np.inf, high)
+            if not low < t < np.inf:
+                t = 0.5 * (low + high) if high < np.inf else 2 * low
+        return t
+
+    # --- along curves x∘exp(t s), in log(x) ---------------------------------------------------------------------------
+
+    def _along_curves(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
+        """Newton's method in a trust region, for where straight lines are too short: ``A x`` is computed anew at each x.
+
+        Every x is the best on its ray, so ``½ xᵀA x`` is the same for all, and of the function there remains ``-d·log(x)``. Of k-vectors
+        there are x and the next x, A x, g, the inverse of H's diagonal, four of conjugate gradients, and d.
+        """
+        from . import _kernels
+
+        own, none = self._sums._diagonal / self._alpha, np.zeros(x.size)
+        radius, best, best_at = _RADIUS * float(np.sqrt(np.max(d))), np.inf, 0
+        while True:
+            r = x * Ax
+            gradient = r - d
+            residual = float(np.max(np.abs(gradient) / d))
+            self._note(residual)
+            if residual < 0.9 * best:
+                best, best_at = residual, self._n_products
+            stuck = self._n_products > best_at + (_PATIENCE if best < _ROUNDING else _INNER * 5)
+            if self._interrupted(x):
+                return self._result(x, 99)
+            if residual <= self._tol or stuck or self._spent(2):
+                return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
+            inverse = 1 / (r + own * x * x)
+            rough = float(np.sqrt(np.sum(gradient**2 * inverse) / np.sum(d)))
+            inner = np.where(self._kept, x, 0.0)
+
+            def product(v: NDArray[Any], x: NDArray[Any] = inner, r: NDArray[Any] = r) -> tuple[NDArray[Any], float]:
+                Hd = self._product(x * v)
+                return Hd, _kernels.cg_product(v, x, Hd, r, 0.0, none)
+
+            step = steihaug(
+                product,
+                gradient,
+                inverse,
+                enough=max(min(_FORCING, rough), 0.3 * self._tol / residual) ** 2,
+                radius=radius,
+                limit=min(_INNER, self._limit - self._n_products - 1),
+            )
+            there = x * np.exp(step.s)
+            Ax_there = self._values_at(there)
+            beta = _ratio(d[self._kept], (there * Ax_there)[self._kept])
+            gained = float(np.sum((d * step.s)[self._kept])) + float(np.sum(d[self._kept])) * np.log(beta)
+            there[self._kept] *= beta
+            Ax_there[self._kept] *= beta
+            self._nit += 1
+            steepness = float(np.sum((there * Ax_there - d) ** 2 * inverse))
+            # A difference of the function's values is mostly rounding near its end, and the gradient decides.
+            near = step.predicted < 1e-10 * float(np.sum(d))
+            flatter = steepness < float(np.sum(gradient**2 * inverse))
+            if np.isfinite(steepness) and (flatter if near else gained > 0.1 * step.predicted):
+                x, Ax = there, Ax_there
+                if not near and gained < 0.25 * step.predicted:
+                    radius = 0.5 * step.length
+                elif not step.solved:
+                    radius = max(radius, 2 * step.length)
+            else:
+                radius = 0.25 * step.length
+                if radius < _SHORTEST:
+                    return self._result(x, 2)
+
     # --- whether there is a scaling -----------------------------------------------------------------------------------
 
-    def _is_slow(self) -> bool:
-        """Whether at the speed of the last products more than `_PATIENCE` of them are left to do."""
-        if len(self._history) <= _WINDOW:
-            return False
-        (before, then), (now, residual) = self._history[-1 - _WINDOW], self._history[-1]
-        speed = np.log(then / residual) / (now - before)
-        return bool(np.log(residual / max(self._tol, 1e-15)) > _PATIENCE * speed)
+    def _left_to_do(self, window: int) -> float:
+        """How many products more it takes, at the speed at which the best residual fell in the last ones."""
+        if len(self._history) <= window:
+            return 0.0
+        (before, _, then), (now, _, best) = self._history[-1 - window], self._history[-1]
+        speed = np.log(then / best) / (now - before) if best > 0 else np.inf
+        return float(np.log(best / max(self._tol, 1e-15)) / speed) if speed > 0 else np.inf
 
     def _examine(self, d: NDArray[Any]) -> tuple[int, str] | None:
         """Find out whether A has support: status and message if it has none, or not all that it needs."""
@@ -377,8 +456,19 @@ class Scaling:
     # --- what others see ----------------------------------------------------------------------------------------------
 
     def _product(self, u: NDArray[Any]) -> NDArray[Any]:
+        """``A u / alpha``: a power of two, and 1 unless entries of A are so large or small that sums might leave the range of numbers."""
         self._tick()
-        return self._sums._product(u)
+        return self._sums._product(u if self._alpha == 1 else u / self._alpha)
+
+    def _interrupted(self, x: NDArray[Any]) -> bool:
+        if self._callback is None or self._nit == self._called_at:
+            return False
+        self._called_at = self._nit
+        try:
+            self._callback(self._state(x))
+        except StopIteration:
+            return True
+        return False
 
     def _tick(self) -> None:
         self._n_products += 1
@@ -389,11 +479,12 @@ class Scaling:
 
     def _note(self, residual: float) -> None:
         self._residual = residual
-        self._history.append((self._n_products, residual))
+        best = min(residual, self._history[-1][2]) if self._history else residual
+        self._history.append((self._n_products, residual, best))
 
     def _state(self, x: NDArray[Any], **more: Any) -> OptimizeResult:
         return OptimizeResult(
-            x=np.where(self._kept, x, np.nan),
+            x=np.where(self._kept, x * np.sqrt(self._delta / self._alpha), np.nan),
             residual=self._residual,
             nit=self._nit,
             n_products=self._n_products,
@@ -407,10 +498,21 @@ class Scaling:
         return self._state(
             x,
             kept=self._kept,
-            history=np.array(self._history).reshape(-1, 2),
+            history=np.array(self._history).reshape(-1, 3)[:, :2],
             unsupported_rows=self._found.rows,
             unsupported_entries=np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1),
             status=status,
             success=status == 1,
             message=message,
         )
+
+
+def _power_of_two(number: float) -> float:
+    """1; for a number so near an end of the range that sums might leave it, the power of two that takes it away from there."""
+    exponent = int(np.frexp(number)[1])
+    return float(np.ldexp(1.0, exponent - int(np.clip(exponent, -_RANGE, _RANGE))))
+
+
+def _ratio(d: NDArray[Any], r: NDArray[Any]) -> float:
+    """What x is multiplied by to be the best on its ray: the root of ``d·1 / r·1``, as a quotient of roots, which overflows later."""
+    return float(np.sqrt(np.sum(d)) / np.sqrt(np.sum(r)))

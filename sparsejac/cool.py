@@ -213,7 +213,6 @@ def balance(
         sums = sums_of("between")
         share = 1 - (np.bincount(chromosomes, minlength=len(names)) / k)[chromosomes]
         start = None if start is None else start / share
-    sums._check_nonnegative()
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
         result, unscaled = _scaled(

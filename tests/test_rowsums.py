@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import scipy.sparse
 from support import SIZES, assert_same, compare, integers, matrix
 
-from sparsejac import JacobianBuilder, RowSums
+from sparsejac import JacobianBuilder, RowSums, symmetric_scaling
 
 FORMS = ["C", "F", "strided", "csr", "csc", "coo"]
 PARTS = {
@@ -139,10 +140,45 @@ def test_pickles():
     assert_same(J @ x, sums.operator(x) @ x)
 
 
+@pytest.mark.parametrize("form", ["C", "csr"])
+def test_changed_values_are_seen(form):
+    A, x = given(7, form, None), integers((7,), seed=1)
+    sums = RowSums(A)
+    if form == "C":
+        A *= 2
+    else:
+        A.data *= 2
+    assert_same(sums.value(x), x * (A @ x))
+    assert len(pickle.dumps(sums)) < len(pickle.dumps(A)) + 1500  # once
+
+
+def test_zeros_that_only_one_side_stores():
+    A = scipy.sparse.csr_array(([1.0, 1, 1, 0], ([0, 1, 1, 2], [1, 0, 1, 1])), shape=(4, 4))
+    assert A.nnz == 4
+    assert_same(RowSums(A).value(np.ones(4)), np.array([1.0, 2, 0, 0]))
+    blocks = scipy.sparse.bsr_array(np.triu(np.ones((4, 4))), blocksize=(2, 2))
+    assert_same(RowSums(blocks, uplo="U").value(np.ones(4)), np.full(4, 4.0))
+    A.data[3] = 5
+    with pytest.raises(ValueError, match=r"A must be symmetric, but A\[(1, 2|2, 1)\] != "):
+        RowSums(A)
+
+
+def test_what_is_beside_a_triangle_is_not_read():
+    for A, uplo in [([[1.0, 2.0], [np.nan, 3.0]], "U"), ([[1.0, -np.inf], [2.0, 3.0]], "L")]:
+        assert_same(RowSums(A, uplo=uplo).value(np.ones(2)), np.array([3.0, 5.0]))
+        assert_same(RowSums(np.asfortranarray(A), uplo=uplo).value(np.ones(2)), np.array([3.0, 5.0]))
+        assert symmetric_scaling(A, uplo=uplo).success
+
+
+def test_any_number_of_diagonals():
+    for many in (3, 2**40, sys.maxsize, 2**70):
+        assert_same(RowSums(np.ones((3, 3)), ignore_diags=many).value(np.ones(3)), np.zeros(3))
+
+
 def test_nan_and_infinity_if_they_are_wanted():
     sums = RowSums(np.array([[1.0, np.nan], [np.nan, 2.0]]), check_finite=False)
     np.testing.assert_array_equal(sums.value([1.0, 0.0]), [np.nan, np.nan])
-    np.testing.assert_array_equal(sums.operator([np.inf, 1.0]).diagonal(), [np.nan, np.nan])
+    np.testing.assert_array_equal(sums.operator([1.0, 0.0]).diagonal(), [np.nan, np.nan])
 
 
 S = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 1.0]]))
@@ -163,6 +199,7 @@ S = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 1.0]]))
         ((S, {"groups": "ab"}), ValueError, r"groups must be a label for each of the 2 rows, .* shape \(\)"),
         ((np.eye(3), {"groups": ["a", "b", "a"]}), ValueError, "must be neighbours, but group 'a' begins again at row 2"),
         ((np.eye(3), {"groups": [1, 2, 1]}), ValueError, "must be neighbours, but group 1 begins again at row 2"),
+        ((np.eye(2), {"groups": [[1], [2, 3]]}), ValueError, "groups must be labels that can be compared"),
         ((S, {"ignore_diags": -1}), ValueError, "ignore_diags must be an integer, 0 or more, got -1"),
         ((S, {"ignore_diags": 1.5}), TypeError, r"ignore_diags must be an integer, 0 or more, got 1.5 \(float\)"),
         ((S, {"workers": 0}), ValueError, "workers must be a positive integer"),

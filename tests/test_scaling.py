@@ -127,6 +127,9 @@ def test_rows_that_are_left_out():
     np.testing.assert_allclose(result.x[~mask], part.x, rtol=1e-7)
     again = symmetric_scaling(A, np.arange(1.0, 21), mask=mask, x0=result.x)
     assert again.nit <= 1
+    lonely = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]])
+    first = symmetric_scaling(lonely, min_nnz=2)
+    assert symmetric_scaling(lonely, [1.0, 1.0, 1.0, np.nan], min_nnz=2, x0=first.x).nit <= 1
     assert symmetric_scaling(A, np.where(mask, -1.0, 1.0), mask=mask).success  # nobody asks for those targets
 
 
@@ -275,6 +278,14 @@ def test_the_examination_needs_memory(monkeypatch):
 # --- how it ends ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("most", range(1, 15))
+def test_no_more_products_than_allowed(most):
+    result = symmetric_scaling(positive(30), max_products=most)
+    assert result.n_products <= most
+    assert result.residual == pytest.approx(residual(positive(30), result.x), rel=1e-6, abs=1e-14)
+    assert result.success == (result.residual <= 1e-8)
+
+
 def test_max_products():
     result = symmetric_scaling(positive(30), max_products=4)
     assert (result.status, result.success, result.n_products) == (0, False, 4)
@@ -291,9 +302,66 @@ def test_rounding():
 
 
 def test_out_of_range():
-    result = symmetric_scaling(np.array([[0.0, 1e308], [1e308, 1e308]]), support="skip")
+    """Of a star x diverges; there it ends with the last x that has numbers."""
+    result = symmetric_scaling(STAR, support="skip")
     assert result.status == 3
     assert "leaves the range of numbers" in result.message
+    assert (result.x > 0).all()
+    assert np.isfinite(result.x).all()
+    assert result.residual == pytest.approx(residual(STAR, result.x))
+
+
+@pytest.mark.parametrize(
+    ("A", "d"),
+    [
+        ([[1e308, 1.7e308], [1.7e308, 1e308]], 1.0),
+        (np.full((2, 2), 1e-310), 1.0),
+        (np.eye(2), [1e308, 1.7e308]),
+        (np.diag([1e300, 1e-300]), [1e-300, 1e300]),
+        (1e-300 * np.eye(2), 1e300),
+        (np.ones((3, 3)), [1e4, 1e8, 1e-12]),
+        ([[1, 5, 6, 8], [5, 1, 13, 49], [6, 13, 1, 0.3], [8, 49, 0.3, 1]], [1e-8, 1e8, 1e-2, 1e6]),
+    ],
+)
+def test_the_ends_of_the_range(A, d):
+    result = symmetric_scaling(A, d)
+    assert result.success
+    assert (result.x > 0).all()
+    with np.errstate(all="ignore"):
+        r = result.x * (np.asarray(A) / 16 @ result.x) * 16
+    assert np.max(np.abs(r - d) / d) <= 1.01e-8
+    for scale in (1e160, 1e-165):
+        assert symmetric_scaling(np.ones((2, 2)), x0=[scale, scale]).success
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1e-10), (1.0, 1e-5), (1e-2, 1e-8)])
+def test_curved_valleys(ends):
+    """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const, Newton's steps in log(x) do not."""
+    C = np.random.default_rng(0).random((10, 10))
+    for A in (
+        np.array([[ends[0], 1e5], [1e5, ends[1]]]),
+        np.block([[ends[0] * np.eye(10), C], [C.T, ends[1] * np.eye(10)]]),
+    ):
+        result = symmetric_scaling(A)
+        assert result.success
+        assert residual(A, result.x) <= 1.01e-8
+        assert result.n_products < 2000
+        mask = np.zeros(len(A) + 1, bool)
+        mask[1] = True
+        B = np.insert(np.insert(A, 1, 7.0, axis=0), 1, 7.0, axis=1)
+        masked = symmetric_scaling(B, mask=mask)
+        assert masked.success
+        assert residual(A, masked.x[~mask]) <= 1.01e-8
+        for most in (205, 210, 250):
+            assert symmetric_scaling(A, max_products=most).n_products <= most
+
+
+def test_beyond_the_digits_that_numbers_have():
+    """A valley so flat that rounding hides its slope: it ends, and says so."""
+    result = symmetric_scaling(np.array([[1e-3, 1e5], [1e5, 1e-9]]))
+    assert (result.status, result.success) == (2, False)
+    assert result.residual < 1e-5
+    assert result.n_products < 10_000
 
 
 def test_callback():
@@ -302,6 +370,8 @@ def test_callback():
     assert len(seen) == result.nit
     assert [state.nit for state in seen] == list(range(1, result.nit + 1))
     np.testing.assert_array_equal(seen[-1].x, result.x)
+    for state in seen:
+        assert state.residual == pytest.approx(residual(positive(30), state.x), rel=1e-6, abs=1e-14)
 
     def stop(state):
         if state.nit == 3:
