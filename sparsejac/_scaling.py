@@ -64,7 +64,7 @@ def symmetric_scaling(
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Symmetric, without negative entries; as for `RowSums`: referenced, in any dtype.
+        Symmetric, without negative entries; referenced, as by `RowSums`.
     target : float or array_like, shape (k,), default 1.0
         The row sums, positive.
     x0 : array_like, shape (k,), optional
@@ -82,7 +82,7 @@ def symmetric_scaling(
         When to find out whether a scaling exists: if convergence is slow; at the start; at the start, and leave out the entries that no scaling
         can keep; never.
     max_products : int, default 20000
-        Passes over A at most.
+        Passes over A at most, but for those that `min_nnz` and `min_count` ask for.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only: see `RowSums`, as for the next three.
     ignore_diags : int, default 0
@@ -104,11 +104,12 @@ def symmetric_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``residual``, which is
-        ``max |x ∘ (A x) - target| / target``; ``nit`` steps; ``n_products`` passes over A, all that there were; ``history``, the residual after each
-        product with A; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
+        ``max |x ∘ (A x) - target| / target``; ``nit`` steps; ``n_products`` passes over A, all that there were; ``history``, an array of
+        (passes so far, residual), first that of equal x, which the sums of A's rows tell, then that of the start; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
         ``status``: 1 converged; 0 max_products was reached; 2 rounding prevents progress; 3 x leaves the range of numbers;
         4 no scaling exists, for A has no support: `unsupported_rows` have entries in too few columns; 5 none exists, for
-        A has no total support: in the limit `unsupported_entries` would be zero; 99 stopped by the callback.
+        A has no total support: in the limit `unsupported_entries` would be zero; 99 stopped by the callback. Unless it is 1, x is that of
+        the last step, and equal numbers where there was none.
 
     Raises
     ------
@@ -121,21 +122,22 @@ def symmetric_scaling(
     Notes
     -----
     **Method.** The scaling is the minimum of ``½ xᵀA x - target·log(x)``, which in ``u = log(x)`` is convex, with the gradient ``r - target`` for
-    ``r = x ∘ (A x)`` and the Hessian ``Diag(r) + Diag(x) A Diag(x)`` [1]_, [2]_. Conjugate gradients in u, preconditioned with the
-    Hessian's diagonal, keep their directions conjugate by the Hessian at each point; and they move along straight lines in x, on which A x is
-    linear: a product with A for each step gives the next direction, the exact minimum on the line, and the next residual. So the nonlinear
-    iteration takes no more products than linear conjugate gradients would at its end, where Newton's method [3]_ solves a system anew in each
-    step and Sinkhorn's iteration ``x ← x / sqrt(r / target)`` [4]_ converges linearly, at a speed that gets worse as A's support gets weaker.
-    ``A x`` is carried along, computed anew every hundred products, and once more before the result is called converged.
+    ``r = x ∘ (A x)`` and the Hessian ``Diag(r) + Diag(x) A Diag(x)`` [1]_, [2]_. Nonlinear conjugate gradients in u, preconditioned with the
+    Hessian's diagonal, keep each direction conjugate to the last one by the Hessian where they are; and they move along straight lines in x, on which A x is
+    linear: one product with A gives the next direction, the exact minimum on its line, and the residual there. Newton's method [3]_
+    solves a system anew in each step; Sinkhorn's iteration ``x ← x / sqrt(r / target)`` [4]_ converges linearly, the slower the weaker A's
+    support is. Where straight lines are too short, as where x can grow in one part of A and fall in another at nearly no cost, and thousands of products would
+    be left to do, Newton's method in u, in a trust region, goes on along curves ``x ∘ exp(s)``. ``A x`` is carried along, computed anew every hundred products,
+    and once more before the result is called converged.
 
     **What exists.** For every target there is a scaling if the diagonal is positive. For target 1 one exists if and only if A has total support: every
     positive entry is on a positive diagonal (a permutation whose entries are all positive); for other targets, if some symmetric matrix
     with those row sums is positive where A is, and only there [2]_. This is found out by a maximum matching, or flow, and the strongly connected components
-    of its residual graph. It is unique but for parts of A that are bipartite: there one side times t and the other by t is another one. Where there is none, x
-    diverges, and the residual tends to zero very slowly (with support) or not at all. For targets that are not in small integer ratios only the
+    of its residual graph. A scaling is unique but for parts of A that are bipartite: there one side times t and the other by t is another one. Where there is
+    none, x diverges, and the residual tends to zero slowly (with support: ``"skip"``, or a loose `tol`, will find an x for it) or not at all. For targets that are not in small integer ratios only a
     lack of support is found out, to rounding.
 
-    **Memory.** Beside A, 14 k-vectors, and 4 more for each worker if A is sparse; if support is examined, some hundred bytes for each entry, and it is
+    **Memory.** Beside A at most 20 k-vectors, and 3 more for a second worker; if support is examined, some hundred bytes for each entry, and it is
     left out where the memory is not there; ``"drop"`` copies A's values.
 
     References
@@ -250,9 +252,7 @@ class Scaling:
             del start, degree, lonely
             x[~kept] = 1.0
             Ax = self._values_at(x)
-            beta = _ratio(d[kept], (x * Ax)[kept])
-            x[kept] *= beta
-            Ax[kept] *= beta
+            self._stretch(x, Ax, d)
             return self._along_lines(x, Ax, d)
 
     def _nothing(self) -> OptimizeResult:
@@ -272,6 +272,14 @@ class Scaling:
         Ax = self._product(np.where(self._kept, x, 0.0))
         Ax[self._left_out] = 1.0
         return Ax
+
+    def _stretch(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> float:
+        """Multiply x, and A x, by what makes it the best on its ray: ``xᵀA x = d·1``."""
+        kept = self._kept
+        beta = _ratio(d[kept], (x * Ax)[kept])
+        x[kept] *= beta
+        Ax[kept] *= beta
+        return beta
 
     def _spent(self, more: int) -> bool:
         """Whether so many products more would be too many."""
@@ -353,6 +361,7 @@ class Scaling:
         """
         from . import _kernels
 
+        self._stretch(x, Ax, d)
         own, none = self._sums._diagonal / self._alpha, np.zeros(x.size)
         radius, best, best_at = _RADIUS * float(np.sqrt(np.max(d))), np.inf, 0
         while True:
@@ -385,10 +394,8 @@ class Scaling:
             )
             there = x * np.exp(step.s)
             Ax_there = self._values_at(there)
-            beta = _ratio(d[self._kept], (there * Ax_there)[self._kept])
-            gained = float(np.sum((d * step.s)[self._kept])) + float(np.sum(d[self._kept])) * np.log(beta)
-            there[self._kept] *= beta
-            Ax_there[self._kept] *= beta
+            beta = self._stretch(there, Ax_there, d)
+            gained = float(np.sum((d * (step.s + np.log(beta)))[self._kept]))
             self._nit += 1
             steepness = float(np.sum((there * Ax_there - d) ** 2 * inverse))
             # A difference of the function's values is mostly rounding near its end, and the gradient decides.
@@ -403,7 +410,7 @@ class Scaling:
             else:
                 radius = 0.25 * step.length
                 if radius < _SHORTEST:
-                    return self._result(x, 2)
+                    return self._result(x, 2 if np.max(x) < 1e100 * np.min(x) else 3)
 
     # --- whether there is a scaling -----------------------------------------------------------------------------------
 
@@ -434,8 +441,10 @@ class Scaling:
     def _unsupported(self, found: _support.Support) -> tuple[int, str]:
         self._found = found
         if not found.rows.size:
+            count = found.unsupported
+            which = "1 of its entries is" if count == 1 else f"{count} of its entries are"
             return 5, (
-                f"no scaling exists, as A has support, but no total support: {found.unsupported} of its entries are on no positive diagonal, "
+                f"no scaling exists, as A has support, but no total support: {which} on no positive diagonal, "
                 'and in the limit would be zero; support="drop" leaves them out'
             )
         first = ", ".join(map(str, found.rows[:3])) + (", …" if found.rows.size > 3 else "")

@@ -370,3 +370,57 @@ def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):
     os.close(master)
     quiet = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60)
     assert quiet.stderr == b""  # not in a log file
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "mtx"])
+def test_scale(folder, capsys, form):
+    A = np.array([[0.0, 2, 1], [2, 0, 3], [1, 3, 0]])
+    np.save("S.npy", A)
+    scipy.sparse.save_npz("S.npz", scipy.sparse.csr_array(A))
+    scipy.io.mmwrite("S.mtx", scipy.sparse.coo_matrix(A))
+    np.save("d.npy", np.array([3.0, 4.0, 5.0]))
+    code, out, err = run(capsys, "scale", f"S.{form}", "-o", "x.npy")
+    assert (code, err) == (0, "")
+    x = np.load("x.npy")
+    np.testing.assert_allclose(x * (A @ x), 1, atol=1e-8)
+    assert "scale: converged: the residual" in out
+    assert re.search(r"3 of 3 rows, \d+ passes over A, in [\d.]+ s, reading and compiling included\n", out)
+    assert out.endswith("   x written to x.npy\n")
+    assert run(capsys, "scale", f"S.{form}", "--target", "d.npy", "-o", "y.npy", "--tol", "1e-12")[0] == 0
+    y = np.load("y.npy")
+    np.testing.assert_allclose(y * (A @ y), [3, 4, 5], atol=1e-11)
+
+
+def test_scale_options(folder, capsys):
+    scipy.sparse.save_npz("U.npz", scipy.sparse.csr_array(np.triu(np.ones((5, 5)))))
+    assert run(capsys, "scale", "U.npz", "--uplo", "U", "-o", "x.npy")[0] == 0
+    np.testing.assert_allclose(np.load("x.npy"), 1 / np.sqrt(5))
+    assert run(capsys, "scale", "U.npz", "--uplo", "U", "--ignore-diags", "1", "-o", "x.npy")[0] == 0
+    np.testing.assert_allclose(np.load("x.npy"), 1 / 2)
+    half = np.zeros((4, 4))
+    half[:3, :3] = [[1, 1, 0], [1, 0, 1], [0, 1, 0]]
+    np.save("H.npy", half)
+    code, out, _ = run(capsys, "scale", "H.npy")
+    assert (code, "row 3 has no entries; min_nnz=1" in out) == (1, True)
+    code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "check")
+    assert (code, "no total support: 2 of its entries" in out) == (1, True)
+    assert run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "drop", "-o", "x.npy")[0] == 0
+    np.testing.assert_array_equal(np.isnan(np.load("x.npy")), [False, False, False, True])
+    assert run(capsys, "scale", "H.npy", "--min-count", "2", "--max-products", "1")[0] == 1
+
+
+def test_scale_wrong_use(folder, capsys):
+    np.save("S.npy", np.eye(3))
+    for arguments, message in [
+        (["none.npy"], "No such file.*none.npy"),
+        (["none.cool"], "none.cool does not exist"),
+        (["A.npy"], r"A must be symmetric, but A\[0, 1\] != A\[1, 0\]"),
+        (["S.npy", "--tol", "-1"], "tol must be at least 0"),
+        (["S.npy", "-o", "x.npz"], r"must end in \.npy"),
+        (["S.npy", "-o", "S.npy"], "output S.npy is also an input"),
+        (["S.npy", "--write"], "--write is for contact maps, and S.npy is a matrix"),
+        (["S.npy", "--mad-max", "3"], "--mad-max is for contact maps, and S.npy is a matrix"),
+        (["S.npy", "--cis-only", "--trans-only"], "not allowed with"),
+        (["S.npy", "--support", "x"], "invalid choice"),
+    ]:
+        wrong_use(capsys, "scale", *arguments, message=message)

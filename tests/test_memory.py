@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from support import random_csr
 
-from sparsejac import JacobianBuilder, LeastSquares, fit, jacobian
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, jacobian, symmetric_scaling
 from sparsejac.testing import check_jacobian
 
 K = 1100  # enough entries for two threads
@@ -109,6 +109,23 @@ def operations_of(form, size=K):
             f"fit{name}": (lambda B=B, C=C: fit(B, C, x, workers=2), dense + 8 * 20 * k),
             f"fit from data{name}": (lambda B=B, C=C: fit(B, C, workers=2), dense + 8 * 20 * k),
         }
+    S = A + A.T
+    U = scipy.sparse.triu(S).tocsr() if packed else S
+    row_sums = RowSums(U, uplo="U", workers=2)
+    both = row_sums.operator(x)
+    pass_over = sums + 8 * 5 * k
+    dense = 0 if packed else 2 * 2**20  # pieces of a triangle, and their masks
+    operations |= {
+        "RowSums": (lambda: RowSums(U, uplo="U", workers=2), dense + 80 * k),
+        "RowSums.value": (lambda: row_sums.value(x), pass_over),
+        "RowSums.nonzeros": (row_sums.nonzeros, pass_over),
+        "RowSums.operator": (lambda: row_sums.operator(x), pass_over + 8 * 2 * k),
+        "RowSumsOperator @ v": (lambda: both @ x, pass_over),
+        "RowSumsOperator.T @ v": (lambda: both.T @ x, pass_over),
+        "RowSumsOperator.diagonal": (both.diagonal, 8 * 3 * k),
+        "symmetric_scaling": (lambda: symmetric_scaling(U, uplo="U", workers=1), dense + 8 * 20 * k),
+        "symmetric_scaling, two workers": (lambda: symmetric_scaling(U, uplo="U", workers=2), dense + 8 * 23 * k),
+    }
     J = builder.tocsr(x)
     operations["tocsr(out=)"] = (lambda: builder.tocsr(x, out=J), 8 * k)
     buffer *= 2  # for Y, too
@@ -187,7 +204,7 @@ def test_high_water_mark_of_the_process(form):
         timeout=300,
     )
     lines = [line.split(";") for line in done.stdout.splitlines()]
-    assert len(lines) == 32
+    assert len(lines) == 41
     for name, found, allowed in lines:
         assert int(found) < int(allowed) + 6 * 2**20, name  # pages, and what the allocator keeps for later
 

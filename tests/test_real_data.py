@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from sparsejac import JacobianBuilder, cli
+from sparsejac import JacobianBuilder, cli, symmetric_scaling
 from sparsejac.testing import check_jacobian
 
 GRAPHS = [
@@ -114,3 +114,59 @@ print(_machine.peak_memory())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert int(done.stdout) < 2**30
+
+
+def assert_same_but_for_a_factor(x, expected):
+    """To 1e-6, where both have numbers; and they have them in the same places."""
+    kept = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(x), kept)
+    ratio = x[kept] / expected[kept]
+    np.testing.assert_allclose(ratio / np.median(ratio), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hic_yeast_10kb", "hic_dm6_100kb"])
+def test_stored_weights_of_cooler(real_data, name):
+    A = scipy.sparse.load_npz(real_data(f"{name}.npz"))
+    weight = np.load(real_data(f"{name}_weights.npz"))["weight"]
+    result = symmetric_scaling(A, mask=np.isnan(weight), ignore_diags=2)
+    assert result.success
+    assert_same_but_for_a_factor(result.x, weight)
+    upper = symmetric_scaling(scipy.sparse.triu(A).tocsr(), uplo="U", mask=np.isnan(weight), ignore_diags=2)
+    np.testing.assert_allclose(upper.x, result.x, rtol=1e-7)
+
+
+def test_stored_vector_of_juicer(real_data):
+    A = scipy.sparse.load_npz(real_data("hic_dm6_100kb.npz"))
+    stored = np.load(real_data("hic_dm6_100kb_weights.npz"))
+    expected, chromosome = 1 / stored["KR"], stored["chrom"]
+    result = symmetric_scaling(A, mask=~np.isfinite(expected), groups=chromosome, pairs="within", min_nnz=1)
+    assert result.success
+    for one in np.unique(chromosome[np.isfinite(expected)]):
+        assert_same_but_for_a_factor(result.x[chromosome == one], expected[chromosome == one])
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("name", GRAPHS[:4])
+def test_weakly_supported_graphs(real_data, name, epsilon):
+    A = scipy.sparse.load_npz(real_data(f"{name}.npz")).astype(np.float64)
+    A = scipy.sparse.csr_array(A + epsilon * scipy.sparse.eye_array(A.shape[0]))
+    result = symmetric_scaling(A)
+    assert result.success
+    assert np.max(np.abs(result.x * (A @ result.x) - 1)) <= 1.01e-8
+
+
+def test_degrees_as_targets(real_data):
+    """With its degrees as targets, a graph is scaled as it is."""
+    A = scipy.sparse.load_npz(real_data("graph_facebook.npz"))
+    result = symmetric_scaling(A, np.asarray(A.sum(axis=0), np.float64).ravel(), support="check")
+    assert result.success
+    np.testing.assert_allclose(result.x, 1)
+
+
+def test_a_map_without_total_support(real_data):
+    A = scipy.sparse.load_npz(real_data("hic_gm12878_2mb.npz"))
+    result = symmetric_scaling(A, min_nnz=1)
+    assert result.status == 5
+    assert "no total support: 234 of its entries" in result.message
+    assert result.n_products < 100
+    assert symmetric_scaling(A, min_nnz=1, support="drop").success
