@@ -947,22 +947,18 @@ def csr_asymmetry(indptr, indices, data, cursor):
     Rows are visited in ascending order, so the entries right of the diagonal of row j are met, transposed, in the order in which
     they are stored: ``cursor[j]`` is the one that must come next. Half a pass, no transposed copy.
     """
-    last = max(indices.size - 1, 0)
     for i in range(cursor.size):
         for p in range(indptr[i] & _NO_SIGN, indptr[i + 1] & _NO_SIGN):
             j = indices[p] & _NO_SIGN
             if j >= i:
                 break
             q = cursor[j] & _NO_SIGN
-            # In nearly every case, and so with one branch; q may be the end of A's last row, and then of its arrays.
-            r = min(q, last)
-            if not ((q < indptr[j + 1]) & (indices[r] == i) & (data[p] == data[r])):
-                if q == indptr[j + 1] or indices[q] > i:
-                    return i, j
-                if indices[q] < i:  # stored, but its mirror image was never met
-                    return np.int64(indices[q]), j
-                if not (np.isnan(data[p]) and np.isnan(data[q])):
-                    return i, j
+            if q == indptr[j + 1] or indices[q] > i:
+                return i, j
+            if indices[q] < i:  # stored, but its mirror image was never met
+                return np.int64(indices[q]), j
+            if data[p] != data[q] and not (np.isnan(data[p]) and np.isnan(data[q])):
+                return i, j
             cursor[j] = q + 1
     for j in range(cursor.size):
         if cursor[j] < indptr[j + 1]:

@@ -17,10 +17,19 @@ BASH = [line for language, code in BLOCKS if language == "bash" for line in code
 
 
 def test_every_block_is_run_here():
-    assert [language for language, _ in BLOCKS] == ["text", "bash", "bash", "python", "python", "python", "bash"]
+    assert [language for language, _ in BLOCKS] == [
+        "text",
+        "bash",
+        "bash",
+        "python",
+        "python",
+        "python",
+        "python",
+        "bash",
+    ]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse", "fit"])
+@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse", "fit", "scaling"])
 def test_python(code, capsys):
     """It runs, and prints what its comments say."""
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102  # our own README
@@ -43,12 +52,14 @@ def test_picture_of_the_pattern():
 
 
 def test_commands(tmp_path, monkeypatch, capsys):
+    test_cool = pytest.importorskip("test_cool", reason="contact maps are written by cooler")
     monkeypatch.chdir(tmp_path)
     scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(np.eye(3)))
     scipy.io.mmwrite("Y.mtx", scipy.sparse.coo_matrix(4 * np.eye(3)))
     np.save("x.npy", np.ones(3))
+    test_cool.write("map.cool", test_cool.contacts())
     commands = [line.split("#")[0].split() for line in BASH if line.startswith("sparsejac ")]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for _, *arguments in commands:
         assert cli.main(arguments) == 0
     assert BASH[0].endswith("sparsejac demo")
