@@ -60,22 +60,20 @@ def choice(name: str, value: Any, alias: Any) -> Any:
 
 
 def positive_integer(name: str, value: object) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
-    except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r} ({type_name(value)})") from None
-    if number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {number}")
-    return number
+    return _integer(name, value, 1, "a positive integer")
 
 
 def nonnegative_integer(name: str, value: object) -> int:
+    return _integer(name, value, 0, "an integer, 0 or more")
+
+
+def _integer(name: str, value: object, least: int, needed: str) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
     except TypeError:
-        raise TypeError(f"{name} must be an integer, 0 or more, got {value!r} ({type_name(value)})") from None
-    if number < 0:
-        raise ValueError(f"{name} must be an integer, 0 or more, got {number}")
+        raise TypeError(f"{name} must be {needed}, got {value!r} ({type_name(value)})") from None
+    if number < least:
+        raise ValueError(f"{name} must be {needed}, got {number}")
     return number
 
 

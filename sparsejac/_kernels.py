@@ -988,6 +988,18 @@ def csr_align(indptr, indices, other_indptr, other_indices, other, out):
     return count, first_i, first_j
 
 
+@_inline
+def _search(indices, low, high, column):
+    """The first of the sorted entries ``low <= p < high`` whose column is not left of this one."""
+    while low < high:
+        middle = (low + high) // 2
+        if indices[middle] < column:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @_map
 def csr_diagonals(indptr, indices, split, diagonal):
     """Where in each row the diagonal and what is right of it starts, and how many diagonal entries earlier rows have.
@@ -997,49 +1009,25 @@ def csr_diagonals(indptr, indices, split, diagonal):
     count = 0
     diagonal[0] = 0
     for i in range(diagonal.size - 1):
-        columns = indices[indptr[i] : indptr[i + 1]]
-        low, high = 0, columns.size
-        while low < high:
-            middle = (low + high) // 2
-            if columns[middle] < i:
-                low = middle + 1
-            else:
-                high = middle
-        if low < columns.size and columns[low] == i:
+        p = _search(indices, indptr[i], indptr[i + 1], i)
+        if p < indptr[i + 1] and indices[p] == i:
             count += 1
         diagonal[i + 1] = count
         if split is not None:
-            split[i] = indptr[i] + low
+            split[i] = p
 
 
 @_map
 def csr_spans(indptr, indices, left, right, lo, hi):
     """The entries of each row whose columns are ``left[i] <= j < right[i]``."""
     for i in range(lo.size):
-        for side in range(2):
-            low, high = indptr[i], indptr[i + 1]
-            bound = right[i] if side else left[i]
-            while low < high:
-                middle = (low + high) // 2
-                if indices[middle] < bound:
-                    low = middle + 1
-                else:
-                    high = middle
-            if side:
-                hi[i] = low
-            else:
-                lo[i] = low
+        lo[i] = _search(indices, indptr[i], indptr[i + 1], left[i])
+        hi[i] = _search(indices, lo[i], indptr[i + 1], right[i])
 
 
 @_map
 def csr_column(lo, hi, indices, s, positions):
     """The entry of each row that is in column s, or -1."""
     for i in range(lo.size):
-        low, high = lo[i], hi[i]
-        while low < high:
-            middle = (low + high) // 2
-            if indices[middle] < s:
-                low = middle + 1
-            else:
-                high = middle
-        positions[i] = low if low < hi[i] and indices[low] == s else -1
+        p = _search(indices, lo[i], hi[i], s)
+        positions[i] = p if p < hi[i] and indices[p] == s else -1

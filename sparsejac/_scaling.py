@@ -251,9 +251,7 @@ class Scaling:
             x = np.sqrt(d) / np.sqrt(degree) if start is None else start / np.max(start[kept])
             del start, degree, lonely
             x[~kept] = 1.0
-            Ax = self._values_at(x)
-            self._stretch(x, Ax, d)
-            return self._along_lines(x, Ax, d)
+            return self._along_lines(x, d) or self._along_curves(x, d)
 
     def _nothing(self) -> OptimizeResult:
         x = np.zeros(self._kept.size)
@@ -287,10 +285,15 @@ class Scaling:
 
     # --- along straight lines, one product a step ---------------------------------------------------------------------
 
-    def _along_lines(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
-        """Nonlinear conjugate gradients. Of k-vectors there are x and the last x, A x, q, A q, s, z, the errors, and d."""
+    def _along_lines(self, x: NDArray[Any], d: NDArray[Any]) -> OptimizeResult | None:
+        """Nonlinear conjugate gradients; None, with x where they have come to, if it would take them too long.
+
+        Of k-vectors there are x and the last x, A x, q, A q, s, z, the errors, and d.
+        """
         from . import _kernels
 
+        Ax = self._values_at(x)
+        self._stretch(x, Ax, d)
         own = self._sums._diagonal / self._alpha
         q, Aq, s, z, error = (np.zeros(x.size) for _ in range(5))
         t, fresh, best, best_at, before = 0.0, True, np.inf, 0, x.copy()
@@ -315,8 +318,7 @@ class Scaling:
                 if verdict is not None:
                     return self._result(x, *verdict)
             if self._left_to_do(_LONG_WINDOW) > _HOPELESS:
-                del s, z, error, q, Aq, before
-                return self._along_curves(x, self._values_at(x), d)
+                return None
             slope = _kernels.scaling_direction(above / below if below > 0 else 0.0, x, Ax, q, s, z, d)
             if not slope < 0:
                 slope = _kernels.scaling_direction(0.0, x, Ax, q, s, z, d)
@@ -353,7 +355,7 @@ class Scaling:
 
     # --- along curves x∘exp(t s), in log(x) ---------------------------------------------------------------------------
 
-    def _along_curves(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
+    def _along_curves(self, x: NDArray[Any], d: NDArray[Any]) -> OptimizeResult:
         """Newton's method in a trust region, for where straight lines are too short: ``A x`` is computed anew at each x.
 
         Every x is the best on its ray, so ``½ xᵀA x`` is the same for all, and of the function there remains ``-d·log(x)``. Of k-vectors
@@ -361,8 +363,9 @@ class Scaling:
         """
         from . import _kernels
 
+        Ax = self._values_at(x)
         self._stretch(x, Ax, d)
-        own, none = self._sums._diagonal / self._alpha, np.zeros(x.size)
+        own = self._sums._diagonal / self._alpha
         radius, best, best_at = _RADIUS * float(np.sqrt(np.max(d))), np.inf, 0
         while True:
             r = x * Ax
@@ -377,18 +380,18 @@ class Scaling:
             if residual <= self._tol or stuck or self._spent(2):
                 return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
             inverse = 1 / (r + own * x * x)
-            rough = float(np.sqrt(np.sum(gradient**2 * inverse) / np.sum(d)))
-            inner = np.where(self._kept, x, 0.0)
+            steepness = float(np.sum(gradient**2 * inverse))
+            inner = x if self._kept.all() else np.where(self._kept, x, 0.0)
 
             def product(v: NDArray[Any], x: NDArray[Any] = inner, r: NDArray[Any] = r) -> tuple[NDArray[Any], float]:
                 Hd = self._product(x * v)
-                return Hd, _kernels.cg_product(v, x, Hd, r, 0.0, none)
+                return Hd, _kernels.cg_product(v, x, Hd, r, 0.0, r)
 
             step = steihaug(
                 product,
                 gradient,
                 inverse,
-                enough=max(min(_FORCING, rough), 0.3 * self._tol / residual) ** 2,
+                enough=max(min(_FORCING**2, steepness / float(np.sum(d))), (0.3 * self._tol / residual) ** 2),
                 radius=radius,
                 limit=min(_INNER, self._limit - self._n_products - 1),
             )
@@ -397,11 +400,12 @@ class Scaling:
             beta = self._stretch(there, Ax_there, d)
             gained = float(np.sum((d * (step.s + np.log(beta)))[self._kept]))
             self._nit += 1
-            steepness = float(np.sum((there * Ax_there - d) ** 2 * inverse))
+            del r, product, inner
+            steepness_there = float(np.sum((there * Ax_there - d) ** 2 * inverse))
             # A difference of the function's values is mostly rounding near its end, and the gradient decides.
             near = step.predicted < 1e-10 * float(np.sum(d))
-            flatter = steepness < float(np.sum(gradient**2 * inverse))
-            if np.isfinite(steepness) and (flatter if near else gained > 0.1 * step.predicted):
+            better = steepness_there < steepness if near else gained > 0.1 * step.predicted
+            if better and np.isfinite(steepness_there):
                 x, Ax = there, Ax_there
                 if not near and gained < 0.25 * step.predicted:
                     radius = 0.5 * step.length

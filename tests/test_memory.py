@@ -219,6 +219,18 @@ def test_the_public_check(form):
     assert found <= 16 * 8 * (m + k) + builder.csr_nbytes() + MARGIN
 
 
+def test_scaling_along_curves():
+    """Newton's steps in log(x) take no more than the straight lines."""
+    k = 20 * K
+    valley = np.array([[1e-2, 1e5], [1e5, 1e-8]])
+    A = scipy.sparse.block_diag([valley * (1 + i / k) for i in range(k // 2)], format="csr")
+    symmetric_scaling(A, max_products=210, workers=1)
+    result, found = peak(lambda: symmetric_scaling(A, workers=1))
+    assert result.success
+    assert result.n_products > 200
+    assert found <= 8 * 20 * k + MARGIN
+
+
 def test_memory_formula_of_the_docstring():
     assert "28 k² - 12 k + 4" in jacobian.__doc__
     assert JacobianBuilder(np.eye(K)).csr_nbytes() == 28 * K**2 - 12 * K + 4
