@@ -386,7 +386,7 @@ def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
 def changed_structure(before: int, now: int) -> ValueError:
     return ValueError(
         f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "
-        "hand it over anew, or a copy of it"
+        "hand it over anew, or a copy of A"
     )
 
 
