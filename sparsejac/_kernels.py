@@ -848,7 +848,7 @@ def scaling_step(t, x, Ax, q, Aq, s, z, error, d, own):
         r = xi * y
         g = r - d[i]
         error[i] = abs(g) / d[i]
-        zi, si = g / (r + own[i] * xi * xi), q[i] / xi
+        zi, si = g / (xi * (y + own[i] * xi)), q[i] / xi  # x² might leave the range of numbers
         z[i], s[i] = zi, si
         Hs = r * si + xi * Aq[i]
         above += zi * Hs

@@ -28,6 +28,8 @@ _FORCING = (
 )
 _INNER = 1000  # steps of conjugate gradients in one of Newton's
 _RANGE = 960  # binary digits before the point, or behind it, at which numbers near the end of their range
+_SHRUNK = 1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
+_SMALLEST = 1e-305  # an x below which its products lose their digits
 _ROUNDING = 1e-11  # a residual below which none better in `_PATIENCE` products is the end
 
 _MESSAGES = {
@@ -241,14 +243,20 @@ class Scaling:
             d /= self._delta
             d[~kept] = 1.0
             lonely = np.flatnonzero(kept & (degree == 0))
-            beta = _ratio(d[kept], degree[kept]) if lonely.size < np.count_nonzero(kept) else 1.0
-            self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
-            verdict = self._unsupported(_support.without(lonely)) if lonely.size else None
+            beta = self._note_of_ones(degree, d)
+            verdict: tuple[int, str | None] | None = None
+            if lonely.size:
+                verdict = self._unsupported(_support.without(lonely))
             if verdict is None and self._support in ("check", "drop"):
                 verdict = self._examine(d)
-            if verdict is not None or self._spent(1):
-                return self._result(np.full(d.size, beta), *(verdict or (0,)))
-            x = np.sqrt(d) / np.sqrt(degree) if start is None else start / np.max(start[kept])
+                if verdict is None and self._found.unsupported:  # and left out
+                    degree = self._product(kept.astype(np.float64))
+                    beta = self._note_of_ones(degree, d)
+            if verdict is None and self._spent(1):
+                verdict = (1, None) if self._residual <= self._tol else (0, None)
+            if verdict is not None:
+                return self._result(np.full(d.size, beta), *verdict)
+            x = np.sqrt(d) / np.sqrt(degree) if start is None else _tamed(start, kept)
             del start, degree, lonely
             x[~kept] = 1.0
             return self._along_lines(x, d) or self._along_curves(x, d)
@@ -256,9 +264,18 @@ class Scaling:
     def _nothing(self) -> OptimizeResult:
         x = np.zeros(self._kept.size)
         if x.size:
-            return self._result(x, 4, "no scaling exists: every row is left out, by mask, min_nnz or min_count")
+            return self._result(
+                x, 4, "no scaling exists: every row is left out, by a mask or a filter, or has no entries that count"
+            )
         self._note(0.0)
         return self._result(x, 1)
+
+    def _note_of_ones(self, degree: NDArray[Any], d: NDArray[Any]) -> float:
+        """Note the residual of equal x, the best on their ray: that x."""
+        kept = self._kept
+        beta = _ratio(d[kept], degree[kept]) if degree.any() else 1.0
+        self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
+        return beta
 
     @functools.cached_property
     def _left_out(self) -> Any:
@@ -296,18 +313,20 @@ class Scaling:
         self._stretch(x, Ax, d)
         own = self._sums._diagonal / self._alpha
         q, Aq, s, z, error = (np.zeros(x.size) for _ in range(5))
-        t, fresh, best, best_at, before = 0.0, True, np.inf, 0, x.copy()
+        t, fresh, best, best_at, before, shrunk = 0.0, True, np.inf, 0, x.copy(), 1.0
         while True:
             above, below = _kernels.scaling_step(t, x, Ax, q, Aq, s, z, error, d, own)
             residual = float(np.max(error))
-            if not np.isfinite(residual + above + below):
+            if not (np.isfinite(residual + above + below) and np.min(x) > _SMALLEST):
                 return self._result(before, 3)
             self._note(residual)
             if residual < best:
                 best, best_at = residual, self._n_products
             stuck = best < _ROUNDING and self._n_products > best_at + _PATIENCE
-            if not fresh and (residual <= self._tol or stuck or self._spent(2) or self._n_products % _REFRESH == 0):
-                Ax, t, fresh = self._values_at(x), 0.0, True
+            due = shrunk < _SHRUNK or self._n_products % _REFRESH == 0
+            if not fresh and (residual <= self._tol or stuck or self._spent(2) or due):
+                self._history.pop()  # the next one is of the same x
+                Ax, t, fresh, shrunk = self._values_at(x), 0.0, True, 1.0
                 continue
             if self._interrupted(x):
                 return self._result(x, 99)
@@ -326,6 +345,7 @@ class Scaling:
             Aq = self._product(q)
             Aq[self._left_out] = 0.0
             t, fresh = self._length(slope, q, Aq, s, d), False
+            shrunk *= 1 + t * min(float(np.min(s)), 0.0)
             self._nit += 1
 
     def _length(self, slope: float, q: NDArray[Any], Aq: NDArray[Any], s: NDArray[Any], d: NDArray[Any]) -> float:
@@ -379,7 +399,7 @@ class Scaling:
                 return self._result(x, 99)
             if residual <= self._tol or stuck or self._spent(2):
                 return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
-            inverse = 1 / (r + own * x * x)
+            inverse = 1 / (x * (Ax + own * x))
             steepness = float(np.sum(gradient**2 * inverse))
             inner = x if self._kept.all() else np.where(self._kept, x, 0.0)
 
@@ -426,7 +446,7 @@ class Scaling:
         speed = np.log(then / best) / (now - before) if best > 0 else np.inf
         return float(np.log(best / max(self._tol, 1e-15)) / speed) if speed > 0 else np.inf
 
-    def _examine(self, d: NDArray[Any]) -> tuple[int, str] | None:
+    def _examine(self, d: NDArray[Any]) -> tuple[int, str | None] | None:
         """Find out whether A has support: status and message if it has none, or not all that it needs."""
         needed, available = _support.bytes_needed(self._sums), _machine.available_memory()
         mode, self._support = self._support, "skip"
@@ -442,7 +462,7 @@ class Scaling:
             self._found = found
         return None
 
-    def _unsupported(self, found: _support.Support) -> tuple[int, str]:
+    def _unsupported(self, found: _support.Support) -> tuple[int, str | None]:
         self._found = found
         if not found.rows.size:
             count = found.unsupported
@@ -529,3 +549,9 @@ def _power_of_two(number: float) -> float:
 def _ratio(d: NDArray[Any], r: NDArray[Any]) -> float:
     """What x is multiplied by to be the best on its ray: the root of ``d·1 / r·1``, as a quotient of roots, which overflows later."""
     return float(np.sqrt(np.sum(d)) / np.sqrt(np.sum(r)))
+
+
+def _tamed(start: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
+    """A start whose numbers, on their ray, are not so far apart that products of them leave the range."""
+    middle = np.sqrt(np.min(start[kept])) * np.sqrt(np.max(start[kept]))
+    return np.clip(start / middle, 1e-100, 1e100)

@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument(
         "A", metavar="FILE", help=f"the matrix: {files}; or a map, .cool or FILE.mcool::/resolutions/10000"
     )
-    scale.add_argument("-o", "--output", type=Path, metavar="x.npy", help="write x, NaN where a row is left out")
+    scale.add_argument(
+        "-o", "--output", type=Path, metavar="x.npy", help="write x, of a map its weights, NaN where a row is left out"
+    )
     scale.add_argument("--tol", type=float, default=1e-8, help="the relative residual to reach (default: %(default)s)")
     scale.add_argument("--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)")
     scale.add_argument("--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)")
@@ -306,8 +308,11 @@ def _scale(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name):
             kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
             raise ValueError(f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}")
+    if not arguments.write and (arguments.name or arguments.force):
+        raise ValueError("--name and --force say how to write: pass --write as well")
+    name = arguments.name or "weight"
     started = time.perf_counter()
-    result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
+    result = _scale_map(arguments, options, name) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
     _say(f"scale: {result.message}")
     _say(
@@ -315,10 +320,13 @@ def _scale(arguments: argparse.Namespace) -> int:
         f"in {seconds:.3f} s, reading and compiling included"
     )
     if arguments.output is not None:
-        io.write_vector(arguments.output, result.x)
-        _say(f"   x written to {arguments.output}")
+        io.write_vector(arguments.output, result.weight if is_map else result.x)
+        _say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
     if arguments.write and result.success:
-        _say(f'   weights written to column "{arguments.name or "weight"}" of {arguments.A}')
+        from . import cool
+
+        cool.write_weights(arguments.A, result.weight, result.stats, name=name, overwrite=arguments.force)
+        _say(f'   weights written to column "{name}" of {arguments.A}')
     return DONE if result.success else FAILED
 
 
@@ -329,20 +337,14 @@ def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any
     return symmetric_scaling(A, d, uplo=arguments.uplo, **options)
 
 
-def _scale_map(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
+def _scale_map(arguments: argparse.Namespace, options: dict[str, Any], name: str) -> Any:
     from . import cool
 
+    if arguments.write:
+        cool.check_column(arguments.A, name, overwrite=arguments.force)
     if arguments.mad_max is not None:
         options["mad_max"] = arguments.mad_max
-    return cool.balance(
-        arguments.A,
-        cis_only=arguments.cis_only,
-        trans_only=arguments.trans_only,
-        store=arguments.write,
-        store_name=arguments.name or "weight",
-        overwrite=arguments.force,
-        **options,
-    )
+    return cool.balance(arguments.A, cis_only=arguments.cis_only, trans_only=arguments.trans_only, **options)
 
 
 # --- demo -----------------------------------------------------------------------------------------------------------

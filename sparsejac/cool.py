@@ -6,7 +6,8 @@ Files are opened with the `cooler <https://cooler.readthedocs.io>`_ package, whi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with _reading(_open(uri)) as group:
+    with _reading(uri) as group:
         return _pixels(group), _chromosomes(group)
 
 
@@ -159,8 +160,9 @@ def balance(
 
     Notes
     -----
-    **Attributes** are cooler's own, and ``residual`` and ``generator``. ``scale`` is the mean marginal of the bins that are kept before
-    balancing: cooler's is about that, and depends on the way that its iteration went. ``var`` is of row sums around 1.
+    **Attributes** are cooler's own, and ``residual`` and ``generator``. ``scale`` is the mean marginal, of the contacts that count, of the bins that are
+    kept, before balancing; cooler's depends on the way that its iteration went, and may be several times that. ``var`` is of row sums around 1. Attributes
+    of 63 KiB or more, those by chromosome of more than eight thousand chromosomes, are not written, as HDF5 has no room for them.
 
     **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`.
 
@@ -178,7 +180,14 @@ def balance(
     >>> print(np.nansum(cooler.Cooler(uri).matrix(balance=True)[:], axis=0).round(6)[:3])
     [1. 1. 1.]
     """
-    for name, flag in (("cis_only", cis_only), ("trans_only", trans_only), ("store", store), ("progress", progress)):
+    flags = {
+        "cis_only": cis_only,
+        "trans_only": trans_only,
+        "store": store,
+        "overwrite": overwrite,
+        "progress": progress,
+    }
+    for name, flag in flags.items():
         _checks.flag(name, flag)
     if cis_only and trans_only:
         raise ValueError("cis_only and trans_only exclude each other: leave both out for all contacts")
@@ -189,10 +198,9 @@ def balance(
         "min_count": _checks.nonnegative("min_count", min_count),
         "mad_max": _checks.nonnegative("mad_max", mad_max),
     }
-    file = _open(uri)
-    with _reading(file) as group:
-        if store and not _checks.flag("overwrite", overwrite):
-            _refuse_column(uri, group, store_name)
+    if store:
+        check_column(uri, store_name, overwrite=overwrite)
+    with _reading(uri) as group:
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in group["chroms/name"][:]]
         pixels, chromosomes = _pixels(group), _chromosomes(group)
     k = pixels.shape[0]
@@ -248,7 +256,7 @@ def write_weights(
 ) -> None:
     """Write a column of weights, and its attributes, into the bin table of a ``.cool`` file.
 
-    The column is complete or absent: it is written under another name, and then given its own.
+    The column is complete or absent: it is written elsewhere in the file, and then moved into the table; one that it replaces is deleted after that.
 
     Parameters
     ----------
@@ -290,23 +298,51 @@ def write_weights(
     >>> list(cooler.Cooler(uri).bins().columns)
     ['chrom', 'start', 'end', 'raw']
     """
-    file = _open(uri)
+    check_column(uri, name, overwrite=overwrite)
+    with _writing(uri) as group:
+        bins = group["bins"]
+        column = _checks.vector("weight", weight, bins["start"].size, f"one for each bin of {uri}", finite=False)
+        _checks.real("weight", column.dtype, "a column of weights", "pass weight.real")
+        # Neither is in the table of bins, where a killed run would leave it for all to see.
+        new, old = f".{name} in the making", f".{name} before"
+        for rest in (new, old):
+            if rest in group:
+                del group[rest]
+        try:
+            made = group.create_dataset(new, data=column.astype(np.float64), compression="gzip", compression_opts=6)
+            for key, value in stats.items():
+                if np.asarray(value).nbytes < _ATTRIBUTE:
+                    made.attrs[key] = value
+            if name in bins:
+                group.move(f"bins/{name}", old)
+            group.move(new, f"bins/{name}")
+        except BaseException:
+            if new in group:
+                del group[new]
+            if old in group and name not in bins:
+                group.move(old, f"bins/{name}")
+            raise
+        if old in group:
+            del group[old]
+
+
+def check_column(uri: str | os.PathLike[str], name: Any, *, overwrite: bool) -> None:
+    """Refuse what could not be written, before anything is computed."""
+    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name or len(name) > 200:
+        raise ValueError(f"the name of a column must be a few characters without a slash, got {name!r}")
     if name in ("chrom", "start", "end"):
         raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
-    with file.open("r+") as group:
+    overwrite = _checks.flag("overwrite", overwrite)
+    with _writing(uri) as group:
+        bins = group["bins"]
+        if name not in bins:
+            return
         if not overwrite:
-            _refuse_column(uri, group, name)
-        bins, spare = group["bins"], f".{name} in the making"
-        column = _checks.vector("weight", weight, bins["start"].size, f"one for each bin of {uri}", finite=False)
-        if spare in bins:  # of a run that was killed
-            del bins[spare]
-        bins.create_dataset(spare, data=column.astype(np.float64), compression="gzip", compression_opts=6)
-        for key, value in stats.items():
-            if np.asarray(value).nbytes < _ATTRIBUTE:
-                bins[spare].attrs[key] = value
-        if name in bins:
-            del bins[name]
-        bins.move(spare, name)
+            raise ValueError(
+                f'{uri} has a column "{name}" already: choose another name, or have it replaced (overwrite=True, --force)'
+            )
+        if getattr(bins[name], "shape", None) != bins["start"].shape:
+            raise ValueError(f'"{name}" in {uri} is not a column of the bins, and is not replaced: choose another name')
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -324,10 +360,10 @@ def _open(uri: str | os.PathLike[str]) -> cooler.Cooler:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         found = cooler.Cooler(str(uri))
-    except (KeyError, OSError) as error:
-        resolutions = _resolutions(path)
-        way_out = f": pass one of its maps, {', '.join(f'{path}::{one}' for one in resolutions)}" if resolutions else ""
-        raise ValueError(f"{uri} is not a contact map that cooler can open{way_out}") from error
+    except (KeyError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # no permission, or a lock
+            raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
+        raise _no_map(uri, path) from error
     if found.storage_mode != "symmetric-upper":
         raise ValueError(
             f"{uri} is not stored as the upper triangle of a symmetric matrix, but as {found.storage_mode!r}"
@@ -335,27 +371,48 @@ def _open(uri: str | os.PathLike[str]) -> cooler.Cooler:
     return found
 
 
-def _reading(file: cooler.Cooler) -> Any:
+@contextmanager
+def _reading(uri: str | os.PathLike[str]) -> Iterator[Any]:
     """The file, open, without HDF5's cache of chunks, of several MiB for each column: every chunk is read once."""
-    return file.open("r", rdcc_nbytes=0)
+    with _open(uri).open("r", rdcc_nbytes=0) as group:
+        try:
+            yield group
+        except KeyError as error:  # a table, or a column of one
+            raise _no_map(uri, str(uri).partition("::")[0]) from error
 
 
-def _resolutions(path: str) -> list[str]:
-    """The maps that a file holds, the finest first."""
-    import cooler
-
+@contextmanager
+def _writing(uri: str | os.PathLike[str]) -> Iterator[Any]:
+    file = _open(uri)
     try:
-        found = cooler.fileops.list_coolers(path)
-    except (KeyError, OSError):
-        return []
-    return [name for name in found if name != "/"]
+        opened = file.open("r+")
+        group = opened.__enter__()
+    except OSError as error:
+        raise OSError(error.errno, f"{uri} cannot be written: {error}") from error
+    try:
+        yield group
+    finally:
+        opened.__exit__(None, None, None)
 
 
-def _refuse_column(uri: Any, group: Any, name: str) -> None:
-    if name in group["bins"]:
-        raise ValueError(
-            f'{uri} has a column "{name}" already: choose another name, or have it replaced (overwrite=True, --force)'
-        )
+def _no_map(uri: Any, path: str) -> ValueError:
+    maps = ", ".join(f"{path}::{name}" for name in _maps(path))
+    way_out = f": pass one of its maps, {maps}" if maps else ""
+    return ValueError(f"{uri} is not a contact map that cooler can open, with all its tables{way_out}")
+
+
+def _maps(path: str) -> list[str]:
+    """The maps that a file of several holds."""
+    from cooler import fileops
+
+    for listed in (fileops.list_coolers, fileops.list_scool_cells):
+        try:
+            names = [name for name in listed(path) if name != "/"]
+        except (KeyError, OSError):
+            continue
+        if names:
+            return names
+    return []
 
 
 def _pixels(group: Any) -> scipy.sparse.csr_array:

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sparsejac import cli, cool, symmetric_scaling
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
+h5py = pytest.importorskip("h5py", reason="which brings h5py")
 
 CHROMOSOMES = {"chrA": 60, "chrB": 45, "chrC": 30, "chrM": 1}
 
@@ -169,7 +171,9 @@ def test_one_map_of_several(tmp_path):
     uri = write(path, contacts(1), "::/resolutions/20")
     result = cool.balance(uri, store=True)
     np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], result.weight)
-    with pytest.raises(ValueError, match="is not a contact map that cooler can open: pass one of its maps") as caught:
+    with pytest.raises(
+        ValueError, match="is not a contact map that cooler can open, with all its tables: pass one of its maps"
+    ) as caught:
         cool.balance(path)
     assert str(caught.value).endswith(f"{path}::/resolutions/10, {path}::/resolutions/20")
 
@@ -190,7 +194,7 @@ def test_errors(uri, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"none.cool does not exist"):
         cool.read(tmp_path / "none.cool")
     (tmp_path / "text.cool").write_text("no HDF5")
-    with pytest.raises(ValueError, match=r"is not a contact map that cooler can open$"):
+    with pytest.raises(ValueError, match=r"is not a contact map that cooler can open, with all its tables$"):
         cool.read(tmp_path / "text.cool")
     with pytest.raises(ValueError, match="weight must be a vector of length 136, one for each bin of"):
         cool.write_weights(uri, [1.0], {})
@@ -216,11 +220,90 @@ def test_attributes_beyond_what_hdf5_holds(uri):
         assert dict(group["bins/weight"].attrs) == {"tol": 1.0}
 
 
-def test_a_killed_run_leaves_no_column(uri):
+@pytest.mark.parametrize("name", ["/pixels/count", "a/b", "./start", "start", "", ".", "..", 3, "x" * 1000, "a\0b"])
+def test_names_that_lead_elsewhere(uri, name):
+    before = Path(uri).read_bytes()
+    for function in (
+        lambda: cool.balance(uri, store=True, store_name=name, overwrite=True),
+        lambda: cool.write_weights(uri, np.ones(136), {}, name=name, overwrite=True),
+    ):
+        with pytest.raises(
+            ValueError, match=r"the name of a column must be a few characters without a slash|is a coordinate"
+        ):
+            function()
+    assert Path(uri).read_bytes() == before
+
+
+def test_only_columns_are_replaced(uri):
     with cooler.Cooler(uri).open("r+") as group:
-        group["bins"][".weight in the making"] = np.zeros(3)
+        group.create_group("bins/weight")
+    with pytest.raises(ValueError, match=r'"weight" in .* is not a column of the bins, and is not replaced'):
+        cool.balance(uri, store=True, overwrite=True)
+
+
+@pytest.mark.parametrize("stats", [{"a": None}, {"a": 10**30}, None, {3: 4}])
+def test_what_cannot_be_written_changes_nothing(uri, stats):
+    cool.write_weights(uri, np.ones(136), {"tol": 1.0})
+    with pytest.raises((TypeError, AttributeError, OverflowError)):
+        cool.write_weights(uri, np.zeros(136), stats, overwrite=True)
+    with cooler.Cooler(uri).open("r") as group:
+        assert sorted(group["bins"]) == ["chrom", "end", "start", "weight"]
+        assert sorted(group) == ["bins", "chroms", "indexes", "pixels"]
+        np.testing.assert_array_equal(group["bins/weight"][:], 1)
+        assert dict(group["bins/weight"].attrs) == {"tol": 1.0}
+    with pytest.raises(TypeError, match="a column of weights is for real numbers, and weight is complex128"):
+        cool.write_weights(uri, np.ones(136) * 1j, {}, overwrite=True)
+
+
+def test_a_run_that_was_killed(uri):
+    """What it left is no column, and the next one clears it away."""
+    with cooler.Cooler(uri).open("r+") as group:
+        group[".weight in the making"] = np.zeros(3)
+        group[".weight before"] = np.zeros(136)
+    assert "weight" not in cooler.Cooler(uri).bins().columns
     cool.write_weights(uri, np.ones(136), {})
-    assert sorted(cooler.Cooler(uri).bins().columns) == ["chrom", "end", "start", "weight"]
+    with cooler.Cooler(uri).open("r") as group:
+        assert sorted(group) == ["bins", "chroms", "indexes", "pixels"]
+
+
+def test_a_file_that_others_have_open(uri, tmp_path, capsys):
+    """Seen before anything is computed."""
+    with h5py.File(uri, "r"):
+        with pytest.raises(OSError, match=r"map.cool cannot be written: "):
+            cool.balance(uri, store=True)
+        assert cli.main(["scale", uri, "--write"]) == 2
+        assert "map.cool cannot be written: " in capsys.readouterr().err
+        assert cool.balance(uri).success
+
+
+def test_a_table_that_is_missing(uri):
+    with h5py.File(uri, "r+") as file:
+        del file["pixels/count"]
+    with pytest.raises(ValueError, match="is not a contact map that cooler can open, with all its tables"):
+        cool.balance(uri)
+
+
+def test_a_file_that_may_not_be_read(uri, monkeypatch):
+    def locked(_):
+        raise BlockingIOError(11, "unable to lock file")
+
+    monkeypatch.setattr(cooler, "Cooler", locked)
+    with pytest.raises(OSError, match=r"map.cool cannot be opened: .*unable to lock"):
+        cool.read(uri)
+
+
+def test_a_file_of_single_cells(tmp_path):
+    path = str(tmp_path / "cells.scool")
+    counts = contacts()
+    i, j = np.nonzero(counts)
+    pixels = pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": counts[i, j]})
+    bins = cooler.Cooler(write(tmp_path / "map.cool", counts)).bins()[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cooler.create_scool(path, bins, {"one": pixels}, ordered=True)
+    with pytest.raises(ValueError, match=r"pass one of its maps, .*cells.scool::/cells/one"):
+        cool.balance(path)
+    assert cool.balance(f"{path}::/cells/one").success
 
 
 def test_command(uri, tmp_path, capsys, monkeypatch):
@@ -239,6 +322,10 @@ def test_command(uri, tmp_path, capsys, monkeypatch):
     assert "--uplo is for matrices, and" in capsys.readouterr().err
     assert cli.main(["scale", uri, "--max-products", "3", "--write", "--name", "no"]) == 1
     assert "no" not in cooler.Cooler(uri).bins().columns
+    assert cli.main(["scale", uri, "--force"]) == 2
+    assert "pass --write as well" in capsys.readouterr().err
+    assert cli.main(["scale", uri, "--trans-only", "-o", "trans.npy", "--min-nnz", "5"]) == 0
+    np.testing.assert_array_equal(np.load("trans.npy"), cooler.Cooler(uri).bins()["trans"][:])
 
 
 def test_the_same_by_hand(uri):

@@ -334,6 +334,32 @@ def test_the_ends_of_the_range(A, d):
         assert symmetric_scaling(np.ones((2, 2)), x0=[scale, scale]).success
 
 
+def test_starts_and_targets_far_away():
+    A = np.array([[2.0, 7.0], [7.0, 8.0]])
+    assert symmetric_scaling(A, x0=[1e-200, 1e200]).success
+    assert symmetric_scaling(A * 1e-265, 1e158).success
+    assert symmetric_scaling(np.full((2, 2), 6e-158), 1e154, x0=[1.33, 40.66]).success
+    assert symmetric_scaling([[5.0]], max_products=1).success
+
+
+@pytest.mark.parametrize(
+    ("A", "d"),
+    [
+        ([[0, 0.401], [0.401, 0]], [1.0, 1e4]),
+        ([[1.0, 2, 1], [2, 0, 2], [1, 2, 0]], [1e-7, 1e12, 1e4]),
+        ([[0.0, 2, 2], [2, 2, 2], [2, 2, 1]], [10, 0.01, 0.001]),
+    ],
+)
+@pytest.mark.parametrize("support", ["auto", "skip"])
+def test_the_residual_is_that_of_x(A, d, support):
+    """Also where x diverges, and A x, which is carried along, loses its digits."""
+    A, d, seen = np.array(A), np.array(d), []
+    result = symmetric_scaling(A, d, tol=0, max_products=300, support=support, callback=seen.append)
+    for state in (*seen, result):
+        assert (state.x > 0).all()
+        assert state.residual == pytest.approx(residual(A, state.x, d), rel=1e-6, abs=1e-8)
+
+
 @pytest.mark.parametrize("ends", [(1.0, 1e-10), (1.0, 1e-5), (1e-2, 1e-8)])
 def test_curved_valleys(ends):
     """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const, Newton's steps in log(x) do not."""
