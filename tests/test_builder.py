@@ -109,7 +109,6 @@ PACKED = ["bool", "int8", "uint8", "int16", "uint16", "uint32", "uint64"]
         ("float32", "float64"),
         ("float64", "float32"),
         ("float64", "complex64"),
-        ("complex64", "float64"),
         ("int8", "float32"),
         ("float32", "int8"),
         ("bool", "bool"),
@@ -124,7 +123,7 @@ def test_every_dtype(a_dtype, x_dtype, form):
     J = JacobianBuilder(A).tocsr(x)
     assert J.dtype == np.result_type(*counted)
     assert JacobianBuilder(A).dtype == counted[0]
-    check_everything(A, x, "stored", "C", matrices=a_dtype in ("float32", "complex128"))
+    check_everything(A, x, "stored", "C", matrices=a_dtype == x_dtype in ("float32", "complex128"))
 
 
 def test_structure_does_not_depend_on_values():
