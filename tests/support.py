@@ -116,7 +116,6 @@ def compare(op, dense, *, seed=0, matrices=True):
             (op @ V, dense @ V),
             (op.matmat(V), dense @ V),
             (op.T @ W, dense.T @ W),
-            (op.T @ np.asfortranarray(W), dense.T @ W),
             (op.H @ W, dense.conj().T @ W),
             (op.rmatmat(W), dense.conj().T @ W),
             (op.T.rmatmat(V), dense.conj() @ V),
@@ -124,9 +123,11 @@ def compare(op, dense, *, seed=0, matrices=True):
             (op.T @ W[:, :1], dense.T @ W[:, :1]),
             (op @ V[:, :0], dense @ V[:, :0]),
             (op.T @ W[:, :0], dense.T @ W[:, :0]),
-            (op.T @ W[:, 1], dense.T @ W[:, 1]),  # a vector with a stride
             (op.matvec(V.T.copy()), (dense @ V).T),  # a batch, the vectors along the last axis
             (op.rmatvec(W.T.copy()), (dense.conj().T @ W).T),
             (op.matmat(np.stack([V, 2 * V])), np.stack([dense @ V, 2 * (dense @ V)])),
         ]:
             assert_same(product, exact)
+        if dtype == op.dtype == np.float64:  # other layouts are other kernels to compile: of one dtype
+            assert_same(op.T @ np.asfortranarray(W), dense.T @ W)
+            assert_same(op.T @ W[:, 1], dense.T @ W[:, 1])
