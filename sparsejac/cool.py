@@ -305,9 +305,8 @@ def write_weights(
         _checks.real("weight", column.dtype, "a column of weights", "pass weight.real")
         # Neither is in the table of bins, where a killed run would leave it for all to see.
         new, old = f".{name} in the making", f".{name} before"
-        for rest in (new, old):
-            if rest in group:
-                del group[rest]
+        if new in group:
+            del group[new]
         try:
             made = group.create_dataset(new, data=column.astype(np.float64), compression="gzip", compression_opts=6)
             for key, value in stats.items():
@@ -334,7 +333,11 @@ def check_column(uri: str | os.PathLike[str], name: Any, *, overwrite: bool) -> 
         raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
     overwrite = _checks.flag("overwrite", overwrite)
     with _writing(uri) as group:
-        bins = group["bins"]
+        bins, old = group["bins"], f".{name} before"
+        if old in group and name in bins:
+            del group[old]
+        elif old in group:  # a run was killed before the new column was in its place
+            group.move(old, f"bins/{name}")
         if name not in bins:
             return
         if not overwrite:

@@ -256,14 +256,18 @@ def test_what_cannot_be_written_changes_nothing(uri, stats):
 
 
 def test_a_run_that_was_killed(uri):
-    """What it left is no column, and the next one clears it away."""
+    """What it left is no column, the next one clears it away, and a column that was about to be replaced comes back."""
     with cooler.Cooler(uri).open("r+") as group:
         group[".weight in the making"] = np.zeros(3)
-        group[".weight before"] = np.zeros(136)
+        group[".weight before"] = np.full(136, 7.0)
     assert "weight" not in cooler.Cooler(uri).bins().columns
-    cool.write_weights(uri, np.ones(136), {})
+    with pytest.raises(ValueError, match='has a column "weight" already'):
+        cool.write_weights(uri, np.ones(136), {})
+    np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], 7)
+    cool.write_weights(uri, np.ones(136), {}, overwrite=True)
     with cooler.Cooler(uri).open("r") as group:
         assert sorted(group) == ["bins", "chroms", "indexes", "pixels"]
+        np.testing.assert_array_equal(group["bins/weight"][:], 1)
 
 
 def test_a_file_that_others_have_open(uri, tmp_path, capsys):
