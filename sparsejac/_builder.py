@@ -10,12 +10,15 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks, _machine, _matrix
+from . import _checks, _machine, _matrix, _sources
 from ._checks import Order, Rows
 from ._kspace import HessianOperator
 from ._operator import JacobianOperator
 from ._pattern import Cut, Indices, Pattern, index_dtype, triangle
-from ._rows import MemoryRows, frozen
+from ._rows import MemoryRows, Weights, frozen
+from ._rows import Rows as Place
+from ._sources import CsrSource, Source
+from ._streamed import StreamedRows
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
 
@@ -28,11 +31,11 @@ class JacobianBuilder:
 
     Parameters
     ----------
-    A : array_like or SciPy sparse array or matrix, shape (k, k)
+    A : array_like or SciPy sparse array or matrix, shape (k, k); or rows that are not in memory
         Any strides, any sparse format; bool, integer, float32, float64, complex64 or complex128. It is referenced, not
         copied, if it is dense, or CSR (with ``order="F"``: CSC; with ``rows="upper"``: either) in canonical format: then a later change of its
         values is seen by later calls. Other sparse formats are converted once, here, and duplicates are summed. Its
-        structure must not change. It is never written to.
+        structure must not change. It is never written to. What is not in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
         Which entries of F are rows of J. ``"all"``: all k² of them. ``"stored"``: the stored entries of a sparse A, explicit
         zeros included, the choice for a large k; for a dense A the same as ``"all"``. ``"upper"``: those with i ≤ j, for a
@@ -45,6 +48,10 @@ class JacobianBuilder:
     workers : int, optional
         How many threads a large problem may use. Default: the processors that this process may use. Results
         do not depend on it, to the bit.
+    memory : int, optional
+        For a streamed A: bytes that we may hold at a time, results apart. Default: 256 MiB for its blocks. No influence on an A in memory.
+    progress : bool, default False
+        For a streamed A: show a bar of a pass that takes longer than two seconds.
 
     Attributes
     ----------
@@ -68,6 +75,18 @@ class JacobianBuilder:
     A sparse A that has to be converted is kept in its converted form.
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
+
+    **Streamed.** An A that is not in memory is read block by block, once for each pass, by one thread more than `workers`, while kernels run on the
+    blocks before. It may be: the path of a ``.npy``, or a `numpy.memmap` of a file (``np.asarray(A)`` is one in memory); a folder of row blocks that
+    `sparsejac.io.write_csr_blocks` wrote; a CSR or CSC matrix with arrays that are mapped from files; a dataset of h5py, an array of
+    Zarr, or another object with ``shape``, ``dtype`` and rows to slice; the path of a ``.cool`` (``rows="upper"``); or a function ``rows(start, stop)`` that
+    returns an array of shape ``(stop - start, k)``, and is called for one block after the other, in order, from one thread at a time that is
+    not the caller's. Maps (F, J, J v) have the bits that they have in memory; sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``, and do not depend on `workers`, but on
+    `memory`. What is in a file that lies in Fortran order is read along its columns: sums take it as it is, what needs rows is
+    refused with ``order="C"`` (and the other way round). Files are checked before each pass, by size, time and identity; finiteness is
+    checked in the first pass (of a function in each), ``rows="upper"`` by a pass that compares A u and Aᵀu for a random u.
+    The builder then keeps 40 k bytes, and a pass takes ``workers + 1`` blocks of up to 8 MiB (at least a row of A, and of what is beside it) and
+    up to four k-vectors for each that it returns.
 
     Examples
     --------
@@ -93,13 +112,23 @@ class JacobianBuilder:
         order: Order = "C",
         check_finite: bool = True,
         workers: int | None = None,
+        memory: int | None = None,
+        progress: bool = False,
     ) -> None:
-        A = _checks.matrix(A)
-        rows = _checks.rows(rows)
         order = _checks.order(order)
         check_finite = _checks.flag("check_finite", check_finite)
         if workers is not None:
             workers = _checks.positive_integer("workers", workers)
+        memory, progress = _checks.memory(memory), _checks.flag("progress", progress)
+        source = _sources.find("A", A)
+        if source is not None:
+            rows = _checks.rows_of(rows, half=source.half)
+            self._stream(source, rows, order, check_finite, workers, memory, progress)
+            if rows == "upper" and not source.half:
+                self._check_symmetry(source)
+            return
+        A = _checks.matrix(A)
+        rows = _checks.rows(rows)
         # A symmetric A is its own transposed, so "upper" in the order of columns is the lower triangle of A as it is.
         transposed = order == "F" and rows != "upper"
         if scipy.sparse.issparse(A):
@@ -125,33 +154,79 @@ class JacobianBuilder:
         workers: int | None,
     ) -> None:
         """What `__init__` does after its checks, and unpickling without them."""
-        self._state = (values, indices, indptr, rows, order, check_finite, workers)
-        self._values, self._order, self._check_finite = values, order, check_finite
+        self._state: tuple[Any, ...] = (values, indices, indptr, rows, order, check_finite, workers)
         k = len(values) if indptr is None else indptr.size - 1
         spans = triangle(k, "upper" if order == "C" else "lower") if rows == "upper" else None
         if indices is None or indptr is None:
             self._pattern = Pattern.dense(len(values), spans)
         else:
             self._pattern = Pattern.csr(indptr, indices, spans, grid=rows == "all")
-        self._rows = MemoryRows(values, self._pattern, workers or _machine.cpu_count())
+        self._take(
+            MemoryRows(values, self._pattern, workers or _machine.cpu_count()), values, rows, order, check_finite
+        )
+
+    def _stream(
+        self,
+        source: Source,
+        rows: Rows,
+        order: Order,
+        check_finite: bool,
+        workers: int | None,
+        memory: int | None,
+        progress: bool,
+    ) -> None:
+        """The same of an A that is not in memory."""
+        self._state = (source, rows, order, check_finite, workers, memory, progress)
+        spans = None
+        if rows == "upper":
+            # A file has both triangles of a symmetric A, but a source of one half has that one only.
+            spans = triangle(source.k, "upper" if order == "C" or source.half else "lower")
+        flipped = order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
+        if isinstance(source, CsrSource):
+            self._pattern = Pattern.csr(
+                source.indptr, source.columns, spans, grid=rows == "all", on_diagonal=source.on_diagonal
+            )
+        else:
+            self._pattern = Pattern.dense(source.k, spans)
+        place = StreamedRows(
+            source,
+            self._pattern,
+            workers or _machine.cpu_count(),
+            memory,
+            check_finite=check_finite,
+            flipped=flipped,
+            progress=progress,
+        )
+        self._take(place, None, rows, order, check_finite)
+
+    def _take(self, place: Place, values: NDArray[Any] | None, rows: Rows, order: Order, check_finite: bool) -> None:
+        self._rows, self._values = place, values
+        self._which, self._order, self._check_finite = rows, order, check_finite
         self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()  # index arrays given out by tocsr
         self.shape = (self._pattern.m, self._pattern.k)
         self.nnz = self._pattern.nnz
-        self.dtype = _checks.float_dtype("A", values.dtype)
+        self.dtype = _checks.float_dtype("A", place.dtype)
+
+    def _check_symmetry(self, source: Source) -> None:
+        place = self._rows
+        assert isinstance(place, StreamedRows)
+        defect = place.of_all(source).asymmetry()
+        if defect is not None:
+            raise _checks.not_symmetric_row(*defect, 'rows="upper"')
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._pattern.check_unchanged()
         return self._state
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._set_up(*state)
+        if isinstance(state[0], Source):
+            self._stream(*state)
+        else:
+            self._set_up(*state)
 
     def __repr__(self) -> str:
         m, k = self.shape
-        rows = self._state[3]
-        return (
-            f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={rows!r}, order={self._order!r}>"
-        )
+        return f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={self._which!r}, order={self._order!r}>"
 
     # --- what depends on the pattern only ---------------------------------------------------------------------------
 
@@ -347,7 +422,8 @@ class JacobianBuilder:
         """
         x = self._point(x)
         if block_rows is None:
-            block_rows = max(_BLOCK // (2 * x.dtype.itemsize + 12), 1)
+            nbytes = _BLOCK if self._rows.memory is None else min(_BLOCK, self._rows.memory // 4)
+            block_rows = max(nbytes // (2 * x.dtype.itemsize + 12), 1)
         block_rows = _checks.positive_integer("block_rows", block_rows)
         return self._blocks(x, block_rows)
 
@@ -394,7 +470,7 @@ class JacobianBuilder:
         Parameters
         ----------
         w : array_like, shape (m,)
-            A weight for each row of J, real. Referenced if it is float64: later changes are seen.
+            A weight for each row of J, real. Referenced: later changes are seen.
 
         Returns
         -------
@@ -409,7 +485,7 @@ class JacobianBuilder:
 
         Notes
         -----
-        **Memory.** None; a copy of w if it is not float64.
+        **Memory.** None.
 
         Examples
         --------
@@ -425,7 +501,10 @@ class JacobianBuilder:
         for name, dtype in (("A", self.dtype), ("w", w.dtype)):
             _checks.real(name, dtype, "the Hessian of wᵀF")
         dtype = np.result_type(self.dtype, _checks.float_dtype("w", w.dtype))
-        return HessianOperator(self, dtype, w=frozen(np.ascontiguousarray(w, np.float64)))
+        if self._rows.flipped and self._pattern.indices is not None:
+            raise _checks.wrong_order()
+        weights = Weights(frozen(w), self._pattern, np.dtype(np.float64), flipped=self._rows.flipped)
+        return HessianOperator(self, dtype, w=weights)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
         """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix: it is zero outside row s and column s.
@@ -469,7 +548,7 @@ class JacobianBuilder:
         k = self._pattern.k
         s = _checks.variable_index(s, k)
         in_row, in_column = self._pattern.neighbours(s)
-        if self._order == "F":  # this builder's rows are those of Aᵀ
+        if (self._order == "F") != self._rows.flipped:  # the rows of its place are those of Aᵀ
             in_row, in_column = in_column, in_row
         columns, entries = in_row
         others = in_column[0] != s

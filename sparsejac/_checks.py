@@ -39,12 +39,33 @@ def rows(value: object) -> Rows:
     return choice("rows", "all" if value is None else value, Rows)
 
 
+def rows_of(value: object, *, half: bool) -> Rows:
+    """`rows` of an A of which we may have the upper triangle only."""
+    if not half:
+        return rows(value)
+    if value not in (None, "upper"):
+        raise ValueError(
+            f'rows must be "upper" for a contact map, which holds the upper triangle of a symmetric A, got {value!r}: leave it out, or read the map with '
+            "cooler and pass its matrix"
+        )
+    return "upper"
+
+
 def order(value: object) -> Order:
     return choice("order", value, Order)
 
 
 def uplo(value: object) -> Uplo | None:
     return None if value is None else choice("uplo", value, Uplo)
+
+
+def uplo_of(value: object, *, half: bool) -> Uplo | None:
+    """`uplo` of an A of which we may have the upper triangle only."""
+    if half and value not in (None, "U"):
+        raise ValueError(
+            f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: leave it out'
+        )
+    return "U" if half else uplo(value)
 
 
 def pairs(value: object) -> Pairs:
@@ -84,6 +105,10 @@ def nonnegative(name: str, value: object) -> float:
     if not 0 <= value < np.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
     return float(value)
+
+
+def memory(value: object) -> int | None:
+    return None if value is None else _integer("memory", value, 1, "a number of bytes")
 
 
 def flag(name: str, value: object) -> bool:
@@ -296,11 +321,11 @@ def operand(name: str, value: object, length: int, product: str, *, matrix: bool
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def fits(what: str, count: int, way_out: str) -> None:
-    """Refuse, before it is allocated, what the machine's memory cannot hold."""
-    if count < LARGE:
+def fits(what: str, count: int, way_out: str, available: int | None = None) -> None:
+    """Refuse, before it is allocated, what the machine's memory, or what is `available` of it, cannot hold."""
+    if count < LARGE and available is None:
         return
-    available = _machine.available_memory()
+    available = _machine.available_memory() if available is None else available
     if available is not None and count > available:
         raise MemoryError(
             f"{what} would take {count} bytes ({human_bytes(count)}), and {human_bytes(available)} are available: {way_out}"
@@ -340,16 +365,54 @@ def finite_blocks(name: str, values: NDArray[Any], locate: Any, part: Triangle |
         ok = np.isfinite(piece)
         if not ok.all():
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
-            place = ", ".join(map(str, locate(int(where[0]) + start, *map(int, where[1:]))))
-            way_out = "pass check_finite=False to compute with it"
-            if name == "Y":
-                way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
-            raise ValueError(f"{name} must be finite, but {name}[{place}] = {piece[tuple(where)]}: {way_out}")
+            raise not_finite(name, locate(int(where[0]) + start, *map(int, where[1:])), piece[tuple(where)])
+
+
+def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
+    way_out = "pass check_finite=False to compute with it"
+    if name == "Y":
+        way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
+    return ValueError(f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {way_out}")
 
 
 def bad_structure(name: str, format_: str, reason: str) -> ValueError:
     return ValueError(
         f"{name} has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+    )
+
+
+def unsorted(name: str, line: int) -> ValueError:
+    return ValueError(
+        f"{name}, which is read from disk, must have the columns of each row in ascending order and none twice, which fails in row {line}: "
+        "write it anew after sum_duplicates(), which sorts as well"
+    )
+
+
+def wrong_order() -> ValueError:
+    return ValueError(
+        'A is read along its columns, as its file has them one after the other, and this needs its rows: take order="F" (or "C" if you did), '
+        "with which J's rows go by columns, or write A in the other order; products with k-vectors, costs, gradients and column norms work as it is"
+    )
+
+
+def different_orders(*, transposed: bool) -> ValueError:
+    ours, theirs = ("columns", "rows") if transposed else ("rows", "columns")
+    return ValueError(
+        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its {theirs} only: write one of them in the other order"
+    )
+
+
+def small_memory(memory: int, needed: int, k: int) -> ValueError:
+    return ValueError(
+        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: k-vectors, and for each thread a block of one row; "
+        f"got {memory}: pass more, or fewer workers"
+    )
+
+
+def not_symmetric_row(i: int, difference: float, needs: str) -> ValueError:
+    return ValueError(
+        f"{needs} needs a symmetric A, but the products of row {i} and of column {i} of A with one vector differ by {difference:.2g}: "
+        'write (A + A.T) / 2, or pass uplo="U" or "L" where that is taken and A holds one triangle'
     )
 
 

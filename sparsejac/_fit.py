@@ -48,6 +48,7 @@ def fit(
     progress: bool = False,
     check_finite: bool = True,
     workers: int | None = None,
+    memory: int | None = None,
 ) -> OptimizeResult:
     """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``: weighted rank-one approximation, by Newton's method in k-space.
 
@@ -70,10 +71,12 @@ def fit(
     callback : callable, optional
         Called after each step with an `OptimizeResult` of ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
     progress : bool, default False
-        Show a bar of the passes over A, with cost and optimality.
+        Show a bar of the passes over A, with cost and optimality; of a streamed A also one of each pass.
     check_finite : bool, default True
         Refuse NaN and infinity in A, Y and x0.
     workers : int, optional
+        As for `JacobianBuilder`.
+    memory : int, optional
         As for `JacobianBuilder`.
 
     Returns
@@ -137,7 +140,9 @@ def fit(
     progress = _checks.flag("progress", progress)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
-    problem = LeastSquares(A, Y, rows=rows, order=order, check_finite=check_finite, workers=workers)
+    problem = LeastSquares(
+        A, Y, rows=rows, order=order, check_finite=check_finite, workers=workers, memory=memory, progress=progress
+    )
     if x0 is not None:
         k = problem.shape[1]
         x0 = _checks.vector("x0", x0, k, f"as A is {k}x{k}", finite=check_finite)
@@ -161,22 +166,23 @@ class _Newton:
 
     def __init__(self, problem: LeastSquares, x0: ArrayLike | None, tol: float, callback: Any, bar: Any) -> None:
         self._sums: Sums = problem._sums
-        a, _ = problem.builder._rows.diagonal()
-        self._own = 2 * a**2 if a.any() else None  # S's diagonal
-        del a
         self._tol, self._callback, self._bar = tol, callback, bar
         self._nit = self._nfev = self._n_products = 0
-        self._norm = problem._norm_of_y()
-        self._degree = np.zeros(self._sums.k)  # S 1
-        self._expected = 0.0  # how large x_j² is on average if F is Y
+        self._count_product()
+        self._degree, squares, overlap, size = self._sums.beginning()  # S 1
+        self._norm = float(np.sqrt(squares))
+        total = float(np.sum(self._degree))
+        self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0  # how large x_j² is on average if F is Y
+        a = problem.builder._rows.diagonal()
+        self._own = 2 * a**2 if a.any() else None  # S's diagonal
+        del a
         self._radius = np.inf
         self._exact = self._damped = False
         self._overflow = False
         self._wakes = 0
         if x0 is None and self._norm > 0:
-            self._at = self._from_data(positive=problem._is_mostly_positive())
+            self._at = self._from_data(positive=overlap > size / 2)  # then most of x can have one sign
         else:
-            self._set_degree(self._squares(np.ones(self._sums.k)))
             self._at = self._look(np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64))
             if self._norm == 0:
                 self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
@@ -185,10 +191,6 @@ class _Newton:
             self._at = self._best_on_ray(self._at)
 
     # --- where to start -----------------------------------------------------------------------------------------------
-
-    def _set_degree(self, degree: NDArray[Any]) -> None:
-        self._degree, total = degree, float(np.sum(degree))
-        self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0
 
     def _look(self, x: NDArray[Any]) -> _Point:
         cost, gradient, scale = self._sums.gradient(x)
@@ -233,7 +235,6 @@ class _Newton:
         return np.where(self._degree > 0, beta * x, x)
 
     def _from_data(self, *, positive: bool) -> _Point:
-        self._set_degree(self._squares(np.ones(self._sums.k)))
         reached = self._degree > 0  # nothing depends on the others
         if positive:
             at = self._look(np.where(reached, np.sqrt(self._expected), 0.0))

@@ -156,9 +156,9 @@ def _absolute(columns, j0, q):
 
 
 @_inline
-def _cells(vector, grid, i, start, n):
-    """The part of an m-vector that belongs to row i of A."""
-    return vector[start : start + n] if grid is None else vector[i * grid : (i + 1) * grid]
+def _cells(vector, base, grid, i, start, n):
+    """The part of an m-vector, of which the first `base` numbers are left out, that belongs to row i of A."""
+    return vector[start - base : start - base + n] if grid is None else vector[i * grid - base : (i + 1) * grid - base]
 
 
 @_inline
@@ -191,7 +191,7 @@ def value(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out):
         b = None if y is None else y[lo[i] - y_base : hi[i] - y_base]
         columns = _columns(indices, start, n)
         xs = _window(x, indices, lo[i] - i * lo.size, n)
-        cells = _cells(out, grid, i, first[i], n)
+        cells = _cells(out, 0, grid, i, first[i], n)
         xi = x[i]
         for q in range(n):
             _ahead_of_cache(x, indices, start + q)
@@ -205,7 +205,7 @@ def matvec(data, indices, base, lo, hi, first, grid, i0, i1, x, v, out):
     for i in range(i0, i1):
         start, n = lo[i] - base, hi[i] - lo[i]
         a = data[start : start + n]
-        cells = _cells(out, grid, i, first[i], n)
+        cells = _cells(out, 0, grid, i, first[i], n)
         if x.ndim == 1:
             j0 = lo[i] - i * lo.size
             xs, vs = x[j0 : j0 + n], v[j0 : j0 + n]
@@ -230,7 +230,7 @@ def matmat(data, indices, base, lo, hi, first, grid, i0, i1, x, V, out):
         columns = _columns(indices, start, n)
         xs = _window(x, indices, lo[i] - i * lo.size, n)
         Vs = _window(V, indices, lo[i] - i * lo.size, n)
-        cells = _cells(out, grid, i, first[i], n)
+        cells = _cells(out, 0, grid, i, first[i], n)
         xi = x[i]
         Vi = V[i]
         for q in range(n):
@@ -345,6 +345,15 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_ou
             columns_out[e + q] = _absolute(columns, j0, q)
 
 
+@_sum
+def nothing_of(numbers):
+    """0, or NaN if one of these numbers is not finite."""
+    total = 0.0 * numbers[0]
+    for q in range(numbers.size):
+        total += 0.0 * numbers[q]
+    return total
+
+
 # --- sums: each row of A adds into a k-vector, which the caller made zero -------------------------------------------
 
 
@@ -360,14 +369,14 @@ def _term(a, cells, q, conjugate, on_diagonal):
 
 
 @_inline
-def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, conjugate, out):
+def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, w_base, conjugate, out):
     """For entries ``begin <= p < end`` of row i and their terms t: ``out_i += t x_j`` and ``out_j += t x_i``."""
     start, n = begin - base, end - begin
     a = data[start : start + n]
     columns = _columns(indices, start, n)
     j0 = begin - i * lo.size
     xs, outs = _window(x, indices, j0, n), _window(out, indices, j0, n)
-    cells = None if w is None else _cells(w, grid, i, first[i] + begin - lo[i], n)
+    cells = None if w is None else _cells(w, w_base, grid, i, first[i] + begin - lo[i], n)
     one = out.dtype.type(1)  # makes the products of float32 numbers in float64 as well; for float64 it vanishes
     xi = x[i]
     if out.ndim == 1:  # dense rows only: `_add_packed_rows` is for sparse ones
@@ -392,17 +401,17 @@ def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, conjugat
 
 
 @_inline
-def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, conjugate, out, sums):
+def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, w_base, conjugate, out, sums):
     """`_add_row` for columns ``j0 <= j < j1`` of four dense rows at once. `sums` has four rows, or is None for a vector."""
     k, n = lo.size, j1 - j0
     p0 = i * k + j0
     p1, p2, p3 = p0 + k, p0 + 2 * k, p0 + 3 * k
     a0, a1 = data[p0 - base : p0 - base + n], data[p1 - base : p1 - base + n]
     a2, a3 = data[p2 - base : p2 - base + n], data[p3 - base : p3 - base + n]
-    w0 = None if w is None else _cells(w, None, i, first[i] + p0 - lo[i], n)
-    w1 = None if w is None else _cells(w, None, i, first[i + 1] + p1 - lo[i + 1], n)
-    w2 = None if w is None else _cells(w, None, i, first[i + 2] + p2 - lo[i + 2], n)
-    w3 = None if w is None else _cells(w, None, i, first[i + 3] + p3 - lo[i + 3], n)
+    w0 = None if w is None else _cells(w, w_base, None, i, first[i] + p0 - lo[i], n)
+    w1 = None if w is None else _cells(w, w_base, None, i, first[i + 1] + p1 - lo[i + 1], n)
+    w2 = None if w is None else _cells(w, w_base, None, i, first[i + 2] + p2 - lo[i + 2], n)
+    w3 = None if w is None else _cells(w, w_base, None, i, first[i + 3] + p3 - lo[i + 3], n)
     xs, outs = x[j0:j1], out[j0:j1]
     x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
     one = out.dtype.type(1)
@@ -467,17 +476,17 @@ def _beside(lo, hi, r, left, right, side):
 
 
 @_inline
-def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, sums):
+def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, w_base, conjugate, out, sums):
     """Sum over rows ``i0 <= i < i1``, four at a time where A is dense."""
     i = i0
     while i < i1:
         rows, left, right = _common(indices, lo, hi, i, i1)
         if rows == 4:
-            _add_four_rows(data, base, lo, first, i, left, right, x, w, conjugate, out, sums)
+            _add_four_rows(data, base, lo, first, i, left, right, x, w, w_base, conjugate, out, sums)
         for side in range(2 * rows):  # one call, which is compiled into its place, instead of three
             r = i + side // 2
             begin, end = _beside(lo, hi, r, left, right, side % 2)
-            _add_row(data, indices, base, lo, first, grid, r, begin, end, x, w, conjugate, out)
+            _add_row(data, indices, base, lo, first, grid, r, begin, end, x, w, w_base, conjugate, out)
         i += rows
 
 
@@ -488,12 +497,12 @@ def _own(flag, i, j):
 
 
 @_inline
-def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, flag, out):
+def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, flag, out):
     """`_add_rows` for sparse rows; `out` is x and the sum, packed. The flag is `conjugate`, or without w the `own` of `squares`."""
     for i in range(i0, i1):
         start, n = lo[i] - base, hi[i] - lo[i]
         a, columns = data[start : start + n], indices[start : start + n]
-        cells = None if w is None else _cells(w, grid, i, first[i], n)
+        cells = None if w is None else _cells(w, w_base, grid, i, first[i], n)
         one, total = out.dtype.type(1), out.dtype.type(0)
         xi = out[i, 0]
         for q in range(n):
@@ -506,29 +515,29 @@ def _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, flag, 
 
 
 @_sum
-def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out):
+def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, x, conjugate, out):
     """``Jᵀ w = (A∘W) x + (A∘W)ᵀ x``, with conj(A) where `conjugate` is set (x then comes conjugated).
 
-    x and `out` have the precision in which the sums are kept: float64 or complex128. For sparse rows x is None, and `out`
-    is x and the sum, packed.
+    w is the part of it behind `w_base` numbers. x and `out` have the precision in which the sums are kept: float64 or complex128. For
+    sparse rows x is None, and `out` is x and the sum, packed.
     """
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, conjugate, out, None)
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, w_base, conjugate, out, None)
     else:
-        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, conjugate, out)
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, conjugate, out)
 
 
 @_sum
-def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, sums, out):
+def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, W, w_base, x, conjugate, sums, out):
     """`rmatvec` for the columns of W at once; nothing is packed. `sums` is room for four dense rows of `out`."""
-    _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, W, conjugate, out, sums)
+    _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, W, w_base, conjugate, out, sums)
 
 
 @_sum
 def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
     """``S u`` with ``S = |A|² + (|A|²)ᵀ``. With `own`, ``S_ii u_i`` is added once more: diag(JᴴJ), if u is |x|²."""
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, u, None, False, out, None)
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, u, None, 0, False, out, None)
         if own:  # dense rows do not look for the diagonal
             one = out.dtype.type(1)
             for i in range(i0, i1):
@@ -536,16 +545,45 @@ def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
                 if lo[i] <= p < hi[i]:
                     out[i] += _term(one * data[p - base], None, 0, False, True) * u[i]
     else:
-        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, own, out)
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, 0, own, out)
 
 
 @_sum
 def symmetric(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
     """``(T + Tᵀ) x``, where T has the visited entries: ``A x`` but for A's diagonal, if they are one side of it."""
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, None, None, out, None)
+        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, None, 0, None, out, None)
     else:
-        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, None, out)
+        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, 0, None, out)
+
+
+@_sum
+def both_products(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
+    """``A x``, ``Aᵀ x``, and ``|A| x``, the three rows of `out`; for sparse rows x is None, and `out` is x and the three, packed."""
+    for i in range(i0, i1):
+        start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size
+        a, columns = data[start : start + n], _columns(indices, start, n)
+        total = size = 0.0
+        if x is None:
+            xi = out[i, 0]
+            for q in range(n):
+                _ahead_of_cache(out, indices, start + q)
+                j = _column(columns, q)
+                t = a[q] * out[j, 0]
+                total += t
+                size += abs(t)
+                out[j, 2] += a[q] * xi
+            out[i, 1] += total
+            out[i, 3] += size
+        else:
+            xs, outs, xi = x[j0 : j0 + n], out[1, j0 : j0 + n], x[i]
+            for q in range(n):
+                t = a[q] * xs[q]
+                total += t
+                size += abs(t)
+                outs[q] += a[q] * xi
+            out[0, i] += total
+            out[2, i] += size
 
 
 @_sum
@@ -639,7 +677,7 @@ def squares_of_many(data, indices, base, lo, hi, first, grid, i0, i1, U, out):
                 r = i + side // 2
                 begin, end = _beside(lo, hi, r, left, right, side % 2)
                 for c in range(U.shape[0]):
-                    _add_row(data, None, base, lo, first, grid, r, begin, end, U[c], None, False, out[c])
+                    _add_row(data, None, base, lo, first, grid, r, begin, end, U[c], None, 0, False, out[c])
             i += rows
 
 
@@ -743,6 +781,50 @@ def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, o
             cost += _add_residuals(data, base, y, y_base, k, r, begin, end, twice, x, v, out, squares_out)
         i += rows
     return cost
+
+
+@_sum
+def beginning(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out):
+    """``S x``, and behind it ``Σ y²``, ``Σ a y`` and ``Σ |a y|``: what a fit has to know before it has an x.
+
+    `out` has one row, of k + 3 numbers. For sparse rows x is None, and `out` is x and the sum, packed.
+    """
+    k = lo.size
+    norm = overlap = size = 0.0
+    for i in range(i0, i1):
+        start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * k
+        a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+        total = 0.0
+        if x is None:
+            xi = out[i, 0]
+            for q in range(n):
+                _ahead_of_cache(out, indices, start + q)
+                j = _column(columns, q)
+                c, bq = 1.0 * a[q], 1.0 * b[q]
+                norm += bq * bq
+                overlap += c * bq
+                size += abs(c * bq)
+                total += c * c * out[j, 0]
+                out[j, 1] += c * c * xi
+            out[i, 1] += total
+        else:
+            xs, outs, xi = x[j0 : j0 + n], out[0, j0 : j0 + n], x[i]
+            for q in range(n):
+                c, bq = 1.0 * a[q], 1.0 * b[q]
+                norm += bq * bq
+                overlap += c * bq
+                size += abs(c * bq)
+                total += c * c * xs[q]
+                outs[q] += c * c * xi
+            out[0, i] += total
+    if x is None:
+        out[k, 1] += norm
+        out[k + 1, 1] += overlap
+        out[k + 2, 1] += size
+    else:
+        out[0, k] += norm
+        out[0, k + 1] += overlap
+        out[0, k + 2] += size
 
 
 @_sum
@@ -916,18 +998,18 @@ def transpose(source, i0, out):
 
 
 @_map
-def csr_defect(indptr, indices, k):
+def csr_defect(indptr, indices, base, i0, i1, k):
     """What is wrong with a CSR structure, and in which row: 0 nothing, 1 indptr, 2 a column that A does not have,
     3 columns that are not in ascending order or come twice. The worst one found counts: 3 can be mended, 1 and 2 not.
     """
     if indptr[0] != 0:
         return 1, 0
-    for i in range(k):
-        if indptr[i + 1] < indptr[i] or indptr[i + 1] > indices.size:
+    for i in range(i0, i1):
+        if indptr[i + 1] < indptr[i] or indptr[i + 1] - base > indices.size:
             return 1, i
     defect, row = 0, 0
-    for i in range(k):
-        columns = indices[indptr[i] : indptr[i + 1]]
+    for i in range(i0, i1):
+        columns = indices[indptr[i] - base : indptr[i + 1] - base]
         n, falls = columns.size, 0
         for q in range(n - 1):  # no exit and no range test, so it vectorises: if they ascend, the ends tell the range
             falls += columns[q] >= columns[q + 1]
@@ -1001,33 +1083,30 @@ def _search(indices, low, high, column):
 
 
 @_map
-def csr_diagonals(indptr, indices, split, diagonal):
-    """Where in each row the diagonal and what is right of it starts, and how many diagonal entries earlier rows have.
-
-    `split` has k elements or is None, `diagonal` k + 1.
-    """
-    count = 0
-    diagonal[0] = 0
-    for i in range(diagonal.size - 1):
-        p = _search(indices, indptr[i], indptr[i + 1], i)
-        if p < indptr[i + 1] and indices[p] == i:
-            count += 1
-        diagonal[i + 1] = count
+def csr_diagonals(indptr, indices, base, i0, i1, split, entries):
+    """Which entry of each row is on the diagonal, or -1, and where what is not left of it starts; `split` may be None."""
+    for i in range(i0, i1):
+        end = indptr[i + 1] - base
+        p = _search(indices, indptr[i] - base, end, i)
+        entries[i] = p + base if p < end and indices[p] == i else -1
         if split is not None:
-            split[i] = p
+            split[i] = p + base
 
 
 @_map
-def csr_spans(indptr, indices, left, right, lo, hi):
+def csr_spans(indptr, indices, base, i0, i1, left, right, lo, hi):
     """The entries of each row whose columns are ``left[i] <= j < right[i]``."""
-    for i in range(lo.size):
-        lo[i] = _search(indices, indptr[i], indptr[i + 1], left[i])
-        hi[i] = _search(indices, lo[i], indptr[i + 1], right[i])
+    for i in range(i0, i1):
+        end = indptr[i + 1] - base
+        p = _search(indices, indptr[i] - base, end, left[i])
+        lo[i] = p + base
+        hi[i] = _search(indices, p, end, right[i]) + base
 
 
 @_map
-def csr_column(lo, hi, indices, s, positions):
+def csr_column(lo, hi, indices, base, i0, i1, s, positions):
     """The entry of each row that is in column s, or -1."""
-    for i in range(lo.size):
-        p = _search(indices, lo[i], hi[i], s)
-        positions[i] = p if p < hi[i] and indices[p] == s else -1
+    for i in range(i0, i1):
+        end = hi[i] - base
+        p = _search(indices, lo[i] - base, end, s)
+        positions[i] = p + base if p < end and indices[p] == s else -1

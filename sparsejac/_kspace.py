@@ -23,7 +23,7 @@ from scipy.sparse.linalg import LinearOperator
 from . import _checks
 from ._linear import Operator, wide
 from ._pattern import index_dtype
-from ._rows import Entries, MemoryRows, frozen
+from ._rows import Rows, frozen
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
@@ -43,10 +43,10 @@ class Sums:
 
     def __init__(
         self,
-        rows: MemoryRows,
-        target: Entries | None = None,
+        rows: Rows,
+        target: Any = None,
         *,
-        gram: MemoryRows | None = None,
+        gram: Rows | None = None,
         diagonal: NDArray[Any] | None = None,
         y_diagonal: NDArray[Any] | None = None,
     ) -> None:
@@ -81,6 +81,21 @@ class Sums:
             part = self._gram.sum("squares_of_many", frozen(some), outputs=group)
             found[c : c + group] = part[: count - c]
         return found
+
+    def beginning(self) -> tuple[NDArray[Any], float, float, float]:
+        """``S 1``, ``‖Y‖²``, ``Σ A∘Y`` and ``Σ |A∘Y|``: all that a fit has to know before it has an x, in one pass."""
+        k = self.k
+        found = self._rows.sum("beginning", (frozen(np.ones(k)),), extra=3, target=self._target)[0]
+        degree, (norm, overlap, size) = found[:k], found[k:].tolist()
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a, b = self._diagonal, self._y_diagonal
+            with _silence():
+                degree = 2 * degree - 2 * a**2
+                norm, overlap, size = (
+                    2 * total - float(np.sum(own)) if total < np.inf else total
+                    for total, own in ((norm, b * b), (overlap, a * b), (size, np.abs(a * b)))
+                )
+        return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
 
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
@@ -122,8 +137,8 @@ class _Hermitian(Operator):
         """T's entries in rows i and columns j, where A has a, and Y or W have `beside`."""
         raise NotImplementedError
 
-    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> Any:
-        """Y or W at the entries that A's rows visit, in their order: where those are, and A's numbers of them."""
+    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
+        """Y or W at the entries that A's rows visit, in their order: where those are."""
         return None
 
     def _beside_matrix(self) -> Any:
@@ -167,14 +182,14 @@ class _Hermitian(Operator):
         >>> N.diagonal()
         array([1304., 6413.])
         """
-        a, entries = self._builder._rows.diagonal()
+        a = self._builder._rows.diagonal()
         i = np.arange(a.size)
         with _silence():
-            t = self._term(a, i, i, self._beside_diagonal(entries))
+            t = self._term(a, i, i, self._beside_diagonal())
             return (self._d + 2 * t.real).astype(np.empty(0, self.dtype).real.dtype, copy=False)
 
-    def _beside_diagonal(self, entries: NDArray[Any]) -> Any:
-        """Y or W on the diagonal; `entries` are A's numbers there, or -1."""
+    def _beside_diagonal(self) -> Any:
+        """Y or W on the diagonal."""
         return None
 
     def tocsr(self) -> scipy.sparse.csr_array:
@@ -216,13 +231,13 @@ class _Hermitian(Operator):
             4 * count * (wide(self.dtype).itemsize + dtype.itemsize),
             "multiply by it without forming it",
         )
-        i, j, entries = builder._rows.visited()
+        i, j = builder._rows.visited()
         with _silence():
-            return self._sparse(i, j, entries)
+            return self._sparse(i, j)
 
-    def _sparse(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> scipy.sparse.csr_array:
-        builder, k = self._builder, self.shape[0]
-        t = self._term(builder._values[entries].astype(wide(self.dtype)), i, j, self._beside_entries(i, j, entries))
+    def _sparse(self, i: NDArray[Any], j: NDArray[Any]) -> scipy.sparse.csr_array:
+        rows, k = self._builder._rows, self.shape[0]
+        t = self._term(rows.values().astype(wide(self.dtype), copy=False), i, j, self._beside_entries(i, j))
         own = np.arange(k, dtype=i.dtype)
         d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
         H = scipy.sparse.coo_array(
@@ -267,16 +282,12 @@ class _Hermitian(Operator):
             return self._dense(doubled)
 
     def _dense(self, doubled: np.dtype[Any]) -> NDArray[Any]:
-        builder, k = self._builder, self.shape[0]
-        T, beside = np.empty((k, k), doubled), self._beside_matrix()
+        k = self.shape[0]
+        T, beside = self._builder._rows.matrix().astype(doubled, copy=False), self._beside_matrix()
         step, own = max(_BLOCK // max(k, 1), 1), np.arange(k)
         for i in range(0, k, step):
             rows = slice(i, i + step)
-            a = builder._values[rows].astype(doubled)
-            T[rows] = self._term(a, own[rows, np.newaxis], own, None if beside is None else beside[rows])
-        pattern = builder._pattern
-        if pattern.entries < k * k:
-            T = np.tril(T) if pattern.lo[-1] == k * (k - 1) else np.triu(T)
+            T[rows] = self._term(T[rows], own[rows, np.newaxis], own, None if beside is None else beside[rows])
         T += T.conj().T  # NumPy makes a copy of what overlaps
         T[own, own] += self._d
         return T.astype(self.dtype, copy=False)
@@ -382,10 +393,10 @@ class HessianOperator(_Hermitian):
         builder: JacobianBuilder,
         dtype: np.dtype[Any],
         *,
-        w: NDArray[Any] | None = None,
+        w: Any = None,
         x: NDArray[Any] | None = None,
         sums: Sums | None = None,
-        y: NDArray[Any] | None = None,
+        y: Any = None,
         scale: NDArray[Any] | None = None,
     ) -> None:
         k = builder.shape[1]
@@ -401,43 +412,25 @@ class HessianOperator(_Hermitian):
     def _times(self, u: NDArray[Any]) -> NDArray[Any]:
         if self._sums is not None and self._x is not None:
             return self._sums.curvature(self._x, u)
-        return self._builder._rows.sum("rmatvec", frozen(u), self._w, False)
+        return self._builder._rows.sum("rmatvec", frozen(u), False, target=self._w)
 
     def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
         if self._x is None:
             return a * beside
         return a * (2 * a * (self._x[i] * self._x[j]) - beside)
 
-    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any], entries: Any) -> Any:
+    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
         if self._w is None:
-            assert self._y is not None
-            return self._y[entries]
-        grid = self._builder._pattern.grid
-        return self._w if grid is None else self._w[i.astype(np.int64) * grid + j]
+            return self._builder._rows.values(self._y)
+        return self._w.at_places(i, j)
 
     def _beside_matrix(self) -> Any:
         if self._w is None:
-            return self._y
-        k = self.shape[0]
-        if self._w.size == k * k:
-            return self._w.reshape(k, k)
-        i, j, _ = self._builder._rows.visited()
-        W = np.zeros((k, k), self._w.dtype)
-        W[i, j] = self._w
-        return W
+            return self._builder._rows.matrix(self._y)
+        return self._w.matrix()
 
-    def _beside_diagonal(self, entries: NDArray[Any]) -> Any:
-        pattern, found = self._builder._pattern, entries >= 0
-        beside = np.zeros(entries.size)
-        if self._w is None:
-            assert self._y is not None
-            y, at = self._y, entries[found]
-            beside[found] = y[np.divmod(at, pattern.k)] if y.ndim == 2 else y[at]
-        else:
-            i = np.flatnonzero(found)
-            rows = i * (pattern.k + 1) if pattern.grid else pattern.first[i] + (entries[i] - pattern.lo[i])
-            beside[found] = self._w[rows]
-        return beside
+    def _beside_diagonal(self) -> Any:
+        return self._builder._rows.diagonal_of(self._y if self._w is None else self._w)
 
 
 def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:

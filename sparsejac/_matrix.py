@@ -72,7 +72,7 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
         raise _checks.bad_structure(name, format_, f"indptr has {indptr.size} elements instead of {k + 1}")
     if indices.size != count:
         raise _checks.bad_structure(name, format_, f"{indices.size} indices for {count} values")
-    defect, line = _kernels.csr_defect(indptr, indices, k)
+    defect, line = _kernels.csr_defect(indptr, indices, 0, 0, k, k)
     line_name = "column" if format_ == "csc" else "row"
     if defect == 1:
         raise _checks.bad_structure(
@@ -168,9 +168,9 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
 
     if values.dtype == np.bool_ or not values.dtype.isnative:
         values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
-    cursor, diagonal = np.empty_like(indptr[:-1]), np.empty_like(indptr)
-    _kernels.csr_diagonals(indptr, indices, cursor, diagonal)
-    cursor += np.diff(diagonal)
+    cursor, entries = np.empty_like(indptr[:-1]), np.empty_like(indptr[:-1])
+    _kernels.csr_diagonals(indptr, indices, 0, 0, cursor.size, cursor, entries)
+    cursor += entries >= 0
     i, j = _kernels.csr_asymmetry(indptr, indices, values, cursor)
     return (int(i), int(j)) if i >= 0 else None
 

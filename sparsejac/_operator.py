@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 from . import _checks
 from ._kspace import NormalOperator, Sums, absolute_squares
 from ._linear import Operator, wide
-from ._rows import frozen
+from ._rows import Weights, frozen
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
@@ -176,18 +176,15 @@ class JacobianOperator(Operator):
     def _apply_transpose(self, X: NDArray[Any], *, conjugate: bool) -> NDArray[Any]:
         dtype = self._result_dtype(X)
         doubled = wide(dtype)
-        if X.dtype == np.bool_:
-            X = X.view(np.uint8)
-        if not (X.dtype.isnative and X.flags.aligned):
-            X = X.astype(X.dtype.newbyteorder("="))
         x = self._x if doubled == self._x.dtype else self._x.astype(doubled)
         if conjugate:
             x = np.conj(x)
-        rows, x, X = self._builder._rows, frozen(x), frozen(X)
+        rows, x = self._builder._rows, frozen(x)
+        weights = Weights(X, self._builder._pattern, doubled, flipped=rows.flipped)
         if X.ndim == 1:
-            total = rows.sum("rmatvec", x, X, conjugate)
+            total = rows.sum("rmatvec", x, conjugate, target=weights)
         else:
-            total = rows.sum("rmatmat", x, X, conjugate, columns=X.shape[1])
+            total = rows.sum("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
         if doubled == dtype:
             return total
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks, _matrix
+from . import _beside, _checks, _matrix, _sources
 from ._builder import JacobianBuilder
 from ._checks import Order, Rows
 from ._kspace import HessianOperator, NormalOperator, Sums
@@ -40,6 +39,10 @@ class LeastSquares:
     check_finite : bool, default True
         Refuse NaN and infinity, in A and Y here and in x at each call.
     workers : int, optional
+        As for `JacobianBuilder`.
+    memory : int, optional
+        As for `JacobianBuilder`.
+    progress : bool, default False
         As for `JacobianBuilder`.
 
     Attributes
@@ -90,12 +93,32 @@ class LeastSquares:
         order: Order = "C",
         check_finite: bool = True,
         workers: int | None = None,
+        memory: int | None = None,
+        progress: bool = False,
     ) -> None:
-        A = _checks.matrix(A)
-        _checks.real("A", A.dtype, "least squares")
-        rows = _checks.rows("stored" if rows is None else rows)
-        builder = JacobianBuilder(A, rows=rows, order=order, check_finite=check_finite, workers=workers)
+        source = _sources.find("A", A)
+        if source is None:
+            A = _checks.matrix(A)
+            if _beside.find(Y) is not None:
+                source = _beside.in_memory(A)
+        _checks.real("A", A.dtype if source is None else source.dtype, "least squares")
+        if source is None or not source.half:
+            rows = _checks.rows("stored" if rows is None else rows)
+        builder = JacobianBuilder(
+            A if source is None else source,
+            rows=rows,
+            order=order,
+            check_finite=check_finite,
+            workers=workers,
+            memory=memory,
+            progress=progress,
+        )
         pattern, values = builder._pattern, builder._values
+        if source is not None or values is None:
+            swapped = order == "F" and builder._which != "upper"
+            target = _beside.target(Y, builder._rows.entries.source, pattern, check=check_finite, swapped=swapped)
+            self._stream(builder, target)
+            return
         Y = _checks.target(Y, pattern.k, pattern.m)
         _checks.real("Y", Y.dtype, "least squares")
         y = _matrix.beside(Y, values, pattern, transposed=order == "F", check=check_finite)
@@ -105,17 +128,27 @@ class LeastSquares:
 
     def _set_up(self, builder: JacobianBuilder, y: NDArray[Any]) -> None:
         """What `__init__` does after its checks, and unpickling without them."""
-        self.builder, self.shape, self._y = builder, builder.shape, y
-        pattern = builder._pattern
-        self._target = Entries(y, pattern, _TARGETS)
-        part = pattern.entries < builder._values.size  # a triangle
-        self._sums = Sums(builder._rows, self._target) if part else self._halved()
+        self.builder, self.shape = builder, builder.shape
+        self._y: NDArray[Any] | None = y
+        pattern, values = builder._pattern, builder._values
+        self._target: Any = Entries(y, pattern, _TARGETS)
+        assert values is not None
+        part = pattern.entries < values.size  # a triangle
+        self._sums = Sums(builder._rows, self._target) if part else self._halved(values, y)
+        self._y_dtype = _checks.float_dtype("Y", y.dtype)
         self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
 
-    def _halved(self) -> Sums:
+    def _stream(self, builder: JacobianBuilder, target: Any) -> None:
+        """The same where A or Y is not in memory."""
+        self.builder, self.shape, self._y, self._target = builder, builder.shape, None, target
+        self._sums = Sums(builder._rows, target)
+        self._y_dtype = target.dtype
+        self._last = None
+
+    def _halved(self, values: NDArray[Any], y: NDArray[Any]) -> Sums:
         """Sums that read the upper triangle alone of what is symmetric."""
-        builder, y = self.builder, self._y
-        pattern, values = builder._pattern, builder._values
+        builder = self.builder
+        pattern = builder._pattern
         structure = pattern.indices, pattern.indptr
         if _matrix.asymmetry(values, *structure) is not None:
             return Sums(builder._rows, self._target)
@@ -127,20 +160,21 @@ class LeastSquares:
             assert pattern.indptr is not None
             half = Pattern.csr(pattern.indptr, pattern.indices, triangle(pattern.k, "upper"))
         gram = MemoryRows(values, half, builder._rows.workers)
-        a, entries = builder._rows.diagonal()
+        a = builder._rows.diagonal()
         if _matrix.asymmetry(y, *structure) is not None:
             return Sums(builder._rows, self._target, gram=gram, diagonal=a)
-        on_diagonal = np.zeros(pattern.k)
-        found = entries >= 0
-        on_diagonal[found] = y.diagonal() if y.ndim == 2 else y[entries[found]]
+        on_diagonal = builder._rows.diagonal_of(self._target)
         target = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, half, _TARGETS)
         return Sums(gram, target, diagonal=a, y_diagonal=on_diagonal)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.builder, self._y
+        return self.builder, self._target if self._y is None else self._y
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._set_up(*state)
+        if isinstance(state[1], np.ndarray):
+            self._set_up(*state)
+        else:
+            self._stream(*state)
 
     def __repr__(self) -> str:
         m, k = self.shape
@@ -179,7 +213,7 @@ class LeastSquares:
         """
         builder = self.builder
         x = self._point(x)
-        dtype = np.result_type(x.dtype, _checks.float_dtype("Y", self._y.dtype))
+        dtype = np.result_type(x.dtype, self._y_dtype)
         builder._check_fits("the vector of residuals", self.shape[0] * dtype.itemsize)
         out = builder._empty_rows((self.shape[0],), dtype)
         builder._rows.map("value", frozen(x.astype(dtype, copy=False)), out, target=self._target)
@@ -378,7 +412,7 @@ class LeastSquares:
         """
         point, _, _, scale = self._at(x)
         dtype = np.result_type(self.builder.dtype, point.dtype)
-        return HessianOperator(self.builder, dtype, x=point, sums=self._sums, y=self._y, scale=scale)
+        return HessianOperator(self.builder, dtype, x=point, sums=self._sums, y=self._target, scale=scale)
 
     def hessp(self, x: ArrayLike, v: ArrayLike) -> NDArray[Any]:
         """The product of `hess` with a vector: ``minimize(…, hessp=problem.hessp)``.
@@ -478,7 +512,7 @@ class LeastSquares:
         [0.5 1. ]
         """
         point, _, _, scale = self._at(x)
-        a, _ = self.builder._rows.diagonal()
+        a = self.builder._rows.diagonal()
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             squares = scale + 2 * (a * point) ** 2
             return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
@@ -499,26 +533,3 @@ class LeastSquares:
         last = (point, *self._sums.gradient(point))
         self._last = last
         return last
-
-    def _norm_of_y(self) -> float:
-        """‖Y‖ over the rows of J."""
-        pattern = self.builder._pattern
-        if pattern.m < self._y.size:  # a triangle
-            return float(np.sqrt(2 * self._sums.gradient(np.zeros(pattern.k))[0]))
-        return float(np.sqrt(sum(np.einsum("i,i", part, part) for part in self._parts(self._y))))
-
-    def _is_mostly_positive(self) -> bool:
-        """Whether most of ``A∘Y`` is: then most of x can have one sign."""
-        total = size = 0.0
-        for a, b in zip(self._parts(self.builder._values), self._parts(self._y), strict=True):
-            products = a * b
-            total += float(np.sum(products))
-            size += float(np.sum(np.abs(products, out=products)))
-        return total > size / 2
-
-    @staticmethod
-    def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """All numbers, as short vectors of float64: none of the size of the whole."""
-        step = max(2**12 // max(values[:1].size, 1), 1)
-        for start in range(0, len(values), step):
-            yield values[start : start + step].astype(np.float64).reshape(-1)

@@ -6,6 +6,7 @@ nothing here knows of an order: the builder hands over the structure of Aᵀ, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -41,6 +42,14 @@ def triangle(k: int, which: Triangle, *, offset: int = 0) -> Spans:
     return np.zeros(k, np.int64), np.maximum(i + 1 - offset, 0)
 
 
+def blocks_of(indices: Any, indptr: Indices) -> Iterator[tuple[int, int, int, Indices]]:
+    """Blocks of rows i0 ≤ i < i1 with their column indices, the first of which is that of entry `base`: one, if they are in memory."""
+    if isinstance(indices, np.ndarray):
+        yield 0, indptr.size - 1, 0, indices
+    else:
+        yield from indices.blocks(indptr)
+
+
 def _counts(each: NDArray[Any]) -> Any:
     """How many there are before each, and in all."""
     counts = np.zeros(each.size + 1, each.dtype)
@@ -58,8 +67,8 @@ class Pattern:
         A is k×k.
     entries : int
         How many entries of A are visited: as many as J has rows that are not empty.
-    indices : ndarray of int or None
-        The column of each stored entry of A; None for a dense A, whose entry p is (p // k, p % k).
+    indices : ndarray of int, `StoredColumns` or None
+        The column of each stored entry of A, in memory or not; None for a dense A, whose entry p is (p // k, p % k).
     lo, hi : ndarray of int, shape (k,)
         The entries that belong to each row.
     first : ndarray of int, shape (k + 1,)
@@ -68,16 +77,19 @@ class Pattern:
         k where J has a row for each of the k² places, stored or not; None where it has one for each entry.
     indptr : ndarray of int, shape (k + 1,), or None
         That of the CSR matrix, the user's own where that is referenced.
+    on_diagonal : ndarray of int, shape (k,), or None
+        Which stored entry of each row is on the diagonal, or -1, where that has been found out already.
     """
 
     k: int
     entries: int
-    indices: Indices | None
+    indices: Any
     lo: Indices
     hi: Indices
     first: Indices
     grid: int | None = None
     indptr: Indices | None = None
+    on_diagonal: Indices | None = None
 
     @classmethod
     def dense(cls, k: int, spans: Spans | None = None) -> Pattern:
@@ -89,7 +101,15 @@ class Pattern:
         return cls(k, int(first[-1]), None, lo, hi, first)
 
     @classmethod
-    def csr(cls, indptr: Indices, indices: Indices, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
+    def csr(
+        cls,
+        indptr: Indices,
+        indices: Any,
+        spans: Spans | None = None,
+        *,
+        grid: bool = False,
+        on_diagonal: Indices | None = None,
+    ) -> Pattern:
         """The stored entries of a canonical CSR matrix, or those within spans. O(k) memory, O(k log k) time."""
         k = indptr.size - 1
         lo, hi, first = indptr[:-1], indptr[1:], indptr
@@ -97,9 +117,10 @@ class Pattern:
             from . import _kernels
 
             lo, hi = np.empty_like(lo), np.empty_like(hi)
-            _kernels.csr_spans(indptr, indices, *spans, lo, hi)
+            for i0, i1, base, block in blocks_of(indices, indptr):
+                _kernels.csr_spans(indptr, block, base, i0, i1, *spans, lo, hi)
             first = _counts(hi - lo)
-        return cls(k, int(first[-1]), indices, lo, hi, first, k if grid else None, indptr)
+        return cls(k, int(first[-1]), indices, lo, hi, first, k if grid else None, indptr, on_diagonal)
 
     @cached_property
     def diagonal(self) -> Indices:
@@ -168,12 +189,14 @@ class Pattern:
         """Which entry of A is on the diagonal in each row, or -1."""
         if self.indices is None:
             return np.arange(self.k, dtype=np.int64) * (self.k + 1)
+        if self.on_diagonal is not None:
+            return self.on_diagonal.astype(np.int64)
         from . import _kernels
 
         assert self.indptr is not None
-        entries, before = np.empty(self.k, np.int64), np.empty(self.k + 1, np.int64)
-        _kernels.csr_diagonals(self.indptr, self.indices, entries, before)
-        entries[before[1:] == before[:-1]] = -1
+        entries = np.empty(self.k, np.int64)
+        for i0, i1, base, block in blocks_of(self.indices, self.indptr):
+            _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, entries)
         return entries
 
     def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
@@ -187,7 +210,9 @@ class Pattern:
         from . import _kernels
 
         positions = np.empty(self.k, np.int64)
-        _kernels.csr_column(self.lo, self.hi, self.indices, s, positions)
+        assert self.indptr is not None
+        for i0, i1, base, block in blocks_of(self.indices, self.indptr):
+            _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, s, positions)
         in_column = np.flatnonzero(positions >= 0)
         return (self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)), (in_column, positions[in_column])
 

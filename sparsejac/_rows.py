@@ -2,7 +2,7 @@
 
 A place offers two things. `map` runs a kernel that writes each row's own part of an output; the threads share out the
 rows as they come. `sum` runs a kernel that adds into a k-vector; there the partial sums are fixed by A alone and added
-in order, so that the result has the same bits for every number of workers.
+in order, so that the result has the same bits for every number of workers. Rows elsewhere are `_streamed`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import math
 import os
 import queue
 import threading
@@ -30,6 +31,20 @@ _EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are t
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
+class Room:
+    """A buffer that is used again, and replaced by a larger one where it is too small."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        nbytes = count * dtype.itemsize
+        if self._bytes.size < nbytes:
+            self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
+            self._bytes = np.empty(nbytes, np.uint8)
+        return self._bytes[:nbytes].view(dtype)
+
+
 class Entries:
     """One number for each entry of A, where their owner has them: a matrix of A's shape, or a vector beside CSR indices.
 
@@ -48,11 +63,8 @@ class Entries:
         self.dtype = native if native in compiled else np.dtype(np.float64)
         self._pattern = pattern
 
-    def packed(self, i0: int, i1: int, buffers: list[NDArray[Any]]) -> tuple[NDArray[Any], int]:
-        """The entries of rows ``i0 <= i < i1``, and the number of the first: all of them, if they can be read where they are.
-
-        `buffers` are the caller's to keep: the last one is used, and replaced by a larger one where it is too small.
-        """
+    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
+        """The entries of rows ``i0 <= i < i1``, and the number of the first: all of them, if they can be read where they are."""
         if self.direct:
             return self.values, 0
         pattern, values = self._pattern, self.values
@@ -61,31 +73,231 @@ class Entries:
         else:
             base = int(pattern.lo[i0])
             block = values[base : int(pattern.hi[i1 - 1])]
-        if not buffers or buffers[-1].size < block.size:
-            buffers[:] = [np.empty(block.size, self.dtype)]
-        packed = buffers[-1][: block.size]
+        packed = room.take(block.size, self.dtype)
         if self.transposed is None:
             np.copyto(packed.reshape(block.shape), block)
         else:
-            _kernel("transpose")(self.transposed, i0, packed.reshape(block.shape))
+            compiled_kernel("transpose")(self.transposed, i0, packed.reshape(block.shape))
         return frozen(packed), base
 
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry takes in a buffer."""
+        return 0 if self.direct else self.dtype.itemsize
 
-class MemoryRows:
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The numbers of these entries of A."""
+        values = self.values
+        return values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.k)]
+
+
+class Weights:
+    """A number, or a row of them, for each row of J: w of ``Jᵀ w``.
+
+    With `flipped`, the rows of the place are A's columns, and so are their weights taken.
+    """
+
+    def __init__(self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], *, flipped: bool = False) -> None:
+        readable = w.flags.aligned and w.flags.c_contiguous and w.dtype in (dtype, _single(dtype))
+        self.direct = readable and not flipped
+        self.dtype, self._pattern, self._flipped = dtype, pattern, flipped
+        self.values = frozen(w)
+
+    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
+        """The weights of rows ``i0 <= i < i1`` of A, and the number of the first: all of them, if they can be read where they are."""
+        if self.direct:
+            return self.values, 0
+        pattern, w = self._pattern, self.values
+        if self._flipped:
+            k = pattern.k
+            block, base = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1), i0 * k
+        else:
+            base = i0 * pattern.grid if pattern.grid else int(pattern.first[i0])
+            block = w[base : i1 * pattern.grid if pattern.grid else int(pattern.first[i1])]
+        packed = room.take(block.size, self.dtype).reshape(block.shape)
+        np.copyto(packed, block)
+        return frozen(packed.reshape(math.prod(block.shape[: block.ndim - w.ndim + 1]), *w.shape[1:])), base
+
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry takes in a buffer."""
+        return 0 if self.direct else self.dtype.itemsize
+
+    def at_places(self, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+        """The weights of the entries that are visited, where those are."""
+        grid = self._pattern.grid
+        return self.values if grid is None else self.values[i.astype(np.int64) * grid + j]
+
+    def matrix(self) -> NDArray[Any]:
+        """Beside a dense A: a k×k array, with zeros beside a triangle."""
+        pattern, k, w = self._pattern, self._pattern.k, self.values
+        if w.size == k * k:
+            return w.reshape(k, k).T if self._flipped else w.reshape(k, k)
+        W = np.zeros((k, k), w.dtype)
+        for i in range(k):
+            j0 = i * k
+            W[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = w[pattern.first[i] : pattern.first[i + 1]]
+        return W
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The weights of these entries of A, which are on its diagonal."""
+        pattern = self._pattern
+        if pattern.indices is None:
+            i = entries // pattern.k
+        else:
+            assert pattern.indptr is not None
+            i = np.searchsorted(pattern.indptr, entries, side="right") - 1
+        rows = i * (pattern.k + 1) if pattern.grid else pattern.first[i] + (entries - pattern.lo[i])
+        return self.values[rows]
+
+
+def _single(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.complex64 if dtype.kind == "c" else np.float32)
+
+
+class Rows:
+    """What all places have in common: numbers of A that are not a kernel's, gathered by the two things that they offer."""
+
+    pattern: Pattern
+    workers: int
+    dtype: np.dtype[Any]  # in which the kernels are given A
+    entries: Any  # A's numbers, by themselves
+    tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
+    memory: int | None = None  # bytes that may be held at a time, where there is such a limit
+    flipped = False  # whether these rows are the columns of the matrix whose rows J goes by
+
+    def map(self, kernel: str, *args: Any, **how: Any) -> None:
+        raise NotImplementedError
+
+    def sum(self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The values of these entries, of which there are not many: O(k)."""
+        raise NotImplementedError
+
+    def diagonal(self) -> NDArray[Any]:
+        """A's diagonal, in double precision; 0 where it stores none."""
+        raise NotImplementedError
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        """The same of what is beside A, in float64."""
+        raise NotImplementedError
+
+    def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
+        if self.pattern.indices is None:
+            return x, v
+        packed = np.empty((x.size, 2), x.dtype)
+        packed[:, 0], packed[:, 1] = x, v
+        return frozen(packed), None
+
+    def visited(self) -> tuple[Indices, Indices]:
+        """(i, j) of the entries that are visited."""
+        pattern, count = self.pattern, self.pattern.entries
+        dtype = index_dtype(pattern.k, pattern.k, count)
+        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        self.map("pairs", i, j, structure=True, compact=True)
+        return i, j
+
+    def positions(self) -> Any:
+        """Which of A's values those are."""
+        pattern = self.pattern
+        if pattern.entries == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
+            return slice(None)
+        return np.arange(pattern.entries) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
+
+    def values(self, target: Any = None) -> NDArray[Any]:
+        """A's numbers at the entries that are visited, or the target's, in double precision: a vector of so many."""
+        k, dtype = self.pattern.k, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64)
+        found = np.empty(self.pattern.entries, dtype)
+        if target is None:
+            self.map("value", None, 0, frozen(np.ones(k, dtype)), found, compact=True)
+            return found
+        self.map("value", frozen(np.zeros(k, dtype)), found, compact=True, target=target)  # 0 - y
+        return np.negative(found, out=found)
+
+    def matrix(self, target: Any = None) -> NDArray[Any]:
+        """The same of a dense A as a k×k array."""
+        pattern, k = self.pattern, self.pattern.k
+        found = self.values(target)
+        if found.size == k * k:
+            return found.reshape(k, k)
+        out = np.zeros((k, k), found.dtype)
+        for i in range(k):
+            j0 = i * k
+            out[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = found[pattern.first[i] : pattern.first[i + 1]]
+        return out
+
+    def _gathered_diagonal(self, numbers: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        entries = self.pattern.diagonal_entries()
+        found = entries >= 0
+        diagonal = np.zeros(entries.size, dtype)
+        diagonal[found] = numbers.at(entries[found])
+        return diagonal
+
+    def spans(self, *, compact: bool = False) -> tuple[Any, ...]:
+        """What every kernel is told of the rows. With `compact`, as if J had a row for each entry that is visited."""
+        pattern = self.pattern
+        return pattern.lo, pattern.hi, pattern.first, None if compact else pattern.grid
+
+
+class Sum:
+    """The k-vectors that a sum is made of: those that are given, and how its parts are laid out for the kernels.
+
+    x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x is several k-vectors, as a tuple or as rows of a
+    matrix, and the sum as many rows as there are `outputs`, of k numbers and so many `extra` ones. For sparse rows the kernel is
+    given the vectors and the sums packed, side by side, except with `columns`.
+    """
+
+    def __init__(
+        self, x: NDArray[Any] | tuple[NDArray[Any], ...], outputs: int, extra: int, columns: int | None, *, dense: bool
+    ) -> None:
+        self.several = isinstance(x, tuple) or x.ndim == 2
+        self._given = x if isinstance(x, tuple) else (x,)
+        self._vectors: list[NDArray[Any]] = list(x) if self.several else [x]  # type: ignore[list-item]  # it is no tuple then
+        self._k, self._extra, self._outputs, self._columns = self._vectors[0].size, extra, outputs, columns
+        self.dtype, self.inputs = self._vectors[0].dtype, len(self._vectors)
+        self.packed, self._dense = not dense and columns is None, dense
+        self.shape: tuple[int, ...] = (outputs, self._k + extra) if self.several else (self._k,)
+        if columns is not None:
+            self.shape = (self._k, columns)
+
+    def part(self) -> NDArray[Any]:
+        """Where a kernel may add."""
+        if not self.packed:
+            return np.zeros(self.shape, self.dtype)
+        out = _in_cache_lines(self._k + self._extra, self.inputs + self._outputs, self.dtype)
+        for column, vector in enumerate(self._vectors):
+            out[: self._k, column] = vector
+        out[:, self.inputs :] = 0
+        return out
+
+    def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
+        """The last arguments of a kernel that adds into a part."""
+        seen = (None,) * len(self._given) if self.packed else self._given
+        four = 4 if self._dense and self._k >= 4 else 0
+        room = () if self._columns is None else (np.empty((four, self._columns), self.dtype),)
+        return (*seen, *args, *room, out)
+
+    def found(self, out: NDArray[Any]) -> NDArray[Any]:
+        """The sums in a part."""
+        if not self.packed:
+            return out
+        return out[:, self.inputs :].T if self.several else out[:, 1]
+
+
+class MemoryRows(Rows):
     """The rows of A in memory: a dense matrix, or the values of a CSR matrix."""
 
     def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
-        self._entries = Entries(values, pattern)
+        self.entries = Entries(values, pattern)
+        self.dtype = self.entries.dtype
         self._square = pattern.entries == pattern.k**2  # no triangle
         self.pattern = pattern
         self.workers = workers
-        self.tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
-        # Only A decides on the pieces: more of them where a partial sum, of k numbers, costs little beside its entries. A
-        # power of two of them, so that as many threads share them evenly.
-        pieces = _SUM_PIECES
-        while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
-            pieces //= 2
-        self._sum_bounds = _bounds(pattern, 0, pattern.k, pieces)
+        # Only A decides on the pieces. A power of two of them, so that as many threads share them evenly.
+        self._sum_bounds = _bounds(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
 
     def map(
         self,
@@ -94,7 +306,8 @@ class MemoryRows:
         rows: tuple[int, int] | None = None,
         columns: int = 1,
         structure: bool = False,
-        target: Entries | None = None,
+        compact: bool = False,
+        target: Any = None,
     ) -> None:
         """Run a kernel over all rows, or ``rows[0] <= i < rows[1]``, of which each entry makes so many `columns`.
 
@@ -107,47 +320,25 @@ class MemoryRows:
             i0, i1 = rows
             entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
         if entries * columns <= _INLINE:
-            self._run(kernel, i0, i1, args, target, structure=structure)
+            self._run(kernel, i0, i1, args, target, structure=structure, compact=compact)
             return
         bounds = _bounds(self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self.workers))
 
         def write(piece: int) -> None:
-            self._run(kernel, bounds[piece], bounds[piece + 1], args, target, structure=structure)
+            self._run(kernel, bounds[piece], bounds[piece + 1], args, target, structure=structure, compact=compact)
             if self.tick is not None:
                 self.tick(int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]]))
 
         on_threads(write, len(bounds) - 1, self.workers)
 
-    def visited(self) -> tuple[Indices, Indices, Any]:
-        """(i, j, p) of the entries that are visited: where they are, and which of A's values they are."""
-        pattern, count = self.pattern, self.pattern.entries
-        dtype = index_dtype(pattern.k, pattern.k, count)
-        i, j = np.empty(count, dtype), np.empty(count, dtype)
-        self.map("pairs", i, j, structure=True)
-        if count == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
-            return i, j, slice(None)
-        return i, j, np.arange(count) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
+    def diagonal(self) -> NDArray[Any]:
+        return self._gathered_diagonal(self.entries, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64))
 
-    def diagonal(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A's diagonal, in double precision, and which entries those are: -1 where there is none."""
-        entries = self.pattern.diagonal_entries()
-        found = entries >= 0
-        diagonal = np.zeros(entries.size, np.complex128 if self._entries.dtype.kind == "c" else np.float64)
-        diagonal[found] = self.at(entries[found])
-        return diagonal, entries
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        return self._gathered_diagonal(target, np.dtype(np.float64))
 
     def at(self, entries: Indices) -> NDArray[Any]:
-        """The values of these entries."""
-        values = self._entries.values
-        return values[entries] if values.ndim == 1 else values[np.divmod(entries, self.pattern.k)]
-
-    def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
-        if self.pattern.indices is None:
-            return x, v
-        packed = np.empty((x.size, 2), x.dtype)
-        packed[:, 0], packed[:, 1] = x, v
-        return frozen(packed), None
+        return self.entries.at(entries)
 
     def sum(
         self,
@@ -157,49 +348,24 @@ class MemoryRows:
         outputs: int = 1,
         extra: int = 0,
         columns: int | None = None,
-        target: Entries | None = None,
+        target: Any = None,
     ) -> NDArray[Any]:
-        """The sum, in the dtype of x, that a kernel adds up over all rows.
-
-        x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x is several k-vectors, as a tuple or as rows of a
-        matrix, and the sum as many rows as there are `outputs`, of k numbers and so many `extra` ones. For sparse rows the kernel is
-        given the vectors and the sums packed, side by side, except with `columns`.
+        """The sum, in the dtype of x, that a kernel adds up over all rows: of which vectors, and how many, see `Sum`.
 
         Memory: the result, and for each worker one of its size (for sparse rows: and of that of x) and with `columns` four of its rows.
         """
         self.pattern.check_unchanged()
-        dense = self.pattern.indices is None
-        packed = not dense and columns is None
-        bounds = self._sum_bounds
-        several = isinstance(x, tuple) or x.ndim == 2
-        given = x if isinstance(x, tuple) else (x,)
-        vectors: list[NDArray[Any]] = list(x) if several else [x]  # type: ignore[list-item]  # it is no tuple then
-        k, dtype, inputs = vectors[0].size, vectors[0].dtype, len(vectors)
-        shape: tuple[int, ...] = (outputs, k + extra) if several else (k,)
-        if columns is not None:
-            shape = (k, columns)
-
-        def part() -> NDArray[Any]:
-            if not packed:
-                return np.zeros(shape, dtype)
-            out = _in_cache_lines(k + extra, inputs + outputs, dtype)
-            for column, vector in enumerate(vectors):
-                out[:k, column] = vector
-            out[:, inputs:] = 0
-            return out
+        dense, bounds = self.pattern.indices is None, self._sum_bounds
+        of = Sum(x, outputs, extra, columns, dense=dense)
 
         def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
-            room = () if columns is None else (np.empty((4 if dense and k >= 4 else 0, columns), dtype),)
-            seen = (None,) * len(given) if packed else given
-            self._run(kernel, bounds[piece], bounds[piece + 1], (*seen, *args, *room, out), target)
-            if not packed:
-                return out
-            return out[:, inputs:].T if several else out[:, 1]
+            self._run(kernel, bounds[piece], bounds[piece + 1], of.arguments(args, out), target)
+            return of.found(out)
 
         if len(bounds) == 2:
-            sums = add_rows(0, part())
-            return sums.copy() if packed else sums
-        total = np.zeros(shape, dtype)
+            sums = add_rows(0, of.part())
+            return sums.copy() if of.packed else sums
+        total = np.zeros(of.shape, of.dtype)
         spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
         turn = threading.Condition()
         added = 0
@@ -211,7 +377,7 @@ class MemoryRows:
                 try:
                     out = spare.pop()
                 except IndexError:
-                    out = part()
+                    out = of.part()
                 sums = add_rows(piece, out)
                 with turn:
                     # Pieces are taken in order, so those before this one are done or under way: no deadlock.
@@ -230,7 +396,7 @@ class MemoryRows:
                 raise
 
         # A sum over a sparse row takes twice as long for each entry.
-        numbers = self.pattern.entries * (columns or inputs) * (1 if dense else 2)
+        numbers = self.pattern.entries * (columns or of.inputs) * (1 if dense else 2)
         workers = self.workers if numbers > _INLINE else 1
         on_threads(add, len(bounds) - 1, workers)
         return total
@@ -241,13 +407,14 @@ class MemoryRows:
         i0: int,
         i1: int,
         args: tuple[Any, ...],
-        target: Entries | None = None,
+        target: Any = None,
         *,
         structure: bool = False,
+        compact: bool = False,
     ) -> None:
-        run = _kernel(kernel)
-        pattern, own = self.pattern, self._entries
-        spans = (pattern.lo, pattern.hi, pattern.first, pattern.grid)
+        run = compiled_kernel(kernel)
+        pattern, own = self.pattern, self.entries
+        spans = self.spans(compact=compact)
         if structure:
             run(None, pattern.indices, 0, *spans, i0, i1, *args)
         elif own.direct and (target is None or target.direct):
@@ -256,7 +423,7 @@ class MemoryRows:
         elif own.transposed is not None and self._square and kernel in _EITHER_WAY:
             run(own.transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
         else:
-            rooms: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
+            rooms = Room(), Room()
             for b0, b1 in self._blocks(i0, i1):
                 data, base = own.packed(b0, b1, rooms[0])
                 beside = () if target is None else target.packed(b0, b1, rooms[1])
@@ -265,7 +432,7 @@ class MemoryRows:
 
     def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:
         """Consecutive rows whose entries fit into a buffer."""
-        pattern, itemsize = self.pattern, self._entries.dtype.itemsize
+        pattern, itemsize = self.pattern, self.dtype.itemsize
         while i0 < i1:
             if pattern.indices is None:
                 stop = min(i0 + max(32, _PACK // (pattern.k * itemsize)), i1)
@@ -276,8 +443,16 @@ class MemoryRows:
             i0 = stop
 
 
+def partial_sums(pattern: Pattern, most: int) -> int:
+    """How many partial sums to make: many where one, of k numbers, costs little beside its entries. A power of two."""
+    pieces = most
+    while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
+        pieces //= 2
+    return pieces
+
+
 @functools.cache
-def _kernel(name: str) -> Callable[..., None]:
+def compiled_kernel(name: str) -> Callable[..., None]:
     """A compiled kernel. Importing Numba takes longer than importing everything else, so it is left to the first one."""
     from . import _kernels
 
@@ -373,6 +548,36 @@ class _Job:
 def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
     while True:
         jobs.get().run()
+
+
+def on_own_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
+    """`on_threads`, on threads that end with the work: what they run may not be ours alone, and leaves nothing behind."""
+    job = _Job(work, pieces)
+    threads = [threading.Thread(target=job.run, name="sparsejac", daemon=True) for _ in range(min(workers, pieces))]
+    try:
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:  # the system has no thread left
+            job.run()
+        if threads:
+            job.wait()
+        _join(threads)
+    except BaseException:
+        while not job.over or any(thread.is_alive() for thread in threads):
+            with contextlib.suppress(BaseException):  # another Ctrl-C, while the threads come to an end
+                job.stopped = True
+                job.run()  # takes no piece; if no thread has begun, none will
+                _join(threads)
+        raise
+    if job.error is not None:
+        raise job.error
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
 
 
 def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks, _machine, _matrix
+from . import _checks, _machine, _matrix, _sources
 from ._checks import Pairs, Triangle, Uplo
 from ._linear import Operator
 from ._pattern import Indices, Pattern, Spans, index_dtype, triangle
-from ._rows import MemoryRows, frozen
+from ._rows import MemoryRows, Rows, frozen
+from ._sources import CsrSource, Source
+from ._streamed import StreamedRows, Summary
 
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
 
@@ -44,6 +46,10 @@ class RowSums:
         Refuse NaN and infinity in A and in x.
     workers : int, optional
         As for `JacobianBuilder`.
+    memory : int, optional
+        As for `JacobianBuilder`.
+    progress : bool, default False
+        As for `JacobianBuilder`.
 
     Attributes
     ----------
@@ -66,6 +72,10 @@ class RowSums:
 
     **Later changes.** If values of A are changed in place, the next `value` sees that; an operator keeps the A x of when it was made. The structure of a
     sparse A must not change.
+
+    **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`, and looked at in one pass when this is made: whether it is symmetric, by
+    products with a random vector, to rounding; how large its entries are; and its diagonal. After that half of a file is read
+    in a pass, where its rows are longer than 64 KiB. A contact map, or ``uplo``, holds one half to begin with.
 
     **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
     a symmetric A.
@@ -103,16 +113,32 @@ class RowSums:
         pairs: Pairs = "all",
         check_finite: bool = True,
         workers: int | None = None,
+        memory: int | None = None,
+        progress: bool = False,
     ) -> None:
-        A = _checks.matrix(A)
-        _checks.real("A", A.dtype, "RowSums", "pass its real part, or abs(A)")
-        k = A.shape[0]
+        source = _sources.find("A", A)
+        if source is None:
+            A = _checks.matrix(A)
+        _checks.real("A", A.dtype if source is None else source.dtype, "RowSums", "pass its real part, or abs(A)")
+        k = A.shape[0] if source is None else source.k
         ignored = _checks.nonnegative_integer("ignore_diags", ignore_diags)
         pairs, uplo = _checks.pairs(pairs), _checks.uplo(uplo)
         ends = _checks.groups(groups, pairs, k)
         self._check_finite = _checks.flag("check_finite", check_finite)
         if workers is not None:
             workers = _checks.positive_integer("workers", workers)
+        self._workers, self._memory, self._progress = (
+            workers,
+            _checks.memory(memory),
+            _checks.flag("progress", progress),
+        )
+        self._own = ignored == 0 and pairs != "between"  # whether the diagonal counts
+        self.shape = (k, k)
+        self._source = source
+        self._seen: Summary | None = None
+        if source is not None:
+            self._stream(source, _checks.uplo_of(uplo, half=source.half), min(max(ignored, 1), k), ends, pairs)
+            return
         # The transposed is the same matrix, and may be what the kernels can read; its upper triangle is the lower one.
         values, indices, indptr, mirrored = _readable(A)
         which: Triangle = "upper" if (uplo != "L") != mirrored else "lower"
@@ -133,18 +159,60 @@ class RowSums:
                 _check_triangle(values, Pattern.csr(indptr, indices, triangle(k, which)), uplo)
             self._pattern = Pattern.csr(indptr, indices, _restricted(side, ends, pairs))
         self._values, self._mirrored, self._part = values, mirrored, part
-        self._own = ignored == 0 and pairs != "between"  # whether the diagonal counts
-        self._workers = workers
-        self.shape = (k, k)
         self._place()
         self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
 
+    def _stream(self, source: Source, uplo: Uplo | None, offset: int, ends: Any, pairs: Pairs) -> None:
+        """The same of an A that is not in memory, with one pass that sees all of it."""
+        which: Triangle = "upper" if (uplo != "L") != source.transposed else "lower"
+        side = _restricted(triangle(source.k, which, offset=offset), ends, pairs)
+
+        def pattern(spans: Spans | None) -> Pattern:
+            if isinstance(source, CsrSource):
+                return Pattern.csr(source.indptr, source.columns, spans, on_diagonal=source.on_diagonal)
+            return Pattern.dense(source.k, spans)
+
+        whole = pattern(None if uplo is None else triangle(source.k, which))
+        if uplo is not None and isinstance(source, CsrSource) and whole.entries < source.data.size:
+            raise _checks.beside_triangle(uplo, source.data.size - whole.entries)
+        place = self._streamed(source, whole)
+        place.entries.extremes = True
+        if uplo is None:
+            defect = place.asymmetry()
+            if defect is not None:
+                raise _checks.not_symmetric_row(*defect, "RowSums")
+        place.look()
+        self._seen = place.entries.summary()
+        self._pattern = pattern(side)
+        self._place()
+        self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
+
+    def _streamed(self, source: Source, pattern: Pattern) -> StreamedRows:
+        return StreamedRows(
+            source,
+            pattern,
+            self._workers or _machine.cpu_count(),
+            self._memory,
+            check_finite=self._check_finite,
+            progress=self._progress,
+        )
+
     def _place(self) -> None:
-        self._rows = MemoryRows(self._values, self._pattern, self._workers or _machine.cpu_count())
+        self._rows: Rows
+        if self._source is None:
+            self._rows = MemoryRows(self._values, self._pattern, self._workers or _machine.cpu_count())
+        else:
+            self._rows = self._streamed(self._source, self._pattern)
+            self._rows.entries.seen[:] = True
         self._take_diagonal()
 
     def _take_diagonal(self) -> None:
-        self._diagonal = self._rows.diagonal()[0] if self._own else np.zeros(self.shape[0])
+        if not self._own:
+            self._diagonal = np.zeros(self.shape[0])
+        elif self._seen is None:
+            self._diagonal = self._rows.diagonal()
+        else:
+            self._diagonal = self._seen.diagonal
 
     def __getstate__(self) -> dict[str, Any]:
         self._pattern.check_unchanged()
@@ -265,6 +333,10 @@ class RowSums:
 
     def _check_nonnegative(self) -> float:
         """The largest entry; negative ones are refused."""
+        if self._seen is not None:
+            if self._seen.lowest < 0:
+                raise _checks.negative(*self._seen.lowest_at, self._seen.lowest)
+            return max(self._seen.largest, 0.0)
         pattern = self._pattern
         return _matrix.check_nonnegative(
             self._values, pattern.indices, pattern.indptr, transposed=self._mirrored, part=self._part
@@ -272,6 +344,11 @@ class RowSums:
 
     def _without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowSums:
         """The same with zeros for these of the visited entries, and for the diagonal in these rows: in a copy of A's values."""
+        if self._source is not None:
+            raise ValueError(
+                f'support="drop" leaves out {entries.size + rows.size} entries of A in a copy of it, and A is not in memory: write it without them, at '
+                '`unsupported_entries` of the result of support="check"'
+            )
         result = object.__new__(RowSums)
         result.__dict__.update(self.__dict__)
         result._values = self._values.copy()
@@ -397,8 +474,8 @@ class RowSumsOperator(Operator):
             4 * count * (8 + index_dtype(k, k, count).itemsize),
             "multiply by it without forming it",
         )
-        i, j, entries = sums._rows.visited()
-        a = sums._values[entries].astype(np.float64)
+        i, j = sums._rows.visited()
+        a = sums._rows.values()
         own = np.arange(k, dtype=i.dtype)
         with _silence():
             numbers = np.concatenate([self._x[i] * a, self._x[j] * a, self.diagonal()])
@@ -419,7 +496,7 @@ class RowSumsOperator(Operator):
 
         Notes
         -----
-        **Memory.** The result, and for a sparse A `tocsr`.
+        **Memory.** One and a half times the result; for a sparse A the result and `tocsr`.
 
         Examples
         --------
@@ -430,17 +507,16 @@ class RowSumsOperator(Operator):
          [20. 62.]]
         """
         sums, k = self._sums, self.shape[0]
-        _checks.fits(f"the {k}x{k} array", 8 * k * k, "multiply by it without forming it")
+        _checks.fits(f"the {k}x{k} array, while it is made,", 12 * k * k, "multiply by it without forming it")
         pattern = sums._pattern
         if pattern.indices is not None:
             return self.tocsr().toarray()
-        J = np.zeros((k, k))
+        J = sums._rows.matrix()
         with _silence():
             for i in range(k):
                 columns = slice(int(pattern.lo[i]) - i * k, int(pattern.hi[i]) - i * k)
-                a = sums._values[i, columns].astype(np.float64)
-                J[i, columns] = self._x[i] * a
-                J[columns, i] = self._x[columns] * a
+                J[columns, i] = J[i, columns]
+            J *= self._x[:, np.newaxis]
             J[np.arange(k), np.arange(k)] = self.diagonal()
         return J
 

@@ -60,6 +60,7 @@ def symmetric_scaling(
     progress: bool = False,
     check_finite: bool = True,
     workers: int | None = None,
+    memory: int | None = None,
 ) -> OptimizeResult:
     """Find x > 0 with ``x ∘ (A x) = target``: scale a symmetric matrix, ``Diag(x) A Diag(x)``, to given row sums.
 
@@ -96,10 +97,12 @@ def symmetric_scaling(
     callback : callable, optional
         Called after each step with an `OptimizeResult` of ``x, residual, nit, n_products``. It may raise StopIteration to stop.
     progress : bool, default False
-        Show a bar of the passes over A, with the residual.
+        Show a bar of the passes over A, with the residual; of a streamed A also one of each pass.
     check_finite : bool, default True
         Refuse NaN and infinity in A.
     workers : int, optional
+        As for `JacobianBuilder`.
+    memory : int, optional
         As for `JacobianBuilder`.
 
     Returns
@@ -180,6 +183,8 @@ def symmetric_scaling(
         pairs=pairs,
         check_finite=check_finite,
         workers=workers,
+        memory=memory,
+        progress=progress,
     )
     left_out = _checks.mask(mask, sums.shape[0])
     with _progress.passes("scale", shown=progress) as bar:
@@ -448,11 +453,15 @@ class Scaling:
 
     def _examine(self, d: NDArray[Any]) -> tuple[int, str | None] | None:
         """Find out whether A has support: status and message if it has none, or not all that it needs."""
-        needed, available = _support.bytes_needed(self._sums), _machine.available_memory()
         mode, self._support = self._support, "skip"
+        if _support.is_obvious(self._sums, self._kept):
+            return None
+        needed, available = _support.bytes_needed(self._sums), _machine.available_memory()
+        if self._sums._memory is not None:
+            available = self._sums._memory
         if available is not None and needed > available:
             if mode != "auto":
-                _checks.fits("the examination of A's support", needed, 'leave out support="check" or "drop"')
+                _checks.fits("the examination of A's support", needed, 'leave out support="check" or "drop"', available)
             return None
         found = _support.examine(self._sums, self._kept, d)
         if found.rows.size or (found.unsupported and mode != "drop"):

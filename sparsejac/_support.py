@@ -45,6 +45,11 @@ def without(rows: NDArray[Any] | None = None) -> Support:
     return Support(nothing if rows is None else rows, nothing, nothing, (nothing, nothing), nothing)
 
 
+def is_obvious(sums: RowSums, kept: NDArray[np.bool_]) -> bool:
+    """Whether the diagonal is positive: Diag(d) is then such a matrix, and has room for a little of every other entry."""
+    return bool(np.all(sums._diagonal[kept] > 0))
+
+
 def bytes_needed(sums: RowSums) -> int:
     """About how much memory `examine` takes, at most."""
     return _BYTES * (2 * sums.nnz + sums.shape[0])
@@ -54,12 +59,13 @@ def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> S
     """The support of A within the rows that are kept, for the targets d. Memory: some hundred bytes for each entry and row."""
     k = kept.size
     own = np.flatnonzero(kept & (sums._diagonal > 0))
-    if own.size == np.count_nonzero(kept):  # Diag(d) is such a matrix, and has room for a little of every other entry
+    if is_obvious(sums, kept):
         return without()
-    i, j, p = sums._rows.visited()
+    i, j = sums._rows.visited()
+    p = sums._rows.positions()
     if isinstance(p, slice):
         p = np.arange(i.size)
-    positive = (sums._rows.at(p) > 0) & kept[i] & kept[j]
+    positive = (sums._rows.values() > 0) & kept[i] & kept[j]
     i, j, p = i[positive], j[positive], p[positive]
     rows = np.concatenate([i, j, own.astype(i.dtype)])
     columns = np.concatenate([j, i, own.astype(i.dtype)])

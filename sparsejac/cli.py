@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import io as io_module
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import numpy as np
-import scipy.sparse
 
 from . import __version__, _checks, _machine, io, testing
 from ._builder import JacobianBuilder
 from ._fit import fit
+from ._progress import bar as _progress_bar
 from ._scaling import Examination, symmetric_scaling
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -73,12 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | fit | scale | demo")
-    files = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
+    files = (
+        "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read block by block)"
+    )
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         result = commands.add_parser(name, help=summary, description=summary)
         result.set_defaults(run=run)
         return result
+
+    def memory_option(to: argparse.ArgumentParser) -> None:
+        to.add_argument(
+            "--memory",
+            type=_bytes,
+            metavar="SIZE",
+            help="what may be held of a matrix that is read block by block, such as 512MiB (default: 256 MiB of blocks)",
+        )
 
     def pattern_options(to: argparse.ArgumentParser) -> None:
         to.add_argument(
@@ -97,8 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     build = command("build", _build, "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz.")
     build.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
     build.add_argument("X", type=Path, help="the vector x of length k: the same formats, a row or a column too")
-    build.add_argument("-o", "--output", type=Path, required=True, metavar="J.npz", help="the file to write")
+    build.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="J.npz",
+        help="the file to write; without .npz a new folder of row blocks, for what does not fit into memory",
+    )
     pattern_options(build)
+    memory_option(build)
 
     check = command(
         "check", _check, "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against operator."
@@ -115,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--x0", type=Path, metavar="X0", help="a vector to start from (default: a start from the data)")
     fit.add_argument("--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)")
     fit.add_argument("--max-iter", type=int, default=200, help="Newton steps at most (default: %(default)s)")
+    memory_option(fit)
     fit.add_argument(
         "--rows",
         choices=get_args(_checks.Rows),
@@ -135,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     scale.add_argument("--tol", type=float, default=1e-8, help="the relative residual to reach (default: %(default)s)")
     scale.add_argument("--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)")
+    memory_option(scale)
     scale.add_argument("--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)")
     scale.add_argument("--min-nnz", type=int, help="leave out rows with fewer entries (default: 10 of a map, else 0)")
     scale.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
@@ -173,6 +194,15 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number of bytes, such as 512MiB or 2GB, got {text!r}")
+    unit = (match[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** (" kmgt".index(unit[0]) if unit else 0))
+
+
 # --- build ----------------------------------------------------------------------------------------------------------
 
 
@@ -181,29 +211,49 @@ def _build(arguments: argparse.Namespace) -> int:
     _check_output(output, ".npz", [arguments.A, arguments.X])
     A, x = io.read_matrix(arguments.A), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
-    J = _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order)
-    del J
+    _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory)
     return DONE
 
 
-def _assemble_and_write(A: Any, x: Any, output: Path, *, rows: _checks.Rows, order: _checks.Order) -> Any:
-    builder = JacobianBuilder(A, rows=rows, order=order)
+def _assemble_and_write(
+    A: Any, x: Any, output: Path, *, rows: _checks.Rows, order: _checks.Order, memory: int | None = None
+) -> Any:
+    """Write J, whole or as a folder of row blocks; the whole of it is returned."""
+    builder = JacobianBuilder(A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty())
     m, k = builder.shape
     _say(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
     started = time.perf_counter()
-    with _progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
-        builder._rows.tick = bar.update
-        J = builder.tocsr(x)
-        builder._rows.tick = None
-    assembled = time.perf_counter()
-    nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
-    with _progress(total=nbytes, desc="writing", unit="B") as bar:
-        io.write_csr(output, J, wrap=lambda file: _counting(file, bar))
-    written = time.perf_counter()
+    if output.suffix == ".npz":
+        with _progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
+            builder._rows.tick = bar.update
+            J = builder.tocsr(x)
+            builder._rows.tick = None
+        assembled = time.perf_counter()
+        nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
+        with _progress(total=nbytes, desc="writing", unit="B") as bar:
+            io.write_csr(output, J, wrap=lambda file: _counting(file, bar))
+        took = f"assembled in {assembled - started:.3f} s, compiling included, written to {output} in {time.perf_counter() - assembled:.3f} s"
+        kinds = f"in {J.data.dtype} and {J.indices.dtype}"
+    else:
+        J, nbytes, blocks = None, 0, 0
+        with _progress(total=m, desc="writing", unit=" rows") as bar:
+
+            def counted() -> Iterator[tuple[int, Any]]:
+                nonlocal nbytes, blocks
+                for first_row, block in builder.iter_csr(x):
+                    nbytes += block.data.nbytes + block.indices.nbytes + block.indptr.nbytes
+                    blocks += 1
+                    yield first_row, block
+                    bar.update(block.shape[0])
+
+            io.write_csr_blocks(output, counted(), shape=builder.shape)
+        took = (
+            f"assembled and written to the folder {output} in {time.perf_counter() - started:.3f} s, compiling included"
+        )
+        kinds = f"in {blocks} blocks of rows"
     peak = _machine.peak_memory()
     _say(
-        f"   {nbytes} bytes ({_checks.human_bytes(nbytes)}) in {J.data.dtype} and {J.indices.dtype}; "
-        f"assembled in {assembled - started:.3f} s, compiling included, written to {output} in {written - assembled:.3f} s; "
+        f"   {nbytes} bytes ({_checks.human_bytes(nbytes)}) {kinds}; {took}; "
         f"peak memory {'unknown' if peak is None else _checks.human_bytes(peak)}"
     )
     return J
@@ -213,19 +263,20 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
     for source in sources:
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"the output {output} is also an input: choose another name")
-    io.check_output(output, suffix)
+    if suffix == ".npz" and not output.suffix:
+        io.check_output_folder(output)
+    else:
+        io.check_output(output, suffix)
 
 
 def _describe(name: str, A: Any) -> None:
-    stored = f"{A.nnz} stored entries" if scipy.sparse.issparse(A) else "dense"
+    stored = f"{A.nnz} stored entries" if hasattr(A, "nnz") else "dense"
     _say(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
 
 
 def _progress(**options: Any) -> Any:
-    from tqdm import tqdm
-
     # Seen on a terminal only, and only if it takes long: compiling the kernels for the first time is not what it counts.
-    return tqdm(delay=2, disable=None, leave=False, unit_scale=True, **options)
+    return _progress_bar(delay=2, disable=None, unit_scale=True, **options)
 
 
 def _counting(file: Any, bar: Any) -> Any:
@@ -271,6 +322,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         rows=arguments.rows,
         tol=arguments.tol,
         max_iter=arguments.max_iter,
+        memory=arguments.memory,
         progress=sys.stderr.isatty(),
     )
     seconds = time.perf_counter() - started
@@ -297,6 +349,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         "max_products": arguments.max_products,
         "min_count": arguments.min_count,
         "support": arguments.support,
+        "memory": arguments.memory,
         "progress": sys.stderr.isatty(),
     }
     options |= {

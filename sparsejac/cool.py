@@ -8,27 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
-from . import __version__, _checks
+from . import __version__, _checks, _pixels
 from ._checks import Pairs
-from ._pattern import index_dtype
 from ._progress import passes
 from ._rowsums import RowSums
 from ._scaling import Examination, Scaling
 
-if TYPE_CHECKING:
-    import cooler
-
 __all__ = ["balance", "read", "write_weights"]
 
-_PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
 _ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
 
 
@@ -75,8 +69,8 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with _reading(uri) as group:
-        return _pixels(group), _chromosomes(group)
+    with _pixels.reading(uri) as group:
+        return _pixels.in_memory(group), _pixels.chromosomes(group)
 
 
 def balance(
@@ -98,6 +92,7 @@ def balance(
     overwrite: bool = False,
     progress: bool = False,
     workers: int | None = None,
+    memory: int | None = None,
 ) -> OptimizeResult:
     """Balance a contact map: what ``cooler.balance_cooler`` does, by `symmetric_scaling`, with the same filters and defaults.
 
@@ -138,6 +133,8 @@ def balance(
         Show a bar of the passes over the map, with the residual.
     workers : int, optional
         As for `JacobianBuilder`.
+    memory : int, optional
+        Bytes that we may hold: the map is then not kept in memory, but read from the file in each pass. Default: it is kept.
 
     Returns
     -------
@@ -164,7 +161,7 @@ def balance(
     kept, before balancing; cooler's depends on the way that its iteration went, and may be several times that. ``var`` is of row sums around 1. Attributes
     of 63 KiB or more, those by chromosome of more than eight thousand chromosomes, are not written, as HDF5 has no room for them.
 
-    **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`.
+    **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`; with `memory`, 24 bytes for each bin and what it says.
 
     Examples
     --------
@@ -200,13 +197,23 @@ def balance(
     }
     if store:
         check_column(uri, store_name, overwrite=overwrite)
-    with _reading(uri) as group:
+    with _pixels.reading(uri) as group:
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in group["chroms/name"][:]]
-        pixels, chromosomes = _pixels(group), _chromosomes(group)
-    k = pixels.shape[0]
+        chromosomes = _pixels.chromosomes(group)
+        pixels = _pixels.in_memory(group) if memory is None else _pixels.source("A", str(uri))
+    k = chromosomes.size
 
     def sums_of(pairs: Pairs) -> RowSums:
-        return RowSums(pixels, uplo="U", ignore_diags=ignore_diags, groups=chromosomes, pairs=pairs, workers=workers)
+        return RowSums(
+            pixels,
+            uplo="U",
+            ignore_diags=ignore_diags,
+            groups=chromosomes,
+            pairs=pairs,
+            workers=workers,
+            memory=memory,
+            progress=progress,
+        )
 
     sums = sums_of("within" if cis_only else "all")
     kept = _kept(sums, chromosomes, **filters)
@@ -351,42 +358,9 @@ def check_column(uri: str | os.PathLike[str], name: Any, *, overwrite: bool) -> 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _open(uri: str | os.PathLike[str]) -> cooler.Cooler:
-    try:
-        import cooler
-    except ImportError as error:
-        raise ImportError(
-            "files of contact maps are opened with cooler, which is not installed: pip install '.[cool]' in a clone of the project, or pip install cooler"
-        ) from error
-    path = str(uri).partition("::")[0]
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        found = cooler.Cooler(str(uri))
-    except (KeyError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # no permission, or a lock
-            raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
-        raise _no_map(uri, path) from error
-    if found.storage_mode != "symmetric-upper":
-        raise ValueError(
-            f"{uri} is not stored as the upper triangle of a symmetric matrix, but as {found.storage_mode!r}"
-        )
-    return found
-
-
-@contextmanager
-def _reading(uri: str | os.PathLike[str]) -> Iterator[Any]:
-    """The file, open, without HDF5's cache of chunks, of several MiB for each column: every chunk is read once."""
-    with _open(uri).open("r", rdcc_nbytes=0) as group:
-        try:
-            yield group
-        except KeyError as error:  # a table, or a column of one
-            raise _no_map(uri, str(uri).partition("::")[0]) from error
-
-
 @contextmanager
 def _writing(uri: str | os.PathLike[str]) -> Iterator[Any]:
-    file = _open(uri)
+    file = _pixels.opened(uri)
     try:
         opened = file.open("r+")
         group = opened.__enter__()
@@ -396,46 +370,6 @@ def _writing(uri: str | os.PathLike[str]) -> Iterator[Any]:
         yield group
     finally:
         opened.__exit__(None, None, None)
-
-
-def _no_map(uri: Any, path: str) -> ValueError:
-    maps = ", ".join(f"{path}::{name}" for name in _maps(path))
-    way_out = f": pass one of its maps, {maps}" if maps else ""
-    return ValueError(f"{uri} is not a contact map that cooler can open, with all its tables{way_out}")
-
-
-def _maps(path: str) -> list[str]:
-    """The maps that a file of several holds."""
-    from cooler import fileops
-
-    for listed in (fileops.list_coolers, fileops.list_scool_cells):
-        try:
-            names = [name for name in listed(path) if name != "/"]
-        except (KeyError, OSError):
-            continue
-        if names:
-            return names
-    return []
-
-
-def _pixels(group: Any) -> scipy.sparse.csr_array:
-    """The pixel table as CSR: it is sorted by rows, and has their offsets."""
-    k, columns, counts = group["bins/start"].size, group["pixels/bin2_id"], group["pixels/count"]
-    dtype = index_dtype(k, k, columns.size)
-    indptr = np.asarray(group["indexes/bin1_offset"][:], dtype)
-    indices, values = np.empty(columns.size, dtype), np.empty(columns.size, counts.dtype)
-    for column, out in ((columns, indices), (counts, values)):
-        chunk = column.chunks[0] if column.chunks else _PIECE
-        step = chunk * max(1, _PIECE // chunk)  # whole chunks: none is decompressed twice
-        for start in range(0, out.size, step):
-            part = np.s_[start : start + step]
-            column.read_direct(out, part, part)
-    return scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
-
-
-def _chromosomes(group: Any) -> NDArray[Any]:
-    sizes = np.diff(group["indexes/chrom_offset"][:])
-    return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
 
 
 # --- cooler's filters -----------------------------------------------------------------------------------------------

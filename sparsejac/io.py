@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import inspect
 import io
+import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,10 @@ import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-__all__ = ["read_matrix", "read_vector", "write_csr", "write_vector"]
+from . import _checks
+from ._stored import FORMAT, MANIFEST, VERSION, StoredCSR
+
+__all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
 
 _MAPPED = 2**16  # bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
@@ -31,11 +35,12 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     ----------
     path : path_like
         Matrix Market (``.mtx``, ``.mtx.gz``), ``.npz`` (of `scipy.sparse.save_npz`, or of `numpy.savez` with one array) or
-        ``.npy``, which is mapped into memory, not read.
+        ``.npy``, which is mapped into memory, not read; or a folder of `write_csr_blocks`, which stays on disk.
 
     Returns
     -------
-    A : numpy.memmap, ndarray or SciPy sparse array or matrix
+    A : numpy.memmap, ndarray or SciPy sparse array or matrix, or StoredCSR
+        The last of a folder: ``A[i:j]`` are rows of it, ``A.operator()`` is a LinearOperator, and iterating gives the blocks.
 
     Raises
     ------
@@ -46,7 +51,7 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
 
     Notes
     -----
-    **Memory.** The matrix as it is stored; a ``.npy`` takes none until its values are used.
+    **Memory.** The matrix as it is stored; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
 
     Examples
     --------
@@ -57,6 +62,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     >>> read_matrix(path).shape
     (3, 3)
     """
+    if (Path(path) / MANIFEST).is_file():
+        return StoredCSR(path)
     matrix = _read(Path(path))
     if len(matrix.shape) != 2:
         raise ValueError(f"{path} does not hold a matrix: its array has shape {matrix.shape}")
@@ -142,23 +149,92 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     """
     path = Path(path)
     check_output(path, ".npz")
-    J = scipy.sparse.csr_array(J)
-    arrays = {
-        "data": J.data,
-        "indices": J.indices,
-        "indptr": J.indptr,
-        "shape": J.shape,
-        "format": b"csr",
-        "_is_array": True,
-    }
-    # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
-    with (
-        complete_or_absent(path) as file,
-        zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
-    ):
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    _write_npz(path, scipy.sparse.csr_array(J), wrap)
+
+
+def write_csr_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[tuple[int, Any]],
+    *,
+    shape: tuple[int, int],
+    wrap: Callable[[IO[bytes]], IO[bytes]] | None = None,
+) -> None:
+    """Write a CSR matrix that may be larger than memory, block after block, as a folder for `read_matrix`.
+
+    Each block of rows is a file that `scipy.sparse.load_npz` reads, and ``matrix.json`` says which they are. All of it is written
+    under another name beside `path` (``.J.1234.part``) and moved there when it is complete: whatever happens, `path` is the whole
+    matrix, or is not there.
+
+    Parameters
+    ----------
+    path : path_like
+        The name of a new folder; an empty one may be there.
+    blocks : iterable of (int, SciPy sparse array or matrix)
+        The first row and the rows from there on in CSR, in the order of the rows and without gaps: what
+        `JacobianBuilder.iter_csr` yields. All of one dtype.
+    shape : tuple of int
+        (m, n), the shape of the whole.
+    wrap : callable, optional
+        Given the open file of a block, returns the file object to write to: for a progress bar.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    ValueError
+        If `path` is there already, or cannot be made; then no block is asked for. If the blocks are not the rows of one matrix of
+        this shape.
+    TypeError
+        If `shape` is not of integers.
+
+    Notes
+    -----
+    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.1234.part``, which may be removed.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from sparsejac import JacobianBuilder
+    >>> from sparsejac.io import read_matrix, write_csr_blocks
+    >>> builder, path = JacobianBuilder(np.ones((3, 3))), os.path.join(tempfile.mkdtemp(), "J")
+    >>> write_csr_blocks(path, builder.iter_csr([1.0, 2.0, 3.0], block_rows=4), shape=builder.shape)
+    >>> sorted(os.listdir(path))
+    ['matrix.json', 'rows-00000000.npz', 'rows-00000001.npz', 'rows-00000002.npz']
+    >>> scipy.sparse.load_npz(os.path.join(path, "rows-00000002.npz")).toarray()
+    array([[0., 0., 6.]])
+    >>> read_matrix(path).shape
+    (9, 3)
+    """
+    path = Path(path)
+    if np.shape(shape) != (2,):
+        raise ValueError(f"shape must be (m, n), that of the whole matrix, got {shape!r}: pass builder.shape")
+    m, n = (_checks.nonnegative_integer("shape", size) for size in shape)
+    check_output_folder(path)
+    dtype, row = None, 0
+    described: list[dict[str, Any]] = []
+    with _complete_or_absent_folder(path) as part:
+        for item in blocks:
+            J = _rows_of(item, row, (m, n), dtype)
+            file = part / f"rows-{len(described):08d}.npz"
+            _write_npz(file, J, wrap)
+            size = file.stat().st_size
+            described.append(
+                {"file": file.name, "first_row": row, "rows": J.shape[0], "nnz": int(J.nnz), "bytes": size}
+            )
+            dtype, row = J.dtype, row + J.shape[0]
+            del item, J  # before the next one is made
+        if row != m:
+            raise ValueError(f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before row {row}")
+        matrix = {
+            "format": FORMAT,
+            "version": VERSION,
+            "shape": [m, n],
+            "nnz": sum(block["nnz"] for block in described),
+            "dtype": "float64" if dtype is None else str(dtype),
+            "blocks": described,
+        }
+        with complete_or_absent(part / MANIFEST) as manifest:
+            manifest.write(json.dumps(matrix, indent=1).encode())
 
 
 def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
@@ -200,10 +276,24 @@ def check_output(path: Path, suffix: str) -> None:
     """Refuse, before any work is done, a name under which the result could not be written."""
     if path.suffix != suffix:
         raise ValueError(f"the output must end in {suffix}, got {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder of the output {path} does not exist")
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
+    _check_parent(path)
+
+
+def check_output_folder(path: Path) -> None:
+    """The same for an output that is a folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)):
+        raise ValueError(
+            f"the output {path} is there already, and only an empty folder, on which no disk is mounted, is replaced: "
+            "remove it, or choose another name"
+        )
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the output {path} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"the folder of the output {path} is not writable")
 
@@ -225,6 +315,92 @@ def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, into which files are written by `complete_or_absent`."""
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a killed process: in a container all have the same number
+    try:
+        part.mkdir()
+        yield part
+        _sync(part)
+        if path.is_dir():
+            shutil.copymode(path, part)
+        part.replace(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system can do that: it is not so for all file systems."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_npz(path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None) -> None:
+    arrays = {
+        "data": J.data,
+        "indices": J.indices,
+        "indptr": J.indptr,
+        "shape": J.shape,
+        "format": b"csr",
+        "_is_array": True,
+    }
+    # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
+    with (
+        complete_or_absent(path) as file,
+        zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def _rows_of(item: Any, row: int, shape: tuple[int, int], dtype: np.dtype[Any] | None) -> scipy.sparse.csr_array:
+    """The matrix of one item of `blocks`, if it is the one that begins at this row."""
+    if not (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], (int, np.integer))
+        and scipy.sparse.issparse(item[1])
+        and item[1].format == "csr"
+        and item[1].ndim == 2
+    ):
+        parts = item if isinstance(item, tuple) else [item]
+        raise ValueError(
+            "blocks must yield pairs of a first row and a CSR matrix, as JacobianBuilder.iter_csr does, "
+            f"got {' and '.join(map(_checks.type_name, parts))}: yield (first_row, matrix.tocsr())"
+        )
+    (m, n), (first_row, J) = shape, item
+    if first_row != row:
+        raise ValueError(
+            f"blocks must have each row once and in order, and row {row} is next, but a block begins at row {first_row}: "
+            "yield them in the order of their rows, with no gap and no overlap"
+        )
+    if J.shape[1] != n or row + J.shape[0] > m:
+        raise ValueError(
+            f"blocks must be rows of a matrix of shape ({m}, {n}), but the one at row {row} has shape {J.shape}: pass the shape of the whole"
+        )
+    if dtype is not None and dtype != J.dtype:
+        raise ValueError(
+            f"blocks must have one dtype, {dtype} as the first, but the one at row {row} has {J.dtype}: convert it by astype"
+        )
+    try:
+        J = scipy.sparse.csr_array(J)
+        J.check_format()  # whoever reads it back relies on it
+    except ValueError as error:
+        raise ValueError(
+            f"blocks must be consistent matrices, but the one at row {row} is not, build it anew: {error}"
+        ) from None
+    return J
+
+
 def _read(path: Path) -> Any:
     name = path.name.lower()
     if name.endswith(".npy"):
@@ -234,7 +410,9 @@ def _read(path: Path) -> Any:
     elif name.endswith((".mtx", ".mtx.gz")):
         reader = _read_mtx
     else:
-        raise ValueError(f"{path} is of an unknown format: {_FORMATS} are read")
+        raise ValueError(
+            f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder with its {MANIFEST}"
+        )
     with path.open("rb") as file:  # the system's own words if there is none, or it is a folder
         if not file.read(1):
             raise ValueError(f"{path} is empty")

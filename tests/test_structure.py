@@ -44,7 +44,8 @@ ARROWS = {
     "_scaling": {"_checks", "_kernels", "_machine", "_progress", "_rowsums", "_steihaug", "_support"},
     "cool": {"_checks", "_pattern", "_progress", "_rowsums", "_scaling", "__version__"},
     "testing": {"_builder", "_checks"},
-    "io": set(),
+    "_stored": {"_checks", "_pattern"},
+    "io": {"_checks", "_stored"},
     "cli": {"_builder", "_checks", "_fit", "_machine", "_scaling", "__version__", "cool", "io", "testing"},
     "__init__": {"_builder", "_fit", "_kspace", "_operator", "_optimize", "_rowsums", "_scaling"},
     "__main__": {"cli"},
@@ -150,6 +151,7 @@ def test_docstrings(documented):
         RowSums,
         testing.assert_adjoint,
         io.write_csr,
+        io.write_csr_blocks,
         io.write_vector,
         cool.write_weights,
     ):

@@ -1,0 +1,446 @@
+"""A CSR matrix that may be larger than memory: a folder of row blocks, of which only what is asked for is read.
+
+Each block is an uncompressed ``.npz``, so its arrays lie in the file as they do in memory, and any part of them is read straight to
+where it is wanted. Nothing is mapped: where a mapped file is cut short, the process is killed; where a read one is, there is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import struct
+import threading
+import zipfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from . import _checks
+from ._linear import Operator
+from ._pattern import index_dtype
+
+MANIFEST = "matrix.json"
+FORMAT, VERSION = "sparsejac row blocks", 1
+
+_PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
+_CONVERTED = 2**17  # indices that are widened at a time
+_HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
+_INDICES = (np.dtype(np.int32), np.dtype(np.int64))
+
+Name = Literal["data", "indices"]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A file, as it was when it was looked at first.
+
+    Attributes
+    ----------
+    path : Path
+    signature : tuple of int
+        Its size, when it was last written, and its inode.
+    members : dict
+        Where each array begins in it, and the dtype.
+    """
+
+    path: Path
+    signature: tuple[int, int, int]
+    members: dict[str, tuple[int, np.dtype[Any]]]
+
+
+class StoredCSR:
+    """A CSR matrix in a folder that `sparsejac.io.write_csr_blocks` wrote. It pickles: the copy reads the same files.
+
+    Parameters
+    ----------
+    path : path_like
+        The folder.
+
+    Attributes
+    ----------
+    path : Path
+        The folder, absolute.
+    shape : tuple of int
+        (m, n).
+    dtype : numpy.dtype
+        That of the values.
+    nnz : int
+        How many entries are stored.
+    index_dtype : numpy.dtype
+        int32 if the indices of all blocks are, and m, n and nnz are below 2³¹; else int64.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, or a file cannot be opened.
+    ValueError
+        If its files are not those that were written.
+
+    Notes
+    -----
+    **Memory.** A few hundred bytes for each block.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os
+    >>> from scipy.sparse.linalg import lsmr
+    >>> from sparsejac import JacobianBuilder
+    >>> from sparsejac.io import read_matrix, write_csr_blocks
+    >>> builder, path = JacobianBuilder(np.ones((3, 3))), os.path.join(tempfile.mkdtemp(), "J")
+    >>> write_csr_blocks(path, builder.iter_csr([1.0, 2.0, 3.0], block_rows=4), shape=builder.shape)
+    >>> J = read_matrix(path)
+    >>> J[3:5].toarray()
+    array([[2., 1., 0.],
+           [0., 4., 0.]])
+    >>> step = lsmr(J.operator(), builder.value([1.0, 2.0, 3.0]))[0]
+    >>> np.allclose(step, [0.5, 1.0, 1.5])
+    True
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.shape, self.nnz, self.dtype, files = _described(self.path)
+        self._blocks = [_block(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files]
+        self._first_rows = list(accumulate((rows for _, _, rows, _ in files), initial=0))
+        self._first_entries = list(accumulate((nnz for *_, nnz in files), initial=0))
+        wide = any(block.members["indices"][1] == np.int64 for block in self._blocks)
+        self._column_dtype = np.dtype(np.int64 if wide else np.int32)  # however many entries the whole has
+        self.index_dtype = np.promote_types(index_dtype(*self.shape, self.nnz), self._column_dtype)
+        self._users = 0
+        self._held: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def indptr(self) -> NDArray[np.int64]:
+        """Where the entries of each row begin, and those of the last one end: of the whole matrix, shape (m + 1,).
+
+        **Memory.** The result, and 0.5 MiB.
+        """
+        with self.open():
+            return self._pointers(0, self.shape[0])
+
+    @contextmanager
+    def open(self) -> Iterator[Self]:
+        """Within this, `read` may be called. Files that have changed since the matrix was made are refused, here and where each is opened."""
+        for block in self._blocks:
+            try:
+                now = _signature(block.path.stat())
+            except FileNotFoundError:
+                now = None
+            if now != block.signature:
+                raise self._changed(block)
+        with self._lock:
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._close()
+
+    def close(self) -> None:
+        """Close the files. The end of `open` does; for anyone else: not while another thread reads."""
+        with self._lock:
+            self._close()
+
+    def read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Read entries ``start <= p < stop`` of the whole matrix into `out`. Several threads may do so at once, within `open`.
+
+        `out` is contiguous, of `dtype` for ``"data"``; for ``"indices"`` of int64, or of int32 if those of all blocks are.
+
+        **Memory.** None; 0.5 MiB if int32 is read as int64.
+        """
+        _checks.choice("name", name, Name)
+        accepted = {self.dtype} if name == "data" else {self._column_dtype, np.dtype(np.int64)}
+        if not self._users:
+            raise ValueError(f"{self.path} is not open: read it within `with stored.open():`")
+        if not 0 <= start <= stop <= self.nnz:
+            raise IndexError(f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}")
+        if not (
+            isinstance(out, np.ndarray)  # type: ignore[redundant-expr]  # what this line finds out
+            and out.shape == (stop - start,)
+            and out.dtype in accepted
+            and out.flags.c_contiguous
+            and out.flags.writeable
+        ):
+            needed = f"a writeable, contiguous array of {stop - start} {' or '.join(sorted(map(str, accepted)))}"
+            came = f"{_checks.type_name(out)} of {np.asarray(out).dtype} and shape {np.shape(out)}"
+            raise ValueError(f"out must be {needed}, got {came}: pass numpy.empty of these")
+        self._read(name, start, stop, out)
+
+    def operator(self) -> StoredOperator:
+        """The matrix as a LinearOperator, whose products go through the blocks in order: one at a time is in memory."""
+        return StoredOperator(self)
+
+    def __getitem__(self, rows: slice) -> scipy.sparse.csr_array:
+        """The rows of a slice, in memory."""
+        if not isinstance(rows, slice):
+            raise TypeError(f"a stored matrix gives slices of its rows, as stored[10:20], got the index {rows!r}")
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise IndexError(f"a stored matrix gives rows that follow each other, got a step of {step}: leave it out")
+        with self.open():
+            return self._rows(start, max(start, stop))
+
+    def __iter__(self) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+        """The blocks as they were written: the first row, and a csr_array in memory."""
+        with self.open():
+            for start, stop in pairwise(self._first_rows):
+                yield start, self._rows(start, stop)
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return (
+            f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks in {str(self.path)!r}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_users": 0, "_held": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _close(self) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _rows(self, start: int, stop: int) -> scipy.sparse.csr_array:
+        indptr = self._pointers(start, stop)
+        first, last = int(indptr[0]), int(indptr[-1])
+        nnz, (_, n) = last - first, self.shape
+        dtype = np.promote_types(index_dtype(stop - start, n, nnz), self._column_dtype)
+        self._check_fits(start, stop, nnz * (self.dtype.itemsize + dtype.itemsize))
+        data, indices = np.empty(nnz, self.dtype), np.empty(nnz, dtype)
+        self._read("data", first, last, data)
+        self._read("indices", first, last, indices)
+        if nnz and not (indices.min() >= 0 and indices.max() < n):  # SciPy's products would write beyond their arrays
+            raise ValueError(f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {_ANEW}")
+        indptr -= first
+        arrays = data, indices, indptr.astype(dtype, copy=False)
+        return scipy.sparse.csr_array(arrays, shape=(stop - start, n))
+
+    def _pointers(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Where the entries of these rows begin in the whole matrix."""
+        self._check_fits(start, stop, 8 * (stop - start + 1))
+        out = np.zeros(stop - start + 1, np.int64)
+        for number, lo, hi in _overlaps(self._first_rows, start, stop):
+            first_row, first_entry = self._first_rows[number], self._first_entries[number]
+            nnz = self._first_entries[number + 1] - first_entry
+            part = out[lo - start : hi - start + 1]
+            self._read_member(number, "indptr", lo - first_row, part)
+            begins = part[0] == 0 if lo == first_row else part[0] >= 0
+            ends = part[-1] == nnz if hi == self._first_rows[number + 1] else part[-1] <= nnz
+            if not (begins and ends and (part[1:] >= part[:-1]).all()):
+                raise _broken(self._blocks[number].path, f"has row pointers that do not ascend from 0 to {nnz}")
+            part += first_entry
+        return out
+
+    def _check_fits(self, start: int, stop: int, nbytes: int) -> None:
+        what = f"{stop - start} rows of {self.path}"
+        _checks.fits(what, nbytes, "take a smaller slice of rows, or operator()")
+
+    def _read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
+        for number, lo, hi in _overlaps(self._first_entries, start, stop):
+            self._read_member(number, name, lo - self._first_entries[number], out[lo - start : hi - start])
+
+    def _read_member(self, number: int, name: str, start: int, out: NDArray[Any]) -> None:
+        """As many elements of a block's array as `out` has, from `start` on."""
+        block = self._blocks[number]
+        offset, dtype = block.members[name]
+        offset += start * dtype.itemsize
+        with self._descriptor(number) as descriptor:
+            if dtype == out.dtype:
+                _fill(descriptor, block.path, offset, out)
+                return
+            buffer = np.empty(min(out.size, _CONVERTED), dtype)
+            for first in range(0, out.size, _CONVERTED):
+                piece = buffer[: out.size - first]
+                _fill(descriptor, block.path, offset + first * dtype.itemsize, piece)
+                out[first : first + piece.size] = piece
+
+    @contextmanager
+    def _descriptor(self, number: int) -> Iterator[int]:
+        """A block's open file: one of those that stay open, or, where they are many, for this time only."""
+        with self._lock:
+            descriptor = self._held.get(number)
+            held = descriptor is not None
+            if descriptor is None:
+                descriptor = self._opened(self._blocks[number])
+                held = len(self._held) < _HELD
+                if held:
+                    self._held[number] = descriptor
+        try:
+            yield descriptor
+        finally:
+            if not held:
+                os.close(descriptor)
+
+    def _opened(self, block: _Block) -> int:
+        try:
+            descriptor = os.open(block.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise self._changed(block) from None
+        if _signature(os.fstat(descriptor)) != block.signature:
+            os.close(descriptor)
+            raise self._changed(block)
+        return descriptor
+
+    def _changed(self, block: _Block) -> ValueError:
+        return ValueError(
+            f"{block.path} has changed since it was opened (it was written to, replaced or removed): "
+            f"open it anew, as by read_matrix({str(self.path)!r})"
+        )
+
+
+class StoredOperator(Operator):
+    """The products of a `StoredCSR` J: ``J @ x`` and ``J.H @ x``, for vectors and matrices.
+
+    **Memory.** The result and one block; for ``J.H @ x`` a product of the block beside it. It is J's own files that are read, at each product.
+    Within a block SciPy adds up in the dtype of the result, over the blocks in double precision.
+    """
+
+    _name = "J"
+
+    def __init__(self, stored: StoredCSR) -> None:
+        super().__init__(stored.dtype, stored.shape)
+        self._stored = stored
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        out = np.empty((self.shape[0], *X.shape[1:]), np.result_type(self.dtype, X.dtype))
+        for row, block in self._stored:
+            out[row : row + block.shape[0]] = block @ X
+            del block  # before the next one is read
+        return out
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        dtype = np.result_type(self.dtype, X.dtype)
+        out = np.zeros((self.shape[1], *X.shape[1:]), np.result_type(dtype, np.float64))
+        for row, block in self._stored:
+            out += (block.T @ X[row : row + block.shape[0]].conj()).conj()
+            del block
+        return out.astype(dtype, copy=False)
+
+
+# --- the files ------------------------------------------------------------------------------------------------------
+
+_ANEW = "write it anew, with sparsejac.io.write_csr_blocks"
+
+
+def _broken(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} {reason}: {_ANEW}")
+
+
+def _described(path: Path) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
+    """What the manifest of a folder says: shape, nnz, dtype, and of each file the name, and how many bytes, rows and entries."""
+    manifest = path / MANIFEST
+    try:
+        text = manifest.read_bytes()
+    except FileNotFoundError:
+        path.stat()  # the system's own words if there is no such folder
+        raise _broken(path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one") from None
+    try:
+        description = json.loads(text)
+        if description["format"] != FORMAT:
+            raise ValueError(f"its format is {description['format']!r}, and {FORMAT!r} is read")
+        if description["version"] != VERSION:
+            raise ValueError(f"its version is {description['version']!r}, and {VERSION} is read")
+        m, n = map(_count, description["shape"])
+        nnz = _count(description["nnz"])
+        dtype = np.dtype(str(description["dtype"]))
+        if dtype.kind not in "biufc":
+            raise ValueError(f"its dtype is {dtype}, which is none of numbers")
+        files = []
+        row = entries = 0
+        for block in description["blocks"]:
+            first_row, rows, inside = map(_count, (block["first_row"], block["rows"], block["nnz"]))
+            if first_row != row or (inside and not rows):
+                raise ValueError(f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows")
+            if Path(block["file"]).name != block["file"]:
+                raise ValueError(f"{block['file']!r} is not in the folder")
+            files.append((block["file"], _count(block["bytes"]), rows, inside))
+            row, entries = row + rows, entries + inside
+        if (row, entries) != (m, nnz):
+            raise ValueError(f"its blocks have {row} rows and {entries} entries, and the matrix {m} and {nnz}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _broken(manifest, f"does not describe a matrix of row blocks ({error!r})") from None
+    return (m, n), nnz, dtype, files
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _block(path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int) -> _Block:
+    """Look at a block's file: is it there, and does it hold the arrays that it should?"""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise _broken(path, "is missing") from None
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        raise _broken(path, f"has {status.st_size} bytes, and {size} were written")
+    shapes = {"data": ((nnz,), [dtype]), "indices": ((nnz,), _INDICES), "indptr": ((rows + 1,), _INDICES)}
+    with path.open("rb") as file:  # the system's own words if that is not permitted
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
+                    with archive.open(f"{name}.npy") as member:
+                        found = np.lib.format.read_array(member, allow_pickle=False).tolist()
+                    if found != value:
+                        raise ValueError(f"its {name} is {found!r} and not {value!r}")
+                members = {name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name]) for name in shapes}
+        except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
+            raise _broken(path, f"is not the block that {MANIFEST} says ({error})") from None
+    return _Block(path, _signature(status), members)
+
+
+def _member(file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any) -> tuple[int, np.dtype[Any]]:
+    """Where in the file the numbers of an array begin, and their dtype."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is compressed, and only what is not can be read in parts")
+    file.seek(info.header_offset + 26)  # a zip's own header: 30 bytes, of which the last 4 say what follows them
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    file.seek(start)
+    old = np.lib.format.read_magic(file) == (1, 0)
+    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)
+    found, dtype, offset = header[0], header[2], file.tell()
+    if found != shape or dtype not in dtypes:
+        raise ValueError(f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}")
+    if offset + math.prod(shape) * dtype.itemsize != start + info.file_size:
+        raise ValueError(f"{info.filename} is longer or shorter than its array")
+    return offset, dtype
+
+
+def _signature(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The blocks that have a part of ``start … stop``, each with that part. Block b is ``bounds[b] … bounds[b + 1]``."""
+    number = bisect_right(bounds, start) - 1
+    while start < stop:
+        end = min(bounds[number + 1], stop)
+        if start < end:
+            yield number, start, end
+        start, number = end, number + 1
+
+
+def _fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
+    """Read into the memory of `out` itself. The file's own position is not used, so threads do not disturb each other."""
+    left = out.view(np.uint8).data
+    while left:
+        count = os.preadv(descriptor, [left[:_PIECE]], offset)
+        if count == 0:
+            raise OSError(f"{path} ends at byte {offset}, earlier than when it was opened: {_ANEW}")
+        left, offset = left[count:], offset + count
