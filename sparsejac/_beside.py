@@ -109,7 +109,7 @@ class _Densified(DenseSource):
 
             def block(part: Part, _: Room) -> NDArray[Any]:
                 indptr = self._of.indptr[part.i0 : part.i1 + 1]
-                data, columns = (numbers(int(indptr[0]), int(indptr[-1]), Room()) for numbers in (read, read_columns))
+                data, columns = (numbers(int(indptr[0]), int(indptr[-1]), Room(returned=True)) for numbers in (read, read_columns))
                 rows = scipy.sparse.csr_array((data, columns, indptr - indptr[0]), shape=(part.i1 - part.i0, self.k))
                 return rows.toarray()
 

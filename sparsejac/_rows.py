@@ -11,6 +11,7 @@ import _thread
 import contextlib
 import functools
 import math
+import mmap
 import os
 import queue
 import threading
@@ -27,21 +28,26 @@ _INLINE = 2**20
 _PIECE = 2**18  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
 _SUM_PIECES = 8  # partial sums, at most
 _PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
+_MAPPED = 2**16  # bytes of a buffer that is worth the system's attention
 _EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
 class Room:
-    """A buffer that is used again, and replaced by a larger one where it is too small."""
+    """A buffer that is used again, and replaced by a larger one where it is too small.
 
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
+    With `returned` its memory is the system's again as soon as it is dropped: what goes back to malloc may stay with the process.
+    """
+
+    def __init__(self, *, returned: bool = False) -> None:
+        self._bytes, self._returned = np.empty(0, np.uint8), returned
 
     def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         nbytes = count * dtype.itemsize
         if self._bytes.size < nbytes:
             self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
-            self._bytes = np.empty(nbytes, np.uint8)
+            own = self._returned and nbytes >= _MAPPED
+            self._bytes = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8) if own else np.empty(nbytes, np.uint8)
         return self._bytes[:nbytes].view(dtype)
 
 

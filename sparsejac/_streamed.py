@@ -26,6 +26,7 @@ from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
 _DEFAULT = 2**28  # bytes for blocks, where nobody says how many
 _PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
+_DELAY = 2  # seconds before a bar is shown
 _VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
@@ -52,6 +53,7 @@ class StreamedEntries:
         compiled: tuple[np.dtype[Any], ...] = _COMPILED,
     ) -> None:
         self.extremes = False  # whether anybody wants to know of them
+        self._noting = threading.Lock()
         self.source, self.name, self._pattern, self.check_finite = source, name, pattern, check_finite
         native = source.dtype.newbyteorder("=")
         self.dtype = native if native in compiled else np.dtype(np.float64)
@@ -60,6 +62,12 @@ class StreamedEntries:
         self.seen = np.zeros(k, np.bool_)
         self.diagonal = np.zeros(k, np.complex128 if native.kind == "c" else np.float64)
         self.lowest, self.lowest_at, self.largest = np.inf, (0, 0), -np.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_noting"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _noting=threading.Lock())
 
     @property
     def extra(self) -> int:
@@ -143,10 +151,11 @@ class StreamedEntries:
                 q = int(np.argmin(np.isfinite(data)))
                 raise _checks.not_finite(self.name, self.place(base + q), data[q])
         if self.extremes:
-            lowest = float(np.min(data))
-            if lowest < self.lowest:
-                self.lowest, self.lowest_at = lowest, self.place(base + int(np.argmin(data)))
-            self.largest = max(self.largest, float(np.max(data)))
+            lowest, largest = float(np.min(data)), float(np.max(data))
+            with self._noting:
+                if lowest < self.lowest:
+                    self.lowest, self.lowest_at = lowest, self.place(base + int(np.argmin(data)))
+                self.largest = max(self.largest, largest)
 
     def summary(self) -> Summary:
         """What has been seen."""
@@ -318,7 +327,7 @@ class StreamedRows(Rows):
                     try:
                         rooms = spare.pop()
                     except IndexError:
-                        rooms = [Room() for _ in range(4)], [Room() for _ in range(5)]
+                        rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
                     if serial:
                         with taking:
                             block = fetch(next(waiting), rooms)
@@ -445,5 +454,5 @@ def _bar(name: str, rows: int, *, shown: bool) -> Iterator[Any]:
     if not shown:
         yield None
         return
-    with _progress.bar(total=rows, desc=name, unit=" rows", delay=2) as bar:
+    with _progress.bar(total=rows, desc=name, unit=" rows", delay=_DELAY) as bar:
         yield bar

@@ -81,7 +81,7 @@ def test_pandas_is_refused():
         jacobian(np.eye(3), frame["a"])
 
 
-@pytest.mark.parametrize("A", [None, "ab", {1: 2}, object(), iter([1])])
+@pytest.mark.parametrize("A", [None, {1: 2}, object(), iter([1]), b"ab"])
 def test_what_is_no_matrix(A):
     with raises(TypeError, "A must be a NumPy array"):
         JacobianBuilder(A)

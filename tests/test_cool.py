@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsejac import cli, cool, symmetric_scaling
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, _pixels, cli, cool, symmetric_scaling
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -63,7 +63,7 @@ def assert_stored(U, counts):
 
 
 def test_pixels_are_read_in_pieces(uri, monkeypatch):
-    monkeypatch.setattr(cool, "_PIECE", 100)
+    monkeypatch.setattr(_pixels, "_PIECE", 100)
     assert_stored(cool.read(uri)[0], contacts())
 
 
@@ -339,3 +339,48 @@ def test_the_same_by_hand(uri):
     balanced = cool.balance(uri, cis_only=True, mad_max=0)
     np.testing.assert_allclose(result.x, balanced.weight, rtol=1e-7)
     assert scipy.sparse.issparse(U)
+
+
+# --- read in each pass ------------------------------------------------------------------------------------------------
+
+
+def test_a_map_as_a(uri):
+    """Its pixels are the upper triangle of a symmetric A, wherever an A is taken."""
+    U = scipy.sparse.csr_array(contacts())
+    S = scipy.sparse.csr_array(U + scipy.sparse.triu(U, 1).T)
+    x = np.arange(1.0, U.shape[0] + 1)
+    streamed, there = JacobianBuilder(uri), JacobianBuilder(S, rows="upper")
+    assert repr(streamed) == repr(there)
+    np.testing.assert_array_equal(streamed.value(x), there.value(x))
+    np.testing.assert_array_equal(streamed.operator(x) @ x, there.operator(x) @ x)
+    np.testing.assert_array_equal(streamed.operator(x).T @ there.value(x), there.operator(x).T @ there.value(x))
+    by_column = JacobianBuilder(uri, order="F")
+    np.testing.assert_array_equal(by_column.operator(x).column_norms(), there.operator(x).column_norms())
+    with pytest.raises(ValueError, match="A is read along its columns"):
+        by_column.value(x)
+    for rows in ("all", "stored"):
+        with pytest.raises(ValueError, match=f'rows must be "upper" for a contact map, .* got {rows!r}'):
+            JacobianBuilder(uri, rows=rows)
+    assert LeastSquares(uri, uri).cost(x) == LeastSquares(S, S, rows="upper").cost(x)
+    np.testing.assert_array_equal(RowSums(uri).value(x), RowSums(S).value(x))
+    np.testing.assert_array_equal(RowSums(uri, uplo="U", ignore_diags=2).value(x), RowSums(S, ignore_diags=2).value(x))
+    with pytest.raises(ValueError, match='uplo must be "U" for a contact map, which holds the upper triangle, got'):
+        RowSums(uri, uplo="L")
+    result, expected = symmetric_scaling(uri, min_nnz=10), symmetric_scaling(S, min_nnz=10)
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"cis_only": True, "min_nnz": 3}, {"trans_only": True}])
+def test_balance_without_keeping_the_map(uri, options):
+    streamed, there = cool.balance(uri, memory=2**20, **options), cool.balance(uri, **options)
+    assert streamed.success == there.success
+    np.testing.assert_allclose(streamed.weight, there.weight, rtol=1e-6)
+    assert streamed.unscaled == there.unscaled
+
+
+def test_a_map_that_changes(uri):
+    sums = RowSums(uri)
+    with h5py.File(uri, "r+") as file:
+        file["pixels/count"][0] = 100
+    with pytest.raises(ValueError, match="has changed since it was handed over as A"):
+        sums.value(np.ones(sums.shape[0]))

@@ -209,7 +209,7 @@ def test_a_start_far_away(size):
 
 def test_counts_are_true(monkeypatch):
     A, Y, _ = weighted("csr", 300, 0.3)
-    counted = {"gradient": 0, "squares": 0, "curvature": 0}
+    counted = {"beginning": 0, "gradient": 0, "squares": 0, "curvature": 0}
 
     def counting(name):
         method = getattr(_fit.Sums, name)
@@ -225,7 +225,7 @@ def test_counts_are_true(monkeypatch):
     seen = []
     result = fit(A, Y, np.ones(300), callback=seen.append)
     assert result.nfev == counted["gradient"]
-    assert result.n_products == counted["squares"] + counted["curvature"]
+    assert result.n_products == counted["beginning"] + counted["squares"] + counted["curvature"]
     assert result.nit == len(seen) == seen[-1].nit
     assert (np.diff([s.cost for s in seen]) <= 1e-12 * result.cost).all()
     assert seen[-1].cost == result.cost

@@ -237,8 +237,8 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"but Y\[5\] = nan"):
         LeastSquares(A, Y.ravel())
     assert np.isnan(LeastSquares(A, Y, check_finite=False).cost(np.ones(3)))
-    with pytest.raises(TypeError, match="Y must be a NumPy array, a SciPy sparse array or matrix, got str"):
-        LeastSquares(A, "Y")
+    with pytest.raises(TypeError, match="Y must be a NumPy array, a SciPy sparse array or matrix, got dict"):
+        LeastSquares(A, {})
     with pytest.raises(TypeError, match="Y must have a dtype among"):
         LeastSquares(A, np.eye(3, dtype=object))
     broken = scipy.sparse.csr_array(np.eye(3))

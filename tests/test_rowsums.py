@@ -226,5 +226,5 @@ def test_errors_of_x():
 def test_too_large_for_memory(monkeypatch):
     monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
     monkeypatch.setattr("sparsejac._checks.LARGE", 1)
-    with pytest.raises(MemoryError, match="the 100x100 array would take 80000 bytes"):
+    with pytest.raises(MemoryError, match="the 100x100 array, while it is made, would take 120000 bytes"):
         RowSums(np.eye(100)).operator(np.ones(100)).toarray()
