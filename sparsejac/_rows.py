@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,8 +48,15 @@ class Room:
         if self._bytes.size < nbytes:
             self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
             own = self._returned and nbytes >= _MAPPED
-            self._bytes = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8) if own else np.empty(nbytes, np.uint8)
+            self._bytes = np.frombuffer(_from_the_system(nbytes), np.uint8) if own else np.empty(nbytes, np.uint8)
         return self._bytes[:nbytes].view(dtype)
+
+
+def _from_the_system(nbytes: int) -> mmap.mmap:
+    """Anonymous memory, which goes back when nobody refers to it; Python's default is to share it with forked children."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Entries:

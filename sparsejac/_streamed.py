@@ -153,8 +153,9 @@ class StreamedEntries:
         if self.extremes:
             lowest, largest = float(np.min(data)), float(np.max(data))
             with self._noting:
-                if lowest < self.lowest:
-                    self.lowest, self.lowest_at = lowest, self.place(base + int(np.argmin(data)))
+                if lowest < self.lowest and lowest < 0:  # of one that is not negative nobody asks where
+                    self.lowest_at = self.place(base + int(np.argmax(data == lowest)))
+                self.lowest = min(self.lowest, lowest)
                 self.largest = max(self.largest, largest)
 
     def summary(self) -> Summary:
