@@ -109,7 +109,9 @@ class _Densified(DenseSource):
 
             def block(part: Part, _: Room) -> NDArray[Any]:
                 indptr = self._of.indptr[part.i0 : part.i1 + 1]
-                data, columns = (numbers(int(indptr[0]), int(indptr[-1]), Room(returned=True)) for numbers in (read, read_columns))
+                data, columns = (
+                    numbers(int(indptr[0]), int(indptr[-1]), Room(returned=True)) for numbers in (read, read_columns)
+                )
                 rows = scipy.sparse.csr_array((data, columns, indptr - indptr[0]), shape=(part.i1 - part.i0, self.k))
                 return rows.toarray()
 
@@ -201,6 +203,12 @@ class BesideCsr:
         if np.array_equal(local, their_local) and np.array_equal(columns, their_columns):
             np.copyto(out, found)
             return
+        if self._own.half and their_columns.size:  # of a symmetric Y what is below the diagonal is there once more
+            rows = np.repeat(np.arange(i0, i1), np.diff(their_local))
+            upper = their_columns >= rows
+            counts = np.bincount(rows[upper] - i0, minlength=i1 - i0)
+            found, their_columns = found[upper], their_columns[upper]
+            their_local = np.concatenate([[0], np.cumsum(counts)])
         out[:] = 0
         structures = (part.astype(np.int64) for part in (local, columns, their_local, their_columns))
         count, i, j = _kernels.csr_align(*structures, found, out)
@@ -212,10 +220,11 @@ class BesideCsr:
         for i in range(i0, i1):
             row = slice(int(self._own.indptr[i]) - base, int(self._own.indptr[i + 1]) - base)
             out[row] = block[i - i0, columns[row]]
-            left_out = np.count_nonzero(block[i - i0]) - np.count_nonzero(out[row])
+            first = i if self._own.half else 0  # of a symmetric Y what is left of the diagonal is there once more
+            left_out = np.count_nonzero(block[i - i0, first:]) - np.count_nonzero(out[row])
             if left_out:
                 others = np.array(block[i - i0])
-                others[columns[row]] = 0
+                others[:first] = others[columns[row]] = 0
                 raise self._outside(int(left_out), i, int(np.flatnonzero(others)[0]))
 
     def _outside(self, count: int, i: int, j: int) -> ValueError:

@@ -119,11 +119,16 @@ class _Column:
 
             def read(start: int, stop: int, room: Room) -> NDArray[Any]:
                 out = room.take(stop - start, self.dtype)
-                if out.size:
-                    column.read_direct(out, np.s_[start:stop])
+                try:
+                    if out.size:
+                        column.read_direct(out, np.s_[start:stop])
+                except OSError as error:
+                    raise OSError(f"{path}, of {self.name}, cannot be read: {error}") from error
                 return out
 
             yield read
+        if identity(Path(path).stat()) != self.identity:  # meanwhile
+            raise changed(self.name, path)
 
 
 def source(name: str, uri: str) -> CsrSource:

@@ -8,6 +8,7 @@ the system would then kill the process, where a read says so.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ class FileNumbers:
 
             read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]  # straight to its place
             yield read
+            if identity(os.fstat(file)) != self.identity:  # meanwhile
+                raise changed(self.name, self.path)
         finally:
             os.close(file)
 
@@ -157,7 +160,25 @@ def numbers(name: str, array: NDArray[Any]) -> Numbers:
     mapped = mapped_file(array)
     if mapped is None:
         return MemoryNumbers(array.reshape(-1))
+    if array.size and not _is_still_that(array, mapped[0]):
+        raise changed(name, mapped[0])
     return FileNumbers.of(name, *mapped, array.dtype, array.size)
+
+
+def _is_still_that(array: NDArray[Any], path: str) -> bool:
+    """Whether the file of this name is the one that is mapped, where the system tells."""
+    try:
+        with open("/proc/self/maps") as maps:  # noqa: PTH123
+            lines = [line.split() for line in maps]
+        inode = Path(path).stat().st_ino
+    except OSError:
+        return True
+    address = array.ctypes.data
+    for span, _, _, _, mapped, *_ in lines:
+        begin, end = (int(bound, 16) for bound in span.split("-"))
+        if begin <= address < end:
+            return int(mapped) == inode
+    return True
 
 
 def mapped_file(array: Any) -> tuple[str, int] | None:
@@ -225,12 +246,36 @@ class FileRows(DenseSource):
             yield read
 
 
+class _Turn:
+    """A lock that pickles: one pass at a time may read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Turn, ()
+
+
+def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
+    """A copy of our own: whoever made the block may use its memory for the next one."""
+    copy = room.take(block.size, block.dtype).reshape(block.shape)
+    np.copyto(copy, block)
+    return copy
+
+
 @dataclass
 class FunctionRows(DenseSource):
     """``rows(start, stop)`` of a function, called for one block after the other, in order, and never for two at a time."""
 
     function: Callable[[int, int], Any]
     name: str = "A"
+    turn: _Turn = field(default_factory=_Turn, repr=False)
     serial = changeable = True
     extra = 4  # a few arrays of that size are what such a function makes on its way
 
@@ -239,7 +284,9 @@ class FunctionRows(DenseSource):
         self.k, self.dtype = first.shape[1], first.dtype
 
     def _checked(self, i0: int, i1: int) -> NDArray[Any]:
-        block = _checks.array(f"what {self.name} returned for rows({i0}, {i1})", self.function(i0, i1))
+        with self.turn:
+            found = self.function(i0, i1)
+        block = _checks.array(f"what {self.name} returned for rows({i0}, {i1})", found)
         k = getattr(self, "k", None)
         if block.ndim != 2 or block.shape != (i1 - i0, k or block.shape[1]):
             raise ValueError(
@@ -253,7 +300,7 @@ class FunctionRows(DenseSource):
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
-        yield lambda part, _: self._checked(part.i0, part.i1)
+        yield lambda part, room: _kept(self._checked(part.i0, part.i1), room)
 
 
 @dataclass
@@ -262,6 +309,7 @@ class ObjectRows(DenseSource):
 
     matrix: Any
     name: str = "A"
+    turn: _Turn = field(default_factory=_Turn, repr=False)
     serial = True
 
     def __post_init__(self) -> None:
@@ -288,17 +336,22 @@ class ObjectRows(DenseSource):
                 f"{self.name} has become {self.matrix.dtype} of shape {self.matrix.shape} since it was handed over: hand it over anew"
             )
         yield self._read
+        self._check_chunks()  # one may have gone meanwhile
 
     def _read(self, part: Part, room: Room) -> NDArray[Any]:
         i0, i1 = part.i0, part.i1
-        if hasattr(self.matrix, "read_direct"):
-            block = room.take((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
-            self.matrix.read_direct(block, np.s_[i0:i1, :])
-            return block
-        block = _checks.array(f"{self.name}[{i0}:{i1}]", np.asanyarray(self.matrix[i0:i1]))
-        if block.shape != (i1 - i0, self.k):
-            raise ValueError(f"{self.name}[{i0}:{i1}] must have shape ({i1 - i0}, {self.k}), got {block.shape}")
-        return block
+        with self.turn:
+            if hasattr(self.matrix, "read_direct"):
+                block = room.take((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
+                self.matrix.read_direct(block, np.s_[i0:i1, :])
+                return block
+            found = np.asanyarray(self.matrix[i0:i1])
+        block = _checks.array(f"{self.name}[{i0}:{i1}]", found)
+        if block.shape != (i1 - i0, self.k) or block.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as {self.name} says, got {block.dtype} of shape {block.shape}"
+            )
+        return _kept(block, room)
 
 
 # --- CSR rows -------------------------------------------------------------------------------------------------------
@@ -461,9 +514,14 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
     if mapped_file(A.data) is None and mapped_file(A.indices) is None:
         return None
     _checks.float_dtype(name, A.dtype)
-    stored = int(A.indptr[-1])
+    pointers = numbers(name, A.indptr)  # it may be mapped as well
+    with pointers.opened() as read:
+        indptr = np.array(read(0, pointers.size, Room()))
+    stored = int(indptr[-1]) if indptr.size else 0
+    if not 0 <= stored <= min(A.data.size, A.indices.size):
+        stored = A.data.size  # which is found to be wrong
     data, indices = numbers(name, A.data[:stored]), numbers(name, A.indices[:stored])
-    return CsrSource(data, indices, np.array(A.indptr), name=name, transposed=A.format == "csc")
+    return CsrSource(data, indices, indptr, name=name, transposed=A.format == "csc")
 
 
 @dataclass(frozen=True)

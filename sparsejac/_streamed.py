@@ -28,6 +28,7 @@ _DEFAULT = 2**28  # bytes for blocks, where nobody says how many
 _PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
 _DELAY = 2  # seconds before a bar is shown
 _VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
+_OTHER = 2**21  # bytes of threads, and of what they leave with malloc
 _COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
 
 
@@ -302,6 +303,7 @@ class StreamedRows(Rows):
         taking = threading.Lock()
         waiting = iter(range(len(blocks)))
         spare: list[tuple[list[Room], list[Room]]] = []
+        given_up: list[bool] = []
         self.passes += not structure and rows == (0, self.pattern.k)
 
         with contextlib.ExitStack() as stack:
@@ -331,7 +333,13 @@ class StreamedRows(Rows):
                         rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
                     if serial:
                         with taking:
-                            block = fetch(next(waiting), rooms)
+                            if given_up:
+                                return
+                            try:
+                                block = fetch(next(waiting), rooms)
+                            except BaseException:
+                                given_up.append(True)  # nobody is asked for another block
+                                raise
                     else:
                         with taking:
                             number = next(waiting)
@@ -367,7 +375,7 @@ class StreamedRows(Rows):
         each = self.entries.entry_bytes * (threads + source.extra)
         if target is not None:
             each += target.entry_bytes * (threads + getattr(target, "extra", 0)) * columns
-        kept = _VECTORS * 8 * (k + 1)
+        kept = _OTHER + _VECTORS * 8 * (k + 1)
         available = max(_DEFAULT, kept) if self.memory is None else self.memory - kept
         longest = int(np.max(np.diff(source.indptr), initial=1)) if isinstance(source, CsrSource) else k
         if self.memory is None:

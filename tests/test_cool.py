@@ -372,7 +372,7 @@ def test_a_map_as_a(uri):
 
 @pytest.mark.parametrize("options", [{}, {"cis_only": True, "min_nnz": 3}, {"trans_only": True}])
 def test_balance_without_keeping_the_map(uri, options):
-    streamed, there = cool.balance(uri, memory=2**20, **options), cool.balance(uri, **options)
+    streamed, there = cool.balance(uri, memory=2**22, **options), cool.balance(uri, **options)
     assert streamed.success == there.success
     np.testing.assert_allclose(streamed.weight, there.weight, rtol=1e-6)
     assert streamed.unscaled == there.unscaled

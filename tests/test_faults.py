@@ -1,0 +1,802 @@
+"""Rows that are not in memory, and what can go wrong with them: each fault in every operation ends in an error that says so.
+
+Never in a killed process, a wrong number, a thread or an open file that is left; and the next call works.
+"""
+
+import _thread
+import functools
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.sparse
+from support import integers, toarray
+
+from sparsejac import (
+    JacobianBuilder,
+    LeastSquares,
+    RowSums,
+    _rows,
+    _sources,
+    _stored,
+    _streamed,
+    fit,
+    io,
+    symmetric_scaling,
+)
+
+cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
+pd = pytest.importorskip("pandas", reason="which brings pandas")
+h5py = pytest.importorskip("h5py", reason="which brings h5py")
+zarr = pytest.importorskip("zarr", reason="whose arrays are among what is streamed")
+
+K = 12
+WORKERS = 2
+STEP = 3  # rows of a block
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of a few rows, and more than one partial sum."""
+    monkeypatch.setattr(_streamed, "_BLOCK", STEP * K * 8)
+    monkeypatch.setattr(_rows, "_PIECE", 1)
+
+
+# --- one matrix, in every place -------------------------------------------------------------------------------------
+
+
+def dense():
+    """Symmetric, and of positive integers, so that everything is defined."""
+    U = np.triu(integers((K, K), seed=1, low=1, high=5))
+    return U + np.triu(U, 1).T
+
+
+def sparse():
+    """The same without some of its entries."""
+    mask = np.triu(np.random.default_rng(2).random((K, K)) < 0.5) | np.eye(K, dtype=bool)
+    return scipy.sparse.csr_array(dense() * (mask | mask.T))
+
+
+def mapped_csr(folder):
+    A, arrays = sparse(), []
+    for name in ("data", "indices", "indptr"):
+        np.save(folder / f"{name}.npy", getattr(A, name))
+        arrays.append(np.load(folder / f"{name}.npy", mmap_mode="r"))
+    return scipy.sparse.csr_array(tuple(arrays), shape=(K, K))
+
+
+def cool(folder):
+    bins = pd.DataFrame([("c", 10 * i, 10 * (i + 1)) for i in range(K)], columns=["chrom", "start", "end"])
+    U = scipy.sparse.triu(sparse()).tocoo()
+    order = np.lexsort((U.col, U.row))
+    pixels = pd.DataFrame({"bin1_id": U.row[order], "bin2_id": U.col[order], "count": U.data[order].astype(np.int32)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cooler's own
+        cooler.create_cooler(str(folder / "A.cool"), bins, pixels, ordered=True)
+    return str(folder / "A.cool")
+
+
+def npy(folder):
+    np.save(folder / "A.npy", dense())
+    return str(folder / "A.npy")
+
+
+def memmap(folder):
+    return np.load(npy(folder), mmap_mode="r")
+
+
+def blocks(folder):
+    A = sparse()
+    io.write_csr_blocks(str(folder / "A"), ((i, A[i : i + 4]) for i in range(0, K, 4)), shape=A.shape)
+    return str(folder / "A")
+
+
+def hdf5(folder):
+    file = h5py.File(folder / "A.h5", "w")
+    return file.create_dataset("A", data=dense(), chunks=(4, K))
+
+
+def zarr_array(folder):
+    Z = zarr.create_array(store=str(folder / "A.zarr"), shape=(K, K), chunks=(4, 4), dtype="f8")
+    Z[:] = dense()
+    return Z
+
+
+def function(folder):
+    A = dense()
+    return lambda start, stop: A[start:stop].copy()
+
+
+# Of each place: how it is made, the same in memory, and, within its folder, the files that something may happen to.
+PLACES = {
+    "npy": (npy, dense, "A.npy"),
+    "memmap": (memmap, dense, "A.npy"),
+    "csr": (mapped_csr, sparse, "data.npy"),
+    "csr's columns": (mapped_csr, sparse, "indices.npy"),
+    "blocks": (blocks, sparse, "A/rows-*"),
+    "cool": (cool, sparse, "A.cool"),
+    "h5py": (hdf5, dense, None),
+    "zarr": (zarr_array, dense, None),
+    "function": (function, dense, None),
+}
+FILES = [place for place, (*_, file) in PLACES.items() if file]
+
+
+def rows_of(place):
+    return "upper" if place == "cool" else "stored"
+
+
+# --- every operation ------------------------------------------------------------------------------------------------
+
+x, v, V = integers((K,), seed=3), integers((K,), seed=4), integers((K, 3), seed=5)
+
+
+def weights(builder, columns=()):
+    return integers((builder.shape[0], *columns), seed=6)
+
+
+def target(place):
+    """Where A has entries, and symmetric; of a contact map, which has one triangle, that one."""
+    A = PLACES[place][1]()
+    if not scipy.sparse.issparse(A):
+        return A + 1.0
+    Y = A.copy()
+    Y.data = Y.data + 1.0
+    return scipy.sparse.triu(Y, format="csr") if place == "cool" else Y
+
+
+def fitted(A, place):
+    return fit(A, target(place), rows=rows_of(place), x0=np.ones(K), max_iter=3, workers=WORKERS).x
+
+
+def scaled(A, place):
+    return symmetric_scaling(A, max_products=8, workers=WORKERS).x
+
+
+# Of each: of what it is an operation, and what it does with that.
+OPERATIONS = {
+    "value": ("builder", lambda b: b.value(x)),
+    "tocsr": ("builder", lambda b: b.tocsr(x)),
+    "iter_csr": ("builder", lambda b: np.vstack([J.toarray() for _, J in b.iter_csr(x, block_rows=17)])),
+    "J v": ("builder", lambda b: b.operator(x) @ v),
+    "J V": ("builder", lambda b: b.operator(x) @ V),
+    "J.T w": ("builder", lambda b: b.operator(x).T @ weights(b)),
+    "J.T W": ("builder", lambda b: b.operator(x).T @ weights(b, (3,))),
+    "column_norms": ("builder", lambda b: b.operator(x).column_norms()),
+    "normal v": ("builder", lambda b: b.operator(x).normal() @ v),
+    "normal V": ("builder", lambda b: b.operator(x).normal() @ V),
+    "normal toarray": ("builder", lambda b: b.operator(x).normal().toarray()),
+    "normal diagonal": ("builder", lambda b: b.operator(x).normal().diagonal()),
+    "hessian v": ("builder", lambda b: b.hessian(weights(b)) @ v),
+    "hessian toarray": ("builder", lambda b: b.hessian(weights(b)).toarray()),
+    "hessian diagonal": ("builder", lambda b: b.hessian(weights(b)).diagonal()),
+    "slice": ("builder", lambda b: b.slice(x, 5)),
+    "cost": ("problem", lambda p: np.array([p.cost(x)])),
+    "grad": ("problem", lambda p: p.grad(x)),
+    "hess v": ("problem", lambda p: p.hess(x) @ v),
+    "hess toarray": ("problem", lambda p: p.hess(x).toarray()),
+    "hess diagonal": ("problem", lambda p: p.hess(x).diagonal()),
+    "normal of a problem": ("problem", lambda p: p.normal(x) @ v),
+    "fun": ("problem", lambda p: p.fun(x)),
+    "x_scale": ("problem", lambda p: p.x_scale(x)),
+    "sums": ("sums", lambda s: s.value(x)),
+    "sums' nonzeros": ("sums", lambda s: s.nonzeros()),
+    "sums' operator": ("sums", lambda s: s.operator(x) @ v),
+    "sums' toarray": ("sums", lambda s: s.operator(x).toarray()),
+    "fit": ("fit", None),
+    "symmetric_scaling": ("scaling", None),
+}
+ITERATIVE = ("fit", "symmetric_scaling")  # what rounds
+
+
+def made(what, A, place):
+    """What an operation is one of."""
+    if what == "builder":
+        return JacobianBuilder(A, rows=rows_of(place), workers=WORKERS)
+    if what == "problem":
+        return LeastSquares(A, target(place), rows=rows_of(place), workers=WORKERS)
+    if what == "sums":
+        return RowSums(A, workers=WORKERS)
+    return _sources.find("A", A) or A
+
+
+def run(name, of, place):
+    """A result as an array."""
+    what, operation = OPERATIONS[name]
+    if operation is not None:
+        return toarray(operation(of))
+    return fitted(of, place) if what == "fit" else scaled(of, place)
+
+
+@functools.cache
+def in_memory(name, place):
+    A = PLACES[place][1]()
+    if OPERATIONS[name][0] == "sums" and place == "cool":
+        return run(name, made("sums", A, place), place)
+    return run(name, made(OPERATIONS[name][0], A, place), place)
+
+
+def expect(name, found, expected):
+    assert found.shape == expected.shape
+    if name in ITERATIVE:
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def each(check):
+    """Check every operation, and say of all that fail which and how."""
+    wrong = []
+    for name in OPERATIONS:
+        try:
+            check(name)
+        except BaseException:  # noqa: BLE001  # pytest's own are such
+            wrong.append(f"{name}: {traceback.format_exc(limit=-1)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def in_a_child(check):
+    """Call a function in a forked child, so that a crash is a failure of this test only; directly where nothing forks."""
+    if not hasattr(os, "fork"):
+        check()
+        return
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+
+    def child():
+        try:
+            check()
+        except BaseException:  # noqa: BLE001  # as above
+            writer.send(traceback.format_exc())
+        else:
+            writer.send("")
+
+    process = context.Process(target=child)
+    process.start()
+    writer.close()
+    try:
+        said = reader.recv() if reader.poll(60) else "nothing is heard of it: it hangs"
+    except EOFError:
+        said = "it was killed"
+    if "hangs" in said:
+        process.kill()
+    process.join(10)
+    assert said == "", f"{said} (exit code {process.exitcode})"
+
+
+# --- the same results -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_same_as_in_memory(place, tmp_path):
+    """The first pass looks at A, later ones need not; and two at once, of two threads, do not disturb each other."""
+    A = PLACES[place][0](tmp_path)
+
+    def check(name):
+        of, meet = made(OPERATIONS[name][0], A, place), threading.Barrier(2)
+
+        def one(_):
+            meet.wait(10)
+            return run(name, of, place)
+
+        with ThreadPoolExecutor(2) as pool:
+            for found in [run(name, of, place), *pool.map(one, range(2))]:
+                expect(name, found, in_memory(name, place))
+
+    each(check)
+
+
+def test_a_symmetric_target_beside_a_contact_map(tmp_path):
+    """As beside a symmetric A in memory: of both the upper triangle is compared."""
+    Y = sparse()
+    Y.data = Y.data + 1.0
+    expected = LeastSquares(sparse(), Y, rows="upper").cost(x)
+    for whole in (Y, Y.toarray()):
+        assert LeastSquares(cool(tmp_path), whole).cost(x) == expected
+
+
+def test_a_function_is_never_called_for_two_passes_at_a_time():
+    A, busy, twice = dense(), [], []
+
+    def rows(start, stop):
+        if busy:
+            twice.append(start)
+        busy.append(start)
+        time.sleep(1e-3)
+        busy.pop()
+        return A[start:stop]
+
+    builder = JacobianBuilder(rows, workers=WORKERS)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: builder.value(x), range(4)))
+    assert not twice
+
+
+def test_a_function_may_use_its_array_again(monkeypatch):
+    """What it returned last may not be what we still compute with; here it is the same memory each time."""
+    A, room = dense(), np.empty((K, K))
+    compiled = _streamed.compiled_kernel
+
+    def slowly(kernel):
+        def run(*args):
+            time.sleep(2e-3)
+            return compiled(kernel)(*args)
+
+        return run
+
+    monkeypatch.setattr(_streamed, "compiled_kernel", slowly)
+
+    def rows(start, stop):
+        block = room[: stop - start]
+        block[:] = 0
+        time.sleep(1e-3)
+        block[:] = A[start:stop]
+        return block
+
+    def check(name):
+        expect(name, run(name, made(OPERATIONS[name][0], rows, "function"), "function"), in_memory(name, "function"))
+
+    each(check)
+
+
+@pytest.mark.parametrize("place", FILES)
+def test_pickles(place, tmp_path):
+    """The copy reads the same files, as the original does in a forked child; and it sees that they have changed."""
+    A = PLACES[place][0](tmp_path)
+    of = {name: made(what, A, place) for name, (what, _) in OPERATIONS.items()}
+
+    def check(name):
+        copied = pickle.loads(pickle.dumps(of[name]))
+        expect(name, run(name, copied, place), in_memory(name, place))
+
+    each(check)
+    in_a_child(lambda: each(check))
+    change("rewritten", tmp_path, PLACES[place][2])
+    refused({name: pickle.dumps(one) for name, one in of.items()}, place, tmp_path)
+
+
+# --- files that change ----------------------------------------------------------------------------------------------
+
+
+def change(fault, folder, pattern):
+    """Something happens to the files: to all that a pattern matches."""
+    files = sorted(folder.glob(pattern))
+    assert files
+    for file in files:
+        status = file.stat()
+        if fault == "deleted":
+            file.unlink()
+        elif fault == "replaced":  # by a file of the same size and time
+            shutil.copy(file, folder / "other")
+            os.utime(folder / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
+            os.replace(folder / "other", file)
+        elif fault == "rewritten":  # with what it had
+            with open(file, "r+b") as stream:
+                content = stream.read()
+                stream.seek(0)
+                stream.write(content)
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+        else:
+            size = {"truncated": 0, "shrunk": status.st_size - 8, "grown": status.st_size + 8}[fault]
+            os.truncate(file, size)
+
+
+def refused(of, place, folder):
+    """Every operation says which file it is."""
+
+    def check(name):
+        with pytest.raises((ValueError, OSError)) as caught:
+            run(name, pickle.loads(of[name]) if isinstance(of[name], bytes) else of[name], place)
+        assert str(folder) in str(caught.value)
+
+    each(check)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "shrunk", "grown", "rewritten", "replaced", "deleted"])
+@pytest.mark.parametrize("place", FILES)
+def test_a_file_changes_between_passes(place, fault, tmp_path):
+    def check():
+        A = PLACES[place][0](tmp_path)
+        of = {name: made(what, A, place) for name, (what, _) in OPERATIONS.items()}
+        change(fault, tmp_path, PLACES[place][2])
+        refused(of, place, tmp_path)
+
+    in_a_child(check)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "shrunk", "deleted"])
+@pytest.mark.parametrize("place", FILES)
+def test_a_file_changes_before_it_is_handed_over(place, fault, tmp_path):
+    """Of what is mapped already the system would kill whoever looked."""
+
+    def check():
+        A = PLACES[place][0](tmp_path)
+        change(fault, tmp_path, PLACES[place][2])
+
+        def refused(name):
+            with pytest.raises((ValueError, OSError)) as caught:
+                made(OPERATIONS[name][0], A, place)
+            assert str(tmp_path) in str(caught.value)
+
+        each(refused)
+
+    in_a_child(check)
+
+
+def test_the_row_pointers_of_a_mapped_matrix_are_cut_off(tmp_path):
+    def check():
+        A = mapped_csr(tmp_path)
+        os.truncate(tmp_path / "indptr.npy", 0)
+        with pytest.raises((ValueError, OSError), match=r"indptr\.npy"):
+            JacobianBuilder(A, rows="stored")
+
+    in_a_child(check)
+
+
+def test_a_mapped_file_is_replaced_before_it_is_handed_over(tmp_path):
+    """The map is of the old file, whose name now is another's."""
+    A = memmap(tmp_path)
+    np.save(tmp_path / "other.npy", 2 * dense())
+    os.replace(tmp_path / "other.npy", tmp_path / "A.npy")
+    try:
+        found = JacobianBuilder(A).value(x)
+    except ValueError as error:
+        assert "A.npy" in str(error)  # noqa: PT017
+    else:
+        expect("value", found, in_memory("value", "memmap"))
+
+
+def reads(place, monkeypatch, act):
+    """Do something before each read of a pass."""
+    owner, name = {
+        "blocks": (_stored, "_fill"),
+        "cool": (h5py.Dataset, "read_direct"),
+    }.get(place, (_sources, "_read_at"))
+    read = getattr(owner, name)
+
+    def patched(*args):
+        act()
+        return read(*args)
+
+    monkeypatch.setattr(owner, name, patched)
+
+
+@pytest.mark.parametrize(
+    ("place", "nth"), [(place, nth) for place in FILES for nth in (1, 3) if place != "cool" or nth == 3]
+)
+def test_a_file_is_cut_short_during_a_pass(place, nth, tmp_path, monkeypatch):
+    """At its n-th read. What has been read before that may be enough; if not, it is an error that names the file."""
+    left = [np.inf]
+
+    def act():
+        left[0] -= 1
+        if left[0] == 0:
+            change("truncated", tmp_path, PLACES[place][2])
+
+    reads(place, monkeypatch, act)
+
+    def check(name):
+        for file in tmp_path.iterdir():
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        of = made(OPERATIONS[name][0], PLACES[place][0](tmp_path), place)
+        left[0] = nth
+        try:
+            found = run(name, of, place)
+        except (ValueError, OSError) as error:
+            assert str(tmp_path) in str(error)  # noqa: PT017
+        else:
+            expect(name, found, in_memory(name, place))
+        left[0] = np.inf
+
+    in_a_child(lambda: each(check))
+
+
+def test_a_chunk_of_zarr_is_missing(tmp_path):
+    A = zarr_array(tmp_path)
+    of = {name: made(what, A, "zarr") for name, (what, _) in OPERATIONS.items()}
+    chunk = tmp_path / "A.zarr" / "c" / "1" / "0"
+    chunk.unlink()
+
+    def between(name):
+        with pytest.raises(ValueError, match="A lacks 1 of its 9 chunks"):
+            run(name, of[name], "zarr")
+
+    def beforehand(name):
+        with pytest.raises(ValueError, match="A lacks 1 of its 9 chunks"):
+            made(OPERATIONS[name][0], A, "zarr")
+
+    each(between)
+    each(beforehand)
+
+
+def test_a_chunk_of_zarr_goes_missing_during_a_pass(tmp_path, monkeypatch):
+    """Zeros in its place are never taken for what was there."""
+    A, left = zarr_array(tmp_path), [np.inf]
+    read = _sources.ObjectRows._read
+
+    def patched(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            shutil.rmtree(tmp_path / "A.zarr" / "c" / "2")
+        return read(*args)
+
+    monkeypatch.setattr(_sources.ObjectRows, "_read", patched)
+
+    def check(name):
+        A[:] = dense()
+        of = made(OPERATIONS[name][0], A, "zarr")
+        left[0] = 2
+        try:
+            found = run(name, of, "zarr")
+        except ValueError as error:
+            assert "lacks" in str(error)  # noqa: PT017
+        else:
+            expect(name, found, in_memory(name, "zarr"))
+        left[0] = np.inf
+
+    each(check)
+
+
+# --- functions that fail --------------------------------------------------------------------------------------------
+
+
+class Failure(Exception):
+    pass
+
+
+class Rows:
+    """A function of rows that does something else at its n-th call."""
+
+    def __init__(self, act, k=K):
+        self.act, self.A, self.calls, self.nth = act, dense(), 0, None
+
+    def __call__(self, start, stop):
+        self.calls += 1
+        block = self.A[start:stop].copy()
+        return self.act(block) if self.calls == self.nth else block
+
+    def calls_of(self, name):
+        """How many an operation takes, of which so many before it begins."""
+        self.calls, self.nth = 0, None
+        of = made(OPERATIONS[name][0], self, "function")
+        before = self.calls
+        run(name, of, "function")
+        return before, self.calls
+
+
+def held():
+    """Threads and files of this process."""
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+    files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    return threading.active_count(), threads, files
+
+
+def nothing_left(before):
+    """A thread that has been joined may take the system a moment to forget."""
+    for _ in range(100):
+        if all(now <= then for now, then in zip(held(), before, strict=True)):
+            return
+        time.sleep(1e-3)
+    assert held() == before
+
+
+def done(name, rows, kept):
+    """Make what an operation is of, and run it."""
+    kept[:] = []
+    kept.append(made(OPERATIONS[name][0], rows, "function"))
+    return run(name, kept[0], "function")
+
+
+def raising(block):
+    raise Failure("this block cannot be had")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_function_raises_at_any_block(name):
+    rows = Rows(raising)
+    _, last = rows.calls_of(name)
+    assert last > K // STEP
+    expected, before = in_memory(name, "function"), held()
+    for nth in range(1, last + 1):
+        rows.calls, rows.nth = 0, nth
+        kept = []
+        with pytest.raises(Failure, match="this block cannot be had"):
+            done(name, rows, kept)
+        nothing_left(before)
+        rows.nth = None
+        found = run(name, kept[0], "function") if kept else done(name, rows, kept)
+        expect(name, found, expected)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_function_is_not_called_again_after_it_has_raised(name):
+    """What reads one thing after the other, such as a generator, has nothing to give then, and raises something else."""
+
+    def raising_slowly(block):
+        time.sleep(5e-3)  # the other threads wait for their turn
+        raise Failure
+
+    rows = Rows(raising_slowly)
+    before, last = rows.calls_of(name)
+    for nth in (before + 2, (before + last) // 2):
+        rows.calls, rows.nth = 0, nth
+        of = made(OPERATIONS[name][0], rows, "function")
+        with pytest.raises(Failure):
+            run(name, of, "function")
+        assert rows.calls == nth
+
+
+@pytest.mark.parametrize("place", ["npy", "csr", "blocks", "cool", "h5py"])
+def test_nothing_is_left_of_a_read_that_fails(place, tmp_path, monkeypatch):
+    A, left = PLACES[place][0](tmp_path), [np.inf]
+
+    def act():
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Failure("this block cannot be had")
+
+    reads("cool" if place == "h5py" else place, monkeypatch, act)
+
+    def check(name):
+        of, before = made(OPERATIONS[name][0], A, place), held()
+        left[0] = 2
+        try:
+            with pytest.raises(Failure, match="this block cannot be had"):
+                run(name, of, place)
+        finally:
+            left[0] = np.inf
+        nothing_left(before)
+        expect(name, run(name, of, place), in_memory(name, place))
+        nothing_left(before)
+
+    each(check)
+
+
+WRONG = {
+    "a row too few": (lambda block: block[:-1], ValueError, "A must return rows .* as an array of shape"),
+    "a column too few": (lambda block: block[:, :-1], ValueError, "A must return rows .* as an array of shape"),
+    "a vector": (lambda block: block.ravel(), ValueError, "A must return rows .* as an array of shape"),
+    "another dtype": (lambda block: block.astype(np.float32), TypeError, "A must return float64 for rows"),
+    "integers": (lambda block: block.astype(np.int64), TypeError, "A must return float64 for rows"),
+    "half precision": (lambda block: block.astype(np.float16), TypeError, "must have a dtype among"),
+    "strings": (lambda block: block.astype(str), TypeError, "must have a dtype among"),
+    "a masked array": (lambda block: np.ma.masked_less(block, 2), TypeError, "is a masked array"),
+    "a sparse block": (scipy.sparse.csr_array, TypeError, "must be a dense array"),
+    "None": (lambda block: None, TypeError, "must be a NumPy array"),
+    "NaN": (lambda block: block * np.nan, ValueError, "A must be finite"),
+    "infinity": (lambda block: block * np.inf, ValueError, "A must be finite"),
+}
+FIRST = ("a column too few", "another dtype", "integers", "NaN", "infinity")  # the first call says which A it is
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_function_returns_what_it_should_not(wrong):
+    act, error, match = WRONG[wrong]
+    rows = Rows(act)
+
+    def check(name):
+        before, last = rows.calls_of(name)
+        before_all, expected = held(), in_memory(name, "function")
+        for nth in sorted({1, 2, before + 2}):
+            if nth == 1 and wrong in FIRST:
+                continue
+            rows.calls, rows.nth, kept = 0, nth, []
+            try:
+                with pytest.raises(error, match=match):
+                    done(name, rows, kept)
+            except BaseException as failure:
+                raise AssertionError(f"in call {nth} of {last}, {before} of them before") from failure
+            nothing_left(before_all)
+            rows.nth = None
+            if kept:
+                expect(name, run(name, kept[0], "function"), expected)
+
+    each(check)
+
+
+def test_a_function_may_return_a_list():
+    rows = Rows(lambda block: block.tolist())
+
+    def check(name):
+        for nth in {1, 2, rows.calls_of(name)[1]}:
+            rows.calls, rows.nth = 0, nth
+            of = made(OPERATIONS[name][0], rows, "function")
+            expect(name, run(name, of, "function"), in_memory(name, "function"))
+
+    each(check)
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_interrupted_during_a_pass(name, monkeypatch):
+    """It stops within the blocks that are under way; no thread is left; and the next call works."""
+    monkeypatch.setattr(_streamed, "_BLOCK", 1)  # a row
+
+    def interrupt(block):
+        _thread.interrupt_main()
+        time.sleep(0.02)
+        return block
+
+    rows = Rows(interrupt)
+    first, last = rows.calls_of(name)
+    expected, before = in_memory(name, "function"), held()
+    for nth in sorted({first + 1, (first + last) // 2, last}):
+        rows.calls, rows.nth = 0, nth
+        of = made(OPERATIONS[name][0], rows, "function")
+        with pytest.raises(KeyboardInterrupt):
+            run(name, of, "function")
+        assert rows.calls <= nth + WORKERS + 1
+        nothing_left(before)
+        rows.nth = None
+        expect(name, run(name, of, "function"), expected)
+
+
+@pytest.mark.parametrize("name", ["value", "J.T w", "cost"])
+def test_an_interrupt_that_a_function_raises_itself(name):
+    def interrupt(block):
+        raise KeyboardInterrupt
+
+    rows = Rows(interrupt)
+    first, _ = rows.calls_of(name)
+    rows.calls, rows.nth = 0, first + 2
+    of, before = made(OPERATIONS[name][0], rows, "function"), held()
+    with pytest.raises(KeyboardInterrupt):
+        run(name, of, "function")
+    nothing_left(before)
+    expect(name, run(name, of, "function"), in_memory(name, "function"))
+
+
+INTERRUPTED = """
+import sys, threading, time
+import numpy as np
+from sparsejac import JacobianBuilder, _streamed
+
+_streamed._BLOCK = 1
+A, calls, slow = np.ones((40, 40)), [], [0]
+
+
+def rows(start, stop):
+    calls.append(start)
+    if len(calls) == 5 and slow[0]:
+        print("now", flush=True)
+    time.sleep(slow[0])
+    return A[start:stop]
+
+
+builder = JacobianBuilder(rows, workers=2)
+expected = builder.operator(np.ones(40)).T @ np.ones(1600)
+calls.clear()
+slow[0] = 0.05
+try:
+    builder.operator(np.ones(40)).T @ np.ones(1600)
+except KeyboardInterrupt:
+    print("interrupted", len(calls) <= 9, threading.active_count())
+slow[0] = 0
+print((builder.operator(np.ones(40)).T @ np.ones(1600) == expected).all())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent the POSIX way")
+def test_interrupted_by_a_signal():
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (out, err) == ("interrupted True 1\nTrue\n", "")
