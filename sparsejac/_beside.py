@@ -11,22 +11,24 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks, _matrix, _sources
-from ._pattern import Pattern
+from ._pattern import Pattern, Spans, triangle
 from ._rows import Entries, Room, frozen
 from ._sources import CsrSource, DenseSource, FileRows, MemoryNumbers, Numbers, Part, Reader, Source
-from ._streamed import StreamedEntries, diagonal_entries
+from ._streamed import StreamedEntries, StreamedRows, diagonal_entries
 
 _TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
-def in_memory(A: Any) -> Source:
-    """An A in memory as a source, for a Y that is streamed."""
-    if not scipy.sparse.issparse(A):
-        if A.flags.c_contiguous or A.flags.f_contiguous:
-            return FileRows(MemoryNumbers(A.reshape(-1, order="A")), len(A), transposed=not A.flags.c_contiguous)
-        return _sources.ObjectRows(A)
-    values, indices, indptr = _matrix.csr_arrays(A, transposed=False)
-    return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr)
+def in_memory(A: Any, Y: Any) -> Source:
+    """An A in memory as a source that goes along with a Y that is streamed."""
+    beside = find(Y)
+    transposed = beside is not None and beside.transposed
+    if scipy.sparse.issparse(A):
+        return _csr_in_memory(A, "A", transposed=transposed)
+    oriented = A.T if transposed else A
+    if oriented.flags.c_contiguous:
+        return FileRows(MemoryNumbers(oriented.reshape(-1)), len(A), transposed=transposed)
+    return _sources.ObjectRows(oriented, transposed=transposed)
 
 
 def target(Y: Any, own: Source, pattern: Pattern, *, check: bool, swapped: bool) -> Any:
@@ -55,7 +57,7 @@ def _beside_dense(
 ) -> DenseSource | Entries:
     k = pattern.k
     if source is None and scipy.sparse.issparse(Y):
-        source = _csr_in_memory(Y, own)
+        source = _csr_in_memory(Y, "Y", transposed=own.transposed)
     elif source is None:
         vector = _sources.numbers("Y", Y) if Y.ndim == 1 else None
         if vector is not None and pattern.m < k * k:
@@ -76,7 +78,7 @@ def _beside_dense(
 def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, swapped: bool) -> Any:
     k = pattern.k
     if source is None and scipy.sparse.issparse(Y):
-        return _csr_in_memory(Y, own)
+        return _csr_in_memory(Y, "Y", transposed=own.transposed)
     if source is None and Y.ndim == 1 and pattern.grid is None:
         if swapped != own.transposed:
             raise _checks.different_orders(transposed=own.transposed)
@@ -90,9 +92,37 @@ def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern,
     return source
 
 
-def _csr_in_memory(Y: Any, own: Source) -> CsrSource:
-    values, indices, indptr = _matrix.csr_arrays(Y, transposed=own.transposed, name="Y")
-    return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr, name="Y", transposed=own.transposed)
+def _csr_in_memory(B: Any, name: str, *, transposed: bool) -> CsrSource:
+    values, indices, indptr = _matrix.csr_arrays(B, transposed=transposed, name=name)
+    return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed)
+
+
+def check_triangle(Y: Any, place: Any, *, progress: bool) -> None:
+    """For ``rows="upper"``: a matrix Y must be symmetric, or have nothing below its diagonal. Of one on disk that takes a pass."""
+    source = find(Y)
+    if source is None:
+        if np.ndim(Y) == 1:
+            return
+        if scipy.sparse.issparse(Y):
+            source = _csr_in_memory(Y, "Y", transposed=False)
+        else:
+            source = in_memory(np.asarray(Y), None)
+    if source.half:
+        return
+    whole = StreamedRows(source, _pattern(source), place.workers, None, check_finite=False, progress=progress)
+    defect = whole.asymmetry()
+    if defect is None:
+        return
+    below = triangle(source.k, "upper" if source.transposed else "lower", offset=1)
+    part = StreamedRows(source, _pattern(source, below), place.workers, None, check_finite=False, progress=progress)
+    if np.any(part.sum("nonzeros", frozen(np.ones(source.k)))):
+        raise _checks.neither_symmetric_nor_upper_row(*defect)
+
+
+def _pattern(source: Source, spans: Spans | None = None) -> Pattern:
+    if isinstance(source, CsrSource):
+        return Pattern.csr(source.indptr, source.columns, spans, on_diagonal=source.on_diagonal)
+    return Pattern.dense(source.k, spans)
 
 
 class _Densified(DenseSource):
@@ -156,8 +186,7 @@ class BesideCsr:
         self.diagonal = np.zeros(pattern.k)
         itemsize = source.dtype.itemsize
         if isinstance(source, DenseSource):  # beside a row of A, all of its columns
-            longest = int(np.max(np.diff(own.indptr), initial=1))
-            self.entry_bytes = 8 + itemsize * -(-own.k // longest)
+            self.entry_bytes = 8 + itemsize * -(-own.k // own.longest)
         else:
             self.entry_bytes = 8 + itemsize + (16 if isinstance(source, CsrSource) else 0)
 

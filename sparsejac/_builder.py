@@ -18,7 +18,7 @@ from ._pattern import Cut, Indices, Pattern, index_dtype, triangle
 from ._rows import MemoryRows, Weights, frozen
 from ._rows import Rows as Place
 from ._sources import CsrSource, Source
-from ._streamed import StreamedRows
+from ._streamed import StreamedRows, block_entries
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
 
@@ -177,6 +177,9 @@ class JacobianBuilder:
     ) -> None:
         """The same of an A that is not in memory."""
         self._state = (source, rows, order, check_finite, workers, memory, progress)
+        block_entries(
+            source, workers or _machine.cpu_count(), memory
+        )  # refuses what cannot be, before anything is made
         spans = None
         if rows == "upper":
             # A file has both triangles of a symmetric A, but a source of one half has that one only.

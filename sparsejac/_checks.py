@@ -202,7 +202,7 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
     result = array(name, value)
     if result.shape != (length,):
         raise ValueError(f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}")
-    if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
+    if finite and result.dtype.kind in "fc" and not all(np.isfinite(piece).all() for _, piece in pieces(result)):
         raise ValueError(f"{name} must be finite: pass check_finite=False to compute with what it has")
     return result
 
@@ -391,7 +391,8 @@ def unsorted(name: str, line: int) -> ValueError:
 def wrong_order() -> ValueError:
     return ValueError(
         'A is read along its columns, as its file has them one after the other, and this needs its rows: take order="F" (or "C" if you did), '
-        "with which J's rows go by columns, or write A in the other order; products with k-vectors, costs, gradients and column norms work as it is"
+        "with which J's rows go by columns, write A in the other order, or, if it fits into memory, pass np.load of its file; products with k-vectors, "
+        "costs, gradients and column norms work as it is"
     )
 
 
@@ -443,6 +444,13 @@ def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
     return ValueError(
         f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}]: '
         'pass (Y + Y.T) / 2, scipy.sparse.triu(Y), or rows="stored" or "all"'
+    )
+
+
+def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
+    return ValueError(
+        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but the products of row {i} and of column {i} '
+        f'of Y with one vector differ by {difference:.2g}: write (Y + Y.T) / 2, or its upper triangle, or take rows="stored" or "all"'
     )
 
 

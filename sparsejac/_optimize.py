@@ -100,7 +100,7 @@ class LeastSquares:
         if source is None:
             A = _checks.matrix(A)
             if _beside.find(Y) is not None:
-                source = _beside.in_memory(A)
+                source = _beside.in_memory(A, Y)
         _checks.real("A", A.dtype if source is None else source.dtype, "least squares")
         if source is None or not source.half:
             rows = _checks.rows("stored" if rows is None else rows)
@@ -116,7 +116,11 @@ class LeastSquares:
         pattern, values = builder._pattern, builder._values
         if source is not None or values is None:
             swapped = order == "F" and builder._which != "upper"
-            target = _beside.target(Y, builder._rows.entries.source, pattern, check=check_finite, swapped=swapped)
+            place = builder._rows
+            target = _beside.target(Y, place.entries.source, pattern, check=check_finite, swapped=swapped)
+            place.check_budget(target)
+            if builder._which == "upper":
+                _beside.check_triangle(Y, place, progress=progress)
             self._stream(builder, target)
             return
         Y = _checks.target(Y, pattern.k, pattern.m)

@@ -190,6 +190,9 @@ class Rows:
         """The values of these entries, of which there are not many: O(k)."""
         raise NotImplementedError
 
+    def check_budget(self, target: Any) -> None:
+        """Refuse a budget that is too small for what is beside A."""
+
     def diagonal(self) -> NDArray[Any]:
         """A's diagonal, in double precision; 0 where it stores none."""
         raise NotImplementedError
@@ -276,6 +279,12 @@ class Sum:
         self.shape: tuple[int, ...] = (outputs, self._k + extra) if self.several else (self._k,)
         if columns is not None:
             self.shape = (self._k, columns)
+
+    @property
+    def part_nbytes(self) -> int:
+        """What a part takes."""
+        numbers = self._k * (self.inputs + self._outputs) if self.packed else math.prod(self.shape)
+        return numbers * self.dtype.itemsize
 
     def part(self) -> NDArray[Any]:
         """Where a kernel may add."""
@@ -564,34 +573,53 @@ def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
         jobs.get().run()
 
 
-def on_own_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
-    """`on_threads`, on threads that end with the work: what they run may not be ours alone, and leaves nothing behind."""
-    job = _Job(work, pieces)
-    threads = [threading.Thread(target=job.run, name="sparsejac", daemon=True) for _ in range(min(workers, pieces))]
+class Stop:
+    """A flag that Ctrl-C may set: no lock is taken for it."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+def aside(work: Callable[[], None], stop: Stop) -> None:
+    """Do work on a thread of its own, whose files and threads Ctrl-C then does not get into the hands of.
+
+    Ctrl-C sets `stop`, which the work heeds soon, and is raised here when that has come to an end.
+    """
+    job = _Job(lambda _: work(), 1)
     try:
         try:
-            for thread in threads:
-                thread.start()
-        except RuntimeError:  # the system has no thread left
+            _thread.start_new_thread(job.run, ())
+        except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
             job.run()
-        if threads:
-            job.wait()
-        _join(threads)
+        job.wait()
     except BaseException:
-        while not job.over or any(thread.is_alive() for thread in threads):
-            with contextlib.suppress(BaseException):  # another Ctrl-C, while the threads come to an end
-                job.stopped = True
-                job.run()  # takes no piece; if no thread has begun, none will
-                _join(threads)
+        while not job.over:
+            with contextlib.suppress(BaseException):  # another Ctrl-C, while the work comes to an end
+                stop.is_set = job.stopped = True
+                job.run()  # takes nothing; if the thread has not begun, there is nothing left for it
+                job.wait()
         raise
     if job.error is not None:
         raise job.error
 
 
-def _join(threads: list[threading.Thread]) -> None:
+def on_own_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
+    """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`."""
+    job = _Job(work, pieces)
+    threads = [threading.Thread(target=job.run, name="sparsejac", daemon=True) for _ in range(min(workers, pieces))]
+    started = []
     for thread in threads:
-        if thread.ident is not None:
-            thread.join()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread left
+            break
+        started.append(thread)
+    if pieces and not started:
+        job.run()
+    for thread in started:
+        thread.join()
+    if job.error is not None:
+        raise job.error
 
 
 def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:

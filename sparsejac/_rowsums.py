@@ -16,7 +16,7 @@ from ._linear import Operator
 from ._pattern import Indices, Pattern, Spans, index_dtype, triangle
 from ._rows import MemoryRows, Rows, frozen
 from ._sources import CsrSource, Source
-from ._streamed import StreamedRows, Summary
+from ._streamed import StreamedRows, Summary, block_entries
 
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
 
@@ -164,6 +164,7 @@ class RowSums:
 
     def _stream(self, source: Source, uplo: Uplo | None, offset: int, ends: Any, pairs: Pairs) -> None:
         """The same of an A that is not in memory, with one pass that sees all of it."""
+        block_entries(source, self._workers or _machine.cpu_count(), self._memory)
         which: Triangle = "upper" if (uplo != "L") != source.transposed else "lower"
         side = _restricted(triangle(source.k, which, offset=offset), ends, pairs)
 

@@ -7,6 +7,7 @@ the system would then kill the process, where a read says so.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -309,19 +310,29 @@ class ObjectRows(DenseSource):
 
     matrix: Any
     name: str = "A"
+    transposed: bool = False
     turn: _Turn = field(default_factory=_Turn, repr=False)
-    serial = True
+    serial = changeable = True
 
     def __post_init__(self) -> None:
+        self._check_open()
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.step = int(chunks[0]) if chunks else 1
         self.extra = 0 if hasattr(self.matrix, "read_direct") else 2
         self._check_chunks()
 
+    def _check_open(self) -> None:
+        if hasattr(self.matrix, "id") and hasattr(self.matrix, "file") and not self.matrix:  # a dataset of HDF5
+            raise ValueError(f"{self.name} is of a file that has been closed: open it again, and hand it over anew")
+
     def _check_chunks(self) -> None:
-        """A chunk that an array of Zarr does not have reads as zeros, without a word."""
+        """A chunk that an array of Zarr, or a dataset of HDF5, does not have reads as zeros, without a word."""
+        self._check_open()
         there, wanted = getattr(self.matrix, "nchunks_initialized", None), getattr(self.matrix, "nchunks", None)
+        chunks = getattr(self.matrix, "chunks", None)
+        if there is None and chunks and hasattr(getattr(self.matrix, "id", None), "get_num_chunks"):
+            there, wanted = self.matrix.id.get_num_chunks(), math.prod(-(-self.k // size) for size in chunks)
         if there is not None and wanted is not None and there < wanted:
             raise ValueError(
                 f"{self.name} lacks {wanted - there} of its {wanted} chunks, which would be read as {getattr(self.matrix, 'fill_value', 0)}: "
@@ -400,7 +411,8 @@ class CsrSource:
     ) -> None:
         from . import _kernels
 
-        self.name, self.data, self.transposed, self.extra, self.changeable = name, data, transposed, 0, False
+        self.name, self.data, self.transposed, self.extra = name, data, transposed, 0
+        self.changeable = isinstance(data, MemoryNumbers)  # whose owner may
         self.serial, self.half = data.serial or indices.serial, half
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
         if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or indices.size != data.size:
@@ -415,6 +427,7 @@ class CsrSource:
         self.indptr: Any = np.asarray(indptr, self.index_dtype)
         if self.indptr[0] != 0 or self.indptr[-1] != data.size or np.any(self.indptr[1:] < self.indptr[:-1]):
             raise _checks.bad_structure(name, "csr", f"indptr must rise from 0 to the {data.size} values")
+        self.longest = int(np.max(np.diff(self.indptr), initial=1))  # row
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import _checks, _progress
 from ._pattern import Indices, Pattern
-from ._rows import Room, Rows, Sum, Weights, compiled_kernel, frozen, on_own_threads, partial_sums
+from ._rows import Room, Rows, Stop, Sum, Weights, aside, compiled_kernel, frozen, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
@@ -56,12 +56,9 @@ class StreamedEntries:
         self.extremes = False  # whether anybody wants to know of them
         self._noting = threading.Lock()
         self.source, self.name, self._pattern, self.check_finite = source, name, pattern, check_finite
-        native = source.dtype.newbyteorder("=")
-        self.dtype = native if native in compiled else np.dtype(np.float64)
-        self.direct = False
-        k = pattern.k
+        self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
         self.seen = np.zeros(k, np.bool_)
-        self.diagonal = np.zeros(k, np.complex128 if native.kind == "c" else np.float64)
+        self.diagonal = np.zeros(k, np.complex128 if self.dtype.kind == "c" else np.float64)
         self.lowest, self.lowest_at, self.largest = np.inf, (0, 0), -np.inf
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,30 +73,18 @@ class StreamedEntries:
 
     @property
     def entry_bytes(self) -> int:
-        """What an entry takes in the buffers of one thread, and in those of the source."""
-        itemsize = self.source.dtype.itemsize + (self.dtype.itemsize if self._is_converted else 0)
-        if isinstance(self.source, CsrSource):
-            stored = self.source.stored_indices.dtype
-            return (
-                itemsize
-                + stored.itemsize
-                + (self.source.index_dtype.itemsize if stored != self.source.index_dtype else 0)
-            )
-        return itemsize
-
-    @property
-    def _is_converted(self) -> bool:
-        return self.source.dtype != self.dtype
+        """What an entry takes in the buffers of one thread."""
+        return entry_bytes(self.source, self.dtype)
 
     def reader(self, opened: Any) -> Callable[..., Any]:
-        """``read(i0, i1, rooms)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
+        """``read(i0, i1, rooms, …)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
         return self._dense_reader(opened) if isinstance(self.source, DenseSource) else self._csr_reader(*opened)
 
     def _dense_reader(self, read: Any) -> Callable[..., Any]:
         pattern, k = self._pattern, self._pattern.k
         whole = pattern.entries == k * k
 
-        def block_of(i0: int, i1: int, rooms: list[Room], *_: Any) -> tuple[NDArray[Any], None, int]:
+        def block_of(i0: int, i1: int, rooms: list[Room], *_: Any, **__: Any) -> tuple[NDArray[Any], None, int]:
             c0, c1 = 0, k
             if not whole:
                 i = np.arange(i0, i1) * k
@@ -112,10 +97,11 @@ class StreamedEntries:
         assert isinstance(self.source, CsrSource)
         indptr, dtype = self.source.indptr, self.source.index_dtype
 
-        def block_of(i0: int, i1: int, rooms: list[Room]) -> tuple[NDArray[Any], Any, int]:
+        def block_of(i0: int, i1: int, rooms: list[Room], *, structure: bool) -> tuple[Any, Any, int]:
             base, end = int(indptr[i0]), int(indptr[i1])
             columns = _converted(read_columns(base, end, rooms[2]), dtype, rooms[3])
-            return self._readable(read(base, end, rooms[0]), rooms[1]), frozen(columns), base
+            data = None if structure else self._readable(read(base, end, rooms[0]), rooms[1])
+            return data, frozen(columns), base
 
         return block_of
 
@@ -206,7 +192,6 @@ class StreamedRows(Rows):
         self.dtype = self.entries.dtype
         self.flipped, self.progress = flipped, progress  # flipped: these rows are the columns of what J's rows go by
         self.passes = 0
-        self._block_entries(None)  # refuses a budget that is too small, before anything is done
 
     # --- the two things -----------------------------------------------------------------------------------------------
 
@@ -250,16 +235,19 @@ class StreamedRows(Rows):
         of = Sum(x, outputs, extra, columns, dense=self.pattern.indices is None)
         run, spans = compiled_kernel(kernel), self.spans()
         count = partial_sums(self.pattern, _PARTIAL_SUMS)
+        while self.memory is not None and count > 1 and count * of.part_nbytes > self.memory // 8:
+            count //= 2
         parts: list[NDArray[Any] | None] = [None] * count
         added = [0] * count  # blocks, into each of them
-        turn, stop = threading.Condition(), threading.Event()
+        turn, stop = threading.Condition(), Stop()
 
         def add(block: Block) -> None:
             before, which = divmod(block.number, count)
             with turn:  # blocks are taken in order, so those before this one are done or under way: no deadlock
-                turn.wait_for(lambda: added[which] == before or stop.is_set())
-            if stop.is_set():
-                return
+                turn.wait_for(lambda: added[which] == before or stop.is_set)
+                if stop.is_set:
+                    turn.notify_all()
+                    return
             out = parts[which]
             if out is None:
                 out = parts[which] = of.part()
@@ -271,10 +259,9 @@ class StreamedRows(Rows):
 
         def failed() -> None:
             with turn:
-                stop.set()
                 turn.notify_all()
 
-        self._pass(kernel, add, (0, self.pattern.k), target, failed=failed, columns=columns or 1)
+        self._pass(kernel, add, (0, self.pattern.k), target, stop=stop, failed=failed, columns=columns or 1)
         total = np.zeros(of.shape, of.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
@@ -292,18 +279,34 @@ class StreamedRows(Rows):
         target: Any = None,
         *,
         structure: bool = False,
+        stop: Stop | None = None,
         failed: Callable[[], None] = lambda: None,
         columns: int = 1,
     ) -> None:
-        """Visit blocks of rows, on threads."""
+        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set, and then `failed` called."""
+        stop = stop or Stop()
+        run = self._pass_aside
+        aside(lambda: run(name, visit, rows, target, stop, failed, columns, structure=structure), stop)
+
+    def _pass_aside(
+        self,
+        name: str,
+        visit: Callable[[Block], None],
+        rows: tuple[int, int],
+        target: Any,
+        stop: Stop,
+        failed: Callable[[], None],
+        columns: int,
+        *,
+        structure: bool,
+    ) -> None:
         own: StreamedEntries = self.entries
         streamed = target if hasattr(target, "reader") else None
         blocks = list(self._blocks(rows, target, columns))
         serial = own.source.serial or (streamed is not None and streamed.source.serial)
-        taking = threading.Lock()
+        taking, showing = threading.Lock(), threading.Lock()
         waiting = iter(range(len(blocks)))
         spare: list[tuple[list[Room], list[Room]]] = []
-        given_up: list[bool] = []
         self.passes += not structure and rows == (0, self.pattern.k)
 
         with contextlib.ExitStack() as stack:
@@ -313,7 +316,7 @@ class StreamedRows(Rows):
 
             def fetch(number: int, rooms: tuple[list[Room], list[Room]]) -> Block:
                 i0, i1 = blocks[number]
-                data, indices, base = read(i0, i1, rooms[0])
+                data, indices, base = read(i0, i1, rooms[0], structure=structure)
                 beside: tuple[Any, ...] = ()
                 if streamed is not None and read_beside is not None:
                     numbers, _, first = read_beside(i0, i1, rooms[1], indices)
@@ -325,31 +328,38 @@ class StreamedRows(Rows):
                     own.look(i0, i1, data, base)
                 return Block(number, i0, i1, data, indices, base, beside)
 
+            def taken(rooms: tuple[list[Room], list[Room]]) -> Block | None:
+                """The next block, or None if there is to be no other."""
+                with taking:
+                    if stop.is_set:
+                        return None
+                    if not serial:
+                        number = next(waiting)
+                    else:
+                        try:
+                            return fetch(next(waiting), rooms)
+                        except BaseException:
+                            stop.is_set = True  # before anyone else asks for another one
+                            raise
+                return fetch(number, rooms)
+
             def work(_: int) -> None:
                 try:
                     try:
                         rooms = spare.pop()
                     except IndexError:
                         rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
-                    if serial:
-                        with taking:
-                            if given_up:
-                                return
-                            try:
-                                block = fetch(next(waiting), rooms)
-                            except BaseException:
-                                given_up.append(True)  # nobody is asked for another block
-                                raise
-                    else:
-                        with taking:
-                            number = next(waiting)
-                        block = fetch(number, rooms)
+                    block = taken(rooms)
+                    if block is None:
+                        failed()
+                        return
                     visit(block)
                     spare.append(rooms)
                     if bar is not None:
-                        with taking:
+                        with showing:
                             bar.update(block.i1 - block.i0)
                 except BaseException:
+                    stop.is_set = True
                     failed()
                     raise
 
@@ -369,21 +379,16 @@ class StreamedRows(Rows):
             yield i0, stop
             i0 = stop
 
+    def check_budget(self, target: Any) -> None:
+        """Refuse a budget that is too small for what is beside A, before anything is done."""
+        self._block_entries(target)
+
     def _block_entries(self, target: Any, columns: int = 1) -> int:
         """How many entries a block may have, for the budget to suffice."""
-        k, source, threads = self.pattern.k, self.entries.source, self.workers + 1
-        each = self.entries.entry_bytes * (threads + source.extra)
+        beside = 0
         if target is not None:
-            each += target.entry_bytes * (threads + getattr(target, "extra", 0)) * columns
-        kept = _OTHER + _VECTORS * 8 * (k + 1)
-        available = max(_DEFAULT, kept) if self.memory is None else self.memory - kept
-        longest = int(np.max(np.diff(source.indptr), initial=1)) if isinstance(source, CsrSource) else k
-        if self.memory is None:
-            available = max(available, longest * each)
-        if available < longest * each:
-            needed = kept + longest * each
-            raise _checks.small_memory(int(self.memory or 0), needed, k)
-        return max(min(available // each, max(_BLOCK // self.entries.entry_bytes, longest)), 1)
+            beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
+        return block_entries(self.entries.source, self.workers, self.memory, beside)
 
     # --- what is not a kernel's -----------------------------------------------------------------------------------------
 
@@ -440,6 +445,38 @@ class StreamedRows(Rows):
 
         self._pass("at", pick, (int(i.min()), int(i.max()) + 1))
         return found
+
+
+def entry_bytes(source: Source, dtype: np.dtype[Any]) -> int:
+    """What an entry takes in the buffers of one thread, where the kernels want this dtype."""
+    itemsize = source.dtype.itemsize + (dtype.itemsize if source.dtype != dtype else 0)
+    if isinstance(source, CsrSource):
+        stored, ours = source.stored_indices.dtype, source.index_dtype
+        return itemsize + stored.itemsize + (ours.itemsize if stored != ours else 0)
+    return itemsize
+
+
+def block_entries(source: Source, workers: int, memory: int | None, beside: int = 0) -> int:
+    """How many entries a block may have. A budget that does not suffice is refused, and this looks at nothing but k."""
+    k, own = source.k, entry_bytes(source, _kernel_dtype(source))
+    each = own * (workers + 1 + source.extra) + beside
+    kept = _OTHER + _VECTORS * 8 * (k + 1)
+    longest = source.longest if isinstance(source, CsrSource) else k
+    if memory is None:
+        _checks.fits(
+            f"k-vectors for this A of {k} rows, and blocks of a row,", kept + longest * each, "take a smaller A"
+        )
+        available = max(_DEFAULT, kept, longest * each)
+    elif memory < kept + longest * each:
+        raise _checks.small_memory(memory, kept + longest * each, k)
+    else:
+        available = memory - kept
+    return max(min(available // each, max(_BLOCK // own, longest)), 1)
+
+
+def _kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = _COMPILED) -> np.dtype[Any]:
+    native = source.dtype.newbyteorder("=")
+    return native if native in compiled else np.dtype(np.float64)
 
 
 def diagonal_entries(pattern: Pattern, i0: int, i1: int) -> NDArray[Any]:

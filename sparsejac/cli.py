@@ -209,7 +209,7 @@ def _bytes(text: str) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output, ".npz", [arguments.A, arguments.X])
-    A, x = io.read_matrix(arguments.A), io.read_vector(arguments.X)
+    A, x = _read_by_rows(arguments.A, arguments.order), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory)
     return DONE
@@ -226,8 +226,12 @@ def _assemble_and_write(
     if output.suffix == ".npz":
         with _progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
             builder._rows.tick = bar.update
-            J = builder.tocsr(x)
-            builder._rows.tick = None
+            try:
+                J = builder.tocsr(x)
+            except MemoryError as error:
+                raise MemoryError(f"{error}; or write it block by block: name a new folder, as in -o J") from None
+            finally:
+                builder._rows.tick = None
         assembled = time.perf_counter()
         nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
         with _progress(total=nbytes, desc="writing", unit="B") as bar:
@@ -269,6 +273,16 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
         io.check_output(output, suffix)
 
 
+def _read_by_rows(path: Path, order: _checks.Order) -> Any:
+    """A matrix whose rows, or with ``order="F"`` whose columns, can be read: one that lies the other way in its file is loaded, if it fits."""
+    A = io.read_matrix(path)
+    if isinstance(A, np.memmap) and not (A.flags.c_contiguous if order == "C" else A.flags.f_contiguous):
+        available = _machine.available_memory()
+        if available is not None and 2 * A.nbytes < available:
+            return np.array(A, order=order)
+    return A
+
+
 def _describe(name: str, A: Any) -> None:
     stored = f"{A.nnz} stored entries" if hasattr(A, "nnz") else "dense"
     _say(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
@@ -289,7 +303,7 @@ def _counting(file: Any, bar: Any) -> Any:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    A = io.read_matrix(arguments.A)
+    A = _read_by_rows(arguments.A, arguments.order)
     x = None if arguments.X is None else io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     return _print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from sparsejac import __version__, cli, jacobian
+from sparsejac import __version__, cli, io, jacobian
 
 
 @pytest.fixture
@@ -116,6 +116,70 @@ def test_build_what_cannot_fit(folder, capsys):
     arguments = ["huge.npz", "ones.npy", "-o", "J.npz", "--rows", "all"]
     wrong_use(capsys, "build", *arguments, message='would take .* bytes .* take rows="stored"')
     assert not os.path.exists("J.npz")
+
+
+@pytest.mark.parametrize("size", [3, 200])  # read as a whole, and block by block
+def test_build_a_folder_of_row_blocks(folder, capsys, size):
+    A, x = np.random.default_rng(0).random((size, size)), np.linspace(1, 2, size)
+    np.save("A.npy", A)
+    np.save("x.npy", x)
+    code, out, err = run(capsys, "build", "A.npy", "x.npy", "-o", "J", "--memory", "4MiB")
+    assert (code, err) == (0, "")
+    expected = jacobian(A, x)
+    nbytes, blocks = re.search(
+        r"   (\d+) bytes \(.*\) in (\d+) blocks of rows; assembled and written to the folder J in [\d.]+ s", out
+    ).groups()
+    J = io.read_matrix("J")
+    assert (J.shape, J.nnz) == (expected.shape, expected.nnz)
+    assert len(list(J)) == int(blocks) > (size == 200)
+    assert int(nbytes) >= expected.data.nbytes + expected.indices.nbytes
+    same = J[0 : J.shape[0]]
+    np.testing.assert_array_equal(same.data, expected.data)
+    np.testing.assert_array_equal(same.indices, expected.indices)
+    np.testing.assert_array_equal(same.indptr, expected.indptr)
+    # What is there is not replaced, and nothing is done before that is known.
+    wrong_use(capsys, "build", "A.npy", "x.npy", "-o", "J", message="the output J is there already")
+    # A folder of row blocks is read block by block, wherever an A is.
+    code, out, _ = run(capsys, "build", "A.npy", "x.npy", "-o", "J.npz")
+    assert code == 0
+    io.write_csr_blocks("B", [(0, scipy.sparse.csr_array(A))], shape=A.shape)
+    assert run(capsys, "build", "B", "x.npy", "-o", "J2.npz")[0] == 0
+    np.testing.assert_array_equal(scipy.sparse.load_npz("J2.npz").data, scipy.sparse.load_npz("J.npz").data)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_in_the_other_order(folder, capsys, monkeypatch, order):
+    """Is loaded, if it fits; what is streamed need not be."""
+    A, x = np.random.default_rng(0).random((150, 150)), np.ones(150)
+    np.save("A.npy", np.asarray(A, order="F" if order == "C" else "C"))
+    np.save("x.npy", x)
+    assert run(capsys, "build", "A.npy", "x.npy", "-o", "J.npz", "--order", order)[0] == 0
+    assert abs(scipy.sparse.load_npz("J.npz") - jacobian(A, x, order=order)).max() == 0
+    assert run(capsys, "check", "A.npy", "--order", order)[0] == 0
+    monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
+    wrong_use(capsys, "check", "A.npy", "--order", order, message="A is read along its columns, as its file has them")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("512", 512), ("64MiB", 2**26), ("2GB", 2 * 10**9), ("1.5 kib", 1536), ("3G", 3 * 10**9)]
+)
+def test_sizes(text, count):
+    assert cli._bytes(text) == count
+
+
+def test_memory_of_a_command(folder, capsys):
+    k = 150
+    A = np.exp(-abs(np.arange(k) - np.arange(k)[:, np.newaxis]) / 9)
+    np.save("S.npy", A)
+    np.save("Y.npy", A * np.outer(np.arange(1, k + 1), np.arange(1, k + 1)))
+    assert run(capsys, "scale", "S.npy", "-o", "scaled.npy", "--memory", "4MiB")[0] == 0
+    scaled = np.load("scaled.npy")
+    np.testing.assert_allclose(scaled * (A @ scaled), 1, rtol=1e-7)
+    assert run(capsys, "fit", "S.npy", "Y.npy", "-o", "fitted.npy", "--memory", "4MiB")[0] == 0
+    np.testing.assert_allclose(np.load("fitted.npy"), np.arange(1, k + 1), rtol=1e-7)
+    for bad in ("much", "-3", "0", "4 MiBs"):
+        wrong_use(capsys, "scale", "S.npy", f"--memory={bad}", message="must be a number of bytes, such as 512MiB")
+    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message="memory must be at least")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")

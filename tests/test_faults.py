@@ -3,7 +3,6 @@
 Never in a killed process, a wrong number, a thread or an open file that is left; and the next call works.
 """
 
-import _thread
 import functools
 import multiprocessing
 import os
@@ -159,18 +158,18 @@ def target(place):
 
 
 def fitted(A, place):
-    return fit(A, target(place), rows=rows_of(place), x0=np.ones(K), max_iter=3, workers=WORKERS).x
+    return fit(A, target(place), rows=rows_of(place), x0=np.ones(K), max_iter=1, workers=WORKERS).x
 
 
 def scaled(A, place):
-    return symmetric_scaling(A, max_products=8, workers=WORKERS).x
+    return symmetric_scaling(A, max_products=4, workers=WORKERS).x
 
 
 # Of each: of what it is an operation, and what it does with that.
 OPERATIONS = {
     "value": ("builder", lambda b: b.value(x)),
     "tocsr": ("builder", lambda b: b.tocsr(x)),
-    "iter_csr": ("builder", lambda b: np.vstack([J.toarray() for _, J in b.iter_csr(x, block_rows=17)])),
+    "iter_csr": ("builder", lambda b: np.vstack([J.toarray() for _, J in b.iter_csr(x, block_rows=50)])),
     "J v": ("builder", lambda b: b.operator(x) @ v),
     "J V": ("builder", lambda b: b.operator(x) @ V),
     "J.T w": ("builder", lambda b: b.operator(x).T @ weights(b)),
@@ -560,11 +559,13 @@ class Failure(Exception):
 class Rows:
     """A function of rows that does something else at its n-th call."""
 
-    def __init__(self, act, k=K):
-        self.act, self.A, self.calls, self.nth = act, dense(), 0, None
+    def __init__(self, act, slow=0.0):
+        self.act, self.A, self.calls, self.nth, self.slow = act, dense(), 0, None, slow
 
     def __call__(self, start, stop):
         self.calls += 1
+        if self.nth is not None and self.calls > self.nth:
+            time.sleep(self.slow)
         block = self.A[start:stop].copy()
         return self.act(block) if self.calls == self.nth else block
 
@@ -690,7 +691,7 @@ def test_a_function_returns_what_it_should_not(wrong):
     def check(name):
         before, last = rows.calls_of(name)
         before_all, expected = held(), in_memory(name, "function")
-        for nth in sorted({1, 2, before + 2}):
+        for nth in sorted({1, 2, before + 2} if name in ("value", "cost", "sums") else {before + 2}):
             if nth == 1 and wrong in FIRST:
                 continue
             rows.calls, rows.nth, kept = 0, nth, []
@@ -722,17 +723,18 @@ def test_a_function_may_return_a_list():
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are sent the POSIX way")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_interrupted_during_a_pass(name, monkeypatch):
     """It stops within the blocks that are under way; no thread is left; and the next call works."""
     monkeypatch.setattr(_streamed, "_BLOCK", 1)  # a row
 
     def interrupt(block):
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # unlike interrupt_main, it wakes who waits
         time.sleep(0.02)
         return block
 
-    rows = Rows(interrupt)
+    rows = Rows(interrupt, slow=0.02)
     first, last = rows.calls_of(name)
     expected, before = in_memory(name, "function"), held()
     for nth in sorted({first + 1, (first + last) // 2, last}):
@@ -740,7 +742,7 @@ def test_interrupted_during_a_pass(name, monkeypatch):
         of = made(OPERATIONS[name][0], rows, "function")
         with pytest.raises(KeyboardInterrupt):
             run(name, of, "function")
-        assert rows.calls <= nth + WORKERS + 1
+        assert rows.calls <= nth + WORKERS + 2
         nothing_left(before)
         rows.nth = None
         expect(name, run(name, of, "function"), expected)
@@ -759,6 +761,49 @@ def test_an_interrupt_that_a_function_raises_itself(name):
         run(name, of, "function")
     nothing_left(before)
     expect(name, run(name, of, "function"), in_memory(name, "function"))
+
+
+AGAIN_AND_AGAIN = """
+import os, signal, sys, tempfile, threading, time
+import numpy as np
+from sparsejac import JacobianBuilder, _streamed
+
+_streamed._BLOCK = 5 * 60 * 8
+np.save(os.path.join(sys.argv[1], "A.npy"), np.ones((60, 60)))
+op, w = JacobianBuilder(os.path.join(sys.argv[1], "A.npy"), workers=2).operator(np.ones(60)), np.ones(3600)
+expected = op.T @ w
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def held():
+    return threading.active_count(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+
+
+sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
+signal.signal(signal.SIGALRM, interrupt)
+rng, before, end = np.random.default_rng(0), held(), time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-3), 0.05)
+        while True:
+            op.T @ w
+    except KeyboardInterrupt:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+time.sleep(0.1)
+print((op.T @ w == expected).all(), *(max(now - then, 0) for now, then in zip(held(), before)))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="files are counted where Linux lists them")
+def test_interrupted_again_and_again(tmp_path):
+    """Ctrl-C at any moment, between any two bytecodes: no thread and no file is left."""
+    command = [sys.executable, "-c", AGAIN_AND_AGAIN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True 0 0 0\n", "")
 
 
 INTERRUPTED = """

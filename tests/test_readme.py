@@ -25,11 +25,12 @@ def test_every_block_is_run_here():
         "python",
         "python",
         "python",
+        "python",
         "bash",
     ]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse", "fit", "scaling"])
+@pytest.mark.parametrize("code", PYTHON, ids=["ten lines", "sparse", "fit", "scaling", "function"])
 def test_python(code, capsys):
     """It runs, and prints what its comments say."""
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102  # our own README
@@ -57,9 +58,10 @@ def test_commands(tmp_path, monkeypatch, capsys):
     scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(np.eye(3)))
     scipy.io.mmwrite("Y.mtx", scipy.sparse.coo_matrix(4 * np.eye(3)))
     np.save("x.npy", np.ones(3))
+    np.save("A.npy", np.eye(3))
     test_cool.write("map.cool", test_cool.contacts())
     commands = [line.split("#")[0].split() for line in BASH if line.startswith("sparsejac ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for _, *arguments in commands:
         assert cli.main(arguments) == 0
     assert BASH[0].endswith("sparsejac demo")
