@@ -11,8 +11,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks, _matrix, _sources
-from ._pattern import Pattern, Spans, triangle
-from ._rows import Entries, Room, frozen
+from ._pattern import Pattern, Spans, frozen, triangle
+from ._rows import Entries, Room
 from ._sources import CsrSource, DenseSource, FileRows, MemoryNumbers, Numbers, Part, Reader, Source
 from ._streamed import StreamedEntries, StreamedRows, diagonal_entries
 

@@ -14,8 +14,8 @@ from . import _checks, _machine, _matrix, _sources
 from ._checks import Order, Rows
 from ._kspace import HessianOperator
 from ._operator import JacobianOperator
-from ._pattern import Cut, Indices, Pattern, index_dtype, triangle
-from ._rows import MemoryRows, Weights, frozen
+from ._pattern import Cut, Indices, Pattern, frozen, index_dtype, triangle
+from ._rows import MemoryRows, Weights
 from ._rows import Rows as Place
 from ._sources import CsrSource, Source
 from ._streamed import StreamedRows, block_entries

@@ -22,8 +22,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from . import _checks
 from ._linear import Operator, wide
-from ._pattern import index_dtype
-from ._rows import Rows, frozen
+from ._pattern import frozen, index_dtype
+from ._rows import Rows
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder

@@ -13,7 +13,8 @@ from scipy.sparse.linalg import LinearOperator
 from . import _checks
 from ._kspace import NormalOperator, Sums, absolute_squares
 from ._linear import Operator, wide
-from ._rows import Weights, frozen
+from ._pattern import frozen
+from ._rows import Weights
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder

@@ -13,8 +13,8 @@ from ._builder import JacobianBuilder
 from ._checks import Order, Rows
 from ._kspace import HessianOperator, NormalOperator, Sums
 from ._operator import JacobianOperator
-from ._pattern import Pattern, triangle
-from ._rows import Entries, MemoryRows, frozen
+from ._pattern import Pattern, frozen, triangle
+from ._rows import Entries, MemoryRows
 
 _TARGETS = (np.dtype(np.float64), np.dtype(np.float32))  # what the kernels read of Y; the rest is packed as float64
 

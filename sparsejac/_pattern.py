@@ -50,6 +50,13 @@ def blocks_of(indices: Any, indptr: Indices) -> Iterator[tuple[int, int, int, In
         yield from indices.blocks(indptr)
 
 
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view. Numba takes read-only arrays for a type of their own: this way there is one, not two."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
 def _counts(each: NDArray[Any]) -> Any:
     """How many there are before each, and in all."""
     counts = np.zeros(each.size + 1, each.dtype)
@@ -98,7 +105,7 @@ class Pattern:
         lo = i[:-1] * k
         lo, hi = (lo, lo + k) if spans is None else (lo + spans[0], lo + spans[1])
         first = _counts(hi - lo)
-        return cls(k, int(first[-1]), None, lo, hi, first)
+        return cls(k, int(first[-1]), None, frozen(lo), frozen(hi), frozen(first))
 
     @classmethod
     def csr(
@@ -120,13 +127,15 @@ class Pattern:
             for i0, i1, base, block in blocks_of(indices, indptr):
                 _kernels.csr_spans(indptr, block, base, i0, i1, *spans, lo, hi)
             first = _counts(hi - lo)
-        return cls(k, int(first[-1]), indices, lo, hi, first, k if grid else None, indptr, on_diagonal)
+        indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
+        entries, lo, hi, first = int(first[-1]), frozen(lo), frozen(hi), frozen(first)
+        return cls(k, entries, indices, lo, hi, first, k if grid else None, frozen(indptr), on_diagonal)
 
     @cached_property
     def diagonal(self) -> Indices:
         """How many of the entries that the rows before i visit are on the diagonal, shape (k + 1,)."""
         entries = self.diagonal_entries()
-        return _counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype))
+        return frozen(_counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype)))
 
     @cached_property
     def m(self) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._pattern import Indices, Pattern, index_dtype, searchsorted
+from ._pattern import Indices, Pattern, frozen, index_dtype, searchsorted
 
 # Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
 _INLINE = 2**20
@@ -482,13 +482,6 @@ def compiled_kernel(name: str) -> Callable[..., None]:
     return getattr(_kernels, name)
 
 
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view. Numba takes read-only arrays for a type of their own: this way there is one, not two."""
-    view = array.view()
-    view.setflags(write=False)
-    return view
-
-
 def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """An empty array that starts where a cache line does, so that rows of a power of two of numbers do not straddle two."""
     memory = np.empty(rows * columns + 64 // dtype.itemsize, dtype)
@@ -527,8 +520,9 @@ if hasattr(os, "register_at_fork"):
 class _Job:
     """Pieces of work for several threads. Only those threads take its lock."""
 
-    def __init__(self, work: Callable[[int], None], pieces: int) -> None:
+    def __init__(self, work: Callable[[int], None], pieces: int, *, last: bool = False) -> None:
         self._work = work
+        self._last = last  # whether its threads end with it
         self._pieces = pieces
         self._next = 0
         self._active = 0
@@ -550,6 +544,8 @@ class _Job:
                 self._work(piece)
             except BaseException as error:  # noqa: BLE001  # raised in the thread that asked for the work
                 self.stopped, self.error = True, self.error or error
+        if self._last:
+            _leave_no_record()
         with self._lock:
             self._active -= 1
             if self._active == 0:
@@ -585,7 +581,7 @@ def aside(work: Callable[[], None], stop: Stop) -> None:
 
     Ctrl-C sets `stop`, which the work heeds soon, and is raised here when that has come to an end.
     """
-    job = _Job(lambda _: work(), 1)
+    job = _Job(lambda _: work(), 1, last=True)
     try:
         try:
             _thread.start_new_thread(job.run, ())
@@ -605,21 +601,23 @@ def aside(work: Callable[[], None], stop: Stop) -> None:
 
 def on_own_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
     """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`."""
-    job = _Job(work, pieces)
-    threads = [threading.Thread(target=job.run, name="sparsejac", daemon=True) for _ in range(min(workers, pieces))]
-    started = []
-    for thread in threads:
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no thread left
-            break
-        started.append(thread)
-    if pieces and not started:
+    job = _Job(work, pieces, last=True)
+    try:
+        for _ in range(min(workers, pieces)):
+            _thread.start_new_thread(job.run, ())
+    except RuntimeError:  # the system has no thread left
         job.run()
-    for thread in started:
-        thread.join()
+    if pieces:
+        job.wait()
     if job.error is not None:
         raise job.error
+
+
+def _leave_no_record() -> None:
+    """`threading` makes a record of a thread in which somebody asks for the current one, and before Python 3.12 never forgets it."""
+    records = getattr(threading, "_active", {})
+    if type(records.get(threading.get_ident())).__name__ == "_DummyThread":
+        records.pop(threading.get_ident(), None)
 
 
 def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import _checks, _machine, _matrix, _sources
 from ._checks import Pairs, Triangle, Uplo
 from ._linear import Operator
-from ._pattern import Indices, Pattern, Spans, index_dtype, triangle
-from ._rows import MemoryRows, Rows, frozen
+from ._pattern import Indices, Pattern, Spans, frozen, index_dtype, triangle
+from ._rows import MemoryRows, Rows
 from ._sources import CsrSource, Source
 from ._streamed import StreamedRows, Summary, block_entries
 

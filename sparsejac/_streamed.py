@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _checks, _progress
-from ._pattern import Indices, Pattern
-from ._rows import Room, Rows, Stop, Sum, Weights, aside, compiled_kernel, frozen, on_own_threads, partial_sums
+from ._pattern import Indices, Pattern, frozen
+from ._rows import Room, Rows, Stop, Sum, Weights, aside, compiled_kernel, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show

@@ -39,7 +39,7 @@ ARROWS = {
     "_streamed": {"_checks", "_pattern", "_progress", "_rows", "_sources"},
     "_beside": {"_checks", "_kernels", "_matrix", "_pattern", "_rows", "_sources", "_streamed"},
     "_kspace": {"_checks", "_linear", "_pattern", "_rows"},
-    "_operator": {"_checks", "_kspace", "_linear", "_rows"},
+    "_operator": {"_checks", "_kspace", "_linear", "_pattern", "_rows"},
     "_builder": {
         "_checks",
         "_kspace",
