@@ -97,26 +97,32 @@ def _csr_in_memory(B: Any, name: str, *, transposed: bool) -> CsrSource:
     return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed)
 
 
-def check_triangle(Y: Any, place: Any, *, progress: bool) -> None:
-    """For ``rows="upper"``: a matrix Y must be symmetric, or have nothing below its diagonal. Of one on disk that takes a pass."""
+def one_triangle(Y: Any, place: Any, *, mirrored: bool, progress: bool) -> Any:
+    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal. Of a matrix on disk that takes a pass.
+
+    Returned so that the triangle of it that is read, the lower one if that of A is, is there.
+    """
     source = find(Y)
     if source is None:
         if np.ndim(Y) == 1:
-            return
-        if scipy.sparse.issparse(Y):
-            source = _csr_in_memory(Y, "Y", transposed=False)
-        else:
-            source = in_memory(np.asarray(Y), None)
-    if source.half:
-        return
-    whole = StreamedRows(source, _pattern(source), place.workers, None, check_finite=False, progress=progress)
+            return Y
+        Y = Y if scipy.sparse.issparse(Y) else np.asarray(Y)
+        seen = _csr_in_memory(Y, "Y", transposed=False) if scipy.sparse.issparse(Y) else in_memory(Y, None)
+    elif source.half:
+        return Y
+    else:
+        seen = source
+    whole = StreamedRows(seen, _pattern(seen), place.workers, None, check_finite=False, progress=progress)
     defect = whole.asymmetry()
     if defect is None:
-        return
-    below = triangle(source.k, "upper" if source.transposed else "lower", offset=1)
-    part = StreamedRows(source, _pattern(source, below), place.workers, None, check_finite=False, progress=progress)
-    if np.any(part.sum("nonzeros", frozen(np.ones(source.k)))):
+        return Y
+    below = triangle(seen.k, "upper" if seen.transposed else "lower", offset=1)
+    part = StreamedRows(seen, _pattern(seen, below), place.workers, None, check_finite=False, progress=progress)
+    if np.any(part.sum("nonzeros", frozen(np.ones(seen.k)))):
         raise _checks.neither_symmetric_nor_upper_row(*defect)
+    if mirrored and source is not None:
+        raise _checks.lower_is_read()
+    return Y.T if mirrored else Y
 
 
 def _pattern(source: Source, spans: Spans | None = None) -> Pattern:

@@ -76,17 +76,21 @@ class JacobianBuilder:
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
-    **Streamed.** An A that is not in memory is read block by block, once for each pass, by one thread more than `workers`, while kernels run on the
-    blocks before. It may be: the path of a ``.npy``, or a `numpy.memmap` of a file (``np.asarray(A)`` is one in memory); a folder of row blocks that
-    `sparsejac.io.write_csr_blocks` wrote; a CSR or CSC matrix with arrays that are mapped from files; a dataset of h5py, an array of
-    Zarr, or another object with ``shape``, ``dtype`` and rows to slice; the path of a ``.cool`` (``rows="upper"``); or a function ``rows(start, stop)`` that
-    returns an array of shape ``(stop - start, k)``, and is called for one block after the other, in order, from one thread at a time that is
-    not the caller's. Maps (F, J, J v) have the bits that they have in memory; sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``, and do not depend on `workers`, but on
-    `memory`. What is in a file that lies in Fortran order is read along its columns: sums take it as it is, what needs rows is
-    refused with ``order="C"`` (and the other way round). Files are checked before each pass, by size, time and identity; finiteness is
-    checked in the first pass (of a function in each), ``rows="upper"`` by a pass that compares A u and Aᵀu for a random u.
-    The builder then keeps 40 k bytes, and a pass takes ``workers + 1`` blocks of up to 8 MiB (at least a row of A, and of what is beside it) and
-    up to four k-vectors for each that it returns.
+    **Streamed.** An A that is not in memory is read block by block, once for each pass, while the kernels run on the blocks before. It may be
+
+    * the path of a ``.npy``, or a `numpy.memmap` of a file, if it is contiguous there (``np.asarray(A)`` is one in memory, mapped);
+    * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that `sparsejac.io.write_csr_blocks` wrote;
+    * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to slice; none of their chunks may be missing;
+    * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
+    * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
+      other, in order, never for two at a time, on a thread that is not the caller's.
+
+    Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; they do not depend on `workers`, but on
+    `memory`. A file in Fortran order is read along its columns: sums take that as it is, what needs its rows is refused, unless ``order="F"``
+    asks for its columns. Files are looked at when a pass begins and when it ends: size, time, and whether it is the same
+    file. Whether A is finite is seen in the first pass, of functions and objects in each. ``rows="upper"`` takes a pass that compares A u with
+    Aᵀu for a random u, and so finds what is more than rounding of a row's sum. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
+    up to 8 MiB (at least a row of A, and of what is beside it), and up to four k-vectors for each that it returns.
 
     Examples
     --------

@@ -454,6 +454,13 @@ def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
     )
 
 
+def lower_is_read() -> ValueError:
+    return ValueError(
+        'of these files rows="upper" reads the lower triangle of a symmetric A and Y, and of this Y only the upper one is there: write all of Y, '
+        'or take the other order= ("C" or "F")'
+    )
+
+
 def changed_structure(before: int, now: int) -> ValueError:
     return ValueError(
         f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "

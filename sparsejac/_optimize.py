@@ -114,15 +114,17 @@ class LeastSquares:
             progress=progress,
         )
         pattern, values = builder._pattern, builder._values
-        if source is not None or values is None:
+        if source is not None:
             swapped = order == "F" and builder._which != "upper"
             place = builder._rows
+            if builder._which == "upper":
+                mirrored = not source.half and (order == "F") != source.transposed
+                Y = _beside.one_triangle(Y, place, mirrored=mirrored, progress=progress)
             target = _beside.target(Y, place.entries.source, pattern, check=check_finite, swapped=swapped)
             place.check_budget(target)
-            if builder._which == "upper":
-                _beside.check_triangle(Y, place, progress=progress)
             self._stream(builder, target)
             return
+        assert values is not None
         Y = _checks.target(Y, pattern.k, pattern.m)
         _checks.real("Y", Y.dtype, "least squares")
         y = _matrix.beside(Y, values, pattern, transposed=order == "F", check=check_finite)

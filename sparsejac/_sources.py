@@ -315,20 +315,15 @@ class ObjectRows(DenseSource):
     serial = changeable = True
 
     def __post_init__(self) -> None:
-        self._check_open()
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.step = int(chunks[0]) if chunks else 1
         self.extra = 0 if hasattr(self.matrix, "read_direct") else 2
         self._check_chunks()
 
-    def _check_open(self) -> None:
-        if hasattr(self.matrix, "id") and hasattr(self.matrix, "file") and not self.matrix:  # a dataset of HDF5
-            raise ValueError(f"{self.name} is of a file that has been closed: open it again, and hand it over anew")
-
     def _check_chunks(self) -> None:
         """A chunk that an array of Zarr, or a dataset of HDF5, does not have reads as zeros, without a word."""
-        self._check_open()
+        _check_open(self.name, self.matrix)
         there, wanted = getattr(self.matrix, "nchunks_initialized", None), getattr(self.matrix, "nchunks", None)
         chunks = getattr(self.matrix, "chunks", None)
         if there is None and chunks and hasattr(getattr(self.matrix, "id", None), "get_num_chunks"):
@@ -467,17 +462,23 @@ def find(name: str, A: Any) -> Source | None:
         source = FileRows(numbers(name, A), len(A), transposed=not A.flags.c_contiguous)
     elif callable(A) and not hasattr(A, "shape"):
         source = FunctionRows(A, name)
-    elif _has_rows(A):
+    elif _has_rows(name, A):
         _square(name, tuple(A.shape))
         _checks.float_dtype(name, np.dtype(A.dtype))
         source = ObjectRows(A, name)
     return source
 
 
-def _has_rows(A: Any) -> bool:
+def _check_open(name: str, A: Any) -> None:
+    if type(A).__module__.startswith("h5py.") and not A:  # it raises errors of its own for everything else
+        raise ValueError(f"{name} is of a file that has been closed: open it again, and hand it over anew")
+
+
+def _has_rows(name: str, A: Any) -> bool:
     """Whether rows of A can be sliced, and lose nothing by it: what takes part in NumPy's functions has labels, units, or is lazy."""
     if isinstance(A, np.ndarray) or hasattr(A, "__array_ufunc__") or not hasattr(A, "__getitem__"):
         return False
+    _check_open(name, A)
     try:
         np.dtype(A.dtype)
         return len(A.shape) == 2

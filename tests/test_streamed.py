@@ -706,3 +706,84 @@ def test_a_gaussian_kernel_is_scaled():
     result = symmetric_scaling(rows, memory=4 * 2**20)
     assert result.success
     np.testing.assert_allclose(result.x * (rows(0, k) @ result.x), 1, rtol=1e-7)
+
+
+def test_objects_that_are_not_what_they_say(sources):
+    class Liar(Sliced):
+        def __getitem__(self, rows):
+            return self._B[rows].astype(complex)
+
+    with pytest.raises(ValueError, match=r"A\[0:23\] must be float64 of shape \(23, 23\), as A says, got complex128"):
+        JacobianBuilder(Liar(matrix(K))).value(x)
+    file = h5py.File(sources.path(".h5"), "w")
+    A = file.create_dataset("A", (K, K), np.float64, chunks=(5, K))
+    A[:10] = np.ones((10, K))
+    with pytest.raises(ValueError, match="A lacks 3 of its 5 chunks, which would be read as 0"):
+        JacobianBuilder(A)
+    A[:] = np.ones((K, K))
+    builder = JacobianBuilder(A)
+    A[3, 3] = np.nan  # what may change is looked at in each pass
+    with pytest.raises(ValueError, match=r"A must be finite, but A\[3, 3\] = nan"):
+        builder.value(x)
+    A[3, 3] = 5
+    assert builder.operator(np.ones(K)).normal().diagonal()[3] == 2 * 22 + 4 * 25
+    file.close()
+    for use in (lambda: builder.value(x), lambda: JacobianBuilder(A)):
+        with pytest.raises(ValueError, match="A is of a file that has been closed: open it again"):
+            use()
+
+
+def test_objects_that_change_their_shape(sources):
+    A = Sliced(matrix(K))
+    builder = JacobianBuilder(A)
+    A.shape = (K + 1, K + 1)
+    with pytest.raises(ValueError, match=r"A has become float64 of shape \(24, 24\) since it was handed over"):
+        builder.value(x)
+
+
+def test_a_budget_is_refused_before_anything_is_made():
+    """A billion rows: their k-vectors alone are 8 GB each."""
+    with pytest.raises(ValueError, match=r"memory must be at least .* of 1000000000 rows"):
+        JacobianBuilder(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)), memory=10**6)
+    with pytest.raises(MemoryError, match="k-vectors for this A of 1000000000 rows, and blocks of a row, would take"):
+        RowSums(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)))
+
+
+@pytest.mark.parametrize("kind", ["npy", "fortran", "ndarray", "csr", "sparse"])
+def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
+    A = matrix(K, "csr" if kind in ("csr", "sparse") else "C", symmetric=True)
+    Y = A.toarray() if scipy.sparse.issparse(A) else A.copy()
+    source = {"ndarray": lambda B: B, "sparse": scipy.sparse.csr_array}.get(kind) or getattr(sources, kind)
+    ours = sources.fortran(A) if kind == "fortran" else sources.csr(A) if scipy.sparse.issparse(A) else sources.npy(A)
+    for order in ("C", "F"):
+        there = LeastSquares(A, A, rows="upper", order=order)
+        for beside in (Y, np.triu(Y)):
+            if beside is not Y and kind in ("npy", "csr", "fortran") and (order == "F") != (kind == "fortran"):
+                with pytest.raises(
+                    ValueError, match='of these files rows="upper" reads the lower triangle of a symmetric A and Y'
+                ):
+                    LeastSquares(ours, source(beside), rows="upper", order=order)
+            else:
+                streamed = LeastSquares(ours, source(beside), rows="upper", order=order)
+                assert streamed.cost(x) == there.cost(x)
+                same(streamed.fun(x), there.fun(x))
+    i, j = (int(index[-1]) for index in np.nonzero(np.tril(Y, -1)))
+    Y[i, j] += 1
+    with pytest.raises(ValueError, match=rf'rows="upper" reads .* but the products of row ({i}|{j}) and of column'):
+        LeastSquares(ours, source(Y), rows="upper")
+
+
+def test_least_squares_at_the_least_budget(sources):
+    A = matrix(K)
+    for Y in (sources.npy(A), A.astype(np.int8), sources.function(A)):
+        with pytest.raises(ValueError, match="memory must be at least") as error:
+            LeastSquares(sources.npy(A), Y, memory=100)
+        for _ in range(2):  # A alone needs less than A with Y
+            needed = int(str(error.value).split("at least ")[1].split()[0])
+            try:
+                LeastSquares(sources.npy(A), Y, memory=needed).cost(x)
+                break
+            except ValueError as refused:
+                error.value.args = refused.args
+        else:
+            pytest.fail("what is said to be needed is not enough")
