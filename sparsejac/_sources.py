@@ -38,9 +38,8 @@ class Part(NamedTuple):
     c1: int
 
 
-Reader = Callable[
-    [Part, Room], NDArray[Any]
-]  # gives an array of so many rows, of all columns, in room that it may ask for
+# Gives an array of so many rows, of all columns, in room that it may ask for.
+Reader = Callable[[Part, Room], NDArray[Any]]
 
 
 # --- numbers in a row, in a file or in memory -----------------------------------------------------------------------
@@ -281,12 +280,15 @@ class FunctionRows(DenseSource):
     extra = 4  # a few arrays of that size are what such a function makes on its way
 
     def __post_init__(self) -> None:
-        first = self._checked(0, 1)
+        with self.turn:
+            first = self._checked(0, 1, self.function(0, 1))
         self.k, self.dtype = first.shape[1], first.dtype
 
-    def _checked(self, i0: int, i1: int) -> NDArray[Any]:
+    def _rows(self, i0: int, i1: int, room: Room) -> NDArray[Any]:
         with self.turn:
-            found = self.function(i0, i1)
+            return _kept(self._checked(i0, i1, self.function(i0, i1)), room)
+
+    def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
         block = _checks.array(f"what {self.name} returned for rows({i0}, {i1})", found)
         k = getattr(self, "k", None)
         if block.ndim != 2 or block.shape != (i1 - i0, k or block.shape[1]):
@@ -301,7 +303,7 @@ class FunctionRows(DenseSource):
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
-        yield lambda part, room: _kept(self._checked(part.i0, part.i1), room)
+        yield lambda part, room: self._rows(part.i0, part.i1, room)
 
 
 @dataclass
@@ -351,13 +353,15 @@ class ObjectRows(DenseSource):
                 block = room.take((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
                 self.matrix.read_direct(block, np.s_[i0:i1, :])
                 return block
-            found = np.asanyarray(self.matrix[i0:i1])
+            return _kept(self._checked(i0, i1, np.asanyarray(self.matrix[i0:i1])), room)
+
+    def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
         block = _checks.array(f"{self.name}[{i0}:{i1}]", found)
         if block.shape != (i1 - i0, self.k) or block.dtype != self.dtype:
             raise ValueError(
                 f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as {self.name} says, got {block.dtype} of shape {block.shape}"
             )
-        return _kept(block, room)
+        return block
 
 
 # --- CSR rows -------------------------------------------------------------------------------------------------------
