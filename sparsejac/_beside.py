@@ -11,10 +11,10 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks, _matrix, _sources
-from ._pattern import Pattern, Spans, frozen, triangle
+from ._pattern import Pattern, frozen, triangle
 from ._rows import Entries, Room
 from ._sources import CsrSource, DenseSource, FileRows, MemoryNumbers, Numbers, Part, Reader, Source
-from ._streamed import StreamedEntries, StreamedRows, diagonal_entries
+from ._streamed import StreamedEntries, StreamedRows, diagonal_entries, pattern_of
 
 _TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
 
@@ -112,23 +112,17 @@ def one_triangle(Y: Any, place: Any, *, mirrored: bool, progress: bool) -> Any:
         return Y
     else:
         seen = source
-    whole = StreamedRows(seen, _pattern(seen), place.workers, None, check_finite=False, progress=progress)
+    whole = StreamedRows(seen, pattern_of(seen), place.workers, None, check_finite=False, progress=progress)
     defect = whole.asymmetry()
     if defect is None:
         return Y
     below = triangle(seen.k, "upper" if seen.transposed else "lower", offset=1)
-    part = StreamedRows(seen, _pattern(seen, below), place.workers, None, check_finite=False, progress=progress)
+    part = StreamedRows(seen, pattern_of(seen, below), place.workers, None, check_finite=False, progress=progress)
     if np.any(part.sum("nonzeros", frozen(np.ones(seen.k)))):
         raise _checks.neither_symmetric_nor_upper_row(*defect)
     if mirrored and source is not None:
         raise _checks.lower_is_read()
     return Y.T if mirrored else Y
-
-
-def _pattern(source: Source, spans: Spans | None = None) -> Pattern:
-    if isinstance(source, CsrSource):
-        return Pattern.csr(source.indptr, source.columns, spans, on_diagonal=source.on_diagonal)
-    return Pattern.dense(source.k, spans)
 
 
 class _Densified(DenseSource):

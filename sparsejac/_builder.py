@@ -17,8 +17,8 @@ from ._operator import JacobianOperator
 from ._pattern import Cut, Indices, Pattern, frozen, index_dtype, triangle
 from ._rows import MemoryRows, Weights
 from ._rows import Rows as Place
-from ._sources import CsrSource, Source
-from ._streamed import StreamedRows, block_entries
+from ._sources import Source
+from ._streamed import StreamedRows, block_entries, pattern_of
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
 
@@ -189,12 +189,7 @@ class JacobianBuilder:
             # A file has both triangles of a symmetric A, but a source of one half has that one only.
             spans = triangle(source.k, "upper" if order == "C" or source.half else "lower")
         flipped = order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
-        if isinstance(source, CsrSource):
-            self._pattern = Pattern.csr(
-                source.indptr, source.columns, spans, grid=rows == "all", on_diagonal=source.on_diagonal
-            )
-        else:
-            self._pattern = Pattern.dense(source.k, spans)
+        self._pattern = pattern_of(source, spans, grid=rows == "all")
         place = StreamedRows(
             source,
             self._pattern,

@@ -16,7 +16,7 @@ from ._linear import Operator
 from ._pattern import Indices, Pattern, Spans, frozen, index_dtype, triangle
 from ._rows import MemoryRows, Rows
 from ._sources import CsrSource, Source
-from ._streamed import StreamedRows, Summary, block_entries
+from ._streamed import StreamedRows, Summary, block_entries, pattern_of
 
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
 
@@ -167,13 +167,7 @@ class RowSums:
         block_entries(source, self._workers or _machine.cpu_count(), self._memory)
         which: Triangle = "upper" if (uplo != "L") != source.transposed else "lower"
         side = _restricted(triangle(source.k, which, offset=offset), ends, pairs)
-
-        def pattern(spans: Spans | None) -> Pattern:
-            if isinstance(source, CsrSource):
-                return Pattern.csr(source.indptr, source.columns, spans, on_diagonal=source.on_diagonal)
-            return Pattern.dense(source.k, spans)
-
-        whole = pattern(None if uplo is None else triangle(source.k, which))
+        whole = pattern_of(source, None if uplo is None else triangle(source.k, which))
         if uplo is not None and isinstance(source, CsrSource) and whole.entries < source.data.size:
             raise _checks.beside_triangle(uplo, source.data.size - whole.entries)
         place = self._streamed(source, whole)
@@ -184,7 +178,7 @@ class RowSums:
                 raise _checks.not_symmetric_row(*defect, "RowSums")
         place.look()
         self._seen = place.entries.summary()
-        self._pattern = pattern(side)
+        self._pattern = pattern_of(source, side)
         self._place()
         self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
 

@@ -109,7 +109,7 @@ def symmetric_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``residual``, which is
-        ``max |x ∘ (A x) - target| / target``; ``nit`` steps; ``n_products`` passes over A, all that there were; ``history``, an array of
+        ``max |x ∘ (A x) - target| / target``; ``nit`` steps; ``n_products`` passes over A, all that there were, but for the one that looks at a streamed A; ``history``, an array of
         (passes so far, residual), first that of equal x, which the sums of A's rows tell, then that of the start; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
         ``status``: 1 converged; 0 max_products was reached; 2 rounding prevents progress; 3 x leaves the range of numbers;
         4 no scaling exists, for A has no support: `unsupported_rows` have entries in too few columns; 5 none exists, for

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from . import _checks
 from ._pattern import Indices
 from ._rows import Room
-from ._stored import StoredCSR
+from ._stored import StoredCSR, read_at
 
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
+_PIECE = 2**26  # bytes of one read: macOS refuses 2**31
 _COLUMNS = 2**20  # columns of a sparse matrix that are looked at at a time, where no pass is under way
 
 
@@ -109,19 +110,10 @@ class FileNumbers:
         view = memoryview(numbers.view(np.uint8).data)
         position = self.offset + start * self.dtype.itemsize
         while view:
-            count = _read_at(file, view, position)
+            count = read_at(file, view[:_PIECE], position)
             if count == 0:
                 raise OSError(f"{self.path}, of {self.name}, ends early, at byte {position}: it has been truncated")
             view, position = view[count:], position + count
-
-
-def _read_at(file: int, view: memoryview, position: int) -> int:
-    try:
-        return os.preadv(file, [view], position)
-    except AttributeError:  # Windows and macOS before 11
-        data = os.pread(file, len(view), position)
-        view[: len(data)] = data
-        return len(data)
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -34,6 +34,7 @@ FORMAT, VERSION = "sparsejac row blocks", 1
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
 _CONVERTED = 2**17  # indices that are widened at a time
+_going_there = threading.Lock()  # where the system cannot read from a place without going there first
 _HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 
@@ -436,11 +437,22 @@ def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, i
         start, number = end, number + 1
 
 
+def read_at(descriptor: int, out: memoryview, offset: int) -> int:
+    """Read from a place in a file, and say how many bytes. Threads do not disturb each other."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [out], offset)
+    with _going_there:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(out))
+    out[: len(data)] = data
+    return len(data)
+
+
 def _fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
     """Read into the memory of `out` itself. The file's own position is not used, so threads do not disturb each other."""
     left = out.view(np.uint8).data
     while left:
-        count = os.preadv(descriptor, [left[:_PIECE]], offset)
+        count = read_at(descriptor, left[:_PIECE], offset)
         if count == 0:
             raise OSError(f"{path} ends at byte {offset}, earlier than when it was opened: {_ANEW}")
         left, offset = left[count:], offset + count

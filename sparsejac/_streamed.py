@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _checks, _progress
-from ._pattern import Indices, Pattern, frozen
+from ._pattern import Indices, Pattern, Spans, frozen
 from ._rows import Room, Rows, Stop, Sum, Weights, aside, compiled_kernel, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
@@ -409,12 +409,10 @@ class StreamedRows(Rows):
 
     def of_all(self, source: Source) -> StreamedRows:
         """The place of all entries, where this one is of a part of them."""
-        if isinstance(source, CsrSource):
-            pattern = Pattern.csr(source.indptr, source.columns, on_diagonal=source.on_diagonal)
-        else:
-            pattern = Pattern.dense(source.k)
         check = self.entries.check_finite
-        return StreamedRows(source, pattern, self.workers, self.memory, check_finite=check, progress=self.progress)
+        return StreamedRows(
+            source, pattern_of(source), self.workers, self.memory, check_finite=check, progress=self.progress
+        )
 
     def asymmetry(self) -> tuple[int, float] | None:
         """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass."""
@@ -445,6 +443,13 @@ class StreamedRows(Rows):
 
         self._pass("at", pick, (int(i.min()), int(i.max()) + 1))
         return found
+
+
+def pattern_of(source: Source, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
+    """The entries of a source, or those within spans."""
+    if isinstance(source, CsrSource):
+        return Pattern.csr(source.indptr, source.columns, spans, grid=grid, on_diagonal=source.on_diagonal)
+    return Pattern.dense(source.k, spans)
 
 
 def entry_bytes(source: Source, dtype: np.dtype[Any]) -> int:

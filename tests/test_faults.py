@@ -463,7 +463,7 @@ def reads(place, monkeypatch, act):
     owner, name = {
         "blocks": (_stored, "_fill"),
         "cool": (h5py.Dataset, "read_direct"),
-    }.get(place, (_sources, "_read_at"))
+    }.get(place, (_sources, "read_at"))
     read = getattr(owner, name)
 
     def patched(*args):

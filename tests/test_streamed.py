@@ -787,3 +787,10 @@ def test_least_squares_at_the_least_budget(sources):
                 error.value.args = refused.args
         else:
             pytest.fail("what is said to be needed is not enough")
+
+
+def test_where_the_system_reads_from_no_place(sources, monkeypatch):
+    """Windows, and macOS before 11."""
+    there = JacobianBuilder(matrix(K)).tocsr(x)
+    monkeypatch.delattr(os, "preadv", raising=False)
+    same(JacobianBuilder(sources.npy(matrix(K))).tocsr(x), there)
