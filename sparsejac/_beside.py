@@ -182,7 +182,7 @@ class BesideCsr:
 
     def __init__(self, source: Any, own: CsrSource, pattern: Pattern, *, check_finite: bool) -> None:
         self.source, self._own, self._pattern, self._check_finite = source, own, pattern, check_finite
-        self.seen = np.zeros(pattern.k, np.bool_)
+        self.name, self.seen = "Y", np.zeros(pattern.k, np.bool_)
         self.diagonal = np.zeros(pattern.k)
         itemsize = source.dtype.itemsize
         if isinstance(source, DenseSource):  # beside a row of A, all of its columns

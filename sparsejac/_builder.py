@@ -49,7 +49,8 @@ class JacobianBuilder:
         How many threads a large problem may use. Default: the processors that this process may use. Results
         do not depend on it, to the bit.
     memory : int, optional
-        For a streamed A: bytes that we may hold at a time, results apart. Default: 256 MiB for its blocks. No influence on an A in memory.
+        For a streamed A: bytes that we may hold at a time, results apart; at least 2 MiB, 384 k, and for each of ``workers + 1`` threads a row of A, or a
+        chunk's rows. Default: 256 MiB for blocks. No influence on an A in memory.
     progress : bool, default False
         For a streamed A: show a bar of a pass that takes longer than two seconds.
 
@@ -80,10 +81,12 @@ class JacobianBuilder:
 
     * the path of a ``.npy``, or a `numpy.memmap` of a file, if it is contiguous there (``np.asarray(A)`` is one in memory, mapped);
     * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that `sparsejac.io.write_csr_blocks` wrote;
-    * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to slice; none of their chunks may be missing;
+    * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to slice: in chunks of few rows, as no chunk is read
+      twice in a pass, and of which none is missing;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
     * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
-      other, in order, never for two at a time, on a thread that is not the caller's.
+      other, in order, never for two at a time, on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
+      dtype. Of `memory`, eight arrays of a block's size are left to it.
 
     Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; they do not depend on `workers`, but on
     `memory`. A file in Fortran order is read along its columns: sums take that as it is, what needs its rows is refused, unless ``order="F"``
@@ -411,6 +414,9 @@ class JacobianBuilder:
         -----
         **Memory.** One block, as long as the caller keeps no other, and a copy of x.
 
+        Of a streamed A, each block is a pass over its own rows, which for a sparse A reads the columns twice; where a block ends within a row of A, that row
+        is read again for the next one. So blocks should have many rows of A.
+
         Examples
         --------
         >>> import numpy as np
@@ -504,7 +510,7 @@ class JacobianBuilder:
             _checks.real(name, dtype, "the Hessian of wᵀF")
         dtype = np.result_type(self.dtype, _checks.float_dtype("w", w.dtype))
         if self._rows.flipped and self._pattern.indices is not None:
-            raise _checks.wrong_order()
+            raise _checks.wrong_order(columns=self._rows.entries.source.transposed)
         weights = Weights(frozen(w), self._pattern, np.dtype(np.float64), flipped=self._rows.flipped)
         return HessianOperator(self, dtype, w=weights)
 

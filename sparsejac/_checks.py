@@ -388,25 +388,33 @@ def unsorted(name: str, line: int) -> ValueError:
     )
 
 
-def wrong_order() -> ValueError:
+def wrong_order(*, columns: bool) -> ValueError:
+    ours, theirs, order = ("columns", "rows", "F") if columns else ("rows", "columns", "C")
     return ValueError(
-        'A is read along its columns, as its file has them one after the other, and this needs its rows: take order="F" (or "C" if you did), '
-        "with which J's rows go by columns, write A in the other order, or, if it fits into memory, pass np.load of its file; products with k-vectors, "
-        "costs, gradients and column norms work as it is"
+        f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which J\'s rows go by {ours}, write A in the other order, or, if '
+        "it fits, pass it in memory; products with k-vectors, costs, gradients and column norms work as it is"
     )
 
 
 def different_orders(*, transposed: bool) -> ValueError:
     ours, theirs = ("columns", "rows") if transposed else ("rows", "columns")
     return ValueError(
-        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its {theirs} only: write one of them in the other order"
+        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its {theirs} only: write one of them in the other order, or, "
+        "if it fits, pass it in memory"
     )
 
 
-def small_memory(memory: int, needed: int, k: int) -> ValueError:
+def asked_while_answering(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself"
+    )
+
+
+def small_memory(memory: int, needed: int, k: int, *, kept: int, rows: int) -> ValueError:
+    block = "one row" if rows == 1 else f"{rows} rows, as its chunks have"
     return ValueError(
-        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: k-vectors, and for each thread a block of one row; "
-        f"got {memory}: pass more, or fewer workers"
+        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: {human_bytes(kept)} of k-vectors, and for each thread "
+        f"a block of {block}; got {memory}: pass more, or fewer workers"
     )
 
 

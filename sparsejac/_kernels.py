@@ -345,13 +345,13 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_ou
             columns_out[e + q] = _absolute(columns, j0, q)
 
 
-@_sum
-def nothing_of(numbers):
-    """0, or NaN if one of these numbers is not finite."""
-    total = 0.0 * numbers[0]
+@_map
+def not_finite(numbers):
+    """How many of these numbers are NaN or infinite. Without `fastmath`: with it, some versions of LLVM know that ``v - v`` is 0."""
+    count = 0
     for q in range(numbers.size):
-        total += 0.0 * numbers[q]
-    return total
+        count += numbers[q] - numbers[q] != 0
+    return count
 
 
 # --- sums: each row of A adds into a k-vector, which the caller made zero -------------------------------------------

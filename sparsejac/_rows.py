@@ -16,8 +16,9 @@ import os
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -475,7 +476,7 @@ def partial_sums(pattern: Pattern, most: int) -> int:
 
 
 @functools.cache
-def compiled_kernel(name: str) -> Callable[..., None]:
+def compiled_kernel(name: str) -> Callable[..., Any]:
     """A compiled kernel. Importing Numba takes longer than importing everything else, so it is left to the first one."""
     from . import _kernels
 
@@ -513,8 +514,38 @@ def _forget_threads() -> None:
     _jobs, _threads = queue.SimpleQueue(), 0
 
 
+class Turn:
+    """A lock of one thing at a time that pickles, is free in a forked child, and knows who has it."""
+
+    _all: ClassVar[weakref.WeakSet[Turn]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._renew()
+        Turn._all.add(self)
+
+    def _renew(self) -> None:
+        self._lock, self.owner = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self.owner = 0
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Turn, ()
+
+
+def _renew_turns() -> None:
+    for turn in list(Turn._all):
+        turn._renew()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(after_in_child=_renew_turns)
 
 
 class _Job:

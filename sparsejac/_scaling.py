@@ -83,7 +83,7 @@ def symmetric_scaling(
         Leave out rows whose sum is less than this, before any is left out.
     support : {"auto", "check", "drop", "skip"}, default "auto"
         When to find out whether a scaling exists: if convergence is slow; at the start; at the start, and leave out the entries that no scaling
-        can keep; never.
+        can keep (not of a streamed A); never.
     max_products : int, default 20000
         Passes over A at most, but for those that `min_nnz` and `min_count` ask for.
     uplo : {"U", "L"}, optional
@@ -143,7 +143,7 @@ def symmetric_scaling(
     lack of support is found out, to rounding.
 
     **Memory.** Beside A at most 20 k-vectors, and 3 more for a second worker; if support is examined, some hundred bytes for each entry, and it is
-    left out where the memory is not there; ``"drop"`` copies A's values.
+    left out, as the message then says, where the memory is not there, or `memory` does not allow it; ``"drop"`` copies A's values.
 
     References
     ----------
@@ -213,6 +213,7 @@ class Scaling:
         self._residual = np.inf
         self.leave_lonely_out = False  # leave out rows that have entries with rows that are left out alone
         self._found = _support.without()
+        self._unexamined = ""
         self._alpha = self._delta = 1.0
         self._called_at = 0
 
@@ -461,7 +462,10 @@ class Scaling:
             available = self._sums._memory
         if available is not None and needed > available:
             if mode != "auto":
-                _checks.fits("the examination of A's support", needed, 'leave out support="check" or "drop"', available)
+                way_out = 'leave out support="check" or "drop"'
+                way_out += "" if self._sums._memory is None else ", or pass more memory="
+                _checks.fits("the examination of A's support", needed, way_out, available)
+            self._unexamined = f"; A's support was not examined, which would take {_checks.human_bytes(needed)}"
             return None
         found = _support.examine(self._sums, self._kept, d)
         if found.rows.size or (found.unsupported and mode != "drop"):
@@ -536,6 +540,7 @@ class Scaling:
     def _result(self, x: NDArray[Any], status: int, message: str | None = None) -> OptimizeResult:
         if message is None:
             message = _MESSAGES[status].format(limit=self._limit, residual=self._residual, tol=self._tol)
+            message += "" if status == 1 else self._unexamined
         (i, j), own = self._found.places, self._found.diagonal
         return self._state(
             x,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from . import _checks
 from ._pattern import Indices
-from ._rows import Room
+from ._rows import Room, Turn
 from ._stored import StoredCSR, read_at
 
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
@@ -238,22 +237,6 @@ class FileRows(DenseSource):
             yield read
 
 
-class _Turn:
-    """A lock that pickles: one pass at a time may read."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Turn, ()
-
-
 def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
     """A copy of our own: whoever made the block may use its memory for the next one."""
     copy = room.take(block.size, block.dtype).reshape(block.shape)
@@ -267,9 +250,9 @@ class FunctionRows(DenseSource):
 
     function: Callable[[int, int], Any]
     name: str = "A"
-    turn: _Turn = field(default_factory=_Turn, repr=False)
+    turn: Turn = field(default_factory=Turn, repr=False)
     serial = changeable = True
-    extra = 4  # a few arrays of that size are what such a function makes on its way
+    extra = 8  # arrays of that size are what such a function makes on its way
 
     def __post_init__(self) -> None:
         with self.turn:
@@ -305,14 +288,15 @@ class ObjectRows(DenseSource):
     matrix: Any
     name: str = "A"
     transposed: bool = False
-    turn: _Turn = field(default_factory=_Turn, repr=False)
+    turn: Turn = field(default_factory=Turn, repr=False)
     serial = changeable = True
 
     def __post_init__(self) -> None:
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.step = int(chunks[0]) if chunks else 1
-        self.extra = 0 if hasattr(self.matrix, "read_direct") else 2
+        self.step = min(self.step, max(self.k, 1))
+        self.extra = 1 if hasattr(self.matrix, "read_direct") else 2
         self._check_chunks()
 
     def _check_chunks(self) -> None:

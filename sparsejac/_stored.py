@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import threading
+import weakref
 import zipfile
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class StoredCSR:
         self._users = 0
         self._held: dict[int, int] = {}
         self._lock = threading.Lock()
+        _all.add(self)
 
     def indptr(self) -> NDArray[np.int64]:
         """Where the entries of each row begin, and those of the last one end: of the whole matrix, shape (m + 1,).
@@ -210,6 +212,7 @@ class StoredCSR:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+        _all.add(self)
 
     def _close(self) -> None:
         while self._held:
@@ -301,6 +304,19 @@ class StoredCSR:
             f"{block.path} has changed since it was opened (it was written to, replaced or removed): "
             f"open it anew, as by read_matrix({str(self.path)!r})"
         )
+
+
+_all: weakref.WeakSet[StoredCSR] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child nobody reads, whoever did so in its parent."""
+    for stored in list(_all):
+        stored.__setstate__(stored.__getstate__())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class StoredOperator(Operator):

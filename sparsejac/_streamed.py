@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import _checks, _progress
 from ._pattern import Indices, Pattern, Spans, frozen
-from ._rows import Room, Rows, Stop, Sum, Weights, aside, compiled_kernel, on_own_threads, partial_sums
+from ._rows import Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
@@ -54,18 +54,12 @@ class StreamedEntries:
         compiled: tuple[np.dtype[Any], ...] = _COMPILED,
     ) -> None:
         self.extremes = False  # whether anybody wants to know of them
-        self._noting = threading.Lock()
+        self._noting = Turn()
         self.source, self.name, self._pattern, self.check_finite = source, name, pattern, check_finite
         self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
         self.seen = np.zeros(k, np.bool_)
         self.diagonal = np.zeros(k, np.complex128 if self.dtype.kind == "c" else np.float64)
         self.lowest, self.lowest_at, self.largest = np.inf, (0, 0), -np.inf
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_noting"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _noting=threading.Lock())
 
     @property
     def extra(self) -> int:
@@ -134,7 +128,7 @@ class StreamedEntries:
     def _look_at(self, data: NDArray[Any], base: int) -> None:
         if self.check_finite and data.dtype.kind in "fc":
             parts = data.view(data.real.dtype) if data.dtype.kind == "c" else data
-            if compiled_kernel("nothing_of")(parts) != 0:
+            if compiled_kernel("not_finite")(parts):
                 q = int(np.argmin(np.isfinite(data)))
                 raise _checks.not_finite(self.name, self.place(base + q), data[q])
         if self.extremes:
@@ -208,7 +202,7 @@ class StreamedRows(Rows):
         """As `MemoryRows.map`."""
         alike = structure and self.pattern.indices is None  # rows and columns have the same
         if self.flipped and not compact and not alike:
-            raise _checks.wrong_order()
+            raise _checks.wrong_order(columns=self.entries.source.transposed)
         run, spans = compiled_kernel(kernel), self.spans(compact=compact)
 
         def write(block: Block) -> None:
@@ -231,7 +225,7 @@ class StreamedRows(Rows):
     ) -> NDArray[Any]:
         """As `MemoryRows.sum`. A block adds into one of a few partial sums, which A and the blocks alone decide."""
         if isinstance(target, Weights) and self.flipped and self.pattern.indices is not None:
-            raise _checks.wrong_order()
+            raise _checks.wrong_order(columns=self.entries.source.transposed)
         of = Sum(x, outputs, extra, columns, dense=self.pattern.indices is None)
         run, spans = compiled_kernel(kernel), self.spans()
         count = partial_sums(self.pattern, _PARTIAL_SUMS)
@@ -284,6 +278,10 @@ class StreamedRows(Rows):
         columns: int = 1,
     ) -> None:
         """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set, and then `failed` called."""
+        for numbers in (self.entries, target):
+            turn = getattr(getattr(numbers, "source", None), "turn", None)
+            if turn is not None and turn.owner == threading.get_ident():
+                raise _checks.asked_while_answering(numbers.name)
         stop = stop or Stop()
         run = self._pass_aside
         aside(lambda: run(name, visit, rows, target, stop, failed, columns, structure=structure), stop)
@@ -373,7 +371,7 @@ class StreamedRows(Rows):
             return
         step = max(entries // max(self.pattern.k, 1), 1)
         chunk = self.entries.source.step
-        step = step // chunk * chunk or step  # whole chunks, if one fits
+        step = max(step // chunk * chunk, 1)  # whole chunks
         while i0 < i1:
             stop = min((i0 // step + 1) * step, i1)
             yield i0, stop
@@ -466,14 +464,14 @@ def block_entries(source: Source, workers: int, memory: int | None, beside: int 
     k, own = source.k, entry_bytes(source, _kernel_dtype(source))
     each = own * (workers + 1 + source.extra) + beside
     kept = _OTHER + _VECTORS * 8 * (k + 1)
-    longest = source.longest if isinstance(source, CsrSource) else k
+    rows = 1 if isinstance(source, CsrSource) else source.step  # of a chunk, of which none is read twice
+    longest = source.longest if isinstance(source, CsrSource) else rows * k
     if memory is None:
-        _checks.fits(
-            f"k-vectors for this A of {k} rows, and blocks of a row,", kept + longest * each, "take a smaller A"
-        )
+        what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
+        _checks.fits(what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows")
         available = max(_DEFAULT, kept, longest * each)
     elif memory < kept + longest * each:
-        raise _checks.small_memory(memory, kept + longest * each, k)
+        raise _checks.small_memory(memory, kept + longest * each, k, kept=kept, rows=rows)
     else:
         available = memory - kept
     return max(min(available // each, max(_BLOCK // own, longest)), 1)

@@ -20,6 +20,7 @@ from ._builder import JacobianBuilder
 from ._fit import fit
 from ._progress import bar as _progress_bar
 from ._scaling import Examination, symmetric_scaling
+from ._stored import StoredCSR
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
@@ -105,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
             help="rows by rows of F (C) or by its columns (F) (default: %(default)s)",
         )
 
-    build = command("build", _build, "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz.")
+    build = command(
+        "build",
+        _build,
+        "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz, or as a folder of such row blocks.",
+    )
     build.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
     build.add_argument("X", type=Path, help="the vector x of length k: the same formats, a row or a column too")
     build.add_argument(
@@ -113,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         required=True,
-        metavar="J.npz",
-        help="the file to write; without .npz a new folder of row blocks, for what does not fit into memory",
+        metavar="J.npz|J",
+        help="the file to write, or, by a name without a dot, a new folder of row blocks: for what does not fit into memory",
     )
     pattern_options(build)
     memory_option(build)
@@ -209,7 +214,7 @@ def _bytes(text: str) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output, ".npz", [arguments.A, arguments.X])
-    A, x = _read_by_rows(arguments.A, arguments.order), io.read_vector(arguments.X)
+    A, x = _read_by_rows(arguments.A, arguments.order, arguments.memory), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory)
     return DONE
@@ -267,18 +272,24 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
     for source in sources:
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"the output {output} is also an input: choose another name")
-    if suffix == ".npz" and not output.suffix:
+        if source.is_dir() and source.resolve() in output.resolve().parents:
+            raise ValueError(f"the output {output} is in a folder that is an input: choose another name")
+    if suffix == ".npz" and output.suffix != suffix:
+        if output.suffix:
+            raise ValueError(
+                f"the output must end in .npz, or be the name of a new folder, without a dot, got {output}"
+            )
         io.check_output_folder(output)
     else:
         io.check_output(output, suffix)
 
 
-def _read_by_rows(path: Path, order: _checks.Order) -> Any:
+def _read_by_rows(path: Path, order: _checks.Order, memory: int | None) -> Any:
     """A matrix whose rows, or with ``order="F"`` whose columns, can be read: one that lies the other way in its file is loaded, if it fits."""
     A = io.read_matrix(path)
     if isinstance(A, np.memmap) and not (A.flags.c_contiguous if order == "C" else A.flags.f_contiguous):
-        available = _machine.available_memory()
-        if available is not None and 2 * A.nbytes < available:
+        room = _machine.available_memory() if memory is None else memory
+        if room is not None and 2 * A.nbytes < room:
             return np.array(A, order=order)
     return A
 
@@ -303,9 +314,10 @@ def _counting(file: Any, bar: Any) -> Any:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    A = _read_by_rows(arguments.A, arguments.order)
+    A = io.read_matrix(arguments.A)
     x = None if arguments.X is None else io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
+    A = A[:] if isinstance(A, StoredCSR) else A  # the checks look at entries one by one
     return _print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
 
 

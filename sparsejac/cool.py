@@ -161,7 +161,8 @@ def balance(
     kept, before balancing; cooler's depends on the way that its iteration went, and may be several times that. ``var`` is of row sums around 1. Attributes
     of 63 KiB or more, those by chromosome of more than eight thousand chromosomes, are not written, as HDF5 has no room for them.
 
-    **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`; with `memory`, 24 bytes for each bin and what it says.
+    **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`; with `memory` what that says, which must be 384 bytes
+    for each bin, 2 MiB, and some rows.
 
     Examples
     --------

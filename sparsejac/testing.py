@@ -188,6 +188,7 @@ def verdicts(
     A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
 ) -> Iterator[Check]:
     """The checks of `check_jacobian` one by one, failed ones too."""
+    A = _checks.matrix(A)  # in memory: entries are looked at one by one
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
     rng = np.random.default_rng(seed)

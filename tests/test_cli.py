@@ -144,7 +144,18 @@ def test_build_a_folder_of_row_blocks(folder, capsys, size):
     # A folder of row blocks is read block by block, wherever an A is.
     code, out, _ = run(capsys, "build", "A.npy", "x.npy", "-o", "J.npz")
     assert code == 0
+    wrong_use(
+        capsys,
+        "build",
+        "A.npy",
+        "x.npy",
+        "-o",
+        "J.v2",
+        message="end in .npz, or be the name of a new folder, without a dot",
+    )
     io.write_csr_blocks("B", [(0, scipy.sparse.csr_array(A))], shape=A.shape)
+    wrong_use(capsys, "build", "B", "x.npy", "-o", "B/J", message="the output B/J is in a folder that is an input")
+    assert run(capsys, "check", "B")[0] == 0
     assert run(capsys, "build", "B", "x.npy", "-o", "J2.npz")[0] == 0
     np.testing.assert_array_equal(scipy.sparse.load_npz("J2.npz").data, scipy.sparse.load_npz("J.npz").data)
 
@@ -159,7 +170,17 @@ def test_a_file_in_the_other_order(folder, capsys, monkeypatch, order):
     assert abs(scipy.sparse.load_npz("J.npz") - jacobian(A, x, order=order)).max() == 0
     assert run(capsys, "check", "A.npy", "--order", order)[0] == 0
     monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
-    wrong_use(capsys, "check", "A.npy", "--order", order, message="A is read along its columns, as its file has them")
+    wrong_use(
+        capsys,
+        "build",
+        "A.npy",
+        "x.npy",
+        "-o",
+        "K",
+        "--order",
+        order,
+        message="A is stored by (rows|columns), and this needs its",
+    )
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def test_a_map_as_a(uri):
     np.testing.assert_array_equal(streamed.operator(x).T @ there.value(x), there.operator(x).T @ there.value(x))
     by_column = JacobianBuilder(uri, order="F")
     np.testing.assert_array_equal(by_column.operator(x).column_norms(), there.operator(x).column_norms())
-    with pytest.raises(ValueError, match="A is read along its columns"):
+    with pytest.raises(ValueError, match="A is stored by rows, and this needs its columns"):
         by_column.value(x)
     for rows in ("all", "stored"):
         with pytest.raises(ValueError, match=f'rows must be "upper" for a contact map, .* got {rows!r}'):

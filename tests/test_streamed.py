@@ -3,10 +3,12 @@
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import h5py
 import numpy as np
@@ -15,6 +17,7 @@ import scipy.sparse
 from support import integers, matrix
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, _sources, _streamed, fit, io, symmetric_scaling
+from sparsejac.testing import check_jacobian
 
 K = 23
 x = integers((K,), seed=1)
@@ -146,13 +149,15 @@ def compare_builders(streamed, there):
     flipped = streamed._rows.flipped
     for function in backward.values():
         if flipped and sparse:
-            with pytest.raises(ValueError, match="A is read along its columns, as its file has them one after the oth"):
+            with pytest.raises(
+                ValueError, match=r"A is stored by (rows|columns), and this needs its (rows|columns): take order="
+            ):
                 function(streamed)
         else:
             same(function(streamed), function(there))
     for function in forward.values():
         if flipped:
-            with pytest.raises(ValueError, match='and this needs its rows: take order="F"'):
+            with pytest.raises(ValueError, match=r'and this needs its (rows|columns): take order="(C|F)", with which'):
                 function(streamed)
         else:
             same(function(streamed), function(there))
@@ -745,7 +750,9 @@ def test_a_budget_is_refused_before_anything_is_made():
     """A billion rows: their k-vectors alone are 8 GB each."""
     with pytest.raises(ValueError, match=r"memory must be at least .* of 1000000000 rows"):
         JacobianBuilder(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)), memory=10**6)
-    with pytest.raises(MemoryError, match="k-vectors for this A of 1000000000 rows, and blocks of a row, would take"):
+    with pytest.raises(
+        MemoryError, match="k-vectors for this A of 1000000000 rows, and for each thread 1 of them, would take"
+    ):
         RowSums(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)))
 
 
@@ -794,3 +801,81 @@ def test_where_the_system_reads_from_no_place(sources, monkeypatch):
     there = JacobianBuilder(matrix(K)).tocsr(x)
     monkeypatch.delattr(os, "preadv", raising=False)
     same(JacobianBuilder(sources.npy(matrix(K))).tocsr(x), there)
+
+
+def test_a_function_that_waits_for_itself():
+    A = positive(K)
+
+    def rows(start, stop):
+        if nested:
+            nested[0]()
+        return A[start:stop]
+
+    nested = []
+    operator = JacobianBuilder(rows).operator(x)
+    inner = JacobianBuilder(lambda start, stop: A[start:stop]).operator(x)
+    expected = operator.column_norms()
+    nested.append(inner.column_norms)  # of another A it may ask
+    same(operator.column_norms(), expected)
+    nested[0] = operator.column_norms
+    with pytest.raises(
+        RuntimeError, match="A was asked for rows while it was returning rows, which would wait for ever"
+    ):
+        operator.column_norms()
+    nested.clear()
+    same(operator.column_norms(), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_during_a_pass(sources):
+    """It has its parent's locks as they were, and nobody to open them."""
+    A, began = positive(K), threading.Event()
+
+    def rows(start, stop):
+        began.set()
+        time.sleep(0.2 if began.wait() and os.getpid() == parent and slow else 0)
+        return A[start:stop]
+
+    parent, slow = os.getpid(), []
+    operators = [JacobianBuilder(rows).operator(x)]
+    stored = JacobianBuilder(io.read_matrix(sources.folder_of_blocks(A)), rows="stored")
+    operators.append(stored.operator(x))
+    slow.append(True)
+    began.clear()
+    with stored._rows.entries.source.data.stored.open():
+        thread = threading.Thread(target=operators[0].column_norms)
+        thread.start()
+        began.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            for operator in operators:
+                operator.column_norms()
+            os._exit(0)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_chunks_are_not_read_twice(sources):
+    """So a budget must hold the rows of a chunk."""
+    file = h5py.File(sources.path(".h5"), "w")
+    A = file.create_dataset("A", data=positive(300), chunks=(300, 20), compression="gzip")
+    place = JacobianBuilder(A)._rows
+    assert list(place._blocks((0, 300), None)) == [(0, 300)]
+    with pytest.raises(ValueError, match="and for each thread a block of 300 rows, as its chunks have"):
+        JacobianBuilder(A, memory=4 * 2**20)
+    with pytest.raises(
+        TypeError, match=r"A must be a NumPy array or a SciPy sparse array or matrix, got h5py\.Dataset"
+    ):
+        check_jacobian(A, np.ones(300))
+
+
+def test_what_was_not_found_out_is_said(sources):
+    """A star has no scaling; the examination that would say so does not fit into the budget."""
+    k = 300
+    star = np.zeros((k, k))
+    star[0, 1:] = star[1:, 0] = 1
+    result = symmetric_scaling(sources.npy(star), memory=3 * 2**20, max_products=120)
+    assert not result.success
+    assert "; A's support was not examined, which would take 8.6 MiB" in result.message
