@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 # The first example of a dtype compiles kernels, so a deadline would measure the compiler.
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
-settings.register_profile("dev", max_examples=15, **_common)
+settings.register_profile("dev", max_examples=10, **_common)
 settings.register_profile("ci", max_examples=60, **_common)
 settings.register_profile("large", max_examples=1000, **(_common | {"derandomize": False}))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -58,7 +58,9 @@ def matrix(k, form="C", *, dtype=np.float64, symmetric=False, density=0.4, seed=
     mask[: k // 5] = False
     if symmetric:
         mask = np.triu(mask) | np.triu(mask, 1).T
-    i, j = np.nonzero(mask)
+    i, j = (
+        index.astype(np.int32) for index in np.nonzero(mask)
+    )  # as SciPy's own have; int64 is another kernel to compile
     if form == "bsr" and k == 0:
         form = "csr"  # SciPy has no block of size 0
     return getattr(scipy.sparse.coo_array((B[i, j], (i, j)), shape=(k, k)), f"to{form}")()
@@ -68,7 +70,7 @@ def random_csr(k, per_row, seed=0):
     """A k×k CSR array with random entries, about as many in each row; its diagonal is stored."""
     rng = np.random.default_rng(seed)
     i, j = np.repeat(np.arange(k), per_row), rng.integers(0, k, k * per_row)
-    i, j = np.concatenate([i, np.arange(k)]), np.concatenate([j, np.arange(k)])
+    i, j = (np.concatenate([index, np.arange(k)]).astype(np.int32) for index in (i, j))
     return scipy.sparse.coo_array((rng.random(i.size), (i, j)), shape=(k, k)).tocsr()
 
 

@@ -124,6 +124,15 @@ def test_every_dtype(a_dtype, x_dtype, form):
     check_everything(A, x, "stored", "C", matrices=a_dtype == x_dtype in ("float32", "complex128"))
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_wide_indices(rows):
+    """Those of 2³¹ entries and more, here of a few."""
+    A = matrix(7, "csr", symmetric=rows == "upper")
+    wide = scipy.sparse.csr_array(A.shape)
+    wide.data, wide.indices, wide.indptr = A.data, A.indices.astype(np.int64), A.indptr.astype(np.int64)
+    check_everything(wide, integers((7,), seed=6), rows, "C")
+
+
 def test_structure_does_not_depend_on_values():
     A = scipy.sparse.csr_array((np.zeros(3), ([0, 1, 2], [1, 1, 0])), shape=(3, 3))
     builder = JacobianBuilder(A, rows="stored")

@@ -640,7 +640,7 @@ def test_a_function_is_not_called_again_after_it_has_raised(name):
         assert rows.calls == nth
 
 
-@pytest.mark.parametrize("place", ["npy", "csr", "blocks", "cool", "h5py"])
+@pytest.mark.parametrize("place", ["npy", "csr", "blocks", "h5py"])
 def test_nothing_is_left_of_a_read_that_fails(place, tmp_path, monkeypatch):
     A, left = PLACES[place][0](tmp_path), [np.inf]
 
