@@ -104,11 +104,10 @@ PACKED = ["bool", "int8", "uint8", "int16", "uint16", "uint32", "uint64"]
 @pytest.mark.parametrize(
     ("a_dtype", "x_dtype"),
     [
-        *((dtype, dtype) for dtype in COMPILED),
+        *((dtype, dtype) for dtype in COMPILED if dtype != "complex64"),  # which other files have
         *((dtype, "float64") for dtype in PACKED),
         ("float32", "float64"),
         ("float64", "float32"),
-        ("int8", "float32"),
         ("bool", "bool"),
         ("int32", "complex128"),
     ],
