@@ -73,7 +73,6 @@ class FileNumbers:
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
     serial = changeable = False
-    extra = 0
 
     @classmethod
     def of(cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int) -> FileNumbers:
@@ -131,7 +130,6 @@ class MemoryNumbers:
 
     values: NDArray[Any]
     serial = changeable = False
-    extra = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -227,7 +225,7 @@ class FileRows(DenseSource):
 
             def read(part: Part, room: Room) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
-                if c1 - c0 > k // 2 or k * self.dtype.itemsize < _SMALL or not hasattr(numbers, "fill"):
+                if c1 - c0 == k or k * self.dtype.itemsize < _SMALL or not hasattr(numbers, "fill"):
                     return numbers(i0 * k, i1 * k, room).reshape(i1 - i0, k)
                 block = room.take((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
                 for i in range(i0, i1):
@@ -527,7 +525,6 @@ class _Member:
     dtype: np.dtype[Any]
     size: int
     serial = changeable = False
-    extra = 0
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
