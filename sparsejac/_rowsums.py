@@ -74,8 +74,8 @@ class RowSums:
     sparse A must not change.
 
     **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`, and looked at in one pass when this is made: whether it is symmetric, by
-    products with a random vector, to rounding; how large its entries are; and its diagonal. After that half of a file is read
-    in a pass, where its rows are longer than 64 KiB. A contact map, or ``uplo``, holds one half to begin with.
+    products with a random vector, to rounding; how large its entries are; and its diagonal. After that five eighths of a file are
+    read in a pass, where its rows are longer than 64 KiB. A contact map, or ``uplo``, holds one half to begin with.
 
     **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
     a symmetric A.

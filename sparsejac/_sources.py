@@ -225,7 +225,8 @@ class FileRows(DenseSource):
 
             def read(part: Part, room: Room) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
-                if c1 - c0 == k or k * self.dtype.itemsize < _SMALL or not hasattr(numbers, "fill"):
+                # A read for each row costs more than reading on, unless it leaves out a good part of a long row.
+                if c1 - c0 > k // 2 or k * self.dtype.itemsize < _SMALL or not hasattr(numbers, "fill"):
                     return numbers(i0 * k, i1 * k, room).reshape(i1 - i0, k)
                 block = room.take((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
                 for i in range(i0, i1):

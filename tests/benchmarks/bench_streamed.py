@@ -95,7 +95,7 @@ def passes(A, Y, budget):
         "cost, gradient, diagonal": (lambda: problem.value_and_grad(x * (1 + 1e-3 * next(steps))), (A, Y)),
         "JᵀJ v": (lambda: normal @ x, (A,)),
         "column norms": (operator.column_norms, (A,)),
-        "row sums, of half the file": (lambda: sums.value(x), (A,)),
+        "row sums, of five eighths of the file": (lambda: sums.value(x), (A,)),
     }
 
 
