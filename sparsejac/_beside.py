@@ -31,8 +31,8 @@ def in_memory(A: Any, Y: Any) -> Source:
     return _sources.ObjectRows(oriented, transposed=transposed)
 
 
-def target(Y: Any, own: Source, pattern: Pattern, *, check: bool, swapped: bool) -> Any:
-    """Y beside the rows of `own`. `swapped` says whether the rows of J, and so a vector Y, go by A's columns."""
+def target(Y: Any, own: Source, pattern: Pattern, *, check: bool, flipped: bool) -> Any:
+    """Y beside the rows of `own`. `flipped` says whether J's rows, and so a vector Y, go by the columns of what `own` has as rows."""
     source = find(Y)
     if source is None:
         Y = _checks.target(Y, pattern.k, pattern.m)
@@ -40,8 +40,8 @@ def target(Y: Any, own: Source, pattern: Pattern, *, check: bool, swapped: bool)
         raise ValueError(f"Y must be a {pattern.k}x{pattern.k} matrix as A is, got {source.k}x{source.k}")
     _checks.real("Y", Y.dtype if source is None else source.dtype, "least squares")
     if isinstance(own, CsrSource):
-        return BesideCsr(_beside_csr(Y, source, own, pattern, swapped=swapped), own, pattern, check_finite=check)
-    beside = _beside_dense(Y, source, own, pattern, check=check, swapped=swapped)
+        return BesideCsr(_beside_csr(Y, source, own, pattern, flipped=flipped), own, pattern, check_finite=check)
+    beside = _beside_dense(Y, source, own, pattern, check=check, flipped=flipped)
     if isinstance(beside, Entries):
         return beside
     return StreamedEntries(beside, pattern, "Y", check_finite=check, compiled=_TARGETS)
@@ -53,9 +53,12 @@ def find(Y: Any) -> Source | None:
 
 
 def _beside_dense(
-    Y: Any, source: Source | None, own: DenseSource, pattern: Pattern, *, check: bool, swapped: bool
+    Y: Any, source: Source | None, own: DenseSource, pattern: Pattern, *, check: bool, flipped: bool
 ) -> DenseSource | Entries:
-    k = pattern.k
+    k, swapped = (
+        pattern.k,
+        flipped != own.transposed,
+    )  # whether a vector of k² numbers has Y's columns one after the other
     if source is None and scipy.sparse.issparse(Y):
         source = _csr_in_memory(Y, "Y", transposed=own.transposed)
     elif source is None:
@@ -75,13 +78,13 @@ def _beside_dense(
     return _Densified(source) if isinstance(source, CsrSource) else source
 
 
-def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, swapped: bool) -> Any:
-    k = pattern.k
+def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, flipped: bool) -> Any:
+    k, swapped = pattern.k, flipped != own.transposed
     if source is None and scipy.sparse.issparse(Y):
         return _csr_in_memory(Y, "Y", transposed=own.transposed)
     if source is None and Y.ndim == 1 and pattern.grid is None:
-        if swapped != own.transposed:
-            raise _checks.different_orders(transposed=own.transposed)
+        if flipped:
+            raise _checks.vector_by_other_lines(transposed=own.transposed)
         return _sources.numbers("Y", Y)
     if source is None:
         if Y.ndim == 1:
@@ -133,6 +136,10 @@ class _Densified(DenseSource):
     def __init__(self, of: CsrSource) -> None:
         self._of, self.k, self.dtype, self.transposed, self.serial = of, of.k, of.dtype, of.transposed, of.serial
 
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+        return self._of.mutable
+
     @contextmanager
     def opened(self) -> Iterator[Reader]:
         with self._of.opened() as (read, read_columns):
@@ -155,6 +162,10 @@ class _Scattered(DenseSource):
 
     def __init__(self, vector: Numbers, pattern: Pattern) -> None:
         self._vector, self._pattern, self.k, self.dtype = vector, pattern, pattern.k, vector.dtype
+
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+        return self._vector.mutable
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -189,6 +200,14 @@ class BesideCsr:
             self.entry_bytes = 8 + itemsize * -(-own.k // own.longest)
         else:
             self.entry_bytes = 8 + itemsize + (16 if isinstance(source, CsrSource) else 0)
+
+    @property
+    def mutable(self) -> bool:
+        return bool(self.source.mutable)
+
+    @property
+    def scan_each_pass(self) -> bool:
+        return self.mutable or bool(getattr(self.source, "scan_each_pass", False))
 
     def reader(self, opened: Any) -> Callable[..., Any]:
         """``read(i0, i1, rooms, columns)``: Y's numbers at the entries of these rows of A, whose columns those are."""
@@ -259,9 +278,9 @@ class BesideCsr:
     def _outside(self, count: int, i: int, j: int) -> ValueError:
         return _checks.outside(count, (j, i) if self._own.transposed else (i, j))
 
-    def look(self, i0: int, i1: int, numbers: NDArray[Any], base: int) -> None:
-        """Look at these numbers, unless they have been seen."""
-        if self.seen[i0:i1].all() and not self.source.changeable:
+    def look(self, i0: int, i1: int, numbers: NDArray[Any], base: int, *, again: bool = False) -> None:
+        """Look at these numbers, unless they have been seen, or even then."""
+        if self.seen[i0:i1].all() and not again:
             return
         if self._check_finite:
             ok = np.isfinite(numbers)

@@ -38,8 +38,8 @@ class JacobianBuilder:
         structure must not change. It is never written to. What is not in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
         Which entries of F are rows of J. ``"all"``: all k² of them. ``"stored"``: the stored entries of a sparse A, explicit
-        zeros included, the choice for a large k; for a dense A the same as ``"all"``. ``"upper"``: those with i ≤ j, for a
-        symmetric A.
+        zeros included, the choice for a large k; for a dense A the same as ``"all"``. ``"upper"``: those with i ≤ j, for an
+        A that is symmetric up to rounding: see the notes.
     order : {"C", "F"}, default "C"
         The order of the rows: ``"C"`` is row-major (with ``rows="all"`` entry (i, j) is row i k + j), ``"F"`` stacks the columns of F, the
         vec of the textbooks (entry (i, j) is row i + j k).
@@ -49,8 +49,8 @@ class JacobianBuilder:
         How many threads a large problem may use. Default: the processors that this process may use. Results
         do not depend on it, to the bit.
     memory : int, optional
-        For a streamed A: bytes that we may hold at a time, results apart; at least 2 MiB, 384 k, and for each of ``workers + 1`` threads a row of A, or a
-        chunk's rows. Default: 256 MiB for blocks. No influence on an A in memory.
+        For a streamed A: bytes that we may hold at a time, results apart; at least 2 MiB, 384 k, and for each of ``workers + 1`` threads four rows of a
+        dense A, or a chunk's rows, or the longest row of a sparse A. Default: 256 MiB for blocks. No influence on an A in memory.
     progress : bool, default False
         For a streamed A: show a bar of a pass that takes longer than two seconds.
 
@@ -77,6 +77,10 @@ class JacobianBuilder:
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
+    **Symmetric** is an A with ``|A_ij - A_ji| ≤ 1000 ε max_l |A_il|`` for all i and j, where ε is the precision of its dtype (0 for integers), and an
+    entry that is not stored is 0. BLAS leaves differences of some hundred ε in a symmetric product. One triangle of such an A is read. What is symmetric
+    to the bit takes one pass to find out, anything else two more.
+
     **Streamed.** An A that is not in memory is read block by block, once for each pass, while the kernels run on the blocks before. It may be
 
     * the path of a ``.npy``, or a `numpy.memmap` of a file, if it is contiguous there (``np.asarray(A)`` is one in memory, mapped);
@@ -85,14 +89,16 @@ class JacobianBuilder:
       twice in a pass, and of which none is missing;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
     * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
-      other, in order, never for two at a time, on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
+      other, in order, never for two at a time, also by several builders, on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
       dtype. Of `memory`, eight arrays of a block's size are left to it.
 
-    Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; they do not depend on `workers`, but on
-    `memory`. A file in Fortran order is read along its columns: sums take that as it is, what needs its rows is refused, unless ``order="F"``
+    Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; their bits depend on A alone, not
+    on `workers` and not on `memory`. A file in Fortran order is read along its columns: sums take that as it is, what needs its rows is refused, unless ``order="F"``
     asks for its columns. Files are looked at when a pass begins and when it ends: size, time, and whether it is the same
-    file. Whether A is finite is seen in the first pass, of functions and objects in each. ``rows="upper"`` takes a pass that compares A u with
-    Aᵀu for a random u, and so finds what is more than rounding of a row's sum. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
+    file. Whether A is finite is seen in the first pass. It is seen in each pass where A may change unnoticed: for functions, for objects, and for files
+    that this process has mapped for writing when they are handed over, as their time does not tell of every write. What another process writes through a mapping of its own
+    is not noticed. ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row may differ by their rounding and by
+    k times what one entry may. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
     up to 8 MiB (at least a row of A, and of what is beside it), and up to four k-vectors for each that it returns.
 
     Examples
@@ -145,7 +151,7 @@ class JacobianBuilder:
         if check_finite:
             _matrix.check_finite(values, indices, indptr, transposed=transposed)
         if rows == "upper":
-            defect = _matrix.asymmetry(values, indices, indptr)
+            defect = _matrix.unequal(values, indices, indptr)
             if defect is not None:
                 raise _checks.not_symmetric(*defect)
         self._set_up(values, indices, indptr, rows, order, check_finite, workers)
@@ -192,6 +198,7 @@ class JacobianBuilder:
             # A file has both triangles of a symmetric A, but a source of one half has that one only.
             spans = triangle(source.k, "upper" if order == "C" or source.half else "lower")
         flipped = order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
+        flipped = flipped and source.k > 1  # of one entry there is one order
         self._pattern = pattern_of(source, spans, grid=rows == "all")
         place = StreamedRows(
             source,

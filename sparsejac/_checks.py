@@ -289,7 +289,7 @@ def negative(i: int, j: int, value: Any) -> ValueError:
 
 def not_symmetric_sums(i: int, j: int) -> ValueError:
     return ValueError(
-        f'A must be symmetric, but A[{i}, {j}] != A[{j}, {i}]: pass (A + A.T) / 2, or uplo="U" if A holds its upper triangle only'
+        f'A must be symmetric, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or uplo="U" if A holds its upper triangle only'
     )
 
 
@@ -404,18 +404,34 @@ def different_orders(*, transposed: bool) -> ValueError:
     )
 
 
+def vector_by_other_lines(*, transposed: bool) -> ValueError:
+    ours, theirs, order = ("columns", "rows", "F") if transposed else ("rows", "columns", "C")
+    return ValueError(
+        f"Y must be stored as A is, which is read along its {ours}, but Y is a vector in the order of J's rows, which go by {theirs} here: pass Y as a "
+        f'k x k matrix, or take order="{order}"'
+    )
+
+
 def asked_while_answering(name: str) -> RuntimeError:
     return RuntimeError(
         f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself"
     )
 
 
-def small_memory(memory: int, needed: int, k: int, *, kept: int, rows: int) -> ValueError:
-    block = "one row" if rows == 1 else f"{rows} rows, as its chunks have"
+def small_memory(memory: int, needed: int, k: int, *, kept: int, rows: int, chunked: bool) -> ValueError:
+    block = "one row" if rows == 1 else f"{rows} rows" + (", as its chunks have" if chunked else "")
     return ValueError(
         f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: {human_bytes(kept)} of k-vectors, and for each thread "
         f"a block of {block}; got {memory}: pass more, or fewer workers"
     )
+
+
+def symmetry_tolerance(dtype: np.dtype[Any]) -> float:
+    """How far A_ij and A_ji may differ, relative to the largest entry of their rows, where A must be symmetric: 1000 ε of A's dtype.
+
+    What BLAS makes of a symmetric product differs by some hundred ε. Integers must be equal.
+    """
+    return 1000 * float(np.finfo(dtype).eps) if dtype.kind in "fc" else 0.0
 
 
 def not_symmetric_row(i: int, difference: float, needs: str) -> ValueError:
@@ -450,7 +466,7 @@ def outside(count: int, where: tuple[int, int]) -> ValueError:
 
 def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
     return ValueError(
-        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}]: '
+        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: '
         'pass (Y + Y.T) / 2, scipy.sparse.triu(Y), or rows="stored" or "all"'
     )
 
@@ -469,6 +485,12 @@ def lower_is_read() -> ValueError:
     )
 
 
+def changed_columns(name: str, row: int) -> ValueError:
+    return ValueError(
+        f"the column indices of {name} have changed since it was handed over, in row {row}: hand it over anew, or a copy of it"
+    )
+
+
 def changed_structure(before: int, now: int) -> ValueError:
     return ValueError(
         f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "
@@ -478,7 +500,7 @@ def changed_structure(before: int, now: int) -> ValueError:
 
 def not_symmetric(i: int, j: int) -> ValueError:
     return ValueError(
-        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}]: pass (A + A.T) / 2, or rows="stored" or "all"'
+        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or rows="stored" or "all"'
     )
 
 

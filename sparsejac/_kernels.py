@@ -354,7 +354,9 @@ def not_finite(numbers):
     return count
 
 
-# --- sums: each row of A adds into a k-vector, which the caller made zero -------------------------------------------
+# --- sums: each row of A adds into a k-vector -----------------------------------------------------------------------
+# A sum goes on from what its output holds, and takes dense rows in fours from its first row on. So rows that are cut at a multiple of
+# four, and added one part after the other, give the same bits as in one call.
 
 
 @_inline
@@ -537,13 +539,14 @@ def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, W, w_base, x, conj
 def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
     """``S u`` with ``S = |A|² + (|A|²)ᵀ``. With `own`, ``S_ii u_i`` is added once more: diag(JᴴJ), if u is |x|²."""
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, u, None, 0, False, out, None)
-        if own:  # dense rows do not look for the diagonal
-            one = out.dtype.type(1)
-            for i in range(i0, i1):
+        step = 4 if own else max(i1 - i0, 1)  # dense rows do not look for the diagonal: it is added after each four
+        for begin in range(i0, i1, step):
+            end = min(begin + step, i1)
+            _add_rows(data, indices, base, lo, hi, first, grid, begin, end, u, None, 0, False, out, None)
+            for i in range(begin, end if own else begin):
                 p = i * (lo.size + 1)
                 if lo[i] <= p < hi[i]:
-                    out[i] += _term(one * data[p - base], None, 0, False, True) * u[i]
+                    out[i] += _term(out.dtype.type(1) * data[p - base], None, 0, False, True) * u[i]
     else:
         _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, None, 0, own, out)
 
@@ -559,11 +562,14 @@ def symmetric(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
 
 @_sum
 def both_products(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
-    """``A x``, ``Aᵀ x``, and ``|A| x``, the three rows of `out`; for sparse rows x is None, and `out` is x and the three, packed."""
+    """``A x``, ``Aᵀ x``, ``|A| x`` and the largest |A_ij| of each row: the four rows of `out`.
+
+    For sparse rows x is None, and `out` is x and the four, packed.
+    """
     for i in range(i0, i1):
         start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size
         a, columns = data[start : start + n], _columns(indices, start, n)
-        total = size = 0.0
+        total = size = largest = 0.0
         if x is None:
             xi = out[i, 0]
             for q in range(n):
@@ -572,18 +578,22 @@ def both_products(data, indices, base, lo, hi, first, grid, i0, i1, x, out):
                 t = a[q] * out[j, 0]
                 total += t
                 size += abs(t)
+                largest = max(largest, abs(1.0 * a[q]))
                 out[j, 2] += a[q] * xi
             out[i, 1] += total
             out[i, 3] += size
+            out[i, 4] += largest
         else:
             xs, outs, xi = x[j0 : j0 + n], out[1, j0 : j0 + n], x[i]
             for q in range(n):
                 t = a[q] * xs[q]
                 total += t
                 size += abs(t)
+                largest = max(largest, abs(1.0 * a[q]))
                 outs[q] += a[q] * xi
             out[0, i] += total
             out[2, i] += size
+            out[3, i] += largest
 
 
 @_sum
@@ -768,9 +778,9 @@ def _add_residuals(data, base, y, y_base, k, i, begin, end, twice, x, v, out, sq
 
 
 @_inline
-def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out):
-    """`_add_residuals` over rows ``i0 <= i < i1``, four at a time, as in `_add_rows`."""
-    k, i, cost = lo.size, i0, 0.0
+def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out, cost):
+    """`_add_residuals` over rows ``i0 <= i < i1``, four at a time, as in `_add_rows`. The sum of squares goes on from `cost`."""
+    k, i = lo.size, i0
     while i < i1:
         rows, left, right = _common(None, lo, hi, i, i1)
         if rows == 4:
@@ -790,7 +800,10 @@ def beginning(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, ou
     `out` has one row, of k + 3 numbers. For sparse rows x is None, and `out` is x and the sum, packed.
     """
     k = lo.size
-    norm = overlap = size = 0.0
+    if x is None:
+        norm, overlap, size = out[k, 1], out[k + 1, 1], out[k + 2, 1]
+    else:
+        norm, overlap, size = out[0, k], out[0, k + 1], out[0, k + 2]
     for i in range(i0, i1):
         start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * k
         a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
@@ -818,13 +831,9 @@ def beginning(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, ou
                 outs[q] += c * c * xi
             out[0, i] += total
     if x is None:
-        out[k, 1] += norm
-        out[k + 1, 1] += overlap
-        out[k + 2, 1] += size
+        out[k, 1], out[k + 1, 1], out[k + 2, 1] = norm, overlap, size
     else:
-        out[0, k] += norm
-        out[0, k + 1] += overlap
-        out[0, k + 2] += size
+        out[0, k], out[0, k + 1], out[0, k + 2] = norm, overlap, size
 
 
 @_sum
@@ -835,7 +844,7 @@ def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out
     """
     k = lo.size
     if x is None:
-        cost = 0.0
+        cost = out[k, 1]
         for i in range(i0, i1):
             start, n = lo[i] - base, hi[i] - lo[i]
             a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
@@ -853,9 +862,10 @@ def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out
                 out[j, 2] += c * c * zi
             out[i, 1] += total
             out[i, 2] += square
-        out[k, 1] += cost
+        out[k, 1] = cost
     else:
-        out[0, k] += _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1])
+        cost = out[0, k]
+        out[0, k] = _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1], cost)
 
 
 @_sum
@@ -878,7 +888,7 @@ def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, v,
                 out[j, 2] += t * vi
             out[i, 2] += total
     else:
-        _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 2.0, x, v, out[0], None)
+        _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 2.0, x, v, out[0], None, 0.0)
 
 
 # --- conjugate gradients: k-vectors only. BLAS would do them on threads of its own, which then spin on the cores of ours ----
@@ -1045,6 +1055,30 @@ def csr_asymmetry(indptr, indices, data, cursor):
     for j in range(cursor.size):
         if cursor[j] < indptr[j + 1]:
             return np.int64(indices[cursor[j]]), j
+    return -1, -1
+
+
+@_map
+def csr_unequal(indptr, indices, data, relative, tolerance):
+    """An (i, j) with ``|A_ij - A_ji| > relative max_l |A_il|``, or the same of row j; (-1, -1) if there is none.
+
+    An entry that is not stored counts as 0. `relative` < 0 accepts equal numbers only: the difference of two large integers may
+    round to 0. `tolerance` is a k-vector to work with.
+    """
+    for i in range(indptr.size - 1):
+        largest = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            largest = max(largest, abs(1.0 * data[p]))
+        tolerance[i] = -1.0 if relative < 0 else relative * largest if np.isfinite(largest) else 0.0
+    for i in range(indptr.size - 1):
+        for p in range(indptr[i], indptr[i + 1]):
+            j, a = indices[p], data[p]
+            q = _search(indices, indptr[j], indptr[j + 1], i)
+            b = data[q] if q < indptr[j + 1] and indices[q] == i else data.dtype.type(0)
+            if a == b or (np.isnan(a) and np.isnan(b)):
+                continue
+            if not abs(1.0 * a - 1.0 * b) <= min(tolerance[i], tolerance[j]):  # true of NaN and a number, too
+                return i, np.int64(j)
     return -1, -1
 
 

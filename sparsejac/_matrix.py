@@ -153,7 +153,7 @@ def check_nonnegative(
 
 
 def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
-    """Where A and Aᵀ differ first, if they do. One pass and O(k) memory, or for a dense A 1 MiB."""
+    """Where A and Aᵀ differ first, in structure or numbers, if they do. One pass and O(k) memory, or for a dense A 1 MiB."""
     if indices is None or indptr is None:
         k, step = len(values), 256
         for i in range(0, k, step):
@@ -166,8 +166,7 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
         return None
     from . import _kernels
 
-    if values.dtype == np.bool_ or not values.dtype.isnative:
-        values = values.astype(np.uint8 if values.dtype == np.bool_ else values.dtype.newbyteorder("="))
+    values = _comparable(values)
     cursor, entries = np.empty_like(indptr[:-1]), np.empty_like(indptr[:-1])
     _kernels.csr_diagonals(indptr, indices, 0, 0, cursor.size, cursor, entries)
     cursor += entries >= 0
@@ -175,17 +174,48 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
     return (int(i), int(j)) if i >= 0 else None
 
 
-def has_zeros(values: NDArray[Any], indices: Indices | None) -> bool:
-    """Whether a sparse matrix stores zeros."""
-    return indices is not None and int(np.count_nonzero(values)) < values.size
+def unequal(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
+    """Where A is not symmetric up to rounding, if it is not: an (i, j) with ``|A_ij - A_ji| > τ max_l |A_il|``, or the same of row j.
+
+    τ is `_checks.symmetry_tolerance`; an entry that is not stored counts as 0. One pass if A is symmetric to the bit. Otherwise three, and
+    a k-vector.
+    """
+    found = asymmetry(values, indices, indptr)
+    if found is None:
+        return None
+    relative = _checks.symmetry_tolerance(values.dtype)
+    if indices is None or indptr is None:
+        return _unequal_dense(values, relative) if relative > 0 else found
+    from . import _kernels
+
+    values = _comparable(values)
+    i, j = _kernels.csr_unequal(indptr, indices, values, relative or -1.0, np.empty(indptr.size - 1))
+    return (int(i), int(j)) if i >= 0 else None
 
 
-def without_zeros(values: NDArray[Any], indices: Any, indptr: Any) -> tuple[NDArray[Any], Indices, Indices]:
-    """CSR arrays of our own, of the entries that are not zero."""
-    k = indptr.size - 1
-    matrix = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k)).copy()
-    matrix.eliminate_zeros()
-    return matrix.data, matrix.indices, matrix.indptr
+def _unequal_dense(values: NDArray[Any], relative: float) -> tuple[int, int] | None:
+    k, step = len(values), 256
+    allowed = np.empty(k)
+    for start, piece in _checks.pieces(values):
+        allowed[start : start + len(piece)] = relative * np.abs(piece).max(axis=1)
+    allowed[~np.isfinite(allowed)] = 0
+    for i in range(0, k, step):
+        for j in range(0, i + 1, step):
+            tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
+            most = np.minimum(allowed[i : i + step, np.newaxis], allowed[j : j + step])
+            with np.errstate(invalid="ignore", over="ignore"):
+                same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror)) | (np.abs(tile - mirror) <= most)
+            if not same.all():
+                a, b = np.unravel_index(int(np.argmin(same)), same.shape)
+                return i + int(a), j + int(b)
+    return None
+
+
+def _comparable(values: NDArray[Any]) -> NDArray[Any]:
+    """The values, or a copy, in a dtype that Numba knows."""
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 # --- Y, beside A ----------------------------------------------------------------------------------------------------
@@ -282,7 +312,7 @@ def _equal(one: Indices | None, other: Indices | None) -> bool:
 
 def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> None:
     """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal."""
-    found = asymmetry(y, pattern.indices, pattern.indptr)
+    found = unequal(y, pattern.indices, pattern.indptr)
     if found is None:
         return
     for i in range(pattern.k):

@@ -115,12 +115,11 @@ class LeastSquares:
         )
         pattern, values = builder._pattern, builder._values
         if source is not None:
-            swapped = order == "F" and builder._which != "upper"
             place = builder._rows
             if builder._which == "upper":
                 mirrored = not source.half and (order == "F") != source.transposed
                 Y = _beside.one_triangle(Y, place, mirrored=mirrored, progress=progress)
-            target = _beside.target(Y, place.entries.source, pattern, check=check_finite, swapped=swapped)
+            target = _beside.target(Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped)
             place.check_budget(target)
             self._stream(builder, target)
             return

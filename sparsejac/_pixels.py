@@ -108,6 +108,7 @@ class _Column:
     size: int
     identity: tuple[int, int, int, int]
     serial = True
+    mutable = False
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:

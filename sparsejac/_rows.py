@@ -538,6 +538,26 @@ class Turn:
         return Turn, ()
 
 
+_turns: weakref.WeakValueDictionary[tuple[int, ...], Turn] = weakref.WeakValueDictionary()
+_looking_up = Turn()
+
+
+def turn_of(owner: Any) -> Turn:
+    """The one turn of a function, or of an object with rows, however often it is handed over.
+
+    Whoever takes the turn must keep it for as long as the owner: the owner is known by its address.
+    """
+    while isinstance(owner, functools.partial):
+        owner = owner.func
+    method = getattr(owner, "__func__", None)  # of a method there is a new object each time that it is asked for
+    key = (id(owner),) if method is None else (id(method), id(owner.__self__))
+    with _looking_up:
+        turn = _turns.get(key)
+        if turn is None:
+            turn = _turns[key] = Turn()
+        return turn
+
+
 def _renew_turns() -> None:
     for turn in list(Turn._all):
         turn._renew()

@@ -31,7 +31,7 @@ class RowSums:
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Real and symmetric, in any dtype that `JacobianBuilder` takes. Referenced if it is dense or in canonical CSR or CSC format, and never
+        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. Referenced if it is dense or in canonical CSR or CSC format, and never
         written to; other formats are converted once.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a
@@ -146,9 +146,7 @@ class RowSums:
         if self._check_finite:
             _matrix.check_finite(values, indices, indptr, transposed=mirrored, part=part)
         if uplo is None:
-            defect = _matrix.asymmetry(values, indices, indptr)
-            if defect is not None and _matrix.has_zeros(values, indices):  # one of them may be beside nothing
-                defect = _matrix.asymmetry(*_matrix.without_zeros(values, indices, indptr))
+            defect = _matrix.unequal(values, indices, indptr)
             if defect is not None:
                 raise _checks.not_symmetric_sums(*defect)
         side = triangle(k, which, offset=min(max(ignored, 1), k))
@@ -167,11 +165,10 @@ class RowSums:
         block_entries(source, self._workers or _machine.cpu_count(), self._memory)
         which: Triangle = "upper" if (uplo != "L") != source.transposed else "lower"
         side = _restricted(triangle(source.k, which, offset=offset), ends, pairs)
-        whole = pattern_of(source, None if uplo is None else triangle(source.k, which))
-        if uplo is not None and isinstance(source, CsrSource) and whole.entries < source.data.size:
-            raise _checks.beside_triangle(uplo, source.data.size - whole.entries)
-        place = self._streamed(source, whole)
-        place.entries.extremes = True
+        self._read_part = None if uplo is None else which
+        place = self._whole()
+        if uplo is not None and isinstance(source, CsrSource) and place.pattern.entries < source.data.size:
+            raise _checks.beside_triangle(uplo, source.data.size - place.pattern.entries)
         if uplo is None:
             defect = place.asymmetry()
             if defect is not None:
@@ -181,6 +178,16 @@ class RowSums:
         self._pattern = pattern_of(source, side)
         self._place()
         self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
+
+    def _whole(self) -> StreamedRows:
+        """All that A has, not only the part that counts, for a pass that sees how small and large it is."""
+        source = self._source
+        assert source is not None
+        place = self._streamed(
+            source, pattern_of(source, None if self._read_part is None else triangle(source.k, self._read_part))
+        )
+        place.entries.extremes = True
+        return place
 
     def _streamed(self, source: Source, pattern: Pattern) -> StreamedRows:
         return StreamedRows(
@@ -197,17 +204,27 @@ class RowSums:
         if self._source is None:
             self._rows = MemoryRows(self._values, self._pattern, self._workers or _machine.cpu_count())
         else:
+            assert self._seen is not None
             self._rows = self._streamed(self._source, self._pattern)
+            self._rows.entries.whole_diagonal = self._own
             self._rows.entries.seen[:] = True
+            self._rows.entries.diagonal[:] = self._seen.diagonal
+        self._diagonal = np.zeros(self.shape[0])
         self._take_diagonal()
 
     def _take_diagonal(self) -> None:
-        if not self._own:
-            self._diagonal = np.zeros(self.shape[0])
-        elif self._seen is None:
+        """The diagonal as it is in memory now, or as the last pass over a streamed A has noted it."""
+        if self._own and self._source is None:
             self._diagonal = self._rows.diagonal()
-        else:
-            self._diagonal = self._seen.diagonal
+        elif self._own:
+            self._diagonal = self._rows.entries.diagonal.astype(np.float64)
+
+    def _current_diagonal(self) -> NDArray[Any]:
+        """The diagonal as it is now: a pass over a streamed A that its owner may have changed."""
+        if self._own and isinstance(self._rows, StreamedRows):
+            self._rows.look()
+        self._take_diagonal()
+        return self._diagonal
 
     def __getstate__(self) -> dict[str, Any]:
         self._pattern.check_unchanged()
@@ -309,8 +326,8 @@ class RowSums:
         >>> RowSums(np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])).nonzeros()
         array([2, 1, 0])
         """
-        self._take_diagonal()
         found = self._rows.sum("nonzeros", frozen(np.ones(self.shape[0])))
+        self._take_diagonal()
         return found.astype(np.int64) + (self._diagonal != 0)
 
     def _point(self, x: ArrayLike) -> NDArray[Any]:
@@ -322,12 +339,18 @@ class RowSums:
     def _product(self, u: NDArray[Any]) -> NDArray[Any]:
         """``A u``, of a float64 vector."""
         found = self._rows.sum("symmetric", frozen(u))
+        if self._source is not None:
+            self._take_diagonal()  # the pass has noted it
         with _silence():
             found += self._diagonal * u
         return found
 
     def _check_nonnegative(self) -> float:
         """The largest entry; negative ones are refused."""
+        if self._source is not None and self._source.mutable:
+            place = self._whole()
+            place.look()
+            self._seen = place.entries.summary()
         if self._seen is not None:
             if self._seen.lowest < 0:
                 raise _checks.negative(*self._seen.lowest_at, self._seen.lowest)
@@ -394,9 +417,11 @@ class RowSumsOperator(Operator):
         self._sums, self._x, self._Ax = sums, x, Ax
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        self._sums._take_diagonal()
         return self._each_column(X, lambda v: self._Ax * v + self._x * self._sums._product(v))
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        self._sums._take_diagonal()
         return self._each_column(X, lambda w: self._Ax * w + self._sums._product(self._x * w))
 
     def _each_column(self, X: NDArray[Any], product: Any) -> NDArray[Any]:
@@ -411,7 +436,7 @@ class RowSumsOperator(Operator):
             return product(np.ascontiguousarray(X, np.float64))
 
     def diagonal(self) -> NDArray[Any]:
-        """The diagonal, ``A x + diag(A) ∘ x``, without a pass over A.
+        """The diagonal, ``A x + diag(A) ∘ x``, without a pass over A, unless A is streamed and its owner may change it.
 
         Returns
         -------
@@ -429,7 +454,7 @@ class RowSumsOperator(Operator):
         array([22., 62.])
         """
         with _silence():
-            return self._Ax + self._sums._diagonal * self._x
+            return self._Ax + self._sums._current_diagonal() * self._x
 
     def tocsr(self) -> scipy.sparse.csr_array:
         """The matrix, for a sparse A: its pattern is that of A and the diagonal.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from . import _checks
 from ._pattern import Indices
-from ._rows import Room, Turn
+from ._rows import Room, Turn, turn_of
 from ._stored import StoredCSR, read_at
 
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
@@ -58,6 +59,10 @@ class Numbers(Protocol):
     def serial(self) -> bool:
         """Whether one read must end before the next begins."""
 
+    @property
+    def mutable(self) -> bool:
+        """Whether the numbers may change between two passes, and nobody would notice."""
+
     def opened(self) -> Any:
         """For a pass: a context that yields ``read(start, stop, room)``."""
 
@@ -72,10 +77,11 @@ class FileNumbers:
     dtype: np.dtype[Any]
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
-    serial = changeable = False
+    mutable: bool = False  # through a mapping, to which the time of a file does not tell of every write
+    serial = False
 
     @classmethod
-    def of(cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int) -> FileNumbers:
+    def of(cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int, *, mutable: bool) -> FileNumbers:
         path = str(Path(path).absolute())
         status = Path(path).stat()
         needed = offset + size * dtype.itemsize
@@ -83,7 +89,7 @@ class FileNumbers:
             raise ValueError(
                 f"{path}, of {name}, has {status.st_size} bytes where {needed} are needed: it is truncated, write it anew"
             )
-        return cls(name, path, offset, dtype, size, identity(status))
+        return cls(name, path, offset, dtype, size, identity(status), mutable)
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
@@ -129,7 +135,8 @@ class MemoryNumbers:
     """A vector in memory, beside one that is not."""
 
     values: NDArray[Any]
-    serial = changeable = False
+    serial = False
+    mutable = True
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -149,42 +156,72 @@ def numbers(name: str, array: NDArray[Any]) -> Numbers:
     mapped = mapped_file(array)
     if mapped is None:
         return MemoryNumbers(array.reshape(-1))
-    if array.size and not _is_still_that(array, mapped[0]):
+    mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
+    own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
+    if array.size and own and inode not in (None, own[0].inode):  # the name is that of another file by now
         raise changed(name, mapped[0])
-    return FileNumbers.of(name, *mapped, array.dtype, array.size)
+    mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
+    return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
 
 
-def _is_still_that(array: NDArray[Any], path: str) -> bool:
-    """Whether the file of this name is the one that is mapped, where the system tells."""
+class Mapping(NamedTuple):
+    """A file, or a part of it, that this process has mapped."""
+
+    begin: int
+    end: int
+    for_writing: bool
+    inode: int
+
+
+_MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .(.).(.) \S+ \S+ ([1-9]\d*)", re.MULTILINE)
+
+
+def _mappings() -> list[Mapping]:
+    """The files that this process has mapped; none where the system does not tell."""
     try:
-        with open("/proc/self/maps") as maps:  # noqa: PTH123
-            lines = [line.split() for line in maps]
-        inode = Path(path).stat().st_ino
+        text = Path("/proc/self/maps").read_bytes()
     except OSError:
-        return True
-    address = array.ctypes.data
-    for span, _, _, _, mapped, *_ in lines:
-        begin, end = (int(bound, 16) for bound in span.split("-"))
-        if begin <= address < end:
-            return int(mapped) == inode
-    return True
+        return []
+    return [
+        Mapping(int(begin, 16), int(end, 16), write + share == b"ws", int(inode))
+        for begin, end, write, share, inode in _MAPPING.findall(text)
+    ]
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_ino
+    except OSError:
+        return None
+
+
+def _is_mapped_for_writing(inode: int | None, mappings: list[Mapping]) -> bool:
+    """Whether this process can write to a file through a mapping. What other processes have mapped is not known.
+
+    Only the inode is compared: some file systems show another device here than `os.stat` does, and to look once too often does no harm.
+    """
+    return any(mapping.for_writing and mapping.inode == inode for mapping in mappings)
+
+
+def _memmap(array: Any) -> Any:
+    """The memmap whose memory an array has; None if it has no such."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and not isinstance(owner.base, np.ndarray):
+            return owner
+        owner = owner.base
+    return None
 
 
 def mapped_file(array: Any) -> tuple[str, int] | None:
     """The file that a contiguous array is mapped from, and where it starts in it; None if its numbers are not those of a file."""
-    owner = array
-    while isinstance(owner, np.ndarray):
-        if isinstance(owner, np.memmap) and not isinstance(owner.base, np.ndarray):
-            # A copy on write may differ from its file; what is not contiguous cannot be read in one go.
-            if (
-                owner.filename is None
-                or owner.mode == "c"
-                or not (array.flags.c_contiguous or array.flags.f_contiguous)
-            ):
-                return None
-            return str(owner.filename), int(owner.offset) + array.ctypes.data - owner.ctypes.data
-        owner = owner.base
-    return None
+    owner = _memmap(array)
+    # A copy on write may differ from its file; what is not contiguous cannot be read in one go.
+    if owner is None or owner.filename is None or owner.mode == "c":
+        return None
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        return None
+    return str(owner.filename), int(owner.offset) + array.ctypes.data - owner.ctypes.data
 
 
 # --- dense rows -----------------------------------------------------------------------------------------------------
@@ -200,7 +237,12 @@ class DenseSource:
     step = 1  # rows that are read together if possible, as they lie together
     extra = 0  # blocks that are in memory beside those that we hold, while one is read
     serial = False
-    changeable = False  # whether what has been looked at once may be otherwise later
+    mutable = False  # whether its owner may change its numbers between two passes, and nobody would notice
+
+    @property
+    def scan_each_pass(self) -> bool:
+        """Whether what a pass has seen does not hold for the next one."""
+        return self.mutable
 
     def opened(self) -> Any:
         """For a pass: a context that yields a `Reader`."""
@@ -217,6 +259,10 @@ class FileRows(DenseSource):
 
     def __post_init__(self) -> None:
         self.dtype = self.stored.dtype
+
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+        return self.stored.mutable
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -245,18 +291,26 @@ def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
 
 @dataclass
 class FunctionRows(DenseSource):
-    """``rows(start, stop)`` of a function, called for one block after the other, in order, and never for two at a time."""
+    """``rows(start, stop)`` of a function, called for one block after the other, in order.
+
+    It is never called for two at a time, by however many builders: it may use the memory of its result again.
+    """
 
     function: Callable[[int, int], Any]
     name: str = "A"
-    turn: Turn = field(default_factory=Turn, repr=False)
-    serial = changeable = True
+    serial = True
+    scan_each_pass = True  # it promises the same numbers each time, which nobody can see
     extra = 8  # arrays of that size are what such a function makes on its way
+    turn: Turn = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.turn = turn_of(self.function)
         with self.turn:
             first = self._checked(0, 1, self.function(0, 1))
         self.k, self.dtype = first.shape[1], first.dtype
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, turn=turn_of(state["function"]))
 
     def _rows(self, i0: int, i1: int, room: Room) -> NDArray[Any]:
         with self.turn:
@@ -287,16 +341,20 @@ class ObjectRows(DenseSource):
     matrix: Any
     name: str = "A"
     transposed: bool = False
-    turn: Turn = field(default_factory=Turn, repr=False)
-    serial = changeable = True
+    turn: Turn = field(init=False, repr=False)
+    serial = mutable = True
 
     def __post_init__(self) -> None:
+        self.turn = turn_of(self.matrix)
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.step = int(chunks[0]) if chunks else 1
         self.step = min(self.step, max(self.k, 1))
         self.extra = 1 if hasattr(self.matrix, "read_direct") else 2
         self._check_chunks()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, turn=turn_of(state["matrix"]))
 
     def _check_chunks(self) -> None:
         """A chunk that an array of Zarr, or a dataset of HDF5, does not have reads as zeros, without a word."""
@@ -385,10 +443,10 @@ class CsrSource:
     ) -> None:
         from . import _kernels
 
-        self.name, self.data, self.transposed, self.extra = name, data, transposed, 0
-        self.changeable = isinstance(data, MemoryNumbers)  # whose owner may
+        self.name, self.data, self.extra = name, data, 0
         self.serial, self.half = data.serial or indices.serial, half
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
+        self.transposed = transposed and self.k > 1
         if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or indices.size != data.size:
             raise _checks.bad_structure(
                 name,
@@ -412,6 +470,13 @@ class CsrSource:
                 raise _checks.unsorted(name, line)
             _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, self.on_diagonal)
 
+    @property
+    def mutable(self) -> bool:
+        """As for `DenseSource`."""
+        return self.data.mutable
+
+    scan_each_pass = mutable
+
     @contextmanager
     def opened(self) -> Iterator[Any]:
         """For a pass: the reader of the values, and that of the columns."""
@@ -427,6 +492,13 @@ Source = DenseSource | CsrSource
 
 def find(name: str, A: Any) -> Source | None:
     """The source of a square matrix that is not in memory; None for whatever is, or is no matrix."""
+    source = _find(name, A)
+    if source is not None:
+        _checks.float_dtype(name, source.dtype)
+    return source
+
+
+def _find(name: str, A: Any) -> Source | None:
     if isinstance(A, (str, os.PathLike)):
         return _of_path(name, os.fspath(A))
     if isinstance(A, (DenseSource, CsrSource)):
@@ -497,7 +569,8 @@ def npy(name: str, path: str) -> DenseSource:
         offset = file.tell()
     _square(name, shape)
     _checks.float_dtype(name, dtype)
-    stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1])
+    mutable = _is_mapped_for_writing(_inode(path), _mappings())
+    stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1], mutable=mutable)
     return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
 
 
@@ -525,7 +598,7 @@ class _Member:
     member: Literal["data", "indices"]
     dtype: np.dtype[Any]
     size: int
-    serial = changeable = False
+    serial = mutable = False
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:

@@ -5,13 +5,18 @@ compute, so that one of them can read while the others do. Each takes the next b
 own, and runs the kernel on it. When the pass is over, or has failed, threads, files and buffers are gone.
 
 In a first pass the blocks are looked at as they come: whether they are finite, what is on the diagonal, and how small and large
-they are. Of a file that has not changed nobody needs to know again.
+they are. Of a file that has not changed nobody needs to know again. What its owner may change unnoticed is looked at in every pass.
+
+The bits of a sum depend on A alone. A is cut into units of rows, and each unit belongs to one of a few partial sums, to which units
+are added in order. A budget that leaves no room for a whole unit cuts it into blocks, where the kernels allow that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +31,9 @@ from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
 _DEFAULT = 2**28  # bytes for blocks, where nobody says how many
 _PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
+_SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take, of those below
+_TOGETHER = 4  # dense rows that the kernels of sums take at a time
+_LONG = 2**26  # bytes of so many rows above which a budget need not have room for all of them
 _DELAY = 2  # seconds before a bar is shown
 _VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
 _OTHER = 2**21  # bytes of threads, and of what they leave with malloc
@@ -54,6 +62,7 @@ class StreamedEntries:
         compiled: tuple[np.dtype[Any], ...] = _COMPILED,
     ) -> None:
         self.extremes = False  # whether anybody wants to know of them
+        self.whole_diagonal = False  # whether what is on the diagonal is noted even where it is not visited
         self._noting = Turn()
         self.source, self.name, self._pattern, self.check_finite = source, name, pattern, check_finite
         self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
@@ -64,6 +73,14 @@ class StreamedEntries:
     @property
     def extra(self) -> int:
         return self.source.extra
+
+    @property
+    def mutable(self) -> bool:
+        return self.source.mutable
+
+    @property
+    def scan_each_pass(self) -> bool:
+        return self.source.scan_each_pass
 
     @property
     def entry_bytes(self) -> int:
@@ -83,17 +100,24 @@ class StreamedEntries:
             if not whole:
                 i = np.arange(i0, i1) * k
                 c0, c1 = int(np.min(pattern.lo[i0:i1] - i)), int(np.max(pattern.hi[i0:i1] - i))
+                if self.whole_diagonal:
+                    c0, c1 = min(c0, i0), max(c1, i1)
             return self._readable(read(Part(i0, i1, c0, max(c0, c1)), rooms[0]), rooms[1]), None, i0 * k
 
         return block_of
 
     def _csr_reader(self, read: Any, read_columns: Any) -> Callable[..., Any]:
         assert isinstance(self.source, CsrSource)
-        indptr, dtype = self.source.indptr, self.source.index_dtype
+        source = self.source
+        indptr, dtype = source.indptr, source.index_dtype
 
         def block_of(i0: int, i1: int, rooms: list[Room], *, structure: bool) -> tuple[Any, Any, int]:
             base, end = int(indptr[i0]), int(indptr[i1])
             columns = _converted(read_columns(base, end, rooms[2]), dtype, rooms[3])
+            if source.stored_indices.mutable:  # a kernel would write beyond its arrays
+                defect, line = compiled_kernel("csr_defect")(indptr, columns, base, i0, i1, self._pattern.k)
+                if defect:
+                    raise _checks.changed_columns(self.name, int(line))
             data = None if structure else self._readable(read(base, end, rooms[0]), rooms[1])
             return data, frozen(columns), base
 
@@ -104,15 +128,20 @@ class StreamedEntries:
 
     # --- what is seen -------------------------------------------------------------------------------------------------
 
-    def look(self, i0: int, i1: int, data: NDArray[Any], base: int) -> None:
-        """Look at the entries of rows ``i0 <= i < i1`` that are visited, unless they have been seen."""
-        if self.seen[i0:i1].all() and not self.source.changeable:
+    def look(self, i0: int, i1: int, data: NDArray[Any], base: int, *, again: bool = False) -> None:
+        """Look at the entries of rows ``i0 <= i < i1`` that are visited, unless they have been seen, or even then."""
+        if self.seen[i0:i1].all() and not again:
             return
         if data.size:
             self._look_at_values(i0, i1, data, base)
-        on_diagonal = diagonal_entries(self._pattern, i0, i1)
+        on_diagonal = diagonal_entries(self._pattern, i0, i1, visited=not self.whole_diagonal)
         found = on_diagonal >= 0
-        self.diagonal[i0:i1][found] = data[on_diagonal[found] - base]
+        diagonal = data[on_diagonal[found] - base]
+        if self.whole_diagonal and self.check_finite and not np.isfinite(diagonal).all():
+            q = int(np.argmin(np.isfinite(diagonal)))
+            i = int(np.flatnonzero(found)[q]) + i0
+            raise _checks.not_finite(self.name, (i, i), diagonal[q])
+        self.diagonal[i0:i1][found] = diagonal
         self.seen[i0:i1] = True
 
     def _look_at_values(self, i0: int, i1: int, data: NDArray[Any], base: int) -> None:
@@ -158,7 +187,7 @@ class StreamedEntries:
 class Block(NamedTuple):
     """Rows i0 ≤ i < i1 of A as a kernel wants them, and what is beside them: its numbers, and the number of the first."""
 
-    number: int
+    number: int  # of the block
     i0: int
     i1: int
     data: NDArray[Any]
@@ -211,7 +240,7 @@ class StreamedRows(Rows):
         if alike:
             run(None, None, 0, *spans, *(rows or (0, self.pattern.k)), *args)
         else:
-            self._pass(kernel, write, rows or (0, self.pattern.k), target, structure=structure)
+            self._pass_over(kernel, write, rows or (0, self.pattern.k), target, structure=structure)
 
     def sum(
         self,
@@ -223,22 +252,33 @@ class StreamedRows(Rows):
         columns: int | None = None,
         target: Any = None,
     ) -> NDArray[Any]:
-        """As `MemoryRows.sum`. A block adds into one of a few partial sums, which A and the blocks alone decide."""
+        """As `MemoryRows.sum`. A unit of rows adds into one of a few partial sums, which A alone decides."""
         if isinstance(target, Weights) and self.flipped and self.pattern.indices is not None:
             raise _checks.wrong_order(columns=self.entries.source.transposed)
         of = Sum(x, outputs, extra, columns, dense=self.pattern.indices is None)
         run, spans = compiled_kernel(kernel), self.spans()
         count = partial_sums(self.pattern, _PARTIAL_SUMS)
-        while self.memory is not None and count > 1 and count * of.part_nbytes > self.memory // 8:
+        while count > 1 and count * of.part_nbytes > _SUM_VECTORS * 8 * (self.pattern.k + extra):
             count //= 2
         parts: list[NDArray[Any] | None] = [None] * count
         added = [0] * count  # blocks, into each of them
         turn, stop = threading.Condition(), Stop()
+        blocks = list(self._blocks((0, self.pattern.k), target, columns or 1))
+        turns, before = [], [0] * count
+        for unit in self._units(blocks):
+            which = unit % count
+            turns.append((which, before[which]))
+            before[which] += 1
+        source, step = self.entries.source, self.pattern.k
+        if (
+            isinstance(source, DenseSource) and granule(source) % _TOGETHER
+        ):  # a block may end within four rows of its unit
+            step = granule(source)
 
         def add(block: Block) -> None:
-            before, which = divmod(block.number, count)
+            which, earlier = turns[block.number]
             with turn:  # blocks are taken in order, so those before this one are done or under way: no deadlock
-                turn.wait_for(lambda: added[which] == before or stop.is_set)
+                turn.wait_for(lambda: added[which] == earlier or stop.is_set)
                 if stop.is_set:
                     turn.notify_all()
                     return
@@ -246,7 +286,9 @@ class StreamedRows(Rows):
             if out is None:
                 out = parts[which] = of.part()
             last = of.arguments(args, out)
-            run(block.data, block.indices, block.base, *spans, block.i0, block.i1, *block.beside, *last)
+            for i0 in range(block.i0, block.i1, step):
+                i1 = min(i0 + step, block.i1)
+                run(block.data, block.indices, block.base, *spans, i0, i1, *block.beside, *last)
             with turn:
                 added[which] += 1
                 turn.notify_all()
@@ -255,7 +297,7 @@ class StreamedRows(Rows):
             with turn:
                 turn.notify_all()
 
-        self._pass(kernel, add, (0, self.pattern.k), target, stop=stop, failed=failed, columns=columns or 1)
+        self._pass(kernel, add, blocks, target, stop=stop, failed=failed)
         total = np.zeros(of.shape, of.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
@@ -265,7 +307,7 @@ class StreamedRows(Rows):
 
     # --- a pass -------------------------------------------------------------------------------------------------------
 
-    def _pass(
+    def _pass_over(
         self,
         name: str,
         visit: Callable[[Block], None],
@@ -273,9 +315,20 @@ class StreamedRows(Rows):
         target: Any = None,
         *,
         structure: bool = False,
+    ) -> None:
+        """Visit blocks of these rows, whatever their order, on threads."""
+        self._pass(name, visit, list(self._blocks(rows, target)), target, structure=structure)
+
+    def _pass(
+        self,
+        name: str,
+        visit: Callable[[Block], None],
+        blocks: list[tuple[int, int]],
+        target: Any = None,
+        *,
+        structure: bool = False,
         stop: Stop | None = None,
         failed: Callable[[], None] = lambda: None,
-        columns: int = 1,
     ) -> None:
         """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set, and then `failed` called."""
         for numbers in (self.entries, target):
@@ -284,33 +337,34 @@ class StreamedRows(Rows):
                 raise _checks.asked_while_answering(numbers.name)
         stop = stop or Stop()
         run = self._pass_aside
-        aside(lambda: run(name, visit, rows, target, stop, failed, columns, structure=structure), stop)
+        aside(lambda: run(name, visit, blocks, target, stop, failed, structure=structure), stop)
 
     def _pass_aside(
         self,
         name: str,
         visit: Callable[[Block], None],
-        rows: tuple[int, int],
+        blocks: list[tuple[int, int]],
         target: Any,
         stop: Stop,
         failed: Callable[[], None],
-        columns: int,
         *,
         structure: bool,
     ) -> None:
         own: StreamedEntries = self.entries
         streamed = target if hasattr(target, "reader") else None
-        blocks = list(self._blocks(rows, target, columns))
+        rows = sum(i1 - i0 for i0, i1 in blocks)
         serial = own.source.serial or (streamed is not None and streamed.source.serial)
         taking, showing = threading.Lock(), threading.Lock()
         waiting = iter(range(len(blocks)))
         spare: list[tuple[list[Room], list[Room]]] = []
-        self.passes += not structure and rows == (0, self.pattern.k)
+        self.passes += not structure and rows == self.pattern.k
 
         with contextlib.ExitStack() as stack:
             read = own.reader(stack.enter_context(own.source.opened()))
             read_beside = None if streamed is None else streamed.reader(stack.enter_context(streamed.source.opened()))
-            bar = stack.enter_context(_bar(name, rows[1] - rows[0], shown=self.progress))
+            bar = stack.enter_context(_bar(name, rows, shown=self.progress))
+            again = own.scan_each_pass
+            again_beside = streamed is not None and streamed.scan_each_pass
 
             def fetch(number: int, rooms: tuple[list[Room], list[Room]]) -> Block:
                 i0, i1 = blocks[number]
@@ -318,12 +372,12 @@ class StreamedRows(Rows):
                 beside: tuple[Any, ...] = ()
                 if streamed is not None and read_beside is not None:
                     numbers, _, first = read_beside(i0, i1, rooms[1], indices)
-                    streamed.look(i0, i1, numbers, first)
+                    streamed.look(i0, i1, numbers, first, again=again_beside)
                     beside = numbers, first
                 elif target is not None:
                     beside = target.packed(i0, i1, rooms[1][0])
                 if not structure:
-                    own.look(i0, i1, data, base)
+                    own.look(i0, i1, data, base, again=again)
                 return Block(number, i0, i1, data, indices, base, beside)
 
             def taken(rooms: tuple[list[Room], list[Room]]) -> Block | None:
@@ -364,18 +418,42 @@ class StreamedRows(Rows):
             on_own_threads(work, len(blocks), self.workers + 1)
 
     def _blocks(self, rows: tuple[int, int], target: Any, columns: int = 1) -> Iterator[tuple[int, int]]:
-        """Consecutive rows that are read together."""
-        entries, (i0, i1) = self._block_entries(target, columns), rows
-        if isinstance(self.entries.source, CsrSource):
-            yield from row_blocks(self.entries.source.indptr, i0, i1, entries)
+        """Consecutive rows that are read together: those of a unit, or, where the budget has no room for these, a part of them."""
+        source, entries = self.entries.source, self._block_entries(target, columns)
+        if isinstance(source, CsrSource):
+            for u0, u1 in row_blocks(source.indptr, *rows, self._unit_entries):
+                yield from row_blocks(source.indptr, u0, u1, entries)
             return
-        step = max(entries // max(self.pattern.k, 1), 1)
-        chunk = self.entries.source.step
-        step = max(step // chunk * chunk, 1)  # whole chunks
-        while i0 < i1:
-            stop = min((i0 // step + 1) * step, i1)
-            yield i0, stop
-            i0 = stop
+        step, height = granule(source), self._unit_height
+        most = entries // max(self.pattern.k, 1)
+        most = height if most >= height else max(most // step, 1) * step
+        i0, end = rows
+        while i0 < end:
+            unit = i0 // height * height
+            i1 = min(unit + ((i0 - unit) // most + 1) * most, unit + height, end)
+            yield i0, i1
+            i0 = i1
+
+    @property
+    def _unit_entries(self) -> int:
+        """How many entries a unit has. A alone decides."""
+        return max(_BLOCK // entry_bytes(self.entries.source, self.dtype), 1)
+
+    @property
+    def _unit_height(self) -> int:
+        """How many rows a unit of a dense A has: whole chunks."""
+        source = self.entries.source
+        assert isinstance(source, DenseSource)
+        step = granule(source) if source.step > 1 else 1
+        return max(self._unit_entries // max(self.pattern.k, 1) // step, 1) * step
+
+    def _units(self, blocks: list[tuple[int, int]]) -> list[int]:
+        """The unit of each of these blocks of all rows."""
+        source = self.entries.source
+        if isinstance(source, DenseSource):
+            return [i0 // self._unit_height for i0, _ in blocks]
+        starts = [u0 for u0, _ in row_blocks(source.indptr, 0, self.pattern.k, self._unit_entries)]
+        return [bisect_right(starts, i0) - 1 for i0, _ in blocks]
 
     def check_budget(self, target: Any) -> None:
         """Refuse a budget that is too small for what is beside A, before anything is done."""
@@ -391,9 +469,10 @@ class StreamedRows(Rows):
     # --- what is not a kernel's -----------------------------------------------------------------------------------------
 
     def look(self, target: Any = None) -> None:
-        """See all of A (and what is beside it): a pass, unless there has been one."""
-        if not (self.entries.seen.all() and (target is None or target.seen.all())):
-            self._pass("look", lambda _: None, (0, self.pattern.k), target)
+        """See all of A (and what is beside it): a pass, unless there has been one and its owner cannot have changed it."""
+        seen = (self.entries,) if target is None else (self.entries, target)
+        if any(numbers.mutable or not numbers.seen.all() for numbers in seen):
+            self._pass_over("look", lambda _: None, (0, self.pattern.k), target)
 
     def diagonal(self) -> NDArray[Any]:
         self.look()
@@ -413,13 +492,19 @@ class StreamedRows(Rows):
         )
 
     def asymmetry(self) -> tuple[int, float] | None:
-        """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass."""
-        k = self.pattern.k
+        """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass.
+
+        To the rounding of these sums is added what `_matrix.unequal` allows the entries of a row.
+        """
+        k, source = self.pattern.k, self.entries.source
         dtype = np.complex128 if self.dtype.kind == "c" else np.float64
         u = frozen(np.random.default_rng(0).uniform(0.5, 1.0, k).astype(dtype))
-        ours, theirs, size = self.sum("both_products", (u,), outputs=3)
-        with np.errstate(invalid="ignore"):
-            beyond = np.abs(ours - theirs) > 4 * (k + 4) * np.finfo(np.float64).eps * size.real
+        ours, theirs, size, largest = self.sum("both_products", (u,), outputs=4)
+        count = min(2 * source.longest, k) if isinstance(source, CsrSource) else k
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
+            allowed += count * _checks.symmetry_tolerance(source.dtype) * largest.real
+            beyond = np.abs(ours - theirs) > allowed
         if not beyond.any():
             return None
         i = int(np.argmax(beyond))
@@ -439,7 +524,7 @@ class StreamedRows(Rows):
             here = (i >= block.i0) & (i < block.i1)
             found[here] = block.data[entries[here] - block.base]
 
-        self._pass("at", pick, (int(i.min()), int(i.max()) + 1))
+        self._pass_over("at", pick, (int(i.min()), int(i.max()) + 1))
         return found
 
 
@@ -459,19 +544,30 @@ def entry_bytes(source: Source, dtype: np.dtype[Any]) -> int:
     return itemsize
 
 
+def granule(source: Source) -> int:
+    """Rows that are always read and added together: whole chunks, of which none is read twice, and the fours of the kernels."""
+    if isinstance(source, CsrSource):
+        return 1
+    step = source.step
+    if step < _TOGETHER and _TOGETHER * source.k * source.dtype.itemsize <= _LONG:
+        step = math.lcm(step, _TOGETHER)
+    return max(min(step, source.k), 1)
+
+
 def block_entries(source: Source, workers: int, memory: int | None, beside: int = 0) -> int:
     """How many entries a block may have. A budget that does not suffice is refused, and this looks at nothing but k."""
     k, own = source.k, entry_bytes(source, _kernel_dtype(source))
     each = own * (workers + 1 + source.extra) + beside
     kept = _OTHER + _VECTORS * 8 * (k + 1)
-    rows = 1 if isinstance(source, CsrSource) else source.step  # of a chunk, of which none is read twice
+    rows = granule(source)
     longest = source.longest if isinstance(source, CsrSource) else rows * k
     if memory is None:
         what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
         _checks.fits(what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows")
         available = max(_DEFAULT, kept, longest * each)
     elif memory < kept + longest * each:
-        raise _checks.small_memory(memory, kept + longest * each, k, kept=kept, rows=rows)
+        chunked = isinstance(source, DenseSource) and source.step > 1
+        raise _checks.small_memory(memory, kept + longest * each, k, kept=kept, rows=rows, chunked=chunked)
     else:
         available = memory - kept
     return max(min(available // each, max(_BLOCK // own, longest)), 1)
@@ -482,10 +578,12 @@ def _kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = _COMPILE
     return native if native in compiled else np.dtype(np.float64)
 
 
-def diagonal_entries(pattern: Pattern, i0: int, i1: int) -> NDArray[Any]:
-    """Which entry of these rows is on the diagonal and visited, or -1."""
+def diagonal_entries(pattern: Pattern, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
+    """Which entry of these rows is on the diagonal, and visited, or -1."""
     own = pattern.on_diagonal
     entries: Any = np.arange(i0, i1, dtype=np.int64) * (pattern.k + 1) if own is None else own[i0:i1]
+    if not visited:
+        return np.asarray(entries)
     return np.where((entries >= pattern.lo[i0:i1]) & (entries < pattern.hi[i0:i1]), entries, -1)
 
 

@@ -1,0 +1,192 @@
+"""An A or Y that its owner changes after it was handed over: the next call sees all of the change, or none of it is believed."""
+
+import os
+import tempfile
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse
+
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, symmetric_scaling
+
+K = 40
+x, v = np.random.default_rng(0).uniform(0.5, 1.5, (2, K))
+BEFORE = np.ones((K, K))
+AFTER = BEFORE + np.random.default_rng(1).integers(1, 9, (K, K))
+AFTER += AFTER.T
+
+FOLDERS = [
+    None,
+    *(["/dev/shm"] if os.access("/dev/shm", os.W_OK) else []),
+]  # on tmpfs no mapped write changes the file's time
+
+
+@pytest.fixture(params=FOLDERS, ids=["disk", "tmpfs"][: len(FOLDERS)])
+def folder(request):
+    with tempfile.TemporaryDirectory(dir=request.param) as name:
+        yield name
+
+
+class Owner:
+    """Hands over a matrix, and changes it in place."""
+
+    def __init__(self, folder, kind):
+        self.A, self.values = getattr(self, kind)(folder)
+
+    def _mapped(self, folder, array, name="A"):
+        mapped = np.memmap(f"{folder}/{name}.bin", mode="w+", dtype=array.dtype, shape=array.shape)
+        mapped[:] = array  # the pages are dirty when the matrix is handed over
+        return mapped
+
+    def memmap(self, folder):
+        A = self._mapped(folder, BEFORE)
+        return A, A
+
+    def read_only_view_of_a_memmap(self, folder):
+        A = self._mapped(folder, BEFORE)
+        view = A.view()
+        view.flags.writeable = False
+        return view, A
+
+    def path_of_a_mapped_npy(self, folder):
+        path = f"{folder}/A.npy"
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=float, shape=(K, K))
+        mapped[:] = BEFORE
+        return path, mapped
+
+    def memmap_opened_twice(self, folder):
+        A = self._mapped(folder, BEFORE)
+        return np.memmap(f"{folder}/A.bin", mode="r", dtype=float, shape=(K, K)), A
+
+    def mapped_csr(self, folder):
+        S = scipy.sparse.csr_array(BEFORE)
+        data = self._mapped(folder, S.data)
+        return scipy.sparse.csr_array((data, S.indices, S.indptr), shape=S.shape), data.reshape(K, K)
+
+    def dataset(self, folder):
+        dataset = h5py.File(f"{folder}/A.h5", "w").create_dataset("A", data=BEFORE, chunks=(7, 7))
+        return dataset, dataset
+
+    def in_memory(self, folder):
+        A = BEFORE.copy()
+        return A, A
+
+    def change(self, numbers):
+        self.values[...] = numbers
+
+
+KINDS = [
+    "memmap", "read_only_view_of_a_memmap", "path_of_a_mapped_npy", "memmap_opened_twice", "mapped_csr", "dataset", "in_memory",
+]  # fmt: skip
+
+
+def everything(builder, sums):
+    op, J = builder.operator(x), sums.operator(x)
+    normal = op.normal()
+    return {
+        "value": builder.value(x),
+        "norms": op.column_norms(),
+        "normal": normal @ v,
+        "normal diagonal": normal.diagonal(),
+        "normal array": normal.toarray(),
+        "hessian diagonal": builder.hessian(np.ones(builder.shape[0])).diagonal(),
+        "row sums": sums.value(x),
+        "row sums' product": J @ v,
+        "row sums' adjoint": J.T @ v,
+        "row sums' diagonal": J.diagonal(),
+        "row sums' array": J.toarray(),
+        "nonzeros": sums.nonzeros(),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_call_sees_the_change(folder, kind):
+    owner = Owner(folder, kind)
+    builder, sums = JacobianBuilder(owner.A), RowSums(owner.A)
+    everything(builder, sums)
+    owner.change(AFTER)
+    wanted = everything(JacobianBuilder(AFTER), RowSums(AFTER))
+    for name, numbers in everything(builder, sums).items():
+        np.testing.assert_allclose(numbers, wanted[name], rtol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_operator_of_row_sums_has_one_diagonal(folder, kind):
+    """It keeps its A x; what its products read of A is all new."""
+    owner = Owner(folder, kind)
+    J = RowSums(owner.A).operator(x)
+    owner.change(AFTER)
+    np.testing.assert_allclose(J @ v, (BEFORE @ x) * v + x * (AFTER @ v), rtol=1e-13)
+    np.testing.assert_allclose(J.diagonal(), BEFORE @ x + np.diag(AFTER) * x, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "in_memory"])
+@pytest.mark.parametrize("place", [(0, 5), (7, 7), (K - 1, 0)])
+def test_nan_that_comes_later_is_refused(folder, kind, place):
+    owner = Owner(folder, kind)
+    builder, sums, problem = JacobianBuilder(owner.A), RowSums(owner.A), LeastSquares(owner.A, np.ones((K, K)))
+    everything(builder, sums)
+    problem.cost(2 * x)
+    changed = BEFORE.copy()
+    changed[place] = np.nan
+    owner.change(changed)
+    refused = pytest.raises(ValueError, match=r"A must be finite, but A\[\d+, \d+\] = nan")
+    for call in (builder.value, lambda x: builder.operator(x).column_norms(), problem.cost):
+        with refused:
+            call(x)
+    if place != (K - 1, 0):  # of row sums the upper triangle is read
+        with refused:
+            sums.value(x)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("in_memory", "mapped_csr")])
+def test_a_target_that_changes(folder, kind):
+    owner = Owner(folder, kind)
+    A = BEFORE.copy()
+    problem = LeastSquares(A, owner.A)
+    problem.hess(2 * x).diagonal()
+    owner.change(AFTER)
+    wanted = LeastSquares(A, AFTER)
+    np.testing.assert_allclose(problem.hess(x).diagonal(), wanted.hess(x).diagonal(), rtol=1e-13)
+    np.testing.assert_allclose(problem.cost(v), wanted.cost(v), rtol=1e-13)
+    owner.change(np.nan)
+    with pytest.raises(ValueError, match=r"Y must be finite, but Y\[0, 0\] = nan"):
+        problem.cost(x)
+
+
+def test_an_a_in_memory_beside_a_target_on_disk(folder):
+    np.save(path := f"{folder}/Y.npy", AFTER)
+    A = BEFORE.copy()
+    problem = LeastSquares(A, path)
+    problem.hess(v).diagonal()  # a problem remembers what it found at its last x
+    A[:] = AFTER
+    np.testing.assert_allclose(problem.hess(x).diagonal(), LeastSquares(AFTER, AFTER).hess(x).diagonal(), rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["memmap", "path_of_a_mapped_npy", "dataset", "in_memory"])
+def test_signs_are_looked_at_when_a_scaling_begins(folder, kind):
+    owner = Owner(folder, kind)
+    sums = RowSums(owner.A)
+    changed = BEFORE.copy()
+    changed[3, 4] = changed[4, 3] = -1
+    owner.change(changed)
+    with pytest.raises(ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"):
+        sums._check_nonnegative()
+    with pytest.raises(ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"):
+        symmetric_scaling(owner.A)
+
+
+def test_columns_that_change_are_refused(folder):
+    """A kernel that believed them would write beyond its arrays."""
+    S = scipy.sparse.csr_array(BEFORE)
+    indices = np.memmap(f"{folder}/indices.bin", mode="w+", dtype=np.int32, shape=S.indices.shape)
+    indices[:] = S.indices
+    data = np.memmap(f"{folder}/data.bin", mode="w+", dtype=float, shape=S.data.shape)
+    data[:] = S.data
+    builder = JacobianBuilder(scipy.sparse.csr_array((data, indices, S.indptr), shape=S.shape))
+    builder.value(x)
+    indices[K + 3] = 10**9
+    for call in (lambda: builder.value(x), lambda: builder.operator(x).column_norms(), lambda: builder.tocsr(x)):
+        with pytest.raises(ValueError, match="the column indices of A have changed since it was handed over, in row 1"):
+            call()
