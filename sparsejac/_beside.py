@@ -112,6 +112,8 @@ def one_triangle(Y: Any, place: Any, *, mirrored: bool, progress: bool) -> Any:
         Y = Y if scipy.sparse.issparse(Y) else np.asarray(Y)
         seen = _csr_in_memory(Y, "Y", transposed=False) if scipy.sparse.issparse(Y) else in_memory(Y, None)
     elif source.half:
+        if mirrored:
+            raise _checks.lower_is_read()
         return Y
     else:
         seen = source
