@@ -7,7 +7,6 @@ the system would then kill the process, where a read says so.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks
+from ._completeness import check_complete
 from ._pattern import Indices
 from ._rows import Room, Turn
 from ._stored import StoredCSR, read_at
@@ -299,17 +299,13 @@ class ObjectRows(DenseSource):
         self._check_chunks()
 
     def _check_chunks(self) -> None:
-        """A chunk that an array of Zarr, or a dataset of HDF5, does not have reads as zeros, without a word."""
+        """Refuse missing data, which would be read as the fill value, without an error."""
         _check_open(self.name, self.matrix)
-        there, wanted = getattr(self.matrix, "nchunks_initialized", None), getattr(self.matrix, "nchunks", None)
-        chunks = getattr(self.matrix, "chunks", None)
-        if there is None and chunks and hasattr(getattr(self.matrix, "id", None), "get_num_chunks"):
-            there, wanted = self.matrix.id.get_num_chunks(), math.prod(-(-self.k // size) for size in chunks)
-        if there is not None and wanted is not None and there < wanted:
-            raise ValueError(
-                f"{self.name} lacks {wanted - there} of its {wanted} chunks, which would be read as {getattr(self.matrix, 'fill_value', 0)}: "
-                f"write them, or pass lambda i0, i1: {self.name}[i0:i1] if that is what they are"
-            )
+        check_complete(
+            self.name,
+            self.matrix,
+            f"write them, or pass lambda i0, i1: {self.name}[i0:i1] if that is what they are",
+        )
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:

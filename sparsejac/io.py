@@ -7,7 +7,9 @@ import inspect
 import io
 import json
 import os
+import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -114,7 +116,7 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
 def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]], IO[bytes]] | None = None) -> None:
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
-    It is written under another name beside `path` (``.J.npz.1234.part``) and moved there when it is complete: whatever
+    It is written under another name beside `path` (``.J.npz.0123456789abcdef.part``) and moved there when it is complete: whatever
     happens, `path` is the whole new file, or what it was before.
 
     Parameters
@@ -162,7 +164,7 @@ def write_csr_blocks(
     """Write a CSR matrix that may be larger than memory, block after block, as a folder for `read_matrix`.
 
     Each block of rows is a file that `scipy.sparse.load_npz` reads, and ``matrix.json`` says which they are. All of it is written
-    under another name beside `path` (``.J.1234.part``) and moved there when it is complete: whatever happens, `path` is the whole
+    under another name beside `path` (``.J.0123456789abcdef.part``) and moved there when it is complete: whatever happens, `path` is the whole
     matrix, or is not there.
 
     Parameters
@@ -189,7 +191,7 @@ def write_csr_blocks(
 
     Notes
     -----
-    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.1234.part``, which may be removed.
+    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.0123456789abcdef.part``, which may be removed.
 
     Examples
     --------
@@ -300,34 +302,53 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached."""
-    path = Path(os.path.realpath(path))  # a link stays one
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached.
+
+    Its temporary name is its own, whoever else writes to `path`; of several writers the last one to end leaves its file. A symbolic
+    link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives.
+    """
+    path = Path(os.path.realpath(path))
+    part = _temporary_name(path)
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
+            _copy_mode(path, part)  # before there is anything to read in it
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.is_file():
-            shutil.copymode(path, part)
         part.replace(path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _temporary_name(path: Path) -> Path:
+    """A hidden name in the same folder that nobody else has: a process id would be another process's, too, in another container."""
+    return path.with_name(
+        f".{path.name[:40]}.{secrets.token_hex(8)}.part"
+    )  # a name of 255 bytes is the longest possible
+
+
+def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
+    with suppress(FileNotFoundError):
+        part.chmod(stat.S_IMODE(path.stat().st_mode) | more)
+
+
 @contextmanager
 def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, into which files are written by `complete_or_absent`."""
+    """The same for a folder, into which files are written by `complete_or_absent`; of several writers the first one to end wins."""
     path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process: in a container all have the same number
+    part = _temporary_name(path)
     try:
         part.mkdir()
+        _copy_mode(path, part, stat.S_IRWXU)
         yield part
         _sync(part)
-        if path.is_dir():
-            shutil.copymode(path, part)
-        part.replace(path)
+        _copy_mode(path, part)
+        try:
+            part.replace(path)  # the system refuses it if a folder with something in it is there
+        except OSError:
+            check_output_folder(path)  # says so if another writer was first
+            raise
         _sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
