@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import inspect
-import io
 import json
 import os
 import secrets
@@ -17,11 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks
+from . import _checks, _matrix_market
 from ._stored import FORMAT, MANIFEST, VERSION, StoredCSR
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
@@ -429,7 +425,7 @@ def _read(path: Path) -> Any:
     elif name.endswith(".npz"):
         reader = _read_npz
     elif name.endswith((".mtx", ".mtx.gz")):
-        reader = _read_mtx
+        reader = _matrix_market.read
     else:
         raise ValueError(
             f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder with its {MANIFEST}"
@@ -443,39 +439,6 @@ def _read(path: Path) -> Any:
         raise
     except Exception as error:  # noqa: BLE001  # a damaged file makes the readers raise almost anything
         raise ValueError(f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}") from None
-
-
-class _Lines(io.RawIOBase):
-    """A file whose last line ends, whatever it holds: SciPy's reader crashes the process on one that does not."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._last = b""
-        self.ended = True
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data and self._last not in (b"", b"\n"):
-            self.ended, self._last = False, b""
-            return b"\n"
-        self._last = data[-1:] or self._last
-        return data
-
-
-def _read_mtx(path: Path) -> Any:
-    # From SciPy 1.15 on, mmread wants to know which kind of sparse matrix is meant; before, there was one.
-    options = {"spmatrix": False} if "spmatrix" in inspect.signature(scipy.io.mmread).parameters else {}
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        lines = _Lines(file)
-        matrix = scipy.io.mmread(lines, **options)
-        while lines.read(2**20):  # what follows the entries
-            pass
-    if not lines.ended:  # 5 5 9 may be what is left of 5 5 9.97
-        raise ValueError("its last line does not end, so it may be truncated: if it is complete, add a newline")
-    return matrix
 
 
 def _read_npy(path: Path) -> Any:
