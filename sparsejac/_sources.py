@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks
+from . import _checks, _npy
 from ._completeness import check_complete
 from ._pattern import Indices
 from ._rows import Room, Turn
@@ -485,15 +485,17 @@ def npy(name: str, path: str) -> DenseSource:
     """The matrix in a ``.npy``."""
     with open(path, "rb") as file:  # noqa: PTH123  # the system's own words if there is none
         try:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, in_columns, dtype = header(file)
+            shape, in_columns, dtype = _npy.header(file)
         except ValueError as error:
-            raise ValueError(f"{path}, of {name}, does not start as an array of NumPy does: {error}") from None
+            raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
         offset = file.tell()
     _square(name, shape)
     _checks.float_dtype(name, dtype)
     stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1])
+    try:
+        _npy.check_size(shape, dtype, stored.identity[2] - offset)
+    except ValueError as error:
+        raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
     return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
 
 

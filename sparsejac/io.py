@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks, _matrix_market
+from . import _checks, _matrix_market, _npy, _npz
 from ._stored import FORMAT, MANIFEST, VERSION, StoredCSR
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
@@ -423,7 +423,7 @@ def _read(path: Path) -> Any:
     if name.endswith(".npy"):
         reader: Callable[[Path], Any] = _read_npy
     elif name.endswith(".npz"):
-        reader = _read_npz
+        reader = _npz.read
     elif name.endswith((".mtx", ".mtx.gz")):
         reader = _matrix_market.read
     else:
@@ -442,27 +442,11 @@ def _read(path: Path) -> Any:
 
 
 def _read_npy(path: Path) -> Any:
+    size = path.stat().st_size
     with path.open("rb") as file:
-        magic = file.read(6)
-        if magic.startswith(b"PK"):
-            raise ValueError("it is an archive, not an array: name it .npz")
-        if magic != b"\x93NUMPY":
-            raise ValueError("it does not start as an array of NumPy does")
-        if path.stat().st_size < _MAPPED:
+        shape, _, dtype = _npy.header(file)
+        _npy.check_size(shape, dtype, size - file.tell())
+        if size < _MAPPED or 0 in shape:
             file.seek(0)
             return np.load(file, allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _read_npz(path: Path) -> Any:
-    with path.open("rb") as file:  # ours to close: NumPy forgets its own where the archive is broken
-        if file.read(2) != b"PK":
-            raise ValueError("it is no archive; name it .npy if it is an array")
-        file.seek(0)
-        archive = np.load(file, allow_pickle=False)
-        if "format" in archive.files:
-            file.seek(0)
-            return scipy.sparse.load_npz(file)
-        if len(archive.files) != 1:
-            raise ValueError(f"one array was expected, it has {len(archive.files)}: {', '.join(archive.files)}")
-        return archive[archive.files[0]]
