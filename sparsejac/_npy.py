@@ -47,7 +47,7 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
     if dtype.hasobject:
         raise ValueError(_PICKLED)
     if dtype.kind not in kinds:
-        raise ValueError(f"its dtype is {dtype}, which is none of numbers")
+        raise ValueError(f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}")
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}, with a negative length")
     return tuple(map(int, shape)), bool(in_columns), dtype

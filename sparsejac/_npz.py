@@ -41,6 +41,8 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
         raise ValueError(f"its format is {format_!r}, and {', '.join(_FORMATS)} are read")
     shape = _shape(_npy.member(archive, "shape"))
     data = _native(_npy.member(archive, "data"))
+    if data.dtype == np.float16:
+        raise ValueError(f"its 'data' are float16, which SciPy's sparse routines refuse: {_ANEW}, as float32")
     if format_ == "coo":
         stacked = _integers("coords", _npy.member(archive, "coords")) if "coords" in names else None
         coords = (
