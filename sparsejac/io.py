@@ -18,7 +18,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks, _matrix_market, _npy, _npz
-from ._stored import FORMAT, MANIFEST, VERSION, StoredCSR
+from ._stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, StoredCSR, checksums
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
 
@@ -45,11 +45,14 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is of another format, truncated, or does not hold a matrix.
+        If it is of another format, truncated or damaged, or does not hold a matrix: an index is outside it, a line of a Matrix Market file is
+        not what its header says (the message names the line), a ``symmetric`` file has entries of both triangles.
 
     Notes
     -----
-    **Memory.** The matrix as it is stored; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
+    **Matrix Market.** Real numbers may have Fortran's exponents (``2.5D+03``). A last line that does not end is refused, as it may be cut.
+
+    **Memory.** The matrix as it is stored, and for a symmetric Matrix Market file that much again while its other triangle is made; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
 
     Examples
     --------
@@ -85,11 +88,11 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is of another format, truncated, or does not hold a vector.
+        If it is of another format, truncated or damaged, or does not hold a vector.
 
     Notes
     -----
-    **Memory.** The vector.
+    **Memory.** The vector; twice that if it is stored as a sparse one.
 
     Examples
     --------
@@ -113,7 +116,8 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
     It is written under another name beside `path` (``.J.npz.0123456789abcdef.part``) and moved there when it is complete: whatever
-    happens, `path` is the whole new file, or what it was before.
+    happens, `path` is the whole new file, or what it was before. The other name is no other writer's; of several writers to `path` the last
+    one to end leaves its file.
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     OSError
         If it cannot be written; `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npz``, or is no name for a file.
+        If `path` does not end in ``.npz``, is no name for a file, or is write-protected.
 
     Notes
     -----
@@ -161,7 +165,8 @@ def write_csr_blocks(
 
     Each block of rows is a file that `scipy.sparse.load_npz` reads, and ``matrix.json`` says which they are. All of it is written
     under another name beside `path` (``.J.0123456789abcdef.part``) and moved there when it is complete: whatever happens, `path` is the whole
-    matrix, or is not there.
+    matrix, or is not there. Of several writers to `path` the first one to end wins, and the others get a ValueError. Each block has
+    checksums, which are compared when its numbers are read.
 
     Parameters
     ----------
@@ -180,7 +185,7 @@ def write_csr_blocks(
     OSError
         If it cannot be written.
     ValueError
-        If `path` is there already, or cannot be made; then no block is asked for. If the blocks are not the rows of one matrix of
+        If `path` is there already, or cannot be made; then no block is asked for. If another writer was first. If the blocks are not the rows of one matrix of
         this shape.
     TypeError
         If `shape` is not of integers.
@@ -214,7 +219,7 @@ def write_csr_blocks(
         for item in blocks:
             J = _rows_of(item, row, (m, n), dtype)
             file = part / f"rows-{len(described):08d}.npz"
-            _write_npz(file, J, wrap)
+            _write_npz(file, J, wrap, checked=True)
             size = file.stat().st_size
             described.append(
                 {"file": file.name, "first_row": row, "rows": J.shape[0], "nnz": int(J.nnz), "bytes": size}
@@ -249,7 +254,7 @@ def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
     OSError
         If it cannot be written; `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npy``, or is no name for a file.
+        If `path` does not end in ``.npy``, is no name for a file, or is write-protected.
 
     Notes
     -----
@@ -276,6 +281,11 @@ def check_output(path: Path, suffix: str) -> None:
         raise ValueError(f"the output must end in {suffix}, got {path}")
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
+    if path.exists():
+        if not path.is_file():  # a device such as /dev/null would be replaced by a file
+            raise ValueError(f"the output {path} is no regular file: choose another name")
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"the output {path} is write-protected: make it writable, or choose another name")
     _check_parent(path)
 
 
@@ -290,9 +300,10 @@ def check_output_folder(path: Path) -> None:
 
 
 def _check_parent(path: Path) -> None:
-    if not path.parent.is_dir():
+    parent = Path(os.path.realpath(path)).parent  # a link is followed
+    if not parent.is_dir():
         raise ValueError(f"the folder of the output {path} does not exist")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(parent, os.W_OK):
         raise ValueError(f"the folder of the output {path} is not writable")
 
 
@@ -360,8 +371,10 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _write_npz(path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None) -> None:
-    arrays = {
+def _write_npz(
+    path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None, *, checked: bool = False
+) -> None:
+    arrays: dict[str, Any] = {
         "data": J.data,
         "indices": J.indices,
         "indptr": J.indptr,
@@ -369,6 +382,10 @@ def _write_npz(path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]]
         "format": b"csr",
         "_is_array": True,
     }
+    if (
+        checked
+    ):  # parts of the arrays are read, which the archive's own checksums do not cover; SciPy ignores other names
+        arrays |= {f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")}
     # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
     with (
         complete_or_absent(path) as file,
