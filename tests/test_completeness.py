@@ -314,7 +314,7 @@ def array():
 )
 def test_absent_chunks_of_zeros(array, version, fill, dtype):
     A = array(fill, dtype, zarr_format=version)
-    B = np.zeros((5, 5), dtype)
+    B = np.full((5, 5), fill, dtype)
     B[:2, :2] = 1
     A[:] = B
     assert A.nchunks_initialized == 1
