@@ -95,8 +95,6 @@ def _check_external(name: str, dataset: Any, missing: str) -> None:
             state = "is missing" if found < 0 else f"has {found} bytes where {offset + part} are needed"
             raise ValueError(f"{name} has its numbers in the file {path}, which {state}; they {missing}")
         left -= part
-    if left:
-        raise ValueError(f"{name} lacks {left} bytes in its external files, which {missing}")
 
 
 def _check_virtual(name: str, dataset: Any, missing: str, hint: str, inside: tuple[tuple[str, str], ...]) -> None:

@@ -44,11 +44,13 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
     if data.dtype == np.float16:
         raise ValueError(f"its 'data' are float16, which SciPy's sparse routines refuse: {_ANEW}, as float32")
     if format_ == "coo":
-        stacked = _integers("coords", _npy.member(archive, "coords")) if "coords" in names else None
-        coords = (
-            [_integers(name, _npy.member(archive, name)) for name in ("row", "col")] if stacked is None else [*stacked]
-        )
-        _coo(data, coords, shape, ("row", "col") if stacked is None else None)
+        axes: tuple[str, ...] = ("coords",) if "coords" in names else ("row", "col")
+        arrays = [_integers(name, _npy.member(archive, name)) for name in axes]
+        coords = [*arrays[0]] if axes == ("coords",) else arrays
+        if len(shape) == 1 and len(axes) == 2:  # as SciPy 1.13 has it, with a row of zeros
+            _within("row", arrays[0], 0, 1)
+            axes, coords = ("col",), coords[1:]
+        _coo(data, coords, shape, axes)
         arguments: Any = data, tuple(coords)
     elif format_ == "dia":
         offsets = _integers("offsets", _npy.member(archive, "offsets"))
@@ -103,12 +105,12 @@ def _flat(name: str, array: NDArray[Any], size: int | None = None) -> None:
         raise ValueError(f"its {name!r} must be {needed}, got shape {array.shape}: {_ANEW}")
 
 
-def _coo(data: NDArray[Any], coords: list[Any], shape: tuple[int, ...], names: tuple[str, str] | None) -> None:
+def _coo(data: NDArray[Any], coords: list[Any], shape: tuple[int, ...], names: tuple[str, ...]) -> None:
     _flat("data", data)
     if len(coords) != len(shape):
         raise ValueError(f"it has indices of {len(coords)} axes, and its 'shape' is {shape}: {_ANEW}")
     for axis, (indices, size) in enumerate(zip(coords, shape, strict=True)):
-        name = f"coords[{axis}]" if names is None else names[axis]
+        name = f"coords[{axis}]" if names == ("coords",) else names[axis]
         _flat(name, np.asarray(indices), data.size)
         _within(name, indices, 0, size)
 

@@ -317,7 +317,7 @@ def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     path = Path(os.path.realpath(path))
     part = _temporary_name(path)
     try:
-        with part.open("xb") as file:
+        with part.open("wb") as file:
             _copy_mode(path, part)  # before there is anything to read in it
             yield file
             file.flush()

@@ -402,7 +402,7 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
         (raw("matrix array pattern general\n1 1\n1\n"), "a pattern must be coordinate, and .* line 1 says array pattern"),
         (raw("matrix coordinate pattern skew-symmetric\n2 2 1\n2 1\n"), "a pattern must be .*pattern skew-symmetric"),
         (raw("matrix coordinate pattern hermitian\n2 2 1\n2 1\n"), "a pattern must be .*pattern hermitian"),
-        (raw("matrix array unsigned-integer skew-symmetric\n2 2\n1\n"), "half of such a matrix would be negative"),
+        (raw("matrix array unsigned-integer skew-symmetric\n2 2\n1\n"), "line 1 says unsigned-integer skew-symmetric, and half of such"),
         (raw("matrix coordinate real general\n"), "line 2 must be the numbers of rows, columns and entries, got ''"),
         (raw("matrix coordinate real general\n1 1 1"), "its last line does not end"),
         (raw("matrix coordinate real general\n1 1\n1 1 1\n"), "line 2 must be the numbers of .*, got '1 1'"),
@@ -598,9 +598,17 @@ def test_vectors_of_all_formats(folder):
         for matrix in (x[np.newaxis], x[:, np.newaxis]):
             scipy.sparse.save_npz("x.npz", scipy.sparse.coo_array(matrix).asformat(format_))
             np.testing.assert_array_equal(io.read_vector("x.npz"), x)
-    for change in ({}, {"coords": np.array([[1, 3]], np.uint64)}):
+    indices = np.array([1, 3], np.uint64)
+    old, new = (
+        {"coords": None, "row": indices - indices, "col": indices},
+        {"coords": indices[np.newaxis], "row": None, "col": None},
+    )
+    for change in ({}, old, new):  # SciPy 1.13 stored a row of zeros
         saved(scipy.sparse.coo_array(x), **change)
         np.testing.assert_array_equal(io.read_vector("m.npz"), x)
+    saved(scipy.sparse.coo_array(x), **(old | {"row": indices}))
+    with pytest.raises(ValueError, match=r"its row\[0\] is 1, outside 0 … 0"):
+        io.read_vector("m.npz")
     # A CSR array of one axis, which SciPy has from 1.15 on
     arrays = {"data": x[[1, 3]], "indices": np.array([1, 3]), "indptr": np.array([0, 2]), "shape": (4,)}
     np.savez("m.npz", format=b"csr", _is_array=True, **arrays)
@@ -679,7 +687,7 @@ def test_an_index_outside(folder, capsys, format_, far):
         ("csr", {"format": [b"csr", b"csc"]}, "its format is .*, and csr, csc"),
         ("csr", {"format": 3}, "its array 'format' cannot be read: its dtype is int64, which is none of text"),
         ("coo", {"row": [0, 1, 2]}, "its 'row' must be a vector of length 6"),
-        ("coo", {"shape": [4]}, r"it has indices of 2 axes, and its 'shape' is \(4,\)"),
+        ("coo", {"coords": np.zeros((2, 6), int), "shape": [4]}, r"it has indices of 2 axes, and its 'shape' is \(4,\)"),
         ("coo", {"coords": np.zeros((3, 6), int)}, "it has indices of 3 axes, and its 'shape' is"),
         ("coo", {"coords": np.full((2, 6), 7)}, r"its coords\[0\]\[0\] is 7, outside 0 … 3"),
         ("dia", {"offsets": [0, 1]}, "its 'offsets' must be a vector of length"),
@@ -831,8 +839,13 @@ def streamed(path):
 )  # fmt: skip
 def test_what_a_npy_cannot_be(folder, capsys, make, words):
     make()
-    for read in (io.read_matrix, io.read_vector, streamed, JacobianBuilder):
-        with pytest.raises(ValueError, match=rf"m\.npy.*{words}"):
+    for read in (io.read_matrix, io.read_vector):
+        with pytest.raises(ValueError, match=rf"m\.npy cannot be read as .*{words}"):
+            read("m.npy")
+    for read in (streamed, JacobianBuilder):
+        with pytest.raises(
+            ValueError, match=rf"m\.npy, of A, (cannot be read as a \.npy: |has [0-9]+ bytes where ).*{words}"
+        ):
             read("m.npy")
     assert cli.main(["check", "m.npy"]) == cli.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
@@ -856,9 +869,8 @@ def test_two_writers_to_one_file(folder):
         try:
             for _ in range(10):
                 io.write_vector("x.npy", x)
-                found = np.load("x.npy")
-                assert any(np.array_equal(found, vector) for vector in vectors)
-                assert os.path.getsize("x.npy") == 128 + found.nbytes
+                content = Path("x.npy").read_bytes()
+                assert any(content[128:] == vector.tobytes() for vector in vectors)
         except BaseException as error:  # noqa: BLE001
             failed.append(error)
 
