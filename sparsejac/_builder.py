@@ -86,7 +86,8 @@ class JacobianBuilder:
     * the path of a ``.npy``, or a `numpy.memmap` of a file, if it is contiguous there (``np.asarray(A)`` is one in memory, mapped);
     * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that `sparsejac.io.write_csr_blocks` wrote;
     * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to slice: in chunks of few rows, as no chunk is read
-      twice in a pass, and of which none is missing;
+      twice in a pass. Data that are missing in HDF5 are refused: chunks, a dataset that was never written, external files, the sources of a virtual
+      dataset. Chunks that a Zarr array does not store are zeros if its ``fill_value`` is 0, and refused otherwise;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
     * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
       other, in order, never for two at a time, also by several builders, on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the

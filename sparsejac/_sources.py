@@ -7,7 +7,6 @@ the system would then kill the process, where a read says so.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks
+from . import _checks, _npy
+from ._completeness import check_complete
 from ._pattern import Indices
 from ._rows import Room, Turn, turn_of
 from ._stored import StoredCSR, read_at
@@ -357,17 +357,13 @@ class ObjectRows(DenseSource):
         self.__dict__.update(state, turn=turn_of(state["matrix"]))
 
     def _check_chunks(self) -> None:
-        """A chunk that an array of Zarr, or a dataset of HDF5, does not have reads as zeros, without a word."""
+        """Refuse missing data, which would be read as the fill value, without an error."""
         _check_open(self.name, self.matrix)
-        there, wanted = getattr(self.matrix, "nchunks_initialized", None), getattr(self.matrix, "nchunks", None)
-        chunks = getattr(self.matrix, "chunks", None)
-        if there is None and chunks and hasattr(getattr(self.matrix, "id", None), "get_num_chunks"):
-            there, wanted = self.matrix.id.get_num_chunks(), math.prod(-(-self.k // size) for size in chunks)
-        if there is not None and wanted is not None and there < wanted:
-            raise ValueError(
-                f"{self.name} lacks {wanted - there} of its {wanted} chunks, which would be read as {getattr(self.matrix, 'fill_value', 0)}: "
-                f"write them, or pass lambda i0, i1: {self.name}[i0:i1] if that is what they are"
-            )
+        check_complete(
+            self.name,
+            self.matrix,
+            f"write them, or pass lambda i0, i1: {self.name}[i0:i1] if that is what they are",
+        )
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -561,16 +557,18 @@ def npy(name: str, path: str) -> DenseSource:
     """The matrix in a ``.npy``."""
     with open(path, "rb") as file:  # noqa: PTH123  # the system's own words if there is none
         try:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, in_columns, dtype = header(file)
+            shape, in_columns, dtype = _npy.header(file)
         except ValueError as error:
-            raise ValueError(f"{path}, of {name}, does not start as an array of NumPy does: {error}") from None
+            raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
         offset = file.tell()
     _square(name, shape)
     _checks.float_dtype(name, dtype)
     mutable = _is_mapped_for_writing(_inode(path), _mappings())
     stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1], mutable=mutable)
+    try:
+        _npy.check_size(shape, dtype, stored.identity[2] - offset)
+    except ValueError as error:
+        raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
     return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
 
 

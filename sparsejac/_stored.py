@@ -14,6 +14,7 @@ import struct
 import threading
 import weakref
 import zipfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ from ._pattern import index_dtype
 
 MANIFEST = "matrix.json"
 FORMAT, VERSION = "sparsejac row blocks", 1
+CHECKSUMS = "_crc32"  # what follows an array's name in that of its checksums
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
+CHECKED = 2**17  # bytes of an array that have a checksum together, a multiple of every dtype's size
 _CONVERTED = 2**17  # indices that are widened at a time
 _going_there = threading.Lock()  # where the system cannot read from a place without going there first
 _HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
@@ -53,11 +56,17 @@ class _Block:
         Its size, when it was last written, and its inode.
     members : dict
         Where each array begins in it, and the dtype.
+    checksums : dict
+        For each array those of its pieces of `CHECKED` bytes; empty in a folder of version 0.1.
+    sizes : dict
+        How many elements each array has.
     """
 
     path: Path
     signature: tuple[int, int, int]
     members: dict[str, tuple[int, np.dtype[Any]]]
+    checksums: dict[str, NDArray[np.uint32]]
+    sizes: dict[str, int]
 
 
 class StoredCSR:
@@ -86,11 +95,13 @@ class StoredCSR:
     OSError
         If there is no such folder, or a file cannot be opened.
     ValueError
-        If its files are not those that were written.
+        If its files are not those that were written, here and when numbers are read.
 
     Notes
     -----
-    **Memory.** A few hundred bytes for each block.
+    **Memory.** A few hundred bytes for each block, and 4 bytes for each 128 KiB of its file.
+
+    **Checksums.** Each 128 KiB of an array has one, which is compared whenever a part of it is read. Folders of version 0.1 have none.
 
     Examples
     --------
@@ -161,7 +172,9 @@ class StoredCSR:
 
         `out` is contiguous, of `dtype` for ``"data"``; for ``"indices"`` of int64, or of int32 if those of all blocks are.
 
-        **Memory.** None; 0.5 MiB if int32 is read as int64.
+        Raises ValueError if their checksum is not that which was written.
+
+        **Memory.** 128 KiB; 0.5 MiB if int32 is read as int64 from a folder of version 0.1.
         """
         _checks.choice("name", name, Name)
         accepted = {self.dtype} if name == "data" else {self._column_dtype, np.dtype(np.int64)}
@@ -261,8 +274,11 @@ class StoredCSR:
         """As many elements of a block's array as `out` has, from `start` on."""
         block = self._blocks[number]
         offset, dtype = block.members[name]
-        offset += start * dtype.itemsize
         with self._descriptor(number) as descriptor:
+            if name in block.checksums:
+                _fill_checked(descriptor, block, name, start, out)
+                return
+            offset += start * dtype.itemsize
             if dtype == out.dtype:
                 _fill(descriptor, block.path, offset, out)
                 return
@@ -417,9 +433,34 @@ def _block(path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int,
                     if found != value:
                         raise ValueError(f"its {name} is {found!r} and not {value!r}")
                 members = {name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name]) for name in shapes}
+                checksums = _checksums_in(
+                    archive, {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes}
+                )
         except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
             raise _broken(path, f"is not the block that {MANIFEST} says ({error})") from None
-    return _Block(path, _signature(status), members)
+    return _Block(path, _signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes})
+
+
+def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32 of each piece of `CHECKED` bytes of an array's numbers."""
+    numbers = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
+    return np.array(
+        [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)], np.uint32
+    )
+
+
+def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, NDArray[np.uint32]]:
+    """Those that `sparsejac.io.write_csr_blocks` wrote into a block, where it did."""
+    names = archive.namelist()
+    if not any(f"{name}{CHECKSUMS}.npy" in names for name in sizes):
+        return {}
+    found = {}
+    for name, size in sizes.items():
+        with archive.open(f"{name}{CHECKSUMS}.npy") as member:
+            found[name] = np.lib.format.read_array(member, allow_pickle=False)
+        if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
+            raise ValueError(f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes")
+    return found
 
 
 def _member(file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any) -> tuple[int, np.dtype[Any]]:
@@ -472,3 +513,28 @@ def _fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
         if count == 0:
             raise OSError(f"{path} ends at byte {offset}, earlier than when it was opened: {_ANEW}")
         left, offset = left[count:], offset + count
+
+
+def _fill_checked(descriptor: int, block: _Block, name: str, start: int, out: NDArray[Any]) -> None:
+    """Read elements of an array from `start` on into `out`, piece by piece, and compare the checksum of each piece."""
+    offset, dtype = block.members[name]
+    per_piece, size = CHECKED // dtype.itemsize, block.sizes[name]
+    buffer = None
+    stop = start + out.size
+    for number in range(start // per_piece, -(-stop // per_piece) if out.size else 0):
+        first, last = number * per_piece, min((number + 1) * per_piece, size)
+        lo, hi = max(first, start), min(last, stop)
+        wanted = out[lo - start : hi - start]
+        if (lo, hi) == (first, last) and dtype == out.dtype:
+            piece = wanted
+        else:
+            buffer = np.empty(min(per_piece, size), dtype) if buffer is None else buffer
+            piece = buffer[: last - first]
+        place = offset + first * dtype.itemsize
+        _fill(descriptor, block.path, place, piece)
+        if zlib.crc32(piece.view(np.uint8).data) != block.checksums[name][number]:
+            raise _broken(
+                block.path, f"is damaged: the checksum of its {name} from byte {place} on is another than was written"
+            )
+        if piece is not wanted:
+            wanted[:] = piece[lo - first : hi - first]

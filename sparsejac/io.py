@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import inspect
-import io
 import json
 import os
+import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import scipy.io
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks
-from ._stored import FORMAT, MANIFEST, VERSION, StoredCSR
+from . import _checks, _matrix_market, _npy, _npz
+from ._stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, StoredCSR, checksums
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
 
@@ -47,11 +45,14 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is of another format, truncated, or does not hold a matrix.
+        If it is of another format, truncated or damaged, or does not hold a matrix: an index is outside it, a line of a Matrix Market file is
+        not what its header says (the message names the line), a ``symmetric`` file has entries of both triangles.
 
     Notes
     -----
-    **Memory.** The matrix as it is stored; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
+    **Matrix Market.** Real numbers may have Fortran's exponents (``2.5D+03``). A last line that does not end is refused, as it may be cut.
+
+    **Memory.** The matrix as it is stored, and for a symmetric Matrix Market file that much again while its other triangle is made; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
 
     Examples
     --------
@@ -87,11 +88,11 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is of another format, truncated, or does not hold a vector.
+        If it is of another format, truncated or damaged, or does not hold a vector.
 
     Notes
     -----
-    **Memory.** The vector.
+    **Memory.** The vector; twice that if it is stored as a sparse one.
 
     Examples
     --------
@@ -114,8 +115,9 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
 def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]], IO[bytes]] | None = None) -> None:
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
-    It is written under another name beside `path` (``.J.npz.1234.part``) and moved there when it is complete: whatever
-    happens, `path` is the whole new file, or what it was before.
+    It is written under another name beside `path` (``.J.npz.0123456789abcdef.part``) and moved there when it is complete: whatever
+    happens, `path` is the whole new file, or what it was before. The other name is no other writer's; of several writers to `path` the last
+    one to end leaves its file.
 
     Parameters
     ----------
@@ -131,7 +133,7 @@ def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]
     OSError
         If it cannot be written; `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npz``, or is no name for a file.
+        If `path` does not end in ``.npz``, is no name for a file, or is write-protected.
 
     Notes
     -----
@@ -162,8 +164,9 @@ def write_csr_blocks(
     """Write a CSR matrix that may be larger than memory, block after block, as a folder for `read_matrix`.
 
     Each block of rows is a file that `scipy.sparse.load_npz` reads, and ``matrix.json`` says which they are. All of it is written
-    under another name beside `path` (``.J.1234.part``) and moved there when it is complete: whatever happens, `path` is the whole
-    matrix, or is not there.
+    under another name beside `path` (``.J.0123456789abcdef.part``) and moved there when it is complete: whatever happens, `path` is the whole
+    matrix, or is not there. Of several writers to `path` the first one to end wins, and the others get a ValueError. Each block has
+    checksums, which are compared when its numbers are read.
 
     Parameters
     ----------
@@ -182,14 +185,14 @@ def write_csr_blocks(
     OSError
         If it cannot be written.
     ValueError
-        If `path` is there already, or cannot be made; then no block is asked for. If the blocks are not the rows of one matrix of
+        If `path` is there already, or cannot be made; then no block is asked for. If another writer was first. If the blocks are not the rows of one matrix of
         this shape.
     TypeError
         If `shape` is not of integers.
 
     Notes
     -----
-    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.1234.part``, which may be removed.
+    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.0123456789abcdef.part``, which may be removed.
 
     Examples
     --------
@@ -216,7 +219,7 @@ def write_csr_blocks(
         for item in blocks:
             J = _rows_of(item, row, (m, n), dtype)
             file = part / f"rows-{len(described):08d}.npz"
-            _write_npz(file, J, wrap)
+            _write_npz(file, J, wrap, checked=True)
             size = file.stat().st_size
             described.append(
                 {"file": file.name, "first_row": row, "rows": J.shape[0], "nnz": int(J.nnz), "bytes": size}
@@ -251,7 +254,7 @@ def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
     OSError
         If it cannot be written; `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npy``, or is no name for a file.
+        If `path` does not end in ``.npy``, is no name for a file, or is write-protected.
 
     Notes
     -----
@@ -278,6 +281,11 @@ def check_output(path: Path, suffix: str) -> None:
         raise ValueError(f"the output must end in {suffix}, got {path}")
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
+    if path.exists():
+        if not path.is_file():  # a device such as /dev/null would be replaced by a file
+            raise ValueError(f"the output {path} is no regular file: choose another name")
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"the output {path} is write-protected: make it writable, or choose another name")
     _check_parent(path)
 
 
@@ -292,42 +300,62 @@ def check_output_folder(path: Path) -> None:
 
 
 def _check_parent(path: Path) -> None:
-    if not path.parent.is_dir():
+    parent = Path(os.path.realpath(path)).parent  # a link is followed
+    if not parent.is_dir():
         raise ValueError(f"the folder of the output {path} does not exist")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(parent, os.W_OK):
         raise ValueError(f"the folder of the output {path} is not writable")
 
 
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached."""
-    path = Path(os.path.realpath(path))  # a link stays one
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached.
+
+    Its temporary name is its own, whoever else writes to `path`; of several writers the last one to end leaves its file. A symbolic
+    link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives.
+    """
+    path = Path(os.path.realpath(path))
+    part = _temporary_name(path)
     try:
         with part.open("wb") as file:
+            _copy_mode(path, part)  # before there is anything to read in it
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.is_file():
-            shutil.copymode(path, part)
         part.replace(path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _temporary_name(path: Path) -> Path:
+    """A hidden name in the same folder that nobody else has: a process id would be another process's, too, in another container."""
+    return path.with_name(
+        f".{path.name[:40]}.{secrets.token_hex(8)}.part"
+    )  # a name of 255 bytes is the longest possible
+
+
+def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
+    with suppress(FileNotFoundError):
+        part.chmod(stat.S_IMODE(path.stat().st_mode) | more)
+
+
 @contextmanager
 def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, into which files are written by `complete_or_absent`."""
+    """The same for a folder, into which files are written by `complete_or_absent`; of several writers the first one to end wins."""
     path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process: in a container all have the same number
+    part = _temporary_name(path)
     try:
         part.mkdir()
+        _copy_mode(path, part, stat.S_IRWXU)
         yield part
         _sync(part)
-        if path.is_dir():
-            shutil.copymode(path, part)
-        part.replace(path)
+        _copy_mode(path, part)
+        try:
+            part.replace(path)  # the system refuses it if a folder with something in it is there
+        except OSError:
+            check_output_folder(path)  # says so if another writer was first
+            raise
         _sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -343,8 +371,10 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _write_npz(path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None) -> None:
-    arrays = {
+def _write_npz(
+    path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None, *, checked: bool = False
+) -> None:
+    arrays: dict[str, Any] = {
         "data": J.data,
         "indices": J.indices,
         "indptr": J.indptr,
@@ -352,6 +382,10 @@ def _write_npz(path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]]
         "format": b"csr",
         "_is_array": True,
     }
+    if (
+        checked
+    ):  # parts of the arrays are read, which the archive's own checksums do not cover; SciPy ignores other names
+        arrays |= {f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")}
     # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
     with (
         complete_or_absent(path) as file,
@@ -406,9 +440,9 @@ def _read(path: Path) -> Any:
     if name.endswith(".npy"):
         reader: Callable[[Path], Any] = _read_npy
     elif name.endswith(".npz"):
-        reader = _read_npz
+        reader = _npz.read
     elif name.endswith((".mtx", ".mtx.gz")):
-        reader = _read_mtx
+        reader = _matrix_market.read
     else:
         raise ValueError(
             f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder with its {MANIFEST}"
@@ -424,61 +458,12 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}") from None
 
 
-class _Lines(io.RawIOBase):
-    """A file whose last line ends, whatever it holds: SciPy's reader crashes the process on one that does not."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._last = b""
-        self.ended = True
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data and self._last not in (b"", b"\n"):
-            self.ended, self._last = False, b""
-            return b"\n"
-        self._last = data[-1:] or self._last
-        return data
-
-
-def _read_mtx(path: Path) -> Any:
-    # From SciPy 1.15 on, mmread wants to know which kind of sparse matrix is meant; before, there was one.
-    options = {"spmatrix": False} if "spmatrix" in inspect.signature(scipy.io.mmread).parameters else {}
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        lines = _Lines(file)
-        matrix = scipy.io.mmread(lines, **options)
-        while lines.read(2**20):  # what follows the entries
-            pass
-    if not lines.ended:  # 5 5 9 may be what is left of 5 5 9.97
-        raise ValueError("its last line does not end, so it may be truncated: if it is complete, add a newline")
-    return matrix
-
-
 def _read_npy(path: Path) -> Any:
+    size = path.stat().st_size
     with path.open("rb") as file:
-        magic = file.read(6)
-        if magic.startswith(b"PK"):
-            raise ValueError("it is an archive, not an array: name it .npz")
-        if magic != b"\x93NUMPY":
-            raise ValueError("it does not start as an array of NumPy does")
-        if path.stat().st_size < _MAPPED:
+        shape, _, dtype = _npy.header(file)
+        _npy.check_size(shape, dtype, size - file.tell())
+        if size < _MAPPED or 0 in shape:
             file.seek(0)
             return np.load(file, allow_pickle=False)
     return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _read_npz(path: Path) -> Any:
-    with path.open("rb") as file:  # ours to close: NumPy forgets its own where the archive is broken
-        if file.read(2) != b"PK":
-            raise ValueError("it is no archive; name it .npy if it is an array")
-        file.seek(0)
-        archive = np.load(file, allow_pickle=False)
-        if "format" in archive.files:
-            file.seek(0)
-            return scipy.sparse.load_npz(file)
-        if len(archive.files) != 1:
-            raise ValueError(f"one array was expected, it has {len(archive.files)}: {', '.join(archive.files)}")
-        return archive[archive.files[0]]

@@ -109,7 +109,15 @@ def hdf5(folder):
 
 
 def zarr_array(folder):
-    Z = zarr.create_array(store=str(folder / "A.zarr"), shape=(K, K), chunks=(4, 4), dtype="f8")
+    """With a fill value that is not 0, so that a missing chunk is one that was lost."""
+    Z = zarr.create_array(
+        str(folder / "A.zarr"),
+        shape=(K, K),
+        chunks=(4, 4),
+        dtype="f8",
+        fill_value=7,
+        config={"write_empty_chunks": True},
+    )
     Z[:] = dense()
     return Z
 

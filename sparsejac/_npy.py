@@ -1,0 +1,90 @@
+"""The header of a ``.npy``, and of an array in an ``.npz``: whatever is wrong with it is one ValueError."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+import zipfile
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PIECE = 2**24  # bytes that are read from an archive at a time
+_LONGEST = 2**16  # bytes of a header; that of an array of numbers has about 100
+_PICKLED = (
+    "it holds Python objects, which are not opened (NumPy's allow_pickle): "
+    "save a sparse matrix with scipy.sparse.save_npz, and other numbers with a dtype of numbers"
+)
+
+
+def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and dtype of the array whose ``.npy`` begins here. The file is left where its numbers begin."""
+    magic = file.read(6)
+    if magic.startswith(b"PK"):
+        raise ValueError("it is an archive, not an array: name it .npz")
+    if magic[:1] == b"\x80":  # as of pickle.dump
+        raise ValueError(_PICKLED)
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise ValueError("it does not start as an array of NumPy does")
+    version = tuple(file.read(2))
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"it does not start as an array of NumPy does: its version is {'.'.join(map(str, version))}")
+    old = version == (1, 0)
+    length = file.read(2 if old else 4)
+    size = int.from_bytes(length, "little")
+    text = file.read(min(size, _LONGEST))
+    if len(text) < size:
+        raise ValueError(f"its header has {len(text)} bytes, and {size} were announced: it is truncated or damaged")
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's parser, about a damaged text
+            shape, in_columns, dtype = read(io.BytesIO(length + text))
+    except Exception as error:  # noqa: BLE001  # a damaged header makes the parser raise almost anything
+        raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from None
+    if dtype.hasobject:
+        raise ValueError(_PICKLED)
+    if dtype.kind not in kinds:
+        raise ValueError(f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its shape is {shape}, with a negative length")
+    return tuple(map(int, shape)), bool(in_columns), dtype
+
+
+def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None:
+    """Whether so many bytes are those of such an array."""
+    needed = math.prod(shape) * dtype.itemsize
+    if found < needed:
+        raise ValueError(
+            f"it has {found} bytes of numbers where {needed} are needed for its shape {shape}: it is truncated"
+        )
+    if found > needed:
+        raise ValueError(
+            f"it has {found} bytes of numbers where {needed} are needed for its shape {shape}: "
+            "its header is damaged, or more than one array was saved to it"
+        )
+
+
+def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray[Any]:
+    """An array of an ``.npz``, read to its end, which is where its checksum is compared."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise ValueError(f"it has no array {name!r}") from None
+    try:
+        with archive.open(info) as file:
+            shape, in_columns, dtype = header(file, kinds)
+            check_size(shape, dtype, info.file_size - file.tell())
+            array = np.empty(math.prod(shape), dtype)
+            view = memoryview(array.view(np.uint8).data)
+            while view:
+                count = file.readinto(view[:_PIECE])  # type: ignore[attr-defined]  # which a ZipExtFile has
+                if not count:
+                    raise ValueError("it is truncated")
+                view = view[count:]
+            file.read(1)
+    except ValueError as error:
+        raise ValueError(f"its array {name!r} cannot be read: {error}") from None
+    return array.reshape(shape, order="F" if in_columns else "C")
