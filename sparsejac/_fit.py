@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from . import _checks, _progress
+from . import _checks, _progress, _range
 from ._checks import Order, Rows
 from ._kspace import Sums
+from ._lanczos import lanczos
 from ._optimize import LeastSquares
 from ._steihaug import Step, steihaug
 
@@ -21,16 +22,30 @@ _FORCING = 0.1  # conjugate gradients stop when the residual of the linear syste
 _SLOW = 0.5  # Gauss and Newton's step should have brought the gradient down to _FORCING: from here on, second derivatives pay
 _SWEEPS = 10  # of the start, at most
 _NEAR = 0.1  # an optimality at which they end: Newton's steps are better from there on
-_WAKES = 3  # times that variables which have vanished are started anew
 _VANISHED = 1e-6  # of what x_j² would be on average if F were Y
 _INNER = 500  # steps of conjugate gradients in one of Newton's
 _ROUNDING = 1e-10  # of the cost: below that, a difference of costs is mostly rounding, and the gradient decides
+_VISIBLE = 1e-13  # of the cost: a fall that is larger than this is no rounding
+_NEGATIVE = 1e-8  # relative to the Hessian: a curvature below minus this is negative
+_LANCZOS = 8  # vectors that Lanczos keeps where x is zero
+_RITZ = 6  # products with the Hessian that look for one
+_POLISH = (
+    20  # steps beyond convergence that may be tried where a negative curvature makes no visible difference to the cost
+)
+_SPREAD = 8  # steps of the power method that bring the negative curvature of all connected parts into one vector
 
+_OUT_OF_RANGE = (
+    "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A and Y by powers of two "
+    "that bring their largest entries near 1; the x of the scaled problem is then that of yours times √(factor of Y / factor of A)"
+)
 _MESSAGES = {
     0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
     1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    3: "the cost or its gradient is not a finite number: A, Y or x0 has such, or F overflows",
+    3: "the cost or its gradient is not a finite number: A, Y or x0 has NaN or infinity, or squares of A, Y or F overflow; multiply A and Y "
+    "by powers of two that bring their largest entries near 1",
+    4: "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that could not be left: the Hessian's least Ritz "
+    "value is {curvature:.2g} of its norm",
     99: "stopped by the callback",
 }
 
@@ -159,6 +174,7 @@ class _Point(NamedTuple):
     gradient: NDArray[Any]
     scale: NDArray[Any]  # S (x∘x): JᵀJ is its diagonal matrix and Diag(x) S Diag(x)
     steepness: float  # the gradient's length in the norm of JᵀJ's inverse diagonal
+    derived: bool = False  # whether all this was not computed here, but follows from another point
 
 
 class _Newton:
@@ -170,6 +186,7 @@ class _Newton:
         self._nit = self._nfev = self._n_products = 0
         self._count_product()
         self._degree, squares, overlap, size = self._sums.beginning()  # S 1
+        self._in_range = self._can_be_squared(squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
         self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0  # how large x_j² is on average if F is Y
@@ -179,18 +196,37 @@ class _Newton:
         self._radius = np.inf
         self._exact = self._damped = False
         self._overflow = False
-        self._wakes = 0
-        if x0 is None and self._norm > 0:
-            self._at = self._from_data(positive=overlap > size / 2)  # then most of x can have one sign
-        else:
-            self._at = self._look(np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64))
-            if self._norm == 0:
-                self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
-            elif not self._at.x.any():
-                self._at = self._away_from_zero(self._at)
-            self._at = self._best_on_ray(self._at)
+        self._draws = self._polished = 0
+        self._bent: NDArray[Any] | None = None  # a direction of negative curvature that conjugate gradients met last
+        self._curvature = 0.0  # the least Ritz value, relative to the largest
+        self._at = self._start(x0, positive=overlap > size / 2)
+
+    def _can_be_squared(self, squares: float) -> bool:
+        """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
+        if not _range.beginning_holds(self._degree, squares) or (squares == 0 and self._sums.has_target()):
+            return False
+        if not _range.too_small(self._degree):
+            return True
+        self._count_product()
+        return not _range.is_lost(self._degree, self._sums.nonzeros())
 
     # --- where to start -----------------------------------------------------------------------------------------------
+
+    def _start(self, x0: ArrayLike | None, *, positive: bool) -> _Point:
+        x = np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64)
+        if not self._in_range:
+            return self._look(x)
+        reached = self._degree > 0  # nothing depends on the others
+        if self._norm == 0:
+            return self._look(np.where(reached, 0.0, x))
+        largest = float(np.max(np.abs(x), where=reached, initial=0.0))
+        if largest == 0:
+            at = self._from_data(x, positive=positive and x0 is None)  # then most of x can have one sign
+            return at
+        usual = float(np.sqrt(self._expected))
+        if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:  # F might leave the range
+            x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
+        return self._best_on_ray(self._look(x))
 
     def _look(self, x: NDArray[Any]) -> _Point:
         cost, gradient, scale = self._sums.gradient(x)
@@ -199,9 +235,11 @@ class _Newton:
         return self._point(x, cost, gradient, scale)
 
     def _point(self, x: NDArray[Any], cost: float, gradient: NDArray[Any], scale: NDArray[Any]) -> _Point:
-        # The floor is for x that tend to zero: there no J is left to measure by.
-        squares = np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
-        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(squares)))
+        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(self._measure(x, scale))))
+
+    def _measure(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        """The D of the optimality. Its floor is for x that tend to zero: there no J is left to measure by."""
+        return np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
 
     def _squared_norms(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         """diag(JᵀJ)."""
@@ -224,7 +262,8 @@ class _Newton:
                 beta, JtF = np.sqrt(square), at.x * at.scale
                 gradient = beta * (square * JtF - (JtF - at.gradient))
                 cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
-                return self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
+                there = self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
+                return there._replace(derived=True)
             # x is far too long or too short, and F·Y lost in rounding: look again from where F is about as large as Y.
             size, wanted = (FF**0.25, self._norm) if FF > 0 else (np.max(np.abs(at.x)), self._expected)
             at = self._look(self._scaled(at.x, np.sqrt(wanted) / size))
@@ -234,16 +273,16 @@ class _Newton:
         """``β x``, but for variables that nothing depends on."""
         return np.where(self._degree > 0, beta * x, x)
 
-    def _from_data(self, *, positive: bool) -> _Point:
-        reached = self._degree > 0  # nothing depends on the others
+    def _from_data(self, x: NDArray[Any], *, positive: bool) -> _Point:
+        """A start where x is zero in all variables that F depends on."""
         if positive:
-            at = self._look(np.where(reached, np.sqrt(self._expected), 0.0))
+            at = self._look(np.where(self._degree > 0, np.sqrt(self._expected), x))
         else:
-            at = self._away_from_zero(self._look(np.zeros(self._sums.k)))
-            typical = np.sqrt(np.mean(at.x**2))
-            # The eigenvector is of one connected part; in the others the sweeps begin with any signs.
-            others = reached & (np.abs(at.x) < 1e-3 * typical)
-            at = self._look(np.where(others, typical * self._random(), at.x))
+            zero = self._look(x)
+            found = self._off_zero(zero, self._degree > 0)
+            if found is None:
+                return zero
+            at = found
         for _ in range(_SWEEPS):
             at = self._best_on_ray(at)
             if self._optimality(at) <= _NEAR:
@@ -252,92 +291,195 @@ class _Newton:
             at = self._look(at.x - 0.5 * at.gradient * _inverse(at.scale))
         return self._best_on_ray(at)
 
-    def _away_from_zero(self, zero: _Point) -> _Point:
-        """At x = 0 the gradient is zero: the point where the cost falls fastest, if it does anywhere."""
-        if not np.isfinite(zero.cost):
-            return zero
-        value, v = self._most_negative_curvature(zero.x, np.sqrt(_inverse(self._degree)))
-        return self._look(v) if value < -1e-8 * self._expected else zero
+    # --- negative curvature -------------------------------------------------------------------------------------------
+
+    def _leave(self) -> bool | None:
+        """Look for negative curvature: None if there is none, True if it led to a lower cost, False if it led to none that can be seen."""
+        at = self._at
+        if self._norm == 0:
+            return None
+        small = _VANISHED * self._expected
+        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
+        found = self._off_zero(at, asleep) if asleep.any() else None
+        if found is None:
+            v, bend = self._least_curvature()
+            if self._curvature >= -_NEGATIVE:
+                return None
+            found = self._lower_along(at, v, bend) or at
+        if found is at:
+            return False
+        self._at, self._exact, self._radius, self._bent = found, True, np.inf, None
+        return True
+
+    def _least_curvature(self) -> tuple[NDArray[Any], float]:
+        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½``, with the D of the optimality.
+
+        The start is random, so it has a part in every eigenvector, and beside that what conjugate gradients met last.
+        """
+        x, scale = self._at.x, self._at.scale
+        root = np.sqrt(_inverse(self._measure(x, scale)))
+
+        def product(z: NDArray[Any]) -> NDArray[Any]:
+            self._count_product()
+            v = root * z
+            Hv = self._sums.curvature(x, v)
+            v *= scale
+            Hv += v
+            Hv *= root
+            return Hv
+
+        start = self._random() * (root > 0)
+        if self._bent is not None:
+            bent = np.divide(self._bent, root, out=np.zeros(x.size), where=root > 0)
+            length = _length(bent, 1.0)
+            if 0 < length < np.inf:
+                start += (_length(start, 1.0) / length) * bent
+            del bent
+        ritz = lanczos(product, start, _RITZ)
+        self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
+        return root * ritz.vector, ritz.value
+
+    def _lower_along(self, at: _Point, v: NDArray[Any], bend: float) -> _Point | None:
+        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if its cost is not lower than rounding allows to see."""
+        fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
+        if not (bend < 0 and 0 < fourth < np.inf):
+            return None
+        t = np.sqrt(-bend / (4 * fourth))  # best if there were neither slope nor a third power
+        s = t * v
+        slope, second, fourth = float(np.sum(at.gradient * s)), bend * t**2 / 2, fourth * t**4
+        there = self._look(at.x + s)
+        # A difference of slopes has digits where one of costs has none: other parts of A have their share in the costs.
+        third = (float(np.sum(there.gradient * s)) - slope - 2 * second - 4 * fourth) / 3
+        best, fall = _least_of_quartic(slope, second, third, fourth, backwards=True)
+        if not fall > _VISIBLE * at.cost:
+            return None
+        if abs(best - 1) > 0.1:
+            there = self._look(at.x + best * s)
+        return there if there.cost < at.cost else None
+
+    def _off_zero(self, at: _Point, asleep: NDArray[np.bool_]) -> _Point | None:
+        """A point of lower cost, from one where all x are zero in these variables and their neighbours: there all is stationary, whatever the data.
+
+        None if no curvature is negative; `at` itself if none of the points that were tried is better. The data of connected parts may
+        differ in size. So a product with a random vector first tells how strongly the data pull at each variable: relative to that, all parts are alike.
+        """
+        x = at.x
+        random = self._random()
+        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
+        self._count_product()
+        pull = np.abs(self._sums.curvature(x, random)) * asleep
+        size = pull * _inverse(self._degree)  # of x_i², if the data are fitted
+        asleep = (size > _VANISHED * self._expected) & (x**2 <= 1e-3 * size) & (at.scale <= 1e-3 * pull)
+        if not asleep.any():
+            return None
+        del random
+        size, root = np.sqrt(size) * asleep, np.sqrt(_inverse(pull)) * asleep
+        del pull
+        value, eigenvector = self._most_negative_curvature(x, root)
+        self._curvature = value
+        if not value < -_NEGATIVE:
+            return None
+        signs = self._spread(x, root, value, eigenvector)
+        there = self._look(np.where(signs != 0, size * signs, x))
+        for _ in range(_SWEEPS):
+            if there.cost < (1 - _VISIBLE) * at.cost:
+                return there
+            there = self._look(there.x - 0.5 * asleep * there.gradient * _inverse(there.scale))
+        return self._lower_along(at, root * eigenvector, value) or at
+
+    def _spread(
+        self, x: NDArray[Any], root: NDArray[Any], value: float, eigenvector: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Signs for x, and 0 where the curvature does not seem to be negative.
+
+        The eigenvector is of one connected part. In the others, a few steps of the power method, for the negative end
+        of the spectrum, turn random numbers into a direction along which each part has its own negative curvature.
+        """
+        w = self._random() * (root > 0)
+        for _ in range(_SPREAD):
+            Rw = self._scaled_curvature(x, root, w)
+            bent = w * Rw < 0
+            w += Rw / value
+            w /= np.max(np.abs(w))
+        w *= bent
+        return np.sign(np.where(np.abs(eigenvector) > 1e-3 * np.max(np.abs(eigenvector)), eigenvector, w))
+
+    def _scaled_curvature(self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+        """``Diag(root) (M + Mᵀ) Diag(root) z``."""
+        self._count_product()
+        return root * self._sums.curvature(x, root * z)
 
     def _most_negative_curvature(self, x: NDArray[Any], root: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        """The least eigenvalue, and ``root ∘`` its vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
+        """The least eigenvalue, and its unit vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
 
         Of k-vectors, Lanczos takes eight and its own.
         """
         k = x.size
 
-        def curvature(v: NDArray[Any]) -> NDArray[Any]:
-            self._count_product()
-            return root * self._sums.curvature(x, root * v.reshape(-1))
+        def product(z: NDArray[Any]) -> NDArray[Any]:
+            return self._scaled_curvature(x, root, z.reshape(-1))
 
-        if k == 1:
-            return float(curvature(np.ones(1))[0]), root
-        if k > 1:
-            operator = LinearOperator((k, k), curvature, dtype=np.float64)
-            with contextlib.suppress(ArpackError):  # not converged, or there is no curvature at all
-                values, vectors = eigsh(
-                    operator, k=1, which="SA", v0=self._random(), tol=0.01, ncv=min(k, 8), maxiter=200
-                )
-                return float(values[0]), root * vectors[:, 0]
-        return 0.0, root
-
-    def _woken(self) -> bool:
-        """Start anew the variables that have vanished together with all their neighbours, if the cost falls there.
-
-        At such a point all is stationary, whatever the data; steps may have led there along the one way that does.
-        """
-        at = self._at
-        small = _VANISHED * self._expected
-        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
-        if self._wakes == _WAKES or not asleep.any():
-            return False
-        self._wakes += 1
-        value, v = self._most_negative_curvature(at.x, np.sqrt(_inverse(self._degree)) * asleep)
-        if not value < -1e-6 * self._expected:
-            return False
-        size = np.sqrt(self._expected)
-        v *= size / np.max(np.abs(v))
-        # The direction is of one connected part: a little of any other helps those that sleep elsewhere.
-        v += np.where(asleep, 0.01 * size * self._random(), 0.0)
-        for _ in range(20):
-            there = self._look(at.x + v)
-            if there.cost < at.cost:
-                self._at, self._exact, self._radius = there, True, np.inf
-                return True
-            v *= 0.5
-        return False
+        start = self._random() * (root > 0)
+        if np.count_nonzero(start) > _LANCZOS:
+            operator = LinearOperator((k, k), product, dtype=np.float64)
+            with contextlib.suppress(ArpackError):  # not converged
+                values, vectors = eigsh(operator, k=1, which="SA", v0=start, tol=0.01, ncv=_LANCZOS, maxiter=200)
+                return float(values[0]), vectors[:, 0]
+        ritz = lanczos(product, start, _LANCZOS)
+        return ritz.value, ritz.vector
 
     def _random(self) -> NDArray[Any]:
-        return np.random.default_rng(self._wakes).standard_normal(self._sums.k)
+        self._draws += 1
+        return np.random.default_rng(self._draws).standard_normal(self._sums.k)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     def run(self, max_iter: int) -> OptimizeResult:
         """Step until there is nothing to gain."""
         while True:
-            if not np.isfinite(self._at.cost + self._at.steepness):
+            if not (self._in_range and self._is_finite()):
                 return self._result(3)
-            converged = self._optimality(self._at) <= self._tol
-            if converged and not self._woken():
-                break
-            if self._nit == max_iter:
+            if self._optimality(self._at) <= self._tol:
+                if self._at.derived:  # it has lost the digits that ‖Y‖² has not
+                    self._at = self._look(self._at.x)
+                    continue
+                left = self._leave()
+                if left is None:
+                    return self._result(1)
+                if self._nit == max_iter:
+                    return self._result(0 if left else 4)
+                self._nit += 1
+                if not left:
+                    # Either this is a saddle after all, or the gradient is not yet small enough for the curvature to be told from zero.
+                    self._polished += 1
+                    if self._polished > _POLISH or not self._step():
+                        return self._result(4)
+            elif self._nit == max_iter:
                 return self._result(0)
-            self._nit += 1
-            if not self._step() and not self._woken():
-                return self._result(3 if self._overflow else 2)
+            else:
+                self._nit += 1
+                if not self._step():
+                    if self._overflow:
+                        return self._result(3)
+                    if not self._leave():
+                        return self._result(2)
             if self._callback is not None:
                 try:
                     self._callback(self._state(x=self._at.x.copy()))
                 except StopIteration:
                     return self._result(99)
-        if self._nit == 0:
-            self._at = self._look(self._at.x)  # what is said of the best on a ray has lost the digits that ‖Y‖² has not
-        return self._result(1)
+
+    def _is_finite(self) -> bool:
+        at = self._at
+        return bool(np.isfinite(at.cost + at.steepness) and np.all(np.isfinite(at.scale)) and np.all(np.isfinite(at.x)))
 
     def _step(self) -> bool:
         """Move to a better point, or see what prevents it; False if nothing helps."""
         at = self._at
-        s, predicted, length, solved = self._solve()
+        if at.steepness == 0:
+            return False
+        s, predicted, length, solved, bent = self._solve()
+        self._bent = bent if self._exact else None
         self._overflow = not np.isfinite(predicted)
         there = self._look(at.x + s)
         gained = at.cost - there.cost
@@ -380,11 +522,7 @@ class _Newton:
         fourth = float(np.sum(s**2 * self._squares(s**2))) / 4  # ½‖F(s)‖²
         rest = there.cost - at.cost - slope - fourth
         third = float(np.sum(there.gradient * s)) - slope - 4 * fourth - 2 * rest
-        coefficients = np.array([0.0, slope, rest - third, third, fourth])
-        polynomial = np.polynomial.Polynomial(coefficients / np.max(np.abs(coefficients)))
-        roots = polynomial.deriv().roots()
-        steps = roots.real[(np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)) & (roots.real > 0)]
-        return float(steps[np.argmin(polynomial(steps))]) if steps.size else 0.0
+        return _least_of_quartic(slope, rest - third, third, fourth)[0]
 
     def _solve(self) -> Step:
         """Steihaug's conjugate gradients for ``H s = -g``.
@@ -395,7 +533,7 @@ class _Newton:
         """
         from . import _kernels
 
-        x, _, gradient, scale, _ = self._at
+        x, gradient, scale = self._at.x, self._at.gradient, self._at.scale
         total = float(np.sum(self._degree))
         average = np.sqrt(float(np.sum(x**2 * scale)) / total) if total > 0 else 0.0  # of x_j²
         damping = float(min(1.0, self._optimality(self._at)) * average) if self._damped else 0.0
@@ -409,7 +547,7 @@ class _Newton:
             Hd = self._squares(x * d)
             return Hd, _kernels.cg_product(d, x, Hd, scale, damping, self._degree)
 
-        unit = self._norm**2 or 1.0
+        unit = self._norm * self._norm or 1.0
         return steihaug(
             product,
             gradient,
@@ -452,10 +590,37 @@ class _Newton:
         )
 
     def _result(self, status: int) -> OptimizeResult:
-        message = _MESSAGES[status].format(nit=self._nit, optimality=self._optimality(self._at), tol=self._tol)
-        return self._state(
-            x=self._at.x, grad=self._at.gradient.copy(), status=status, success=status == 1, message=message
-        )
+        at = self._at
+        message = _MESSAGES[status]
+        if status == 3 and self._is_finite():
+            message = _OUT_OF_RANGE
+        elif status in (1, 2, 4):
+            squares = self._measure(at.x, at.scale)
+            if not _range.is_trusted(at.x, at.gradient, squares, self._degree, self._norm):
+                status, message = 3, _OUT_OF_RANGE
+        optimality = self._optimality(at)
+        message = message.format(nit=self._nit, optimality=optimality, tol=self._tol, curvature=self._curvature)
+        return self._state(x=at.x, grad=at.gradient.copy(), status=status, success=status == 1, message=message)
+
+
+def _least_of_quartic(
+    slope: float, second: float, third: float, fourth: float, *, backwards: bool = False
+) -> tuple[float, float]:
+    """Where ``slope t + second t² + third t³ + fourth t⁴`` is least for t > 0, or for any t, and by how much it falls; 0 if nowhere."""
+    coefficients = np.array([0.0, slope, second, third, fourth])
+    unit = float(np.max(np.abs(coefficients)))
+    if not 0 < unit < np.inf:
+        return 0.0, 0.0
+    polynomial = np.polynomial.Polynomial(coefficients / unit).trim(1e-100)
+    if polynomial.degree() < 2:
+        return 0.0, 0.0
+    roots = polynomial.deriv().roots()
+    steps = roots.real[np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)]
+    steps = steps[(steps != 0) if backwards else (steps > 0)]
+    if not steps.size:
+        return 0.0, 0.0
+    best = float(steps[np.argmin(polynomial(steps))])
+    return best, -unit * float(polynomial(best))
 
 
 def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
@@ -463,5 +628,5 @@ def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
     return np.divide(1.0, diagonal, out=np.zeros(diagonal.size), where=diagonal > 0)
 
 
-def _length(v: NDArray[Any], weights: NDArray[Any]) -> float:
+def _length(v: NDArray[Any], weights: NDArray[Any] | float) -> float:
     return float(np.sqrt(np.sum(weights * v * v)))

@@ -23,7 +23,8 @@ from scipy.sparse.linalg import LinearOperator
 from . import _checks
 from ._linear import Operator, wide
 from ._pattern import frozen, index_dtype
-from ._rows import Rows
+from ._rows import Entries, Rows
+from ._streamed import StreamedRows
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
@@ -96,6 +97,20 @@ class Sums:
                     for total, own in ((norm, b * b), (overlap, a * b), (size, np.abs(a * b)))
                 )
         return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
+
+    def nonzeros(self) -> NDArray[Any]:
+        """For each variable, how many entries of A in its row and its column are not zero, however small: a pass."""
+        return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
+
+    def has_target(self) -> bool:
+        """Whether a number of Y is not zero, however small: where Y is in memory, without a pass over A."""
+        rows, target = self._rows, self._target
+        if isinstance(target, Entries):
+            return bool(np.any(target.values))
+        found: list[bool] = []
+        assert isinstance(rows, StreamedRows)
+        rows.visit(lambda block: found.append(bool(np.any(block.beside[0]))), target)
+        return any(found)
 
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""

@@ -388,6 +388,10 @@ class StreamedRows(Rows):
             beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
         return block_entries(self.entries.source, self.workers, self.memory, beside)
 
+    def visit(self, function: Callable[[Block], None], target: Any = None) -> None:
+        """Call a function for each block of rows, on threads: a pass."""
+        self._pass("visit", function, (0, self.pattern.k), target)
+
     # --- what is not a kernel's -----------------------------------------------------------------------------------------
 
     def look(self, target: Any = None) -> None:
