@@ -16,6 +16,7 @@ from ._checks import Order, Rows
 from ._kspace import Sums
 from ._lanczos import lanczos
 from ._optimize import LeastSquares
+from ._pattern import Pattern
 from ._steihaug import Step, steihaug
 
 _FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this
@@ -186,7 +187,7 @@ class _Newton:
         self._nit = self._nfev = self._n_products = 0
         self._count_product()
         self._degree, squares, overlap, size = self._sums.beginning()  # S 1
-        self._in_range = self._can_be_squared(squares)
+        self._in_range = self._can_be_squared(problem.builder._rows.pattern, squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
         self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0  # how large x_j² is on average if F is Y
@@ -201,14 +202,17 @@ class _Newton:
         self._curvature = 0.0  # the least Ritz value, relative to the largest
         self._at = self._start(x0, positive=overlap > size / 2)
 
-    def _can_be_squared(self, squares: float) -> bool:
+    def _can_be_squared(self, pattern: Pattern, squares: float) -> bool:
         """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
         if not _range.beginning_holds(self._degree, squares) or (squares == 0 and self._sums.has_target()):
             return False
-        if not _range.too_small(self._degree):
+        lost = self._degree < _range.SMALLEST
+        if self._sums.symmetric and not np.any(lost & (pattern.hi > pattern.lo)):  # no entry in the row, and none in the column
+            return True
+        if not lost.any():
             return True
         self._count_product()
-        return not _range.is_lost(self._degree, self._sums.nonzeros())
+        return not np.any(lost & (self._sums.nonzeros() > 0))
 
     # --- where to start -----------------------------------------------------------------------------------------------
 
@@ -221,8 +225,7 @@ class _Newton:
             return self._look(np.where(reached, 0.0, x))
         largest = float(np.max(np.abs(x), where=reached, initial=0.0))
         if largest == 0:
-            at = self._from_data(x, positive=positive and x0 is None)  # then most of x can have one sign
-            return at
+            return self._from_data(x, positive=positive and x0 is None)  # then most of x can have one sign
         usual = float(np.sqrt(self._expected))
         if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:  # F might leave the range
             x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
@@ -314,7 +317,8 @@ class _Newton:
     def _least_curvature(self) -> tuple[NDArray[Any], float]:
         """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½``, with the D of the optimality.
 
-        The start is random, so it has a part in every eigenvector, and beside that what conjugate gradients met last.
+        The start is random, so it has a part in every eigenvector, and beside that what conjugate gradients met last. It has no part in x itself:
+        where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``, so that x belongs to the largest eigenvalue, 2 if A has no diagonal.
         """
         x, scale = self._at.x, self._at.scale
         root = np.sqrt(_inverse(self._measure(x, scale)))
@@ -322,11 +326,11 @@ class _Newton:
         def product(z: NDArray[Any]) -> NDArray[Any]:
             self._count_product()
             v = root * z
-            Hv = self._sums.curvature(x, v)
+            hv = self._sums.curvature(x, v)
             v *= scale
-            Hv += v
-            Hv *= root
-            return Hv
+            hv += v
+            hv *= root
+            return hv
 
         start = self._random() * (root > 0)
         if self._bent is not None:
@@ -335,6 +339,12 @@ class _Newton:
             if 0 < length < np.inf:
                 start += (_length(start, 1.0) / length) * bent
             del bent
+        known = np.divide(x, root, out=np.zeros(x.size), where=root > 0)
+        length = _length(known, 1.0)
+        if 0 < length < np.inf and np.count_nonzero(start) > 1:
+            known /= length
+            start -= float(np.sum(start * known)) * known
+        del known
         ritz = lanczos(product, start, _RITZ)
         self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
         return root * ritz.vector, ritz.value
@@ -397,9 +407,9 @@ class _Newton:
         """
         w = self._random() * (root > 0)
         for _ in range(_SPREAD):
-            Rw = self._scaled_curvature(x, root, w)
-            bent = w * Rw < 0
-            w += Rw / value
+            rw = self._scaled_curvature(x, root, w)
+            bent = w * rw < 0
+            w += rw / value
             w /= np.max(np.abs(w))
         w *= bent
         return np.sign(np.where(np.abs(eigenvector) > 1e-3 * np.max(np.abs(eigenvector)), eigenvector, w))

@@ -54,6 +54,7 @@ class Sums:
         self._rows, self._target, self._gram = rows, target, gram or rows
         self._diagonal, self._y_diagonal = diagonal, y_diagonal
         self.k = rows.pattern.k
+        self.symmetric = diagonal is not None  # whether A is known to be
 
     def squares(self, U: NDArray[Any]) -> NDArray[Any]:
         """``S u``, or that for each row u of U, real or complex."""

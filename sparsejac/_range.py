@@ -19,16 +19,6 @@ _UNDERFLOW = 2.0**-1074  # what a product that underflows is wrong by, at most
 _NEGLIGIBLE = 1e-14  # relative to what counts as converged
 
 
-def too_small(degree: NDArray[Any]) -> bool:
-    """Whether a variable's sum of squares of A is zero, or so small that some of its digits may be lost."""
-    return bool(np.any(degree < SMALLEST))
-
-
-def is_lost(degree: NDArray[Any], count: NDArray[Any]) -> bool:
-    """Whether that is so for a variable that has `count` > 0 entries of A which are not zero."""
-    return bool(np.any((degree < SMALLEST) & (count > 0)))
-
-
 def beginning_holds(degree: NDArray[Any], squares: float) -> bool:
     """Whether ``S 1`` and ``‖Y‖²`` are neither too large nor, for ``‖Y‖² > 0``, too small."""
     return bool(np.all(degree <= LARGEST)) and (squares == 0 or SMALLEST <= squares <= LARGEST)
