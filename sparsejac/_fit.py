@@ -33,7 +33,7 @@ _RITZ = 6  # products with the Hessian that look for one
 _POLISH = (
     20  # steps beyond convergence that may be tried where a negative curvature makes no visible difference to the cost
 )
-_SPREAD = 8  # steps of the power method that bring the negative curvature of all connected parts into one vector
+_SPREAD = 24  # steps of the power method that bring the negative curvature of all connected parts into one vector
 
 _OUT_OF_RANGE = (
     "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A and Y by powers of two "
@@ -200,7 +200,7 @@ class _Newton:
         self._draws = self._polished = 0
         self._bent: NDArray[Any] | None = None  # a direction of negative curvature that conjugate gradients met last
         self._curvature = 0.0  # the least Ritz value, relative to the largest
-        self._at = self._start(x0, positive=overlap > size / 2)
+        self._at = self._start(x0, overlap, size)
 
     def _can_be_squared(self, pattern: Pattern, squares: float) -> bool:
         """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
@@ -216,7 +216,7 @@ class _Newton:
 
     # --- where to start -----------------------------------------------------------------------------------------------
 
-    def _start(self, x0: ArrayLike | None, *, positive: bool) -> _Point:
+    def _start(self, x0: ArrayLike | None, overlap: float, size: float) -> _Point:
         x = np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64)
         if not self._in_range:
             return self._look(x)
@@ -225,7 +225,7 @@ class _Newton:
             return self._look(np.where(reached, 0.0, x))
         largest = float(np.max(np.abs(x), where=reached, initial=0.0))
         if largest == 0:
-            return self._from_data(x, positive=positive and x0 is None)  # then most of x can have one sign
+            return self._from_data(x, positive=overlap > (0.5 if x0 is None else 1 - 1e-12) * size)
         usual = float(np.sqrt(self._expected))
         if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:  # F might leave the range
             x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
@@ -278,7 +278,7 @@ class _Newton:
 
     def _from_data(self, x: NDArray[Any], *, positive: bool) -> _Point:
         """A start where x is zero in all variables that F depends on."""
-        if positive:
+        if positive:  # then most of x can have one sign
             at = self._look(np.where(self._degree > 0, np.sqrt(self._expected), x))
         else:
             zero = self._look(x)
@@ -405,14 +405,16 @@ class _Newton:
         The eigenvector is of one connected part. In the others, a few steps of the power method, for the negative end
         of the spectrum, turn random numbers into a direction along which each part has its own negative curvature.
         """
-        w = self._random() * (root > 0)
+        w = np.abs(self._random()) * (root > 0)  # of one sign, as the answer is where A∘Y is positive
         for _ in range(_SPREAD):
             rw = self._scaled_curvature(x, root, w)
             bent = w * rw < 0
             w += rw / value
             w /= np.max(np.abs(w))
         w *= bent
-        return np.sign(np.where(np.abs(eigenvector) > 1e-3 * np.max(np.abs(eigenvector)), eigenvector, w))
+        own = np.abs(eigenvector) > 1e-3 * np.max(np.abs(eigenvector))
+        # Its sign is arbitrary, and small entries of it, in the same part, keep those of w.
+        return np.sign(np.where(own, np.copysign(1.0, np.sum(eigenvector * w)) * eigenvector, w))
 
     def _scaled_curvature(self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
         """``Diag(root) (M + Mᵀ) Diag(root) z``."""
