@@ -207,7 +207,9 @@ class _Newton:
         if not _range.beginning_holds(self._degree, squares) or (squares == 0 and self._sums.has_target()):
             return False
         lost = self._degree < _range.SMALLEST
-        if self._sums.symmetric and not np.any(lost & (pattern.hi > pattern.lo)):  # no entry in the row, and none in the column
+        if self._sums.symmetric and not np.any(
+            lost & (pattern.hi > pattern.lo)
+        ):  # no entry in the row, and none in the column
             return True
         if not lost.any():
             return True
@@ -349,8 +351,8 @@ class _Newton:
         self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
         return root * ritz.vector, ritz.value
 
-    def _lower_along(self, at: _Point, v: NDArray[Any], bend: float) -> _Point | None:
-        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if its cost is not lower than rounding allows to see."""
+    def _lower_along(self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE) -> _Point | None:
+        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not fall visibly there."""
         fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
         if not (bend < 0 and 0 < fourth < np.inf):
             return None
@@ -361,11 +363,11 @@ class _Newton:
         # A difference of slopes has digits where one of costs has none: other parts of A have their share in the costs.
         third = (float(np.sum(there.gradient * s)) - slope - 2 * second - 4 * fourth) / 3
         best, fall = _least_of_quartic(slope, second, third, fourth, backwards=True)
-        if not fall > _VISIBLE * at.cost:
+        if not fall > visible * at.cost:
             return None
         if abs(best - 1) > 0.1:
             there = self._look(at.x + best * s)
-        return there if there.cost < at.cost else None
+        return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
 
     def _off_zero(self, at: _Point, asleep: NDArray[np.bool_]) -> _Point | None:
         """A point of lower cost, from one where all x are zero in these variables and their neighbours: there all is stationary, whatever the data.
@@ -379,7 +381,7 @@ class _Newton:
         self._count_product()
         pull = np.abs(self._sums.curvature(x, random)) * asleep
         size = pull * _inverse(self._degree)  # of x_i², if the data are fitted
-        asleep = (size > _VANISHED * self._expected) & (x**2 <= 1e-3 * size) & (at.scale <= 1e-3 * pull)
+        asleep = (pull > 0) & (x**2 <= 1e-3 * size) & (at.scale <= 1e-3 * pull)
         if not asleep.any():
             return None
         del random
@@ -395,7 +397,8 @@ class _Newton:
             if there.cost < (1 - _VISIBLE) * at.cost:
                 return there
             there = self._look(there.x - 0.5 * asleep * there.gradient * _inverse(there.scale))
-        return self._lower_along(at, root * eigenvector, value) or at
+        # A part whose data are very small beside the others makes no visible difference, but is to be fitted all the same.
+        return self._lower_along(at, root * eigenvector, value, visible=0.0) or at
 
     def _spread(
         self, x: NDArray[Any], root: NDArray[Any], value: float, eigenvector: NDArray[Any]
