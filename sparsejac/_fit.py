@@ -33,6 +33,7 @@ _RITZ = 6  # products with the Hessian that look for one
 _POLISH = (
     20  # steps beyond convergence that may be tried where a negative curvature makes no visible difference to the cost
 )
+_SMOOTH = 5  # averages over neighbours that smooth an estimate of how large x is to be
 _SPREAD = 24  # steps of the power method that bring the negative curvature of all connected parts into one vector
 
 _OUT_OF_RANGE = (
@@ -370,54 +371,73 @@ class _Newton:
         return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
 
     def _off_zero(self, at: _Point, asleep: NDArray[np.bool_]) -> _Point | None:
-        """A point of lower cost, from one where all x are zero in these variables and their neighbours: there all is stationary, whatever the data.
+        """Find a point of lower cost near one where x is zero in the `asleep` variables and in all their neighbours.
 
-        None if no curvature is negative; `at` itself if none of the points that were tried is better. The data of connected parts may
-        differ in size. So a product with a random vector first tells how strongly the data pull at each variable: relative to that, all parts are alike.
+        The gradient is zero there, whatever the data. The result is None if no curvature is negative, and `at` itself if
+        none of the points that were tried is better. Connected parts of A may have data of very different sizes.
+        So the size that the data ask of each variable is estimated first, and curvatures are relative to that.
         """
         x = at.x
-        random = self._random()
-        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
-        self._count_product()
-        pull = np.abs(self._sums.curvature(x, random)) * asleep
-        size = pull * _inverse(self._degree)  # of x_i², if the data are fitted
-        asleep = (pull > 0) & (x**2 <= 1e-3 * size) & (at.scale <= 1e-3 * pull)
+        asleep, size = self._sizes_asked_for(at, asleep)
         if not asleep.any():
             return None
-        del random
-        size, root = np.sqrt(size) * asleep, np.sqrt(_inverse(pull)) * asleep
-        del pull
-        value, eigenvector = self._most_negative_curvature(x, root)
+        root = np.sqrt(_inverse(self._degree) * _inverse(size)) * asleep
+        np.sqrt(size, out=size)
+        value, v = self._most_negative_curvature(x, root)
         self._curvature = value
         if not value < -_NEGATIVE:
             return None
-        signs = self._spread(x, root, value, eigenvector)
-        there = self._look(np.where(signs != 0, size * signs, x))
+        w = self._spread(x, root, value)
+        # v is of one connected part, w of all. The sign of v is arbitrary: small entries of v, in the same part, have that of w.
+        own = np.abs(v) > 1e-3 * np.max(np.abs(v))
+        v *= np.copysign(1.0, np.sum(v * w)) * root
+        np.sign(w, out=w)
+        w *= size
+        np.copyto(w, v * np.sqrt(np.sum(size**2, where=own) / np.sum(v**2, where=own)), where=own)
+        del root, size, own
+        there = self._look(np.where(w != 0, w, x))
+        del w
         for _ in range(_SWEEPS):
             if there.cost < (1 - _VISIBLE) * at.cost:
                 return there
             there = self._look(there.x - 0.5 * asleep * there.gradient * _inverse(there.scale))
-        # A part whose data are very small beside the others makes no visible difference, but is to be fitted all the same.
-        return self._lower_along(at, root * eigenvector, value, visible=0.0) or at
+        # A part whose data are tiny beside the others makes no visible difference to the cost. It is fitted all the same.
+        return self._lower_along(at, v, value, visible=0.0) or at
 
-    def _spread(
-        self, x: NDArray[Any], root: NDArray[Any], value: float, eigenvector: NDArray[Any]
-    ) -> NDArray[np.float64]:
-        """Signs for x, and 0 where the curvature does not seem to be negative.
+    def _sizes_asked_for(self, at: _Point, asleep: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+        """Which of these variables the data ask to be larger than they are, and about how large x_j² should be.
 
-        The eigenvector is of one connected part. In the others, a few steps of the power method, for the negative end
-        of the spectrum, turn random numbers into a direction along which each part has its own negative curvature.
+        A product with random numbers tells how strongly the data pull at each variable. Averages over neighbours smooth that within each
+        connected part.
+        """
+        random = self._random()
+        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
+        self._count_product()
+        size = np.abs(self._sums.curvature(at.x, random)) * asleep
+        inverse = _inverse(self._degree)
+        asleep = (size > 0) & (at.scale <= 1e-3 * size)
+        size *= inverse
+        asleep &= at.x**2 <= 1e-3 * size
+        for _ in range(_SMOOTH if asleep.any() else 0):
+            size *= asleep
+            size = self._squares(size)
+            size *= inverse
+        size *= asleep
+        return asleep, size
+
+    def _spread(self, x: NDArray[Any], root: NDArray[Any], value: float) -> NDArray[Any]:
+        """A direction along which each connected part has a negative curvature, if it has any; 0 where the curvature seems not to be negative.
+
+        A few steps of the power method, for the negative end of the spectrum, from random numbers. `value` is the least eigenvalue.
         """
         w = np.abs(self._random()) * (root > 0)  # of one sign, as the answer is where A∘Y is positive
         for _ in range(_SPREAD):
             rw = self._scaled_curvature(x, root, w)
             bent = w * rw < 0
-            w += rw / value
+            rw /= value
+            w += rw
             w /= np.max(np.abs(w))
-        w *= bent
-        own = np.abs(eigenvector) > 1e-3 * np.max(np.abs(eigenvector))
-        # Its sign is arbitrary, and small entries of it, in the same part, keep those of w.
-        return np.sign(np.where(own, np.copysign(1.0, np.sum(eigenvector * w)) * eigenvector, w))
+        return w * bent
 
     def _scaled_curvature(self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
         """``Diag(root) (M + Mᵀ) Diag(root) z``."""
