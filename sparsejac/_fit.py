@@ -14,7 +14,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from . import _checks, _progress, _range
 from ._checks import Order, Rows
 from ._kspace import Sums
-from ._lanczos import lanczos
+from ._lanczos import Lanczos
 from ._optimize import LeastSquares
 from ._pattern import Pattern
 from ._steihaug import Step, steihaug
@@ -308,17 +308,17 @@ class _Newton:
         asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
         found = self._off_zero(at, asleep) if asleep.any() else None
         if found is None:
-            v, bend = self._least_curvature()
-            if self._curvature >= -_NEGATIVE:
+            bent = self._negative_curvature()
+            if bent is None:
                 return None
-            found = self._lower_along(at, v, bend) or at
+            found = self._lower_along(at, *bent) or at
         if found is at:
             return False
         self._at, self._exact, self._radius, self._bent = found, True, np.inf, None
         return True
 
-    def _least_curvature(self) -> tuple[NDArray[Any], float]:
-        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½``, with the D of the optimality.
+    def _negative_curvature(self) -> tuple[NDArray[Any], float] | None:
+        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½``, with the D of the optimality; None if it is not negative.
 
         The start is random, so it has a part in every eigenvector, and beside that what conjugate gradients met last. It has no part in x itself:
         where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``, so that x belongs to the largest eigenvalue, 2 if A has no diagonal.
@@ -348,9 +348,9 @@ class _Newton:
             known /= length
             start -= float(np.sum(start * known)) * known
         del known
-        ritz = lanczos(product, start, _RITZ)
+        ritz = Lanczos(product, start, _RITZ)
         self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
-        return root * ritz.vector, ritz.value
+        return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
 
     def _lower_along(self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE) -> _Point | None:
         """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not fall visibly there."""
@@ -460,8 +460,8 @@ class _Newton:
             with contextlib.suppress(ArpackError):  # not converged
                 values, vectors = eigsh(operator, k=1, which="SA", v0=start, tol=0.01, ncv=_LANCZOS, maxiter=200)
                 return float(values[0]), vectors[:, 0]
-        ritz = lanczos(product, start, _LANCZOS)
-        return ritz.value, ritz.vector
+        ritz = Lanczos(product, start, _LANCZOS)
+        return ritz.value, ritz.vector()
 
     def _random(self) -> NDArray[Any]:
         self._draws += 1
