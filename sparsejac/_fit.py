@@ -30,24 +30,22 @@ _VISIBLE = 1e-13  # of the cost: a fall that is larger than this is no rounding
 _NEGATIVE = 1e-8  # relative to the Hessian: a curvature below minus this is negative
 _LANCZOS = 8  # vectors that Lanczos keeps where x is zero
 _RITZ = 6  # products with the Hessian that look for one
-_POLISH = (
-    20  # steps beyond convergence that may be tried where a negative curvature makes no visible difference to the cost
-)
+_POLISH = 20  # steps beyond convergence where a negative curvature makes no visible difference to the cost
 _SMOOTH = 5  # averages over neighbours that smooth an estimate of how large x is to be
 _SPREAD = 24  # steps of the power method that bring the negative curvature of all connected parts into one vector
 
 _OUT_OF_RANGE = (
-    "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A and Y by powers of two "
-    "that bring their largest entries near 1; the x of the scaled problem is then that of yours times √(factor of Y / factor of A)"
+    "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A by p and Y "
+    "by q, powers of two that bring their largest entries near 1, and the x that is found by √(p / q)"
 )
 _MESSAGES = {
     0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
     1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    3: "the cost or its gradient is not a finite number: A, Y or x0 has NaN or infinity, or squares of A, Y or F overflow; multiply A and Y "
-    "by powers of two that bring their largest entries near 1",
-    4: "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that could not be left: the Hessian's least Ritz "
-    "value is {curvature:.2g} of its norm",
+    3: "the cost or its gradient is not a finite number: A, Y or x0 has NaN or infinity, or squares of A, Y or F "
+    "overflow; against that, multiply A and Y by powers of two that bring their largest entries near 1",
+    4: "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that could not be left: the "
+    "Hessian's least Ritz value is {curvature:.2g} of its norm",
     99: "stopped by the callback",
 }
 
@@ -102,8 +100,10 @@ def fit(
         ``x`` (float64), ``cost``, ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with ``D = diag(JᵀJ)`` (not less than a
         ten-thousandth of what D would be if all x_j were equal and F as large as Y, so that x may tend to zero): the same for
         any scale of A and Y; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for
-        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, 0 max_iter was reached, 2 rounding prevents
-        progress, 3 cost or gradient are not finite, 99 stopped by the callback.
+        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, and no negative curvature was
+        found; 0 max_iter was reached; 2 rounding prevents progress; 3 cost or gradient are not finite, or float64 cannot
+        hold the squares of A, Y or F; 4 the gradient vanishes at a saddle that could not be left; 99 stopped by the
+        callback. Only 1 is a success. With status 3, cost, gradient and optimality may be wrong by any amount.
 
     Raises
     ------
@@ -114,29 +114,47 @@ def fit(
 
     Notes
     -----
-    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such a step falls short of
-    what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by preconditioned conjugate gradients [1]_, with
-    ``diag(JᵀJ)`` as preconditioner and for the norm of the trust region. Once a step has failed, Levenberg's damping is added, which
-    vanishes with the gradient, and a step that fails is shortened to the best along it: on a line the cost is a
-    quartic polynomial, and one product more tells its coefficients. The inner loop is our own: SciPy's cg knows
-    neither negative curvature nor a trust region, and its trust-krylov and trust-ncg, which have no preconditioner and solve more
-    precisely, took two to four times as many passes (`tests/benchmarks/bench_fit.py`).
+    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such
+    a step falls short of what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by
+    preconditioned conjugate gradients [1]_, with ``diag(JᵀJ)`` as preconditioner and for the norm of the trust
+    region. Once a step has failed, Levenberg's damping is added, which vanishes with the gradient, and a step that
+    fails is shortened to the best along it: on a line the cost is a quartic polynomial, and one product more tells
+    its coefficients. The inner loop is our own: SciPy's cg knows neither negative curvature nor a trust region, and
+    its trust-krylov and trust-ncg, which have no preconditioner and solve more precisely, took two to four times as
+    many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Start.** If most of ``A∘Y`` is positive, all equal; otherwise the dominant eigenvector of ``D^-½ (A∘Y + (A∘Y)ᵀ) D^-½`` with ``D = Diag(S 1)``,
-    ``S = A∘A + (A∘A)ᵀ``, by Lanczos, for its signs, and in connected parts that it does not reach random numbers of a fixed seed. From there at most
-    ten sweeps, each of which moves every variable half the way to what fits best if its neighbours are right: the first one,
-    from equal ones, to a weighted degree. Any start is scaled to the minimum on its ray.
+    **Curvature.** Where the gradient has vanished, six steps of Lanczos' method look for a negative curvature of the
+    Hessian H, in the form ``D^-½ H D^-½`` with the D of the optimality. That takes at most six products with H. The
+    start is random, of a fixed seed, with no part in x, whose curvature is known, and with the last direction of
+    negative curvature that conjugate gradients met. A Ritz value below -1e-8 of the largest is a saddle. The fit then
+    goes to the best point on the line along its vector, in either direction, and continues. Each time counts as a
+    step. So success means that no Ritz value is below -1e-8. In a large problem six steps can miss a negative
+    eigenvalue that is small or belongs to few variables.
 
-    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its start; each
-    connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0. Where x, or a part of it, is zero or
-    tends to zero with all its neighbours, the gradient vanishes whatever the data: there the most negative curvature is looked for, and if there is any, the
-    variables are started anew (three times at most). A part of A that is bipartite, without entries on the diagonal, leaves F unchanged if one side is
-    multiplied by what the other is divided by: the result is one of many. The problem is not convex: the result is
-    a point without a gradient, in general a local minimum, and depends on the start. There are data whose cost falls while some x grow without bound and others vanish:
-    there it ends with status 0. Squares of A, of Y and of F must be numbers, which those beyond 1e±75 may not be: else status 3.
+    **Start.** If most of ``A∘Y`` is positive, all x are equal. Otherwise the start is made from the direction in
+    which the cost falls fastest from x = 0: from Lanczos' method for the most negative curvature there, and from a
+    power method for those connected parts of A that the first vector does not reach. Curvatures are relative to what
+    the data ask of each variable, so parts of very different sizes are alike. A start at x = 0 is treated in the same
+    way, with equal x only if all of ``A∘Y`` is positive. At most ten sweeps follow. Each moves every variable half
+    the way to what fits best if its neighbours are right: the first one, from equal ones, to a weighted degree. Any
+    other start is scaled to the minimum on its ray.
 
-    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where Lanczos is
-    needed (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see `LeastSquares`, and what it converts.
+    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its
+    start, and each connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0.
+    Where x, or a part of it, is zero or tends to zero with all its neighbours, the gradient vanishes whatever the
+    data. The most negative curvature is looked for there, as for the start, and if it is negative, these variables
+    start anew. This takes as many products as Lanczos' method needs. A part of A that is bipartite, without entries
+    on the diagonal, leaves F unchanged if one side is multiplied by what the other is divided by: the result is one
+    of many. The problem is not convex: the result is in general a local minimum, and depends on the start. There are
+    data whose cost falls while some x grow without bound and others vanish: there it ends with status 0.
+
+    **Range.** Squares of A, of Y and of F must be float64 numbers, which those of entries beyond 1e±75 may not be. If
+    one overflows, or if so much of A's or Y's entries is lost to underflow that the result cannot be trusted, the
+    status is 3. x0 may have any scale.
+
+    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where
+    Lanczos is needed at x = 0 (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see
+    `LeastSquares`, and what it converts.
 
     References
     ----------
@@ -300,13 +318,13 @@ class _Newton:
     # --- negative curvature -------------------------------------------------------------------------------------------
 
     def _leave(self) -> bool | None:
-        """Look for negative curvature: None if there is none, True if it led to a lower cost, False if it led to none that can be seen."""
+        """Look for negative curvature. None: there is none. True: it led to a lower cost. False: it did not, visibly."""
         at = self._at
         if self._norm == 0:
             return None
         small = _VANISHED * self._expected
         asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
-        found = self._off_zero(at, asleep) if asleep.any() else None
+        found = self._off_zero(at, asleep)
         if found is None:
             bent = self._negative_curvature()
             if bent is None:
@@ -318,10 +336,11 @@ class _Newton:
         return True
 
     def _negative_curvature(self) -> tuple[NDArray[Any], float] | None:
-        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½``, with the D of the optimality; None if it is not negative.
+        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½`` with the optimality's D, if negative.
 
-        The start is random, so it has a part in every eigenvector, and beside that what conjugate gradients met last. It has no part in x itself:
-        where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``, so that x belongs to the largest eigenvalue, 2 if A has no diagonal.
+        The start is random, so it has a part in every eigenvector. What conjugate gradients met last is added. The part
+        in x is taken out: where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``, so that x belongs to the largest
+        eigenvalue, which is 2 if A has no diagonal.
         """
         x, scale = self._at.x, self._at.scale
         root = np.sqrt(_inverse(self._measure(x, scale)))
@@ -343,17 +362,20 @@ class _Newton:
                 start += (_length(start, 1.0) / length) * bent
             del bent
         known = np.divide(x, root, out=np.zeros(x.size), where=root > 0)
-        length = _length(known, 1.0)
-        if 0 < length < np.inf and np.count_nonzero(start) > 1:
+        length, largest = _length(known, 1.0), 0.0
+        if 0 < length < np.inf:
             known /= length
-            start -= float(np.sum(start * known)) * known
+            largest = 2 * float(np.sum(scale * (root * known) ** 2))
+            if np.count_nonzero(start) > 1:
+                start -= float(np.sum(start * known)) * known
         del known
         ritz = Lanczos(product, start, _RITZ)
-        self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
+        norm = max(ritz.norm, largest)
+        self._curvature = ritz.value / norm if norm > 0 else 0.0
         return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
 
     def _lower_along(self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE) -> _Point | None:
-        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not fall visibly there."""
+        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not visibly fall."""
         fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
         if not (bend < 0 and 0 < fourth < np.inf):
             return None
@@ -378,7 +400,8 @@ class _Newton:
         So the size that the data ask of each variable is estimated first, and curvatures are relative to that.
         """
         x = at.x
-        asleep, size = self._sizes_asked_for(at, asleep)
+        if asleep.any():
+            asleep, size = self._sizes_asked_for(at, asleep)
         if not asleep.any():
             return None
         root = np.sqrt(_inverse(self._degree) * _inverse(size)) * asleep
@@ -388,7 +411,8 @@ class _Newton:
         if not value < -_NEGATIVE:
             return None
         w = self._spread(x, root, value)
-        # v is of one connected part, w of all. The sign of v is arbitrary: small entries of v, in the same part, have that of w.
+        # v is of one connected part, w of all. The sign of v is arbitrary, and must be that of w, which has the small
+        # entries of the same part.
         own = np.abs(v) > 1e-3 * np.max(np.abs(v))
         v *= np.copysign(1.0, np.sum(v * w)) * root
         np.sign(w, out=w)
@@ -407,8 +431,8 @@ class _Newton:
     def _sizes_asked_for(self, at: _Point, asleep: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Which of these variables the data ask to be larger than they are, and about how large x_j² should be.
 
-        A product with random numbers tells how strongly the data pull at each variable. Averages over neighbours smooth that within each
-        connected part.
+        A product with random numbers tells how strongly the data pull at each variable. Averages over neighbours smooth
+        that within each connected part.
         """
         random = self._random()
         random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
@@ -426,9 +450,10 @@ class _Newton:
         return asleep, size
 
     def _spread(self, x: NDArray[Any], root: NDArray[Any], value: float) -> NDArray[Any]:
-        """A direction along which each connected part has a negative curvature, if it has any; 0 where the curvature seems not to be negative.
+        """A direction along which the curvature of each connected part is negative; 0 where it seems not to be.
 
-        A few steps of the power method, for the negative end of the spectrum, from random numbers. `value` is the least eigenvalue.
+        These are a few steps of the power method, for the negative end of the spectrum, from random numbers. `value` is
+        the least eigenvalue.
         """
         w = np.abs(self._random()) * (root > 0)  # of one sign, as the answer is where A∘Y is positive
         for _ in range(_SPREAD):
@@ -485,7 +510,7 @@ class _Newton:
                     return self._result(0 if left else 4)
                 self._nit += 1
                 if not left:
-                    # Either this is a saddle after all, or the gradient is not yet small enough for the curvature to be told from zero.
+                    # Either this is a saddle, or the gradient is still too large for the curvature to be told from zero.
                     self._polished += 1
                     if self._polished > _POLISH or not self._step():
                         return self._result(4)
@@ -641,7 +666,10 @@ class _Newton:
 def _least_of_quartic(
     slope: float, second: float, third: float, fourth: float, *, backwards: bool = False
 ) -> tuple[float, float]:
-    """Where ``slope t + second t² + third t³ + fourth t⁴`` is least for t > 0, or for any t, and by how much it falls; 0 if nowhere."""
+    """Where ``slope t + second t² + third t³ + fourth t⁴`` is least, and by how much it falls; 0 if it falls nowhere.
+
+    Only t > 0 counts, unless `backwards`.
+    """
     coefficients = np.array([0.0, slope, second, third, fourth])
     unit = float(np.max(np.abs(coefficients)))
     if not 0 < unit < np.inf:

@@ -14,16 +14,17 @@ _INVARIANT = 1e-10  # a new direction this short, relative to the operator, is r
 class Lanczos:
     """The Krylov space of `start`, of at most `steps` dimensions, and the Ritz values of a symmetric operator in it.
 
-    No basis is kept: beside `start` there are three vectors and what a product takes. So few steps lose little orthogonality, and if they do, a Ritz value
-    is found twice, but none lies outside the spectrum. `vector` repeats the products. NumPy's sums are used
-    and no BLAS, whose threads would spin on the cores of ours.
+    No basis is kept: beside `start` there are three vectors and what a product takes. So few steps lose little
+    orthogonality. If they do lose it, a Ritz value is found twice, but none lies outside the spectrum. `vector` repeats
+    the products. NumPy's sums are used and no BLAS, whose threads would spin on the cores of ours.
 
     Attributes
     ----------
     value : float
         The least Ritz value.
     norm : float
-        The largest absolute Ritz value, which stands for the operator's norm. Both are 0 if `start` or a product is zero or not finite.
+        The largest absolute Ritz value, which stands for the operator's norm. Both are 0 if `start` or a product is
+        zero or not finite.
     """
 
     def __init__(self, product: Callable[[NDArray[Any]], NDArray[Any]], start: NDArray[Any], steps: int) -> None:

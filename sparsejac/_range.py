@@ -1,7 +1,7 @@
 """Whether float64 can hold the squares and products that a fit is made of.
 
-Too large a number shows by itself, as infinity or NaN. Too small a one becomes zero, and zero looks like a solution: so the sizes of what
-goes into the products are looked at, and a bound on what underflow may have taken from each sum is compared with that sum.
+Too large a number shows by itself, as infinity or NaN. Too small a one becomes zero, and zero looks like a solution.
+So a bound on what underflow may have taken from a sum is compared with that sum.
 """
 
 from __future__ import annotations
