@@ -23,8 +23,7 @@ from scipy.sparse.linalg import LinearOperator
 from . import _checks
 from ._linear import Operator, wide
 from ._pattern import frozen, index_dtype
-from ._rows import Entries, Rows
-from ._streamed import StreamedRows
+from ._rows import Rows
 
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
@@ -104,14 +103,8 @@ class Sums:
         return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
 
     def has_target(self) -> bool:
-        """Whether a number of Y is not zero, however small: where Y is in memory, without a pass over A."""
-        rows, target = self._rows, self._target
-        if isinstance(target, Entries):
-            return bool(np.any(target.values))
-        found: list[bool] = []
-        assert isinstance(rows, StreamedRows)
-        rows.visit(lambda block: found.append(bool(np.any(block.beside[0]))), target)
-        return any(found)
+        """Whether a number of Y is not zero, however small."""
+        return self._rows.any_nonzero(self._target)
 
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
