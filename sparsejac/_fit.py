@@ -11,26 +11,41 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from . import _checks, _progress
+from . import _checks, _progress, _range
 from ._checks import Order, Rows
 from ._kspace import Sums
+from ._lanczos import Lanczos
 from ._optimize import LeastSquares
+from ._pattern import Pattern
 from ._steihaug import Step, steihaug
 
 _FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this
 _SLOW = 0.5  # Gauss and Newton's step should have brought the gradient down to _FORCING: from here on, second derivatives pay
 _SWEEPS = 10  # of the start, at most
 _NEAR = 0.1  # an optimality at which they end: Newton's steps are better from there on
-_WAKES = 3  # times that variables which have vanished are started anew
 _VANISHED = 1e-6  # of what x_j² would be on average if F were Y
 _INNER = 500  # steps of conjugate gradients in one of Newton's
 _ROUNDING = 1e-10  # of the cost: below that, a difference of costs is mostly rounding, and the gradient decides
+_VISIBLE = 1e-13  # of the cost: a fall that is larger than this is no rounding
+_NEGATIVE = 1e-8  # relative to the Hessian: a curvature below minus this is negative
+_LANCZOS = 8  # vectors that Lanczos keeps where x is zero
+_RITZ = 6  # products with the Hessian that look for one
+_POLISH = 20  # steps beyond convergence where a negative curvature makes no visible difference to the cost
+_SMOOTH = 5  # averages over neighbours that smooth an estimate of how large x is to be
+_SPREAD = 24  # steps of the power method that bring the negative curvature of all connected parts into one vector
 
+_OUT_OF_RANGE = (
+    "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A by p and Y "
+    "by q, powers of two that bring their largest entries near 1, and the x that is found by √(p / q)"
+)
 _MESSAGES = {
     0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
     1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    3: "the cost or its gradient is not a finite number: A, Y or x0 has such, or F overflows",
+    3: "the cost or its gradient is not a finite number: A, Y or x0 has NaN or infinity, or squares of A, Y or F "
+    "overflow; against that, multiply A and Y by powers of two that bring their largest entries near 1",
+    4: "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that could not be left: the "
+    "Hessian's least Ritz value is {curvature:.2g} of its norm",
     99: "stopped by the callback",
 }
 
@@ -85,8 +100,10 @@ def fit(
         ``x`` (float64), ``cost``, ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with ``D = diag(JᵀJ)`` (not less than a
         ten-thousandth of what D would be if all x_j were equal and F as large as Y, so that x may tend to zero): the same for
         any scale of A and Y; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for
-        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, 0 max_iter was reached, 2 rounding prevents
-        progress, 3 cost or gradient are not finite, 99 stopped by the callback.
+        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, and no negative curvature was
+        found; 0 max_iter was reached; 2 rounding prevents progress; 3 cost or gradient are not finite, or float64 cannot
+        hold the squares of A, Y or F; 4 the gradient vanishes at a saddle that could not be left; 99 stopped by the
+        callback. Only 1 is a success. With status 3, cost, gradient and optimality may be wrong by any amount.
 
     Raises
     ------
@@ -97,29 +114,47 @@ def fit(
 
     Notes
     -----
-    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such a step falls short of
-    what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by preconditioned conjugate gradients [1]_, with
-    ``diag(JᵀJ)`` as preconditioner and for the norm of the trust region. Once a step has failed, Levenberg's damping is added, which
-    vanishes with the gradient, and a step that fails is shortened to the best along it: on a line the cost is a
-    quartic polynomial, and one product more tells its coefficients. The inner loop is our own: SciPy's cg knows
-    neither negative curvature nor a trust region, and its trust-krylov and trust-ncg, which have no preconditioner and solve more
-    precisely, took two to four times as many passes (`tests/benchmarks/bench_fit.py`).
+    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such
+    a step falls short of what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by
+    preconditioned conjugate gradients [1]_, with ``diag(JᵀJ)`` as preconditioner and for the norm of the trust
+    region. Once a step has failed, Levenberg's damping is added, which vanishes with the gradient, and a step that
+    fails is shortened to the best along it: on a line the cost is a quartic polynomial, and one product more tells
+    its coefficients. The inner loop is our own: SciPy's cg knows neither negative curvature nor a trust region, and
+    its trust-krylov and trust-ncg, which have no preconditioner and solve more precisely, took two to four times as
+    many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Start.** If most of ``A∘Y`` is positive, all equal; otherwise the dominant eigenvector of ``D^-½ (A∘Y + (A∘Y)ᵀ) D^-½`` with ``D = Diag(S 1)``,
-    ``S = A∘A + (A∘A)ᵀ``, by Lanczos, for its signs, and in connected parts that it does not reach random numbers of a fixed seed. From there at most
-    ten sweeps, each of which moves every variable half the way to what fits best if its neighbours are right: the first one,
-    from equal ones, to a weighted degree. Any start is scaled to the minimum on its ray.
+    **Curvature.** Where the gradient has vanished, six steps of Lanczos' method look for a negative curvature of the
+    Hessian H, in the form ``D^-½ H D^-½`` with the D of the optimality. That takes at most six products with H. The
+    start is random, of a fixed seed, with no part in x, whose curvature is known, and with the last direction of
+    negative curvature that conjugate gradients met. A Ritz value below -1e-8 of the largest is a saddle. The fit then
+    goes to the best point on the line along its vector, in either direction, and continues. Each time counts as a
+    step. So success means that no Ritz value is below -1e-8. In a large problem six steps can miss a negative
+    eigenvalue that is small or belongs to few variables.
 
-    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its start; each
-    connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0. Where x, or a part of it, is zero or
-    tends to zero with all its neighbours, the gradient vanishes whatever the data: there the most negative curvature is looked for, and if there is any, the
-    variables are started anew (three times at most). A part of A that is bipartite, without entries on the diagonal, leaves F unchanged if one side is
-    multiplied by what the other is divided by: the result is one of many. The problem is not convex: the result is
-    a point without a gradient, in general a local minimum, and depends on the start. There are data whose cost falls while some x grow without bound and others vanish:
-    there it ends with status 0. Squares of A, of Y and of F must be numbers, which those beyond 1e±75 may not be: else status 3.
+    **Start.** If most of ``A∘Y`` is positive, all x are equal. Otherwise the start is made from the direction in
+    which the cost falls fastest from x = 0: from Lanczos' method for the most negative curvature there, and from a
+    power method for those connected parts of A that the first vector does not reach. Curvatures are relative to what
+    the data ask of each variable, so parts of very different sizes are alike. A start at x = 0 is treated in the same
+    way, with equal x only if all of ``A∘Y`` is positive. At most ten sweeps follow. Each moves every variable half
+    the way to what fits best if its neighbours are right: the first one, from equal ones, to a weighted degree. Any
+    other start is scaled to the minimum on its ray.
 
-    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where Lanczos is
-    needed (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see `LeastSquares`, and what it converts.
+    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its
+    start, and each connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0.
+    Where x, or a part of it, is zero or tends to zero with all its neighbours, the gradient vanishes whatever the
+    data. The most negative curvature is looked for there, as for the start, and if it is negative, these variables
+    start anew. This takes as many products as Lanczos' method needs. A part of A that is bipartite, without entries
+    on the diagonal, leaves F unchanged if one side is multiplied by what the other is divided by: the result is one
+    of many. The problem is not convex: the result is in general a local minimum, and depends on the start. There are
+    data whose cost falls while some x grow without bound and others vanish: there it ends with status 0.
+
+    **Range.** Squares of A, of Y and of F must be float64 numbers, which those of entries beyond 1e±75 may not be. If
+    one overflows, or if so much of A's or Y's entries is lost to underflow that the result cannot be trusted, the
+    status is 3. x0 may have any scale.
+
+    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where
+    Lanczos is needed at x = 0 (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see
+    `LeastSquares`, and what it converts.
 
     References
     ----------
@@ -159,6 +194,7 @@ class _Point(NamedTuple):
     gradient: NDArray[Any]
     scale: NDArray[Any]  # S (x∘x): JᵀJ is its diagonal matrix and Diag(x) S Diag(x)
     steepness: float  # the gradient's length in the norm of JᵀJ's inverse diagonal
+    derived: bool = False  # whether all this was not computed here, but follows from another point
 
 
 class _Newton:
@@ -170,6 +206,7 @@ class _Newton:
         self._nit = self._nfev = self._n_products = 0
         self._count_product()
         self._degree, squares, overlap, size = self._sums.beginning()  # S 1
+        self._in_range = self._can_be_squared(problem.builder._rows.pattern, squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
         self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0  # how large x_j² is on average if F is Y
@@ -179,18 +216,41 @@ class _Newton:
         self._radius = np.inf
         self._exact = self._damped = False
         self._overflow = False
-        self._wakes = 0
-        if x0 is None and self._norm > 0:
-            self._at = self._from_data(positive=overlap > size / 2)  # then most of x can have one sign
-        else:
-            self._at = self._look(np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64))
-            if self._norm == 0:
-                self._at = self._look(np.where(self._degree > 0, 0.0, self._at.x))
-            elif not self._at.x.any():
-                self._at = self._away_from_zero(self._at)
-            self._at = self._best_on_ray(self._at)
+        self._draws = self._polished = 0
+        self._bent: NDArray[Any] | None = None  # a direction of negative curvature that conjugate gradients met last
+        self._curvature = 0.0  # the least Ritz value, relative to the largest
+        self._at = self._start(x0, overlap, size)
+
+    def _can_be_squared(self, pattern: Pattern, squares: float) -> bool:
+        """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
+        if not _range.beginning_holds(self._degree, squares) or (squares == 0 and self._sums.has_target()):
+            return False
+        lost = self._degree < _range.SMALLEST
+        if self._sums.symmetric and not np.any(
+            lost & (pattern.hi > pattern.lo)
+        ):  # no entry in the row, and none in the column
+            return True
+        if not lost.any():
+            return True
+        self._count_product()
+        return not np.any(lost & (self._sums.nonzeros() > 0))
 
     # --- where to start -----------------------------------------------------------------------------------------------
+
+    def _start(self, x0: ArrayLike | None, overlap: float, size: float) -> _Point:
+        x = np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64)
+        if not self._in_range:
+            return self._look(x)
+        reached = self._degree > 0  # nothing depends on the others
+        if self._norm == 0:
+            return self._look(np.where(reached, 0.0, x))
+        largest = float(np.max(np.abs(x), where=reached, initial=0.0))
+        if largest == 0:
+            return self._from_data(x, positive=overlap > (0.5 if x0 is None else 1 - 1e-12) * size)
+        usual = float(np.sqrt(self._expected))
+        if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:  # F might leave the range
+            x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
+        return self._best_on_ray(self._look(x))
 
     def _look(self, x: NDArray[Any]) -> _Point:
         cost, gradient, scale = self._sums.gradient(x)
@@ -199,9 +259,11 @@ class _Newton:
         return self._point(x, cost, gradient, scale)
 
     def _point(self, x: NDArray[Any], cost: float, gradient: NDArray[Any], scale: NDArray[Any]) -> _Point:
-        # The floor is for x that tend to zero: there no J is left to measure by.
-        squares = np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
-        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(squares)))
+        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(self._measure(x, scale))))
+
+    def _measure(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+        """The D of the optimality. Its floor is for x that tend to zero: there no J is left to measure by."""
+        return np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
 
     def _squared_norms(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         """diag(JᵀJ)."""
@@ -224,7 +286,8 @@ class _Newton:
                 beta, JtF = np.sqrt(square), at.x * at.scale
                 gradient = beta * (square * JtF - (JtF - at.gradient))
                 cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
-                return self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
+                there = self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
+                return there._replace(derived=True)
             # x is far too long or too short, and F·Y lost in rounding: look again from where F is about as large as Y.
             size, wanted = (FF**0.25, self._norm) if FF > 0 else (np.max(np.abs(at.x)), self._expected)
             at = self._look(self._scaled(at.x, np.sqrt(wanted) / size))
@@ -234,16 +297,16 @@ class _Newton:
         """``β x``, but for variables that nothing depends on."""
         return np.where(self._degree > 0, beta * x, x)
 
-    def _from_data(self, *, positive: bool) -> _Point:
-        reached = self._degree > 0  # nothing depends on the others
-        if positive:
-            at = self._look(np.where(reached, np.sqrt(self._expected), 0.0))
+    def _from_data(self, x: NDArray[Any], *, positive: bool) -> _Point:
+        """A start where x is zero in all variables that F depends on."""
+        if positive:  # then most of x can have one sign
+            at = self._look(np.where(self._degree > 0, np.sqrt(self._expected), x))
         else:
-            at = self._away_from_zero(self._look(np.zeros(self._sums.k)))
-            typical = np.sqrt(np.mean(at.x**2))
-            # The eigenvector is of one connected part; in the others the sweeps begin with any signs.
-            others = reached & (np.abs(at.x) < 1e-3 * typical)
-            at = self._look(np.where(others, typical * self._random(), at.x))
+            zero = self._look(x)
+            found = self._off_zero(zero, self._degree > 0)
+            if found is None:
+                return zero
+            at = found
         for _ in range(_SWEEPS):
             at = self._best_on_ray(at)
             if self._optimality(at) <= _NEAR:
@@ -252,92 +315,231 @@ class _Newton:
             at = self._look(at.x - 0.5 * at.gradient * _inverse(at.scale))
         return self._best_on_ray(at)
 
-    def _away_from_zero(self, zero: _Point) -> _Point:
-        """At x = 0 the gradient is zero: the point where the cost falls fastest, if it does anywhere."""
-        if not np.isfinite(zero.cost):
-            return zero
-        value, v = self._most_negative_curvature(zero.x, np.sqrt(_inverse(self._degree)))
-        return self._look(v) if value < -1e-8 * self._expected else zero
+    # --- negative curvature -------------------------------------------------------------------------------------------
+
+    def _leave(self) -> bool | None:
+        """Look for negative curvature. None: there is none. True: it led to a lower cost. False: it did not, visibly."""
+        at = self._at
+        if self._norm == 0:
+            return None
+        small = _VANISHED * self._expected
+        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
+        found = self._off_zero(at, asleep)
+        if found is None:
+            bent = self._negative_curvature()
+            if bent is None:
+                return None
+            found = self._lower_along(at, *bent) or at
+        if found is at:
+            return False
+        self._at, self._exact, self._radius, self._bent = found, True, np.inf, None
+        return True
+
+    def _negative_curvature(self) -> tuple[NDArray[Any], float] | None:
+        """A direction v, and ``v·H v``, of the least Ritz value of ``D^-½ H D^-½`` with the optimality's D, if negative.
+
+        The start is random, so it has a part in every eigenvector. What conjugate gradients met last is added. The part
+        in x is taken out: where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``, so that x belongs to the largest
+        eigenvalue, which is 2 if A has no diagonal.
+        """
+        x, scale = self._at.x, self._at.scale
+        root = np.sqrt(_inverse(self._measure(x, scale)))
+
+        def product(z: NDArray[Any]) -> NDArray[Any]:
+            self._count_product()
+            v = root * z
+            hv = self._sums.curvature(x, v)
+            v *= scale
+            hv += v
+            hv *= root
+            return hv
+
+        start = self._random() * (root > 0)
+        if self._bent is not None:
+            bent = np.divide(self._bent, root, out=np.zeros(x.size), where=root > 0)
+            length = _length(bent, 1.0)
+            if 0 < length < np.inf:
+                start += (_length(start, 1.0) / length) * bent
+            del bent
+        known = np.divide(x, root, out=np.zeros(x.size), where=root > 0)
+        length, largest = _length(known, 1.0), 0.0
+        if 0 < length < np.inf:
+            known /= length
+            largest = 2 * float(np.sum(scale * (root * known) ** 2))
+            if np.count_nonzero(start) > 1:
+                start -= float(np.sum(start * known)) * known
+        del known
+        ritz = Lanczos(product, start, _RITZ)
+        norm = max(ritz.norm, largest)
+        self._curvature = ritz.value / norm if norm > 0 else 0.0
+        return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
+
+    def _lower_along(self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE) -> _Point | None:
+        """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not visibly fall."""
+        fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
+        if not (bend < 0 and 0 < fourth < np.inf):
+            return None
+        t = np.sqrt(-bend / (4 * fourth))  # best if there were neither slope nor a third power
+        s = t * v
+        slope, second, fourth = float(np.sum(at.gradient * s)), bend * t**2 / 2, fourth * t**4
+        there = self._look(at.x + s)
+        # A difference of slopes has digits where one of costs has none: other parts of A have their share in the costs.
+        third = (float(np.sum(there.gradient * s)) - slope - 2 * second - 4 * fourth) / 3
+        best, fall = _least_of_quartic(slope, second, third, fourth, backwards=True)
+        if not fall > visible * at.cost:
+            return None
+        if abs(best - 1) > 0.1:
+            there = self._look(at.x + best * s)
+        return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
+
+    def _off_zero(self, at: _Point, asleep: NDArray[np.bool_]) -> _Point | None:
+        """Find a point of lower cost near one where x is zero in the `asleep` variables and in all their neighbours.
+
+        The gradient is zero there, whatever the data. The result is None if no curvature is negative, and `at` itself if
+        none of the points that were tried is better. Connected parts of A may have data of very different sizes.
+        So the size that the data ask of each variable is estimated first, and curvatures are relative to that.
+        """
+        x = at.x
+        if asleep.any():
+            asleep, size = self._sizes_asked_for(at, asleep)
+        if not asleep.any():
+            return None
+        root = np.sqrt(_inverse(self._degree) * _inverse(size)) * asleep
+        np.sqrt(size, out=size)
+        value, v = self._most_negative_curvature(x, root)
+        self._curvature = value
+        if not value < -_NEGATIVE:
+            return None
+        w = self._spread(x, root, value)
+        # v is of one connected part, w of all. The sign of v is arbitrary, and must be that of w, which has the small
+        # entries of the same part.
+        own = np.abs(v) > 1e-3 * np.max(np.abs(v))
+        v *= np.copysign(1.0, np.sum(v * w)) * root
+        np.sign(w, out=w)
+        w *= size
+        np.copyto(w, v * np.sqrt(np.sum(size**2, where=own) / np.sum(v**2, where=own)), where=own)
+        del root, size, own
+        there = self._look(np.where(w != 0, w, x))
+        del w
+        for _ in range(_SWEEPS):
+            if there.cost < (1 - _VISIBLE) * at.cost:
+                return there
+            there = self._look(there.x - 0.5 * asleep * there.gradient * _inverse(there.scale))
+        # A part whose data are tiny beside the others makes no visible difference to the cost. It is fitted all the same.
+        return self._lower_along(at, v, value, visible=0.0) or at
+
+    def _sizes_asked_for(self, at: _Point, asleep: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+        """Which of these variables the data ask to be larger than they are, and about how large x_j² should be.
+
+        A product with random numbers tells how strongly the data pull at each variable. Averages over neighbours smooth
+        that within each connected part.
+        """
+        random = self._random()
+        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
+        self._count_product()
+        size = np.abs(self._sums.curvature(at.x, random)) * asleep
+        inverse = _inverse(self._degree)
+        asleep = (size > 0) & (at.scale <= 1e-3 * size)
+        size *= inverse
+        asleep &= at.x**2 <= 1e-3 * size
+        for _ in range(_SMOOTH if asleep.any() else 0):
+            size *= asleep
+            size = self._squares(size)
+            size *= inverse
+        size *= asleep
+        return asleep, size
+
+    def _spread(self, x: NDArray[Any], root: NDArray[Any], value: float) -> NDArray[Any]:
+        """A direction along which the curvature of each connected part is negative; 0 where it seems not to be.
+
+        These are a few steps of the power method, for the negative end of the spectrum, from random numbers. `value` is
+        the least eigenvalue.
+        """
+        w = np.abs(self._random()) * (root > 0)  # of one sign, as the answer is where A∘Y is positive
+        for _ in range(_SPREAD):
+            rw = self._scaled_curvature(x, root, w)
+            bent = w * rw < 0
+            rw /= value
+            w += rw
+            w /= np.max(np.abs(w))
+        return w * bent
+
+    def _scaled_curvature(self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+        """``Diag(root) (M + Mᵀ) Diag(root) z``."""
+        self._count_product()
+        return root * self._sums.curvature(x, root * z)
 
     def _most_negative_curvature(self, x: NDArray[Any], root: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        """The least eigenvalue, and ``root ∘`` its vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
+        """The least eigenvalue, and its unit vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
 
         Of k-vectors, Lanczos takes eight and its own.
         """
         k = x.size
 
-        def curvature(v: NDArray[Any]) -> NDArray[Any]:
-            self._count_product()
-            return root * self._sums.curvature(x, root * v.reshape(-1))
+        def product(z: NDArray[Any]) -> NDArray[Any]:
+            return self._scaled_curvature(x, root, z.reshape(-1))
 
-        if k == 1:
-            return float(curvature(np.ones(1))[0]), root
-        if k > 1:
-            operator = LinearOperator((k, k), curvature, dtype=np.float64)
-            with contextlib.suppress(ArpackError):  # not converged, or there is no curvature at all
-                values, vectors = eigsh(
-                    operator, k=1, which="SA", v0=self._random(), tol=0.01, ncv=min(k, 8), maxiter=200
-                )
-                return float(values[0]), root * vectors[:, 0]
-        return 0.0, root
-
-    def _woken(self) -> bool:
-        """Start anew the variables that have vanished together with all their neighbours, if the cost falls there.
-
-        At such a point all is stationary, whatever the data; steps may have led there along the one way that does.
-        """
-        at = self._at
-        small = _VANISHED * self._expected
-        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
-        if self._wakes == _WAKES or not asleep.any():
-            return False
-        self._wakes += 1
-        value, v = self._most_negative_curvature(at.x, np.sqrt(_inverse(self._degree)) * asleep)
-        if not value < -1e-6 * self._expected:
-            return False
-        size = np.sqrt(self._expected)
-        v *= size / np.max(np.abs(v))
-        # The direction is of one connected part: a little of any other helps those that sleep elsewhere.
-        v += np.where(asleep, 0.01 * size * self._random(), 0.0)
-        for _ in range(20):
-            there = self._look(at.x + v)
-            if there.cost < at.cost:
-                self._at, self._exact, self._radius = there, True, np.inf
-                return True
-            v *= 0.5
-        return False
+        start = self._random() * (root > 0)
+        if np.count_nonzero(start) > _LANCZOS:
+            operator = LinearOperator((k, k), product, dtype=np.float64)
+            with contextlib.suppress(ArpackError):  # not converged
+                values, vectors = eigsh(operator, k=1, which="SA", v0=start, tol=0.01, ncv=_LANCZOS, maxiter=200)
+                return float(values[0]), vectors[:, 0]
+        ritz = Lanczos(product, start, _LANCZOS)
+        return ritz.value, ritz.vector()
 
     def _random(self) -> NDArray[Any]:
-        return np.random.default_rng(self._wakes).standard_normal(self._sums.k)
+        self._draws += 1
+        return np.random.default_rng(self._draws).standard_normal(self._sums.k)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     def run(self, max_iter: int) -> OptimizeResult:
         """Step until there is nothing to gain."""
         while True:
-            if not np.isfinite(self._at.cost + self._at.steepness):
+            if not (self._in_range and self._is_finite()):
                 return self._result(3)
-            converged = self._optimality(self._at) <= self._tol
-            if converged and not self._woken():
-                break
-            if self._nit == max_iter:
+            if self._optimality(self._at) <= self._tol:
+                if self._at.derived:  # it has lost the digits that ‖Y‖² has not
+                    self._at = self._look(self._at.x)
+                    continue
+                left = self._leave()
+                if left is None:
+                    return self._result(1)
+                if self._nit == max_iter:
+                    return self._result(0 if left else 4)
+                self._nit += 1
+                if not left:
+                    # Either this is a saddle, or the gradient is still too large for the curvature to be told from zero.
+                    self._polished += 1
+                    if self._polished > _POLISH or not self._step():
+                        return self._result(4)
+            elif self._nit == max_iter:
                 return self._result(0)
-            self._nit += 1
-            if not self._step() and not self._woken():
-                return self._result(3 if self._overflow else 2)
+            else:
+                self._nit += 1
+                if not self._step():
+                    if self._overflow:
+                        return self._result(3)
+                    if not self._leave():
+                        return self._result(2)
             if self._callback is not None:
                 try:
                     self._callback(self._state(x=self._at.x.copy()))
                 except StopIteration:
                     return self._result(99)
-        if self._nit == 0:
-            self._at = self._look(self._at.x)  # what is said of the best on a ray has lost the digits that ‖Y‖² has not
-        return self._result(1)
+
+    def _is_finite(self) -> bool:
+        at = self._at
+        return bool(np.isfinite(at.cost + at.steepness) and np.all(np.isfinite(at.scale)) and np.all(np.isfinite(at.x)))
 
     def _step(self) -> bool:
         """Move to a better point, or see what prevents it; False if nothing helps."""
         at = self._at
-        s, predicted, length, solved = self._solve()
+        if at.steepness == 0:
+            return False
+        s, predicted, length, solved, bent = self._solve()
+        self._bent = bent if self._exact else None
         self._overflow = not np.isfinite(predicted)
         there = self._look(at.x + s)
         gained = at.cost - there.cost
@@ -380,11 +582,7 @@ class _Newton:
         fourth = float(np.sum(s**2 * self._squares(s**2))) / 4  # ½‖F(s)‖²
         rest = there.cost - at.cost - slope - fourth
         third = float(np.sum(there.gradient * s)) - slope - 4 * fourth - 2 * rest
-        coefficients = np.array([0.0, slope, rest - third, third, fourth])
-        polynomial = np.polynomial.Polynomial(coefficients / np.max(np.abs(coefficients)))
-        roots = polynomial.deriv().roots()
-        steps = roots.real[(np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)) & (roots.real > 0)]
-        return float(steps[np.argmin(polynomial(steps))]) if steps.size else 0.0
+        return _least_of_quartic(slope, rest - third, third, fourth)[0]
 
     def _solve(self) -> Step:
         """Steihaug's conjugate gradients for ``H s = -g``.
@@ -395,7 +593,7 @@ class _Newton:
         """
         from . import _kernels
 
-        x, _, gradient, scale, _ = self._at
+        x, gradient, scale = self._at.x, self._at.gradient, self._at.scale
         total = float(np.sum(self._degree))
         average = np.sqrt(float(np.sum(x**2 * scale)) / total) if total > 0 else 0.0  # of x_j²
         damping = float(min(1.0, self._optimality(self._at)) * average) if self._damped else 0.0
@@ -409,7 +607,7 @@ class _Newton:
             Hd = self._squares(x * d)
             return Hd, _kernels.cg_product(d, x, Hd, scale, damping, self._degree)
 
-        unit = self._norm**2 or 1.0
+        unit = self._norm * self._norm or 1.0
         return steihaug(
             product,
             gradient,
@@ -452,10 +650,40 @@ class _Newton:
         )
 
     def _result(self, status: int) -> OptimizeResult:
-        message = _MESSAGES[status].format(nit=self._nit, optimality=self._optimality(self._at), tol=self._tol)
-        return self._state(
-            x=self._at.x, grad=self._at.gradient.copy(), status=status, success=status == 1, message=message
-        )
+        at = self._at
+        message = _MESSAGES[status]
+        if status == 3 and self._is_finite():
+            message = _OUT_OF_RANGE
+        elif status in (1, 2, 4):
+            squares = self._measure(at.x, at.scale)
+            if not _range.is_trusted(at.x, at.gradient, squares, self._degree, self._norm):
+                status, message = 3, _OUT_OF_RANGE
+        optimality = self._optimality(at)
+        message = message.format(nit=self._nit, optimality=optimality, tol=self._tol, curvature=self._curvature)
+        return self._state(x=at.x, grad=at.gradient.copy(), status=status, success=status == 1, message=message)
+
+
+def _least_of_quartic(
+    slope: float, second: float, third: float, fourth: float, *, backwards: bool = False
+) -> tuple[float, float]:
+    """Where ``slope t + second t² + third t³ + fourth t⁴`` is least, and by how much it falls; 0 if it falls nowhere.
+
+    Only t > 0 counts, unless `backwards`.
+    """
+    coefficients = np.array([0.0, slope, second, third, fourth])
+    unit = float(np.max(np.abs(coefficients)))
+    if not 0 < unit < np.inf:
+        return 0.0, 0.0
+    polynomial = np.polynomial.Polynomial(coefficients / unit).trim(1e-100)
+    if polynomial.degree() < 2:
+        return 0.0, 0.0
+    roots = polynomial.deriv().roots()
+    steps = roots.real[np.abs(roots.imag) <= 1e-6 * np.abs(roots.real)]
+    steps = steps[(steps != 0) if backwards else (steps > 0)]
+    if not steps.size:
+        return 0.0, 0.0
+    best = float(steps[np.argmin(polynomial(steps))])
+    return best, -unit * float(polynomial(best))
 
 
 def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
@@ -463,5 +691,5 @@ def _inverse(diagonal: NDArray[Any]) -> NDArray[Any]:
     return np.divide(1.0, diagonal, out=np.zeros(diagonal.size), where=diagonal > 0)
 
 
-def _length(v: NDArray[Any], weights: NDArray[Any]) -> float:
+def _length(v: NDArray[Any], weights: NDArray[Any] | float) -> float:
     return float(np.sqrt(np.sum(weights * v * v)))

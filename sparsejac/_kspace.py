@@ -53,6 +53,7 @@ class Sums:
         self._rows, self._target, self._gram = rows, target, gram or rows
         self._diagonal, self._y_diagonal = diagonal, y_diagonal
         self.k = rows.pattern.k
+        self.symmetric = diagonal is not None  # whether A is known to be
 
     def squares(self, U: NDArray[Any]) -> NDArray[Any]:
         """``S u``, or that for each row u of U, real or complex."""
@@ -96,6 +97,14 @@ class Sums:
                     for total, own in ((norm, b * b), (overlap, a * b), (size, np.abs(a * b)))
                 )
         return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
+
+    def nonzeros(self) -> NDArray[Any]:
+        """For each variable, how many entries of A in its row and its column are not zero, however small: a pass."""
+        return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
+
+    def has_target(self) -> bool:
+        """Whether a number of Y is not zero, however small."""
+        return self._rows.any_nonzero(self._target)
 
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""

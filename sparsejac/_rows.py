@@ -202,6 +202,10 @@ class Rows:
         """The same of what is beside A, in float64."""
         raise NotImplementedError
 
+    def any_nonzero(self, target: Any) -> bool:
+        """Whether a number of what is beside A is not zero, however small: without a pass over A, where it is in memory."""
+        return bool(np.any(target.values))
+
     def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
         if self.pattern.indices is None:

@@ -16,6 +16,7 @@ class Step(NamedTuple):
     predicted: float  # by how much ``g·s + ½ s·H s`` falls
     length: float  # of s, in the norm of the preconditioner
     solved: bool  # whether the system was, or the step ended at the boundary or the limit
+    bent: NDArray[Any] | None = None  # a direction along which ``d·H d`` is negative, if one was met
 
 
 def steihaug(
@@ -46,13 +47,15 @@ def steihaug(
     # ‖s‖², s·d and ‖d‖² in that norm and unit
     ss, sd, dd = 0.0, 0.0, rz / unit
     solved = False
+    bent = None
     for _ in range(limit):
         Hd, dHd = product(d)
         alpha = rz / dHd if dHd > 0 else np.inf
         beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
-        if beyond >= radius**2 or alpha == np.inf:
+        if beyond >= radius * radius or alpha == np.inf:
+            bent = d if dHd < 0 else None
             # To the boundary; without one, along negative curvature, as far as x is long.
-            square = radius**2 if radius < np.inf else max(4 * ss, longest)
+            square = radius * radius if radius < np.inf else max(4 * ss, longest)
             alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
             _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
             ss = square
@@ -67,4 +70,4 @@ def steihaug(
         _kernels.cg_direction(found / rz, r, inverse, d)
         rz = found
     # -(g·s + ½ s·Hs), and Hs = r - g
-    return Step(s, -float(np.sum(s * (gradient + r))) / 2, float(np.sqrt(ss)), solved)
+    return Step(s, -float(np.sum(s * (gradient + r))) / 2, float(np.sqrt(ss)), solved, bent)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from . import _checks, _progress
 from ._pattern import Indices, Pattern, Spans, frozen
-from ._rows import Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
+from ._rows import Entries, Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
@@ -465,6 +465,15 @@ class StreamedRows(Rows):
         if target is not None:
             beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
         return block_entries(self.entries.source, self.workers, self.memory, beside)
+
+    def any_nonzero(self, target: Any) -> bool:
+        if isinstance(target, Entries):
+            return super().any_nonzero(target)
+        found: list[bool] = []  # one for each block of a pass
+        self._pass(
+            "any_nonzero", lambda block: found.append(bool(np.any(block.beside[0]))), (0, self.pattern.k), target
+        )
+        return any(found)
 
     # --- what is not a kernel's -----------------------------------------------------------------------------------------
 

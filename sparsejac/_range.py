@@ -1,0 +1,49 @@
+"""Whether float64 can hold the squares and products that a fit is made of.
+
+Too large a number shows by itself, as infinity or NaN. Too small a one becomes zero, and zero looks like a solution.
+So a bound on what underflow may have taken from a sum is compared with that sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST, LARGEST = (
+    1e-280,
+    1e280,
+)  # sums of squares of A's rows and of Y between these leave room for the other products
+_UNDERFLOW = 2.0**-1074  # what a product that underflows is wrong by, at most
+_NEGLIGIBLE = 1e-14  # relative to what counts as converged
+
+
+def beginning_holds(degree: NDArray[Any], squares: float) -> bool:
+    """Whether ``S 1`` and ``‖Y‖²`` are neither too large nor, for ``‖Y‖² > 0``, too small."""
+    return bool(np.all(degree <= LARGEST)) and (squares == 0 or SMALLEST <= squares <= LARGEST)
+
+
+def is_trusted(
+    x: NDArray[Any], gradient: NDArray[Any], squared_norms: NDArray[Any], degree: NDArray[Any], norm: float
+) -> bool:
+    """Whether underflow is negligible in cost, gradient and ``diag(JᵀJ)`` at x, where those are finite.
+
+    A variable's sums have at most 2 k terms. A term of its gradient, ``a (a x_i x_j - y) x_j``, is a product of factors
+    at most as large as those of x, A and ``F - Y``; a term of its ``JᵀJ`` one of squares of x and A.
+    """
+    reached = degree > 0
+    if norm == 0 or not reached.any():
+        return True
+    lost = 2 * x.size * _UNDERFLOW
+    a, most = float(np.sqrt(np.max(degree))), float(np.max(np.abs(x), where=reached, initial=0.0))
+    least = float(np.min(squared_norms, where=reached, initial=np.inf))
+    factor = max(a, most, 1.0)
+    wrong_f = (a + 1) * _UNDERFLOW
+    return bool(
+        x.size * wrong_f <= _NEGLIGIBLE * 1e-9 * norm
+        and lost * factor <= _NEGLIGIBLE * norm * np.sqrt(least)
+        and lost * factor * factor <= 1e-8 * least
+        and lost * float(np.max(np.abs(gradient))) <= 1e-30 * norm * norm
+        and least > SMALLEST * 1e-10
+    )
