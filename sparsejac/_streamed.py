@@ -361,7 +361,7 @@ class StreamedRows(Rows):
                     failed()
                     raise
 
-            on_own_threads(work, len(blocks), self.workers + 1)
+            on_own_threads(work, len(blocks), self.workers + 1, stop)
 
     def _blocks(self, rows: tuple[int, int], target: Any, columns: int = 1) -> Iterator[tuple[int, int]]:
         """Consecutive rows that are read together."""
