@@ -496,6 +496,7 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
 # concurrent.futures hangs in both cases.
 
 _PATIENCE = 0.25  # seconds after which whoever waits looks whether the threads live
+_GLANCE = 0.01  # seconds after which a thread that waits for another one sees that it is told to stop
 _LOST = "a thread ended because there was no memory left for it: free memory, or pass a smaller workers="
 
 _jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -566,6 +567,15 @@ class Stop:
         self.is_set = False
 
 
+def _taken_lock() -> threading.Lock:
+    try:
+        lock = threading.Lock()
+    except RuntimeError as error:  # "can't allocate lock"
+        raise MemoryError("there is no memory left for a lock") from error
+    lock.acquire()
+    return lock
+
+
 class InOrder:
     """Lets threads do a part of their pieces in order: piece p after piece p - 1, beginning with 0.
 
@@ -574,17 +584,16 @@ class InOrder:
 
     def __init__(self, stop: Stop) -> None:
         self._stop, self._next = stop, 0
-        self._waiting: dict[int, Any] = {}
+        self._waiting: dict[int, threading.Lock] = {}
 
     def wait(self, piece: int) -> bool:
         """Wait until it is the turn of this piece; False if it will not be."""
-        bell = _thread.allocate_lock()
-        bell.acquire()
+        bell = _taken_lock()
         self._waiting[piece] = bell
         while self._next != piece:
             if self._stop.is_set:
                 return False
-            bell.acquire(timeout=_PATIENCE)
+            bell.acquire(timeout=_GLANCE)
         return not self._stop.is_set
 
     def done(self, piece: int) -> None:
@@ -620,9 +629,9 @@ class _Job:
         self._pieces = pieces
         self._next = 0
         self._inside: set[_Thread | None] = set()  # who is at it
-        self._lock = threading.Lock()
-        self._finished = threading.Lock()
-        self._finished.acquire()
+        self._lock = _taken_lock()
+        self._lock.release()
+        self._finished = _taken_lock()
         self.over = False
         self.stop = stop or Stop()
         self.error: BaseException | None = None
@@ -689,7 +698,7 @@ class _Job:
         while not self.over:
             if not self._finished.acquire(timeout=_PATIENCE):
                 self._look(threads())
-                if not (self.over or self._inside):
+                if not self._inside:
                     again()  # a thread may have ended with the job in its hands
 
     def _look(self, threads: list[_Thread]) -> None:

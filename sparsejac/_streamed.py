@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import _checks, _progress
 from ._pattern import Indices, Pattern, Spans, frozen
-from ._rows import Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
+from ._rows import InOrder, Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
@@ -232,30 +232,22 @@ class StreamedRows(Rows):
         while self.memory is not None and count > 1 and count * of.part_nbytes > self.memory // 8:
             count //= 2
         parts: list[NDArray[Any] | None] = [None] * count
-        added = [0] * count  # blocks, into each of them
-        turn, stop = threading.Condition(), Stop()
+        stop = Stop()
+        orders = [InOrder(stop) for _ in parts]
 
         def add(block: Block) -> None:
             before, which = divmod(block.number, count)
-            with turn:  # blocks are taken in order, so those before this one are done or under way: no deadlock
-                turn.wait_for(lambda: added[which] == before or stop.is_set)
-                if stop.is_set:
-                    turn.notify_all()
-                    return
+            # Blocks are taken in order, so those before this one are done or under way: no deadlock.
+            if not orders[which].wait(before):
+                return
             out = parts[which]
             if out is None:
                 out = parts[which] = of.part()
             last = of.arguments(args, out)
             run(block.data, block.indices, block.base, *spans, block.i0, block.i1, *block.beside, *last)
-            with turn:
-                added[which] += 1
-                turn.notify_all()
+            orders[which].done(before)
 
-        def failed() -> None:
-            with turn:
-                turn.notify_all()
-
-        self._pass(kernel, add, (0, self.pattern.k), target, stop=stop, failed=failed, columns=columns or 1)
+        self._pass(kernel, add, (0, self.pattern.k), target, stop=stop, columns=columns or 1)
         total = np.zeros(of.shape, of.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
@@ -274,17 +266,16 @@ class StreamedRows(Rows):
         *,
         structure: bool = False,
         stop: Stop | None = None,
-        failed: Callable[[], None] = lambda: None,
         columns: int = 1,
     ) -> None:
-        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set, and then `failed` called."""
+        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set."""
         for numbers in (self.entries, target):
             turn = getattr(getattr(numbers, "source", None), "turn", None)
             if turn is not None and turn.owner == threading.get_ident():
                 raise _checks.asked_while_answering(numbers.name)
         stop = stop or Stop()
         run = self._pass_aside
-        aside(lambda: run(name, visit, rows, target, stop, failed, columns, structure=structure), stop)
+        aside(lambda: run(name, visit, rows, target, stop, columns, structure=structure), stop)
 
     def _pass_aside(
         self,
@@ -293,7 +284,6 @@ class StreamedRows(Rows):
         rows: tuple[int, int],
         target: Any,
         stop: Stop,
-        failed: Callable[[], None],
         columns: int,
         *,
         structure: bool,
@@ -349,7 +339,6 @@ class StreamedRows(Rows):
                         rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
                     block = taken(rooms)
                     if block is None:
-                        failed()
                         return
                     visit(block)
                     spare.append(rooms)
@@ -358,7 +347,6 @@ class StreamedRows(Rows):
                             bar.update(block.i1 - block.i0)
                 except BaseException:
                     stop.is_set = True
-                    failed()
                     raise
 
             on_own_threads(work, len(blocks), self.workers + 1, stop)
