@@ -495,7 +495,7 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
 # first one of a new thread. So whoever waits does not rely on being told: from time to time it looks whether the threads live.
 # concurrent.futures hangs in both cases.
 
-_PATIENCE = 0.25  # seconds after which whoever waits looks whether the threads live
+_PATIENCE = 0.05  # seconds after which whoever waits looks whether the threads live, and sees a Ctrl-C that came just before it waited
 _GLANCE = 0.01  # seconds after which a thread that waits for another one sees that it is told to stop
 _LOST = "a thread ended because there was no memory left for it: free memory, or pass a smaller workers="
 
