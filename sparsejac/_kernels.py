@@ -54,10 +54,14 @@ def _kernel(**options):
             # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
             try:  # contextlib.suppress takes as long as a small call
                 return compiled(*args)
+            except MemoryError:  # which says nothing of the cache
+                raise
             except Exception:  # noqa: BLE001, S110  # of whatever kind, it is tried once more
                 pass
             try:  # if it could not be saved (the disk is full), it is in memory by now
                 return compiled(*args)
+            except MemoryError:
+                raise
             except Exception as error:
                 raise RuntimeError(_CACHE.format(function.__name__, compiled.stats.cache_path, error)) from error
 

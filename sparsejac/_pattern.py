@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import _checks
 from ._checks import Triangle
+from ._forks import computed_once
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
 Spans = tuple[NDArray[np.int64], NDArray[np.int64]]  # columns left[i] <= j < right[i] of each row; both ascend
@@ -131,18 +131,18 @@ class Pattern:
         entries, lo, hi, first = int(first[-1]), frozen(lo), frozen(hi), frozen(first)
         return cls(k, entries, indices, lo, hi, first, k if grid else None, frozen(indptr), on_diagonal)
 
-    @cached_property
+    @computed_once
     def diagonal(self) -> Indices:
         """How many of the entries that the rows before i visit are on the diagonal, shape (k + 1,)."""
         entries = self.diagonal_entries()
         return frozen(_counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype)))
 
-    @cached_property
+    @computed_once
     def m(self) -> int:
         """How many rows J has."""
         return self.entries if self.grid is None else self.k**2
 
-    @cached_property
+    @computed_once
     def nnz(self) -> int:
         """How many entries J has: two in each row that is not empty, one if it is of the diagonal."""
         return 2 * self.entries - int(self.diagonal[-1])
@@ -164,7 +164,7 @@ class Pattern:
         """The bytes of the three arrays of J, exactly."""
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
-    @cached_property
+    @computed_once
     def ends(self) -> tuple[Cut, Cut]:
         """The places before the first and behind the last row of J."""
         return Cut(0, int(self.lo[0]) if self.k else 0, 0), self.cut(self.m)

@@ -8,7 +8,6 @@ in order, so that the result has the same bits for every number of workers. Rows
 from __future__ import annotations
 
 import _thread
-import contextlib
 import functools
 import math
 import mmap
@@ -395,38 +394,28 @@ class MemoryRows(Rows):
             return sums.copy() if of.packed else sums
         total = np.zeros(of.shape, of.dtype)
         spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
-        turn = threading.Condition()
-        added = 0
-        failed = False
+        stop = Stop()
+        order = InOrder(stop)
 
         def add(piece: int) -> None:
-            nonlocal added, failed
             try:
-                try:
-                    out = spare.pop()
-                except IndexError:
-                    out = of.part()
-                sums = add_rows(piece, out)
-                with turn:
-                    # Pieces are taken in order, so those before this one are done or under way: no deadlock.
-                    turn.wait_for(lambda: added == piece or failed)
-                    if not failed:
-                        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                            np.add(total, sums, out=total)
-                    added += 1
-                    turn.notify_all()
-                sums[:] = 0
-                spare.append(out)
-            except BaseException:
-                with turn:
-                    failed = True
-                    turn.notify_all()
-                raise
+                out = spare.pop()
+            except IndexError:
+                out = of.part()
+            sums = add_rows(piece, out)
+            # Pieces are taken in order, so those before this one are done or under way: no deadlock.
+            if not order.wait(piece):
+                return
+            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                np.add(total, sums, out=total)
+            order.done(piece)
+            sums[:] = 0
+            spare.append(out)
 
         # A sum over a sparse row takes twice as long for each entry.
         numbers = self.pattern.entries * (columns or of.inputs) * (1 if dense else 2)
         workers = self.workers if numbers > _INLINE else 1
-        on_threads(add, len(bounds) - 1, workers)
+        on_threads(add, len(bounds) - 1, workers, stop)
         return total
 
     def _run(
@@ -504,39 +493,62 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
 
 # --- threads --------------------------------------------------------------------------------------------------------
 
-# A thread pool that Ctrl-C cannot put out of order. KeyboardInterrupt is raised in the main thread, between any two
-# bytecodes, so that thread touches no lock that another one needs, and does no work of its own: it puts a job into a
-# queue (one C call, which happens or not) and waits. concurrent.futures does more than that at both ends, and hangs.
+# Threads that neither Ctrl-C nor a lack of memory can put out of order. KeyboardInterrupt is raised in the main thread, between
+# any two bytecodes, so that thread takes no lock that another one needs, and does no work of its own: it puts a job into a
+# queue (one C call, which happens or not) and waits. A MemoryError can be raised at any bytecode of any thread, even before the
+# first one of a new thread. So whoever waits does not rely on being told: from time to time it looks whether the threads live.
+# concurrent.futures hangs in both cases.
+
+_PATIENCE = 0.05  # seconds after which whoever waits looks whether the threads live, and sees a Ctrl-C that came just before it waited
+_GLANCE = 0.01  # seconds after which a thread that waits for another one sees that it is told to stop
+_LOST = "a thread ended because there was no memory left for it: free memory, or pass a smaller workers="
 
 _jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-_threads = 0
+_threads: list[_Thread] = []
+_process = 0  # how many forks it is away from the process that was started
 
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and jobs that were waiting are the parent's."""
-    global _jobs, _threads
-    _jobs, _threads = queue.SimpleQueue(), 0
+    global _jobs, _threads, _process
+    _jobs, _threads, _process = queue.SimpleQueue(), [], _process + 1
+
+
+class _MethodOfLock:
+    """A method of an object's lock, as one of the object itself: `with` then calls C code alone."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, of: Any, owner: type) -> Any:
+        return self if of is None else getattr(of._lock, self._name)
+
+    def __call__(self, of: Any, *raised: object) -> Any:  # as contextlib.ExitStack does
+        return getattr(of._lock, self._name)(*raised)
 
 
 class Turn:
-    """A lock of one thing at a time that pickles, is free in a forked child, and knows who has it."""
+    """A lock of one thing at a time that pickles, is free in a forked child, and knows whether this thread has it.
+
+    Ctrl-C cannot come between the moment when ``with turn:`` has the lock and the moment when it will release it.
+    """
 
     _all: ClassVar[weakref.WeakSet[Turn]] = weakref.WeakSet()
+    __enter__ = _MethodOfLock()
+    __exit__ = _MethodOfLock()
 
     def __init__(self) -> None:
-        self._renew()
+        self._lock: Any = threading.RLock()
         Turn._all.add(self)
 
+    @property
+    def owner(self) -> int:
+        """The thread that has it, if that is this one; else 0."""
+        return threading.get_ident() if self._lock._is_owned() else 0  # threading.Condition asks in the same way
+
     def _renew(self) -> None:
-        self._lock, self.owner = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self.owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self.owner = 0
-        self._lock.release()
+        if not self.owner:  # if the thread that forked has it, it keeps it
+            self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Turn, ()
@@ -572,58 +584,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_turns)
 
 
-class _Job:
-    """Pieces of work for several threads. Only those threads take its lock."""
-
-    def __init__(self, work: Callable[[int], None], pieces: int, *, last: bool = False) -> None:
-        self._work = work
-        self._last = last  # whether its threads end with it
-        self._pieces = pieces
-        self._next = 0
-        self._active = 0
-        self._lock = threading.Lock()
-        self._finished = threading.Lock()
-        self._finished.acquire()
-        self.over = False
-        self.stopped = False
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        """Take pieces, in ascending order, until there are no more, or one fails."""
-        with self._lock:
-            if self.over:
-                return
-            self._active += 1
-        while (piece := self._take()) is not None:
-            try:
-                self._work(piece)
-            except BaseException as error:  # noqa: BLE001  # raised in the thread that asked for the work
-                self.stopped, self.error = True, self.error or error
-        if self._last:
-            _leave_no_record()
-        with self._lock:
-            self._active -= 1
-            if self._active == 0:
-                self.over = True
-                self._finished.release()
-
-    def _take(self) -> int | None:
-        with self._lock:
-            if self.stopped or self._next == self._pieces:
-                return None
-            self._next += 1
-            return self._next - 1
-
-    def wait(self) -> None:
-        while not self.over:
-            self._finished.acquire()
-
-
-def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
-    while True:
-        jobs.get().run()
-
-
 class Stop:
     """A flag that Ctrl-C may set: no lock is taken for it."""
 
@@ -631,41 +591,202 @@ class Stop:
         self.is_set = False
 
 
+def _taken_lock() -> threading.Lock:
+    try:
+        lock = threading.Lock()
+    except RuntimeError as error:  # "can't allocate lock"
+        raise MemoryError("there is no memory left for a lock") from error
+    lock.acquire()
+    return lock
+
+
+class InOrder:
+    """Lets threads do a part of their pieces in order: piece p after piece p - 1, beginning with 0.
+
+    Nothing is lost if a thread fails anywhere: `stop` is set then, and whoever waits sees it soon.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop, self._next = stop, 0
+        self._waiting: dict[int, threading.Lock] = {}
+
+    def wait(self, piece: int) -> bool:
+        """Wait until it is the turn of this piece; False if it will not be."""
+        bell = _taken_lock()
+        self._waiting[piece] = bell
+        while self._next != piece:
+            if self._stop.is_set:
+                return False
+            bell.acquire(timeout=_GLANCE)
+        return not self._stop.is_set
+
+    def done(self, piece: int) -> None:
+        """It is the turn of the next piece."""
+        self._waiting.pop(piece, None)
+        self._next = piece + 1
+        bell = self._waiting.get(piece + 1)
+        if bell is not None:
+            bell.release()
+
+
+class _Thread:
+    """A thread, of which anybody can tell whether it lives, whatever it dies of."""
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        # While it runs, the interpreter has this function; nobody else has. (A frame that had it may stay with a traceback.)
+        function = functools.partial(target, self, *args)
+        self._function, self._process = weakref.ref(function), _process
+        _thread.start_new_thread(function, ())
+
+    def lives(self) -> bool:
+        return self._process == _process and self._function() is not None
+
+
+class _Job:
+    """Pieces of work for several threads. Only those threads take its lock."""
+
+    def __init__(
+        self, work: Callable[[int], None], pieces: int, stop: Stop | None = None, *, last: bool = False
+    ) -> None:
+        self._work = work
+        self._last = last  # whether its threads end with it
+        self._pieces = pieces
+        self._next = 0
+        self._inside: set[_Thread | None] = set()  # who is at it
+        self._lock = _taken_lock()
+        self._lock.release()
+        self._finished = _taken_lock()
+        self.over = False
+        self.stop = stop or Stop()
+        self.error: BaseException | None = None
+
+    def run(self, thread: _Thread | None = None) -> None:
+        """Take pieces, in ascending order, until there are no more, or one fails. What is raised here is a lack of memory."""
+        self._inside.add(thread)  # first, and then see whether it is over: `_look` does it the other way round
+        try:
+            while not self.over and (piece := self._take()) is not None:
+                self._work(piece)
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that asked for the work
+            self.stop.is_set = True
+            if self.error is None:
+                self.error = error
+        if self._last:
+            _leave_no_record()
+        self._inside.discard(thread)
+        if not self._inside:
+            self.over = True
+            try:  # noqa: SIM105  # here and below, contextlib.suppress would need memory
+                self._finished.release()
+            except RuntimeError:  # another one, which left at the same moment, was faster
+                pass
+
+    def _take(self) -> int | None:
+        with self._lock:
+            if self.stop.is_set or self._next == self._pieces:
+                return None
+            self._next += 1
+            return self._next - 1
+
+    def finish(
+        self,
+        start: Callable[[], object],
+        threads: Callable[[], list[_Thread]],
+        again: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Start it, wait until nobody is at it any more, and raise what was raised.
+
+        `threads` are those that may be at it, and `again` tells them once more that there is work. An exception here, such as
+        Ctrl-C, stops the job, and is raised when that has come to an end.
+        """
+        try:
+            start()
+            self._wait(threads, again)
+        except BaseException:
+            while not self.over:
+                try:
+                    self.stop.is_set = True
+                    self._inside.discard(None)  # this thread itself
+                    self._look(threads())
+                    self._wait(threads, again)
+                except BaseException:  # noqa: BLE001, S112  # another Ctrl-C; what came first is raised
+                    continue
+            raise
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame
+
+    def _wait(self, threads: Callable[[], list[_Thread]], again: Callable[[], object]) -> None:
+        while not self.over:
+            if not self._finished.acquire(timeout=_PATIENCE):
+                self._look(threads())
+                if not self._inside:
+                    again()  # a thread may have ended with the job in its hands
+
+    def _look(self, threads: list[_Thread]) -> None:
+        """See to it that the job comes to an end if threads have died that were at it, or all that could be."""
+        # First who is dead, then what they have left: meanwhile a thread may have come to its end as it should.
+        dead = [thread for thread in list(self._inside) if thread is not None and not thread.lives()]
+        nobody = not any(thread.lives() for thread in threads)
+        lost = self._inside.intersection(dead)
+        if lost or (nobody and not (self._inside or self.over or self.stop.is_set)):
+            self.stop.is_set = True
+            if self.error is None:
+                self.error = MemoryError(_LOST)
+        self._inside.difference_update(lost)
+        if self.stop.is_set and not self._inside:  # whoever comes now finds that it is stopped
+            self.over = True
+
+
+def _serve(thread: _Thread, jobs: queue.SimpleQueue[_Job]) -> None:
+    """What a thread of the pool does. It ends if there is no memory for it."""
+    try:
+        while True:
+            jobs.get().run(thread)
+    except BaseException:  # noqa: BLE001, S110
+        pass
+
+
+def _run(thread: _Thread, job: _Job) -> None:
+    """What a thread of one job does."""
+    try:  # noqa: SIM105
+        job.run(thread)
+    except BaseException:  # noqa: BLE001, S110
+        pass
+
+
 def aside(work: Callable[[], None], stop: Stop) -> None:
     """Do work on a thread of its own, whose files and threads Ctrl-C then does not get into the hands of.
 
     Ctrl-C sets `stop`, which the work heeds soon, and is raised here when that has come to an end.
     """
-    job = _Job(lambda _: work(), 1, last=True)
-    try:
-        try:
-            _thread.start_new_thread(job.run, ())
-        except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
-            job.run()
-        job.wait()
-    except BaseException:
-        while not job.over:
-            with contextlib.suppress(BaseException):  # another Ctrl-C, while the work comes to an end
-                stop.is_set = job.stopped = True
-                job.run()  # takes nothing; if the thread has not begun, there is nothing left for it
-                job.wait()
-        raise
-    if job.error is not None:
-        raise job.error
+    _on_new_threads(_Job(lambda _: work(), 1, stop, last=True), 1)
 
 
-def on_own_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
-    """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`."""
-    job = _Job(work, pieces, last=True)
-    try:
-        for _ in range(min(workers, pieces)):
-            _thread.start_new_thread(job.run, ())
-    except RuntimeError:  # the system has no thread left
-        job.run()
+def on_own_threads(work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None) -> None:
+    """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`.
+
+    When a piece fails, `stop` is set.
+    """
     if pieces:
-        job.wait()
-    if job.error is not None:
-        raise job.error
+        _on_new_threads(_Job(work, pieces, stop, last=True), min(workers, pieces))
+
+
+def _on_new_threads(job: _Job, count: int) -> None:
+    started: list[_Thread] = []
+
+    def start() -> None:
+        try:
+            # Ctrl-C may come before a thread is in the list. That one finds that the job is stopped.
+            while len(started) < count:
+                started.append(_Thread(_run, job))
+        except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+            if not started:
+                job.run()
+
+    job.finish(start, lambda: started)
 
 
 def _leave_no_record() -> None:
@@ -675,35 +796,41 @@ def _leave_no_record() -> None:
         records.pop(threading.get_ident(), None)
 
 
-def on_threads(work: Callable[[int], None], pieces: int, workers: int) -> None:
+def _pool(workers: int) -> list[_Thread]:
+    """The threads of the pool that live, and new ones up to so many."""
+    global _threads
+    alive = [thread for thread in _threads if thread.lives()] if _threads else []
+    try:
+        while len(alive) < workers:
+            alive.append(_Thread(_serve, _jobs))
+    except RuntimeError:  # as above
+        pass
+    finally:
+        _threads = alive
+    return alive
+
+
+def on_threads(work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None) -> None:
     """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
 
-    An exception in one of them, or Ctrl-C here, stops them all after the pieces that they are at, and is raised here
+    An exception in one of them, or Ctrl-C here, sets `stop`, stops them all after the pieces that they are at, and is raised here
     when they have stopped.
     """
-    global _threads
     workers = min(workers, pieces)
-    try:
-        while _threads < workers and workers > 1:
-            _thread.start_new_thread(_serve, (_jobs,))
-            _threads += 1
-    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
-        workers = min(workers, _threads)
+    if workers > 1:
+        workers = min(workers, len(_pool(workers)))
     if workers <= 1:
         for piece in range(pieces):
             work(piece)
         return
-    job = _Job(work, pieces)
-    try:
+    job = _Job(work, pieces, stop)
+
+    def start() -> None:
         for _ in range(workers):
             _jobs.put(job)
-        job.wait()
-    except BaseException:
-        while not job.over:
-            with contextlib.suppress(BaseException):  # another Ctrl-C, while the threads come to an end
-                job.stopped = True
-                _jobs.put(job)  # or else no thread may have heard of it
-                job.wait()
-        raise
-    if job.error is not None:
-        raise job.error
+
+    def again() -> None:
+        if _jobs.empty():
+            _jobs.put(job)
+
+    job.finish(start, lambda: _pool(1), again)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from scipy.optimize import OptimizeResult
 
 from . import _checks, _machine, _progress, _support
 from ._checks import Pairs, Uplo
+from ._forks import computed_once
 from ._rowsums import RowSums
 from ._steihaug import steihaug
 
@@ -283,7 +283,7 @@ class Scaling:
         self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
         return beta
 
-    @functools.cached_property
+    @computed_once
     def _left_out(self) -> Any:
         """An index of the rows that are left out: of nothing, at no cost, if none is."""
         return slice(0) if self._kept.all() else ~self._kept

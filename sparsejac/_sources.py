@@ -23,7 +23,7 @@ from . import _checks, _npy
 from ._completeness import check_complete
 from ._pattern import Indices
 from ._rows import Room, Turn, turn_of
-from ._stored import StoredCSR, read_at
+from ._stored import File, StoredCSR, read_at
 
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
@@ -93,8 +93,8 @@ class FileNumbers:
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
-        file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        try:
+        with File(self.path) as opened:
+            file = opened.fileno()
             if identity(os.fstat(file)) != self.identity:
                 raise changed(self.name, self.path)
 
@@ -107,8 +107,6 @@ class FileNumbers:
             yield read
             if identity(os.fstat(file)) != self.identity:  # meanwhile
                 raise changed(self.name, self.path)
-        finally:
-            os.close(file)
 
     def fill(self, file: int, start: int, numbers: NDArray[Any]) -> None:
         view = memoryview(numbers.view(np.uint8).data)

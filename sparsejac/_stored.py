@@ -6,6 +6,7 @@ where it is wanted. Nothing is mapped: where a mapped file is cut short, the pro
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import weakref
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -120,6 +121,8 @@ class StoredCSR:
     True
     """
 
+    _files: Callable[[], _Files | None]  # gives the open files, if there are readers
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self.shape, self.nnz, self.dtype, files = _described(self.path)
@@ -129,10 +132,7 @@ class StoredCSR:
         wide = any(block.members["indices"][1] == np.int64 for block in self._blocks)
         self._column_dtype = np.dtype(np.int64 if wide else np.int32)  # however many entries the whole has
         self.index_dtype = np.promote_types(index_dtype(*self.shape, self.nnz), self._column_dtype)
-        self._users = 0
-        self._held: dict[int, int] = {}
-        self._lock = threading.Lock()
-        _all.add(self)
+        self._begin()
 
     def indptr(self) -> NDArray[np.int64]:
         """Where the entries of each row begin, and those of the last one end: of the whole matrix, shape (m + 1,).
@@ -152,20 +152,28 @@ class StoredCSR:
                 now = None
             if now != block.signature:
                 raise self._changed(block)
-        with self._lock:
-            self._users += 1
-        try:
+        reader, files = object(), None
+        try:  # Ctrl-C may come at any place, and the end must not depend on how far this came
+            with self._lock:
+                files = self._files()
+                if files is None:
+                    files = _Files()
+                    self._files = weakref.ref(files)
+                files.readers[reader] = threading.get_ident()
             yield self
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._close()
+            if files is not None:
+                with self._lock:
+                    files.readers.pop(reader, None)
+                    if not files.readers:
+                        files.close()
 
     def close(self) -> None:
         """Close the files. The end of `open` does; for anyone else: not while another thread reads."""
         with self._lock:
-            self._close()
+            files = self._files()
+            if files is not None:
+                files.close()
 
     def read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
         """Read entries ``start <= p < stop`` of the whole matrix into `out`. Several threads may do so at once, within `open`.
@@ -178,7 +186,8 @@ class StoredCSR:
         """
         _checks.choice("name", name, Name)
         accepted = {self.dtype} if name == "data" else {self._column_dtype, np.dtype(np.int64)}
-        if not self._users:
+        files = self._files()
+        if files is None or not files.readers:
             raise ValueError(f"{self.path} is not open: read it within `with stored.open():`")
         if not 0 <= start <= stop <= self.nnz:
             raise IndexError(f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}")
@@ -221,15 +230,30 @@ class StoredCSR:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_users": 0, "_held": {}, "_lock": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._begin()
+
+    @property
+    def _held(self) -> dict[int, File]:
+        """The files that are open."""
+        files = self._files()
+        return {} if files is None else files.held
+
+    def _begin(self) -> None:
+        # Reentrant, as the garbage collector may end an iteration that was left, at any moment of a thread that has the lock.
+        self._lock = threading.RLock()
+        self._files = _no_files
         _all.add(self)
 
-    def _close(self) -> None:
-        while self._held:
-            os.close(self._held.popitem()[1])
+    def _begin_anew(self) -> None:
+        """In a forked child: of all that read in its parent there is only the thread that forked."""
+        self._lock = threading.RLock()
+        files = self._files()
+        if files is not None:
+            files.keep(threading.get_ident())
 
     def _rows(self, start: int, stop: int) -> scipy.sparse.csr_array:
         indptr = self._pointers(start, stop)
@@ -274,7 +298,8 @@ class StoredCSR:
         """As many elements of a block's array as `out` has, from `start` on."""
         block = self._blocks[number]
         offset, dtype = block.members[name]
-        with self._descriptor(number) as descriptor:
+        with self._opened(number) as file:
+            descriptor = file.fileno()
             if name in block.checksums:
                 _fill_checked(descriptor, block, name, start, out)
                 return
@@ -289,31 +314,28 @@ class StoredCSR:
                 out[first : first + piece.size] = piece
 
     @contextmanager
-    def _descriptor(self, number: int) -> Iterator[int]:
+    def _opened(self, number: int) -> Iterator[File]:
         """A block's open file: one of those that stay open, or, where they are many, for this time only."""
+        block = self._blocks[number]
         with self._lock:
-            descriptor = self._held.get(number)
-            held = descriptor is not None
-            if descriptor is None:
-                descriptor = self._opened(self._blocks[number])
-                held = len(self._held) < _HELD
-                if held:
-                    self._held[number] = descriptor
+            files = self._files()
+            file = None if files is None else files.held.get(number)
+            held = file is not None
+            if file is None:
+                try:
+                    file = File(block.path)
+                except FileNotFoundError:
+                    raise self._changed(block) from None
+                if _signature(os.fstat(file.fileno())) != block.signature:
+                    file.close()
+                    raise self._changed(block)
+                if files is not None and files.readers and len(files.held) < _HELD:
+                    files.held[number], held = file, True
         try:
-            yield descriptor
+            yield file
         finally:
             if not held:
-                os.close(descriptor)
-
-    def _opened(self, block: _Block) -> int:
-        try:
-            descriptor = os.open(block.path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise self._changed(block) from None
-        if _signature(os.fstat(descriptor)) != block.signature:
-            os.close(descriptor)
-            raise self._changed(block)
-        return descriptor
+                file.close()
 
     def _changed(self, block: _Block) -> ValueError:
         return ValueError(
@@ -322,13 +344,50 @@ class StoredCSR:
         )
 
 
+class File(io.FileIO):
+    """A file that is open for reading, and closed when nobody refers to it any more, without a warning.
+
+    `os.open` gives a number, which is lost if Ctrl-C comes before the number is noted anywhere. This is made, and closed, by C code alone.
+    """
+
+    __del__ = io.FileIO.close
+
+
+class _Files:
+    """The open files of a folder: of those who read it. They end with the last reader.
+
+    Each reader's frame refers to this object, and the matrix does not. So the files are closed even if Ctrl-C comes while the
+    end of a reader is noted.
+    """
+
+    def __init__(self) -> None:
+        self.readers: dict[object, int] = {}  # and the thread of each
+        self.held: dict[int, File] = {}
+
+    def close(self) -> None:
+        for file in self.held.values():
+            file.close()
+        self.held.clear()
+
+    def keep(self, thread: int) -> None:
+        """Only the readers of this thread."""
+        self.readers = {reader: its for reader, its in self.readers.items() if its == thread}
+        if not self.readers:
+            self.close()
+
+
+def _no_files() -> _Files | None:
+    return None
+
+
 _all: weakref.WeakSet[StoredCSR] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
-    """In a forked child nobody reads, whoever did so in its parent."""
+    global _going_there  # noqa: PLW0603  # whoever had it is not in the child
+    _going_there = threading.Lock()
     for stored in list(_all):
-        stored.__setstate__(stored.__getstate__())
+        stored._begin_anew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -25,7 +25,20 @@ from numpy.typing import NDArray
 
 from . import _checks, _progress
 from ._pattern import Indices, Pattern, Spans, frozen
-from ._rows import Entries, Room, Rows, Stop, Sum, Turn, Weights, aside, compiled_kernel, on_own_threads, partial_sums
+from ._rows import (
+    Entries,
+    InOrder,
+    Room,
+    Rows,
+    Stop,
+    Sum,
+    Turn,
+    Weights,
+    aside,
+    compiled_kernel,
+    on_own_threads,
+    partial_sums,
+)
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
 _BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
@@ -261,8 +274,6 @@ class StreamedRows(Rows):
         while count > 1 and count * of.part_nbytes > _SUM_VECTORS * 8 * (self.pattern.k + extra):
             count //= 2
         parts: list[NDArray[Any] | None] = [None] * count
-        added = [0] * count  # blocks, into each of them
-        turn, stop = threading.Condition(), Stop()
         blocks = list(self._blocks((0, self.pattern.k), target, columns or 1))
         turns, before = [], [0] * count
         for unit in self._units(blocks):
@@ -270,18 +281,16 @@ class StreamedRows(Rows):
             turns.append((which, before[which]))
             before[which] += 1
         source, step = self.entries.source, self.pattern.k
-        if (
-            isinstance(source, DenseSource) and granule(source) % _TOGETHER
-        ):  # a block may end within four rows of its unit
-            step = granule(source)
+        if isinstance(source, DenseSource) and granule(source) % _TOGETHER:
+            step = granule(source)  # a block may end within four rows of its unit
+        stop = Stop()
+        orders = [InOrder(stop) for _ in parts]
 
         def add(block: Block) -> None:
             which, earlier = turns[block.number]
-            with turn:  # blocks are taken in order, so those before this one are done or under way: no deadlock
-                turn.wait_for(lambda: added[which] == earlier or stop.is_set)
-                if stop.is_set:
-                    turn.notify_all()
-                    return
+            # Blocks are taken in order, so those before this one are done or under way: no deadlock.
+            if not orders[which].wait(earlier):
+                return
             out = parts[which]
             if out is None:
                 out = parts[which] = of.part()
@@ -289,15 +298,9 @@ class StreamedRows(Rows):
             for i0 in range(block.i0, block.i1, step):
                 i1 = min(i0 + step, block.i1)
                 run(block.data, block.indices, block.base, *spans, i0, i1, *block.beside, *last)
-            with turn:
-                added[which] += 1
-                turn.notify_all()
+            orders[which].done(earlier)
 
-        def failed() -> None:
-            with turn:
-                turn.notify_all()
-
-        self._pass(kernel, add, blocks, target, stop=stop, failed=failed)
+        self._pass(kernel, add, blocks, target, stop=stop)
         total = np.zeros(of.shape, of.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
@@ -328,16 +331,15 @@ class StreamedRows(Rows):
         *,
         structure: bool = False,
         stop: Stop | None = None,
-        failed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set, and then `failed` called."""
+        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set."""
         for numbers in (self.entries, target):
             turn = getattr(getattr(numbers, "source", None), "turn", None)
             if turn is not None and turn.owner == threading.get_ident():
                 raise _checks.asked_while_answering(numbers.name)
         stop = stop or Stop()
         run = self._pass_aside
-        aside(lambda: run(name, visit, blocks, target, stop, failed, structure=structure), stop)
+        aside(lambda: run(name, visit, blocks, target, stop, structure=structure), stop)
 
     def _pass_aside(
         self,
@@ -346,7 +348,6 @@ class StreamedRows(Rows):
         blocks: list[tuple[int, int]],
         target: Any,
         stop: Stop,
-        failed: Callable[[], None],
         *,
         structure: bool,
     ) -> None:
@@ -403,7 +404,6 @@ class StreamedRows(Rows):
                         rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
                     block = taken(rooms)
                     if block is None:
-                        failed()
                         return
                     visit(block)
                     spare.append(rooms)
@@ -412,10 +412,9 @@ class StreamedRows(Rows):
                             bar.update(block.i1 - block.i0)
                 except BaseException:
                     stop.is_set = True
-                    failed()
                     raise
 
-            on_own_threads(work, len(blocks), self.workers + 1)
+            on_own_threads(work, len(blocks), self.workers + 1, stop)
 
     def _blocks(self, rows: tuple[int, int], target: Any, columns: int = 1) -> Iterator[tuple[int, int]]:
         """Consecutive rows that are read together: those of a unit, or, where the budget has no room for these, a part of them."""
@@ -470,7 +469,7 @@ class StreamedRows(Rows):
         if isinstance(target, Entries):
             return super().any_nonzero(target)
         found: list[bool] = []  # one for each block of a pass
-        self._pass(
+        self._pass_over(
             "any_nonzero", lambda block: found.append(bool(np.any(block.beside[0]))), (0, self.pattern.k), target
         )
         return any(found)

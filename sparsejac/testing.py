@@ -107,12 +107,14 @@ def check_jacobian(
 ) -> tuple[Check, ...]:
     """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x, by identities; raise if one does not hold.
 
-    F is quadratic, so these hold exactly for every h; two random ones are tried, as large as x in each entry:
+    F is quadratic, so these hold exactly for every h. Random ones are tried: two that are as large as x in each entry, and for the first
+    identity two whose entries are all of one size, with ``F(x+h) - F(x-h)`` written out as ``2 A_ij (x_i h_j + h_i x_j)``. So an entry that does
+    not belong to J is found even if the sizes in x differ widely.
 
     * ``F(x+h) - F(x-h) = 2 J h``
     * ``F(x+h) - F(x) - J h = F(h)``
     * ``J x = 2 F(x)``
-    * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`
+    * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`; of an operator each entry of ``Jᴴ w``, for a w that makes the rows of J equally large
     * for our own J besides: ``J(x) h = J(h) x``, CSR against operator in ``J v`` and ``Jᴴ w``, the norms of its columns
 
     F is computed here by NumPy. The allowed deviation of each entry is a small multiple of the rounding error of its own
@@ -217,16 +219,24 @@ def verdicts(
         size = abs(a) * y[i] * y[j]
     _check_range(size, x.dtype)
     products = [given @ h for h in steps]
-    yield _worst(
-        _entrywise("F(x+h) - F(x-h) = 2 J h", F(x + h) - F(x - h), 2 * Jh, size)
-        for h, Jh in zip(steps, products, strict=True)
-    )
+    name = "F(x+h) - F(x-h) = 2 J h"
+    found = [_entrywise(name, F(x + h) - F(x - h), 2 * Jh, size) for h, Jh in zip(steps, products, strict=True)]
+    # With those steps an entry of a row counts as much as x in its column. A wrong one where x is small hides behind the others
+    # of its row, but not with steps of one size. There F(x+h) - F(x-h) would lose the digits of the smaller of x and h.
+    for _ in range(2):
+        h = _integers(rng, k, x.dtype) * _powers_of_two(x).max(initial=0)
+        terms = abs(a) * (abs(x)[i] * abs(h)[j] + abs(h)[i] * abs(x)[j])
+        found.append(_entrywise(name, a * (x[i] * h[j] + h[i] * x[j]), given @ h, terms))
+    yield _worst(found)
     yield _worst(
         _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
         for h, Jh in zip(steps, products, strict=True)
     )
     yield _entrywise("J x = 2 F(x)", given @ x, 2 * F(x), size)
-    yield _adjoint(given, rng, x.dtype)
+    adjoint = [_adjoint(given, rng, x.dtype)]
+    if isinstance(given, LinearOperator):
+        adjoint.append(_adjoint_entrywise(given, rng, a, x, i, j))
+    yield _worst(adjoint)
     if J is not None:
         return
     yield _entrywise("J(x) h = J(h) x", products[0], builder.operator(steps[0]) @ x, size)
@@ -236,9 +246,9 @@ def verdicts(
     yield _entrywise(
         "CSR @ v = operator @ v", csr @ v, op @ v, abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j])
     )
-    adjoint = csr.conj().T
+    transposed = csr.conj().T
     yield _entrywise(
-        "CSR^H @ w = operator^H @ w", adjoint @ w, op.H @ w, abs(adjoint) @ abs(w), terms=_longest_column(csr)
+        "CSR^H @ w = operator^H @ w", transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=_longest_column(csr)
     )
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
     yield _entrywise(
@@ -287,6 +297,9 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
         )
 
 
+_ADJOINT = "<J u, w> = <u, J^H w>"
+
+
 def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
     m, n = op.shape
     u, w = _normal(rng, n, dtype), _normal(rng, m, dtype)
@@ -296,7 +309,29 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
     scale = _norm(w) * _norm(forward) + _norm(adjoint) * _norm(u)
     # Real and imaginary part each on its own: |·| of the difference would do, but hides which one is wrong.
     difference = max(abs(np.real(left) - np.real(right)), abs(np.imag(left) - np.imag(right)))
-    return _verdict("<J u, w> = <u, J^H w>", difference, 32 * np.finfo(dtype).eps * scale)
+    return _verdict(_ADJOINT, difference, 32 * np.finfo(dtype).eps * scale)
+
+
+def _adjoint_entrywise(
+    op: Any, rng: np.random.Generator, a: NDArray[Any], x: NDArray[Any], i: NDArray[Any], j: NDArray[Any]
+) -> Check:
+    """Compare each entry of ``Jᴴ w`` with the definition, for a w that makes the rows of J equally large.
+
+    The scalar products say nothing of a row that is small beside others.
+    """
+    largest, limits = abs(a) * np.maximum(abs(x)[i], abs(x)[j]), np.finfo(x.dtype)
+    w = _integers(rng, i.size, x.dtype)
+    w *= np.where(
+        largest > 4 * limits.tiny, 1 / _powers_of_two(largest), 0
+    )  # the reciprocal of a smaller one overflows
+    wide = np.result_type(x.dtype, np.float64)
+    expected, size = np.zeros(x.size, wide), np.zeros(x.size, np.float64)
+    for rows, columns in ((i, j), (j, i)):
+        terms = (a * x[columns]).conj() * w
+        np.add.at(expected, rows, terms)
+        np.add.at(size, rows, abs(terms))
+    terms_each = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
+    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * terms_each)
 
 
 def _entrywise(name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1) -> Check:

@@ -1,6 +1,8 @@
 """Hypothesis profiles, and real matrices where there are any: in a folder shared/data beside the checkout."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,22 @@ def pytest_configure(config):
     """The markers of SciPy's own tests, some of which test_operator.py runs."""
     for name in ("uses_xp_capabilities", "skip_xp_backends", "xfail_xp_backends", "array_api_backends"):
         config.addinivalue_line("markers", f"{name}: SciPy's own")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard():
+    """Python's own handler of SIGINT, also where it is ignored, as in a background job of a script.
+
+    A process that a test starts has the default then: a handler is not inherited, but to ignore a signal, or to block it, is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGALRM})
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 Never in a killed process, a wrong number, a thread or an open file that is left; and the next call works.
 """
 
+import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import pickle
@@ -15,8 +17,10 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 import scipy.sparse
@@ -26,6 +30,7 @@ from sparsejac import (
     JacobianBuilder,
     LeastSquares,
     RowSums,
+    _progress,
     _rows,
     _sources,
     _stored,
@@ -856,3 +861,522 @@ def test_interrupted_by_a_signal():
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (out, err) == ("interrupted True 1\nTrue\n", "")
+
+
+OPENED_AND_INTERRUPTED = """
+import gc, os, random, signal, sys, threading, time
+import numpy as np, scipy.sparse as sp
+from sparsejac import JacobianBuilder
+from sparsejac.io import read_matrix, write_csr_blocks
+
+folder, S = sys.argv[1], sp.csr_array(np.ones((60, 60)))
+write_csr_blocks(folder + "/f", ((r, S[r : r + 9]) for r in range(0, 60, 9)), shape=(60, 60))
+np.save(folder + "/A.npy", np.ones((60, 60)))
+arrays = []
+for name in ("data", "indices", "indptr"):
+    np.save(f"{folder}/{name}.npy", getattr(S, name))
+    arrays.append(np.load(f"{folder}/{name}.npy", mmap_mode="r"))
+M, kept = sp.csr_array(tuple(arrays), shape=(60, 60)), read_matrix(folder + "/f")
+opens = [
+    lambda: JacobianBuilder(folder + "/f"),
+    lambda: JacobianBuilder(folder + "/A.npy"),
+    lambda: JacobianBuilder(M, rows="stored"),
+    lambda: kept[3:50],
+    lambda: list(kept),
+    lambda: kept.operator() @ np.ones(60),
+]
+for one in opens:
+    one()
+
+
+def held():
+    files = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(file).startswith(folder) for file in files if os.path.islink(file))
+
+
+def shoot():
+    wait = random.Random(0)
+    while not stop:
+        time.sleep(wait.uniform(0.0002, 0.006))
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
+gc.collect()
+before, stop, count, end = held(), False, 0, time.monotonic() + 4
+threading.Thread(target=shoot, daemon=True).start()
+while not stop:
+    try:
+        while time.monotonic() < end:
+            try:
+                opens[count % len(opens)]()
+            except KeyboardInterrupt:
+                count += 1
+        stop = True
+    except KeyboardInterrupt:
+        pass
+for _ in range(3):
+    try:
+        time.sleep(0.1)
+        gc.collect()
+    except KeyboardInterrupt:
+        pass
+print(count > 20, held() - before, (kept[3:50].toarray() == 1).all())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="files are counted where Linux lists them")
+def test_interrupted_while_files_are_opened(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", OPENED_AND_INTERRUPTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True 0 True\n", "")
+
+
+@pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
+def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path):
+    A, left = PLACES[place][0](tmp_path), [0]
+    ours = (_stored.__file__, _sources.__file__, contextlib.__file__)
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename not in ours:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before, n, others = held(), 0, sys.gettrace()
+    while left[0] <= 0:
+        n += 1
+        left[0] = n
+        sys.settrace(trace)
+        try:
+            made("builder", A, place)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(others)
+        assert held() == before, f"interrupted at line {n}"
+    assert n > 50
+
+
+def test_an_iteration_that_is_left(tmp_path):
+    stored = io.read_matrix(blocks(tmp_path))
+    before, iteration = held(), iter(stored)
+    next(iteration)
+    assert held() != before
+    del iteration
+    nothing_left(before)
+
+
+# --- no signal ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent the POSIX way")
+def test_the_tests_pass_where_sigint_is_ignored():
+    """As in a background job of a script."""
+    tests = ["test_interrupted_by_a_signal", "test_interrupted_during_a_pass"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)]
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    done = subprocess.run(ignoring + command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, f"{1 + len(OPERATIONS)} passed" in done.stdout) == (0, True), done.stdout
+
+
+IGNORED = """
+import os, signal
+import numpy as np
+from sparsejac import JacobianBuilder
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+A, calls = np.ones((40, 40)), []
+
+
+def rows(start, stop):
+    calls.append(start)
+    os.kill(os.getpid(), signal.SIGINT)
+    return A[start:stop]
+
+
+print(JacobianBuilder(rows).value(np.ones(40)).sum(), len(calls) > 1, signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent the POSIX way")
+def test_a_user_may_ignore_ctrl_c():
+    done = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("1600.0 True True\n", "")
+
+
+# --- forks ----------------------------------------------------------------------------------------------------------
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+
+
+def forked(act):
+    """What becomes of a forked child that does this: its exit code, or -SIGALRM if it hangs."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            code = act() or 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def compiled():
+    function = {}
+    exec("def f(x):\n    return x + 1.5", function)  # noqa: S102  # a new one each time
+    numba.njit(function["f"])(2.0)
+
+
+def shown():
+    with open(os.devnull, "w") as nowhere, _progress.bar(total=50, mininterval=0, file=nowhere) as bar:
+        for _ in range(50):
+            bar.refresh()
+
+
+@forks
+@pytest.mark.parametrize("busy", ["makes a builder", "adds", "streams", "opens", "compiles", "shows a bar"])
+def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
+    """The child can do all of that itself."""
+    monkeypatch.setattr(_rows, "_INLINE", 0)
+    paths = npy(tmp_path), blocks(tmp_path)
+    large = scipy.sparse.eye_array(100_000, format="csr")
+    in_memory = JacobianBuilder(dense(), workers=WORKERS).operator(x)
+    streamed = [JacobianBuilder(path, rows="stored", workers=WORKERS).operator(x) for path in paths]
+    stored = io.read_matrix(paths[1])
+    acts = {
+        "makes a builder": lambda: JacobianBuilder(large, rows="stored"),
+        "adds": lambda: in_memory.T @ np.ones(K * K),
+        "streams": lambda: [operator.column_norms() for operator in streamed],
+        "opens": lambda: (JacobianBuilder(paths[1]), stored[3:8]),
+        "compiles": compiled,
+        "shows a bar": shown,
+    }
+    for act in acts.values():
+        act()
+    stop = []
+
+    def work():
+        while not stop:
+            acts[busy]()
+
+    def all_of_it():
+        JacobianBuilder(scipy.sparse.eye_array(3, format="csr"))
+        for act in list(acts.values())[1:]:
+            act()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for wait in np.random.default_rng(0).uniform(0, 0.02, 8):
+            time.sleep(wait)
+            assert forked(all_of_it) == 0
+    finally:
+        stop.append(True)
+        for thread in threads:
+            thread.join()
+
+
+IMPORTING = """
+import os, signal, sys, threading, time
+import numpy as np
+from sparsejac import JacobianBuilder
+
+operator, A = JacobianBuilder(np.ones((3, 3))).operator(np.ones(3)), []
+thread = threading.Thread(target=lambda: operator @ np.ones(3))
+thread.start()
+while "numba" not in sys.modules:
+    time.sleep(1e-3)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(int((operator @ np.ones(3)).sum()))
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@forks
+def test_forked_while_another_thread_imports_the_kernels():
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("18\n", "")
+
+
+@forks
+def test_a_reader_may_fork(tmp_path):
+    """The child of a thread that reads goes on reading; who else read in its parent does not in the child."""
+    stored = io.read_matrix(blocks(tmp_path))
+
+    def reads_on():
+        out = np.empty(stored.nnz)
+        stored.read("data", 0, stored.nnz, out)
+        return int(not (out == sparse().data).all())
+
+    with stored.open():
+        assert forked(reads_on) == 0
+        assert reads_on() == 0
+    opened, stop = threading.Event(), threading.Event()
+
+    def other():
+        with stored.open():
+            stored.read("data", 0, stored.nnz, np.empty(stored.nnz))
+            opened.set()
+            stop.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    opened.wait(60)
+    assert stored._held
+    assert forked(lambda: len(stored._held)) == 0
+    stop.set()
+    thread.join()
+    assert not stored._held
+
+
+@forks
+def test_a_fork_waits_for_locks_and_gives_them_back():
+    """Those that another thread had are free in the child, and in the parent."""
+    compiler = sys.modules["numba.core.compiler_lock"].global_compiler_lock._lock
+    from tqdm.std import TqdmDefaultWriteLock
+
+    for lock in (compiler, TqdmDefaultWriteLock.th_lock, _rows.Turn()):
+        has, times = threading.Event(), []
+
+        def hold(lock=lock, has=has, times=times):
+            with lock:
+                has.set()
+                time.sleep(0.2)
+                times.append(time.monotonic())
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        has.wait()
+
+        def takes(lock=lock):
+            with lock:
+                return 0
+
+        assert forked(takes) == 0
+        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(takes).result(10) == 0
+
+
+@forks
+def test_a_turn_belongs_to_the_thread_that_forks():
+    turn = _rows.Turn()
+    with turn:
+        assert turn.owner == threading.get_ident()
+        assert forked(lambda: turn.owner == threading.get_ident()) == 1
+        with contextlib.ExitStack() as stack:  # which asks in another way
+            stack.enter_context(turn)
+    assert turn.owner == 0
+    assert type(pickle.loads(pickle.dumps(turn))) is _rows.Turn
+
+
+# --- bars -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bar_that_cannot_write_keeps_no_lock():
+    class Full:
+        full = False
+
+        def write(self, _):
+            if self.full:
+                raise OSError("no space left")
+
+        def flush(self):
+            pass
+
+    file = Full()
+    bar = _progress.bar(total=5, file=file)
+    for act in (bar.refresh, bar.clear):
+        file.full = True
+        with pytest.raises(OSError, match="no space left"):
+            act()
+        file.full = False
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(shown).result(10)
+    bar.close()
+
+
+def test_the_lock_of_a_bar(monkeypatch):
+    """Ours do not wait for another process, which may have been killed; but they heed a lock that the user has set."""
+    from tqdm import tqdm
+    from tqdm.std import TqdmDefaultWriteLock
+
+    def lock():
+        with open(os.devnull, "w") as nowhere, _progress.bar(total=5, file=nowhere) as bar:
+            return bar.get_lock()
+
+    own = threading.RLock()
+    for theirs, ours in ((TqdmDefaultWriteLock(), TqdmDefaultWriteLock.th_lock), (own, own)):
+        monkeypatch.setattr(tqdm, "_lock", theirs, raising=False)
+        assert lock() is ours
+    monkeypatch.delattr(tqdm, "_lock")
+    assert lock() is TqdmDefaultWriteLock.th_lock
+
+
+# --- no memory ------------------------------------------------------------------------------------------------------
+
+
+def passes(folder):
+    """In memory and streamed: a map, a sum, and an assembly."""
+    for A in (dense(), npy(folder), blocks(folder), function(folder)):
+        builder = JacobianBuilder(A, rows="stored", workers=WORKERS)
+        operator, w = builder.operator(x), np.ones(builder.shape[0])
+        yield from (lambda J=operator: J @ v, lambda J=operator, w=w: J.T @ w, lambda b=builder: b.tocsr(x).data)
+
+
+def right_or_refused(act, expected):
+    """0 if the numbers are right, or a lack of memory is raised."""
+    try:
+        return int(not (act() == expected).all())
+    except (
+        MemoryError,
+        RuntimeError,
+        SystemError,
+    ):  # Python and NumPy themselves raise the others, where memory is lacking
+        return 0
+    except TypeError as error:  # and of a path that was not converted Python says that it is none
+        return 0 if "path" in str(error) else 2
+
+
+@forks
+def test_any_allocation_may_fail(tmp_path, monkeypatch):
+    """The nth one of any thread: whoever waits hears of it, and the next call works."""
+    testcapi = pytest.importorskip("_testcapi", reason="which makes allocations fail")
+    monkeypatch.setattr(_rows, "_INLINE", 0)
+    for act in passes(tmp_path):
+        expected = act()
+        for n in range(3, 500, 31):
+
+            def child(act=act, expected=expected, n=n):
+                testcapi.set_nomemory(n, n + 1)
+                try:
+                    found = right_or_refused(act, expected)
+                finally:
+                    testcapi.remove_mem_hooks()
+                return found or (0 if (act() == expected).all() else 3)
+
+            assert forked(child) == 0, n
+
+
+PLACES_OF_FAILURE = [
+    (_rows._Job, "run"), (_rows._Job, "_take"), (_rows._Job, "_look"), (_rows._Job, "_wait"), (_rows._Thread, "lives"),
+    (_rows.InOrder, "wait"), (_rows.InOrder, "done"), (_rows.Sum, "part"), (_rows, "_leave_no_record"), (_rows, "_run"),
+    (_rows, "_serve"), (_rows, "_taken_lock"), (_stored, "File"), (_sources, "File"), (_streamed, "Room"), (_streamed, "frozen"),
+]  # fmt: skip
+
+
+@forks
+@pytest.mark.parametrize(("where", "name"), PLACES_OF_FAILURE, ids=lambda one: getattr(one, "__name__", one))
+def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
+    """When it is called, or when it has done what it does."""
+    monkeypatch.setattr(_rows, "_INLINE", 0)
+    for act in passes(tmp_path):
+        expected, function = act(), getattr(where, name)
+        for n, afterwards in [(1, False), (2, True), (3, False), (5, True)]:
+
+            def child(act=act, expected=expected, function=function, n=n, afterwards=afterwards):
+                _rows._forget_threads()
+                calls = iter(range(1, 10**9))
+
+                def failing(*args, **kwargs):
+                    now = next(calls) == n
+                    if now and not afterwards:
+                        raise MemoryError
+                    found = function(*args, **kwargs)
+                    if now:
+                        raise MemoryError
+                    return found
+
+                setattr(where, name, failing)
+                found = right_or_refused(act, expected)
+                setattr(where, name, function)
+                return found or (0 if (act() == expected).all() else 3)
+
+            assert forked(child) == 0, (n, afterwards)
+
+
+@forks
+def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="which limits memory")
+    if not os.path.isfile("/proc/self/statm"):
+        pytest.skip("the size of a process is read where Linux says it")
+    monkeypatch.setattr(_rows, "_INLINE", 0)
+    for act in passes(tmp_path):
+        expected = act()
+        for room in (0, 2**16, 2**20, 2**23, 2**23 + 2**16, 2**24, 2**24 + 2**17):
+
+            def child(act=act, expected=expected, room=room):
+                _rows._forget_threads()
+                with open("/proc/self/statm") as file:
+                    size = int(file.read().split()[0]) * resource.getpagesize()
+                soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (size + room, hard))
+                found = right_or_refused(act, expected)
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+                return found or (0 if (act() == expected).all() else 3)
+
+            assert forked(child) == 0, room
+
+
+def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
+    """As one does that finds no memory for its first step."""
+    monkeypatch.setattr(_rows, "_INLINE", 0)
+    monkeypatch.setattr(_rows, "_threads", [])
+    in_memory, streamed = (JacobianBuilder(A, workers=WORKERS).operator(x) for A in (dense(), npy(tmp_path)))
+    before = held()
+    for name, operator in (("_run", streamed), ("_serve", in_memory)):
+        expected = operator.T @ np.ones(K * K)
+        with monkeypatch.context() as patch:
+            patch.setattr(_rows, "_threads", [])
+            patch.setattr(_rows, name, lambda *_: None)
+            if name == "_run":
+                with pytest.raises(
+                    MemoryError, match=r"a thread ended because there was no memory left .* smaller workers="
+                ):
+                    operator.T @ np.ones(K * K)
+        np.testing.assert_array_equal(operator.T @ np.ones(K * K), expected)
+    assert held()[2] == before[2]
+
+
+def test_no_lock_to_be_had(monkeypatch):
+    def no_lock():
+        raise RuntimeError("can't allocate lock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_rows.threading, "Lock", no_lock)
+        with pytest.raises(MemoryError, match="there is no memory left for a lock"):
+            _rows.InOrder(_rows.Stop()).wait(0)
+
+
+def test_an_error_is_kept_by_nobody():
+    """What it refers to, such as large arrays, goes with it; the garbage collector need not come."""
+
+    def failing(_):
+        raise Failure
+
+    gc.disable()
+    try:
+        for run_on in (_rows.on_threads, _rows.on_own_threads):
+            try:
+                run_on(failing, 4, 2)
+            except Failure as error:
+                kept = weakref.ref(error)
+            for _ in range(100):
+                if kept() is None:
+                    break
+                time.sleep(0.01)  # a thread may be about to leave its frame
+            assert kept() is None
+    finally:
+        gc.enable()

@@ -243,7 +243,7 @@ def test_no_thread_to_be_had(monkeypatch):
     def start_new_thread(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_rows, "_threads", 0)
+    monkeypatch.setattr(_rows, "_threads", [])
     monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
     done = []
     on_threads(done.append, 7, 4)

@@ -124,6 +124,43 @@ def test_no_error_hides_behind_a_large_or_small_x(size):
         check_jacobian(A, x, J=J)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_no_extra_entry_hides_where_x_is_small(dtype, order):
+    """The sizes in x differ by sixteen orders of magnitude. An entry as large as its row's largest is found in each wrong column."""
+    rng, k = np.random.default_rng(1), 5
+    x = np.array([1e-8, 3e-5, -2.0, 7e4, 1e8])
+    A = rng.standard_normal((k, k))
+    if np.dtype(dtype).kind == "c":
+        A, x = A + 1j * rng.standard_normal((k, k)), x * np.exp(1j * np.arange(k))
+    A, x = A.astype(dtype), x.astype(dtype)
+    J = dense_jacobian(A, x, order=order)
+    for form in (np.asarray, scipy.sparse.csr_array, aslinearoperator):
+        assert len(check_jacobian(A, x, J=form(J), order=order)) == 4
+    for r in range(k * k):
+        for c in set(range(k)) - set(divmod(r, k)):
+            wrong = J.copy()
+            wrong[r, c] = abs(J[r]).max()
+            # As a matrix, as an operator, and as an operator whose adjoint alone is wrong.
+            for given in (wrong, aslinearoperator(wrong), Broken(J, wrong.conj().T)):
+                with pytest.raises(AssertionError, match="fails by"):
+                    check_jacobian(A, x, J=given, order=order)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_no_false_alarm_where_the_sizes_differ_widely(dtype):
+    rng = np.random.default_rng(2)
+    for seed in range(20):
+        k = int(rng.integers(1, 8))
+        A, x = rng.standard_normal((k, k)), 10 ** rng.uniform(-8, 8, k) * rng.choice([-1, 1], k)
+        if np.dtype(dtype).kind == "c":
+            A, x = A + 1j * rng.standard_normal((k, k)), x * np.exp(1j * rng.uniform(0, 6, k))
+        A, x = A.astype(dtype), x.astype(dtype)
+        A[rng.random((k, k)) < 0.2] = 0
+        assert len(check_jacobian(A, x, seed=seed)) == 8
+        assert len(check_jacobian(A, x, J=dense_jacobian(A, x), seed=seed)) == 4
+
+
 def test_zeros_in_x_are_no_place_to_hide():
     A, x = np.ones((4, 4)), np.array([0.0, 2, 0, 3])
     J = dense_jacobian(A, x)
