@@ -459,8 +459,8 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
         indices = _Column(name, uri, "bin2_id", places.dtype, map_.nnz, status)
         data = _Column(name, uri, "count", counts.dtype, map_.nnz, status, strict)
         indptr = map_.row_offsets()
-        in_order = [ascends for _, _, ascends in map_.placed_pieces()]  # each of them is looked at
-        if all(in_order):
+        ascending = [ascends for _, _, ascends in map_.placed_pieces()]  # each of them is looked at
+        if all(ascending):
             return CsrSource(data, indices, indptr, name=name, half=True)
     now = np.zeros_like(indptr)
     with indices.opened() as read:
@@ -469,7 +469,7 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
             rows = _rows_of(indptr, int(indptr[i0]), int(indptr[i1]))
             order, first = _order(rows, read(int(indptr[i0]), int(indptr[i1]), room))
             now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(rows[order][first], np.arange(i0, i1), side="right")
-    in_order = _Sorted(indices, indices, indptr, now), _Sorted(data, indices, indptr, now)
-    result = CsrSource(in_order[1], in_order[0], now, name=name, half=True)
+    places_in_order, counts_in_order = (_Sorted(column, indices, indptr, now) for column in (indices, data))
+    result = CsrSource(counts_in_order, places_in_order, now, name=name, half=True)
     result.extra = 6  # what sorting takes: rows, columns, and their order
     return result

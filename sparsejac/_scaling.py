@@ -27,10 +27,11 @@ _FORCING = (
     0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
 )
 _INNER = 1000  # steps of conjugate gradients in one of Newton's
-_RANGE = 960  # binary digits before the point, or behind it, at which numbers near the end of their range
+_RANGE_OF_A, _RANGE_OF_D = 300, 100  # binary digits before the point, or behind it, at which numbers are near the end of their range
 _LOWEST, _HIGHEST = 1014, 1002  # the same, where numbers are so far apart that they do not fit in between
 _SHRUNK = 1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
 _SMALLEST = 1e-305  # an x below which its products lose their digits
+_TOP = 1000 - 32  # the exponent of the largest number in a product of A, before up to 2³² of them are added
 _TRUSTED = (
     2.0**1014
 )  # x/d, times the number of rows, up to which what is lost at the small end of the range does not count
@@ -235,9 +236,10 @@ class Scaling:
         self._found = _support.without()
         self._unexamined = ""
         self._alpha = self._delta = 1.0
-        self._shift = 0
+        self._log_alpha = self._log_largest = self._shift = 0
         self._d: NDArray[Any] | None = None
         self._called_at = 0
+        self._lost = False  # whether rows have entries that are too small beside the largest to count
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -269,7 +271,9 @@ class Scaling:
         for name, value in (("target", target), ("x0", x0)):
             if value is not None:  # of the right kind, before anything is done
                 _checks.positive(name, value, nobody)
-        self._alpha = np.ldexp(1.0, _shift(*2 * [self._sums._check_nonnegative()]))
+        largest = self._sums._check_nonnegative()
+        self._log_alpha, self._log_largest = _shift(largest, largest, _RANGE_OF_A), int(np.frexp(largest)[1])
+        self._alpha = float(np.ldexp(1.0, self._log_alpha))
         with np.errstate(all="ignore"):  # as in the kernels
             if self._support == "drop_rows":
                 self._drop_rows(target)
@@ -283,12 +287,14 @@ class Scaling:
             if not kept.any():
                 return self._nothing()
             self._d = d
+            if self._shift:
+                self._limit -= 1  # for the residual of x as it is returned
             lonely = np.flatnonzero(kept & (degree == 0))
             beta = self._note_of_ones(degree, d)
             verdict: tuple[int, str | None] | None = None
             if lonely.size:
                 verdict = self._unsupported(_support.without(lonely))
-            elif not exact:
+            elif self._lost or not exact:
                 verdict = (3, None)
             if verdict is None and self._support in ("check", "drop"):
                 verdict = self._examine(d)
@@ -308,13 +314,14 @@ class Scaling:
             return self._along_lines(x, d) or self._along_curves(x, d)
 
     def _degree(self) -> NDArray[Any]:
-        """``A 1 / alpha`` over the rows that are kept; 0 where, and only where, a row has no entries."""
+        """``A 1 / alpha`` over the rows that are kept; 0 where, and only where, a row has no entries; 1 where it is lost."""
         ones = self._kept.astype(np.float64)
         degree = self._product(ones)
-        if self._alpha > 1 and np.any(self._kept & (degree == 0)):  # small entries may have become 0 by the division
+        if self._alpha > 1 and np.any(self._kept & (degree == 0)):  # of small entries nothing may be left
             self._tick()
-            tiny = (degree == 0) & (self._sums._product(ones) > 0)
-            degree[tiny] = np.nextafter(0, 1)
+            lost = (degree == 0) & (self._sums._product(ones) > 0)
+            degree[lost] = 1.0
+            self._lost = bool(lost.any())
         return degree
 
     def _targets(self, target: ArrayLike) -> tuple[NDArray[np.float64], bool]:
@@ -324,17 +331,17 @@ class Scaling:
         if not kept.any():
             return d, True
         smallest, largest = float(np.min(d[kept])), float(np.max(d[kept]))
-        self._delta = float(np.ldexp(1.0, _shift(smallest, largest)))
-        self._shift = int(np.log2(self._delta) - np.log2(self._alpha)) // 2
+        self._delta = float(np.ldexp(1.0, _shift(smallest, largest, _RANGE_OF_D)))
+        self._shift = (int(np.log2(self._delta)) - self._log_alpha) // 2
         d /= self._delta
         d[~kept] = 1.0
         return d, smallest / self._delta >= np.ldexp(1.0, -_LOWEST - 3)
 
     def _drop_rows(self, target: ArrayLike) -> None:
         """Leave out rows without support."""
-        d, _ = self._targets(target)
+        d, exact = self._targets(target)
         before = self._kept
-        if before.any() and self._may_examine("drop_rows"):
+        if exact and before.any() and self._may_examine("drop_rows"):
             self.leave_out("support", before & ~_support.supported_rows(self._sums, before, d))
             self._found = _support.without(np.flatnonzero(before & ~self._kept))
         self._support = "skip"
@@ -578,7 +585,17 @@ class Scaling:
     def _product(self, u: NDArray[Any]) -> NDArray[Any]:
         """``A u / alpha``: a power of two, and 1 unless entries of A are so large or small that sums might leave the range of numbers."""
         self._tick()
-        return self._sums._product(u if self._alpha == 1 else u / self._alpha)
+        if self._alpha == 1:
+            return self._sums._product(u)
+        up = self._up(u)
+        return np.ldexp(self._sums._product(np.ldexp(u, up)), -up - self._log_alpha)
+
+    def _up(self, u: NDArray[Any]) -> int:
+        """The power of two by which u is multiplied so that it, and ``A u``, come near the upper end of the range, where no digits are lost."""
+        largest = float(np.max(np.abs(u), initial=0.0))
+        if not 0 < largest < np.inf:
+            return -self._log_alpha
+        return _TOP - int(np.frexp(largest)[1]) - max(self._log_largest, 0)
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
         if self._callback is None or self._nit == self._called_at:
@@ -606,7 +623,8 @@ class Scaling:
     def _returned(self, x: NDArray[Any]) -> NDArray[Any]:
         """The x that the user gets, in the units of the user: a power of two away, which is exact but at the ends of the range, where x stays positive and finite."""
         with np.errstate(all="ignore"):
-            return np.clip(np.ldexp(x, self._shift), np.nextafter(0, 1), np.finfo(np.float64).max)
+            moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN has no units
+            return np.clip(moved, np.nextafter(0, 1), np.finfo(np.float64).max)
 
     def _state(self, x: NDArray[Any], **more: Any) -> OptimizeResult:
         return OptimizeResult(
@@ -624,20 +642,18 @@ class Scaling:
             return status
         with np.errstate(all="ignore"):
             back = np.ldexp(self._returned(x), -self._shift)
-            if not np.array_equal(back[kept], x[kept]):
-                if self._spent(1):  # a bound, of how far x was rounded
-                    off = 1 + np.max(np.abs(back / x - 1)[kept])
-                    self._residual += (1 + self._residual) * float(off**2 - 1)
-                    self._history[-1] = (self._n_products, self._residual, self._history[-1][2])
-                else:
-                    self._note_anew(back, d)
+            moved = not np.array_equal(back[kept], x[kept])
+            if moved or (status == 3 and not self._spent(1)):
+                self._note_anew(back, d)
             self._dropped = self._residual
             if self._found.unsupported and status not in (4, 5):
                 self._sums = self._whole
                 self._note_anew(back, d)
             # Products of numbers near the small end of the range lose digits, and the residual says nothing.
-            trusted = np.max(back[kept] / d[kept]) <= _TRUSTED / kept.size
-            trusted &= self._alpha <= 1 or np.min(back[kept]) / self._alpha >= np.finfo(np.float64).tiny
+            smallest, largest = np.min(back[kept]), np.max(back[kept])
+            more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
+            trusted = np.max(back[kept] / d[kept]) <= np.ldexp(_TRUSTED / kept.size, -more)
+            trusted &= self._alpha <= 1 or smallest / largest >= 2.0**-900
         if status != 1:
             return status
         if not (trusted and self._dropped <= self._tol):
@@ -690,10 +706,10 @@ def _first(rows: NDArray[Any]) -> str:
     return ", ".join(map(str, rows[:3])) + (", …" if rows.size > 3 else "")
 
 
-def _shift(smallest: float, largest: float) -> int:
-    """0; for numbers so near an end of the range that sums might leave it, the even power of two that takes them away from there."""
+def _shift(smallest: float, largest: float, within: int) -> int:
+    """0; for numbers nearer to an end of the range than that, the even power of two that takes them away from there."""
     lowest, highest = int(np.frexp(smallest)[1]), int(np.frexp(largest)[1])
-    below, above = (_RANGE, _RANGE) if highest - lowest <= 2 * _RANGE else (_LOWEST, _HIGHEST)
+    below, above = (within, within) if highest - lowest <= 2 * within else (_LOWEST, _HIGHEST)
     low, high = lowest + below, highest - above
     nearest = high if high > low else min(max(0, high), low)
     return nearest + (nearest % 2 if nearest > 0 else -(nearest % 2))
