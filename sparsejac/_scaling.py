@@ -27,11 +27,14 @@ _FORCING = (
     0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
 )
 _INNER = 1000  # steps of conjugate gradients in one of Newton's
-_RANGE_OF_A, _RANGE_OF_D = 300, 100  # binary digits before the point, or behind it, at which numbers are near the end of their range
+_NARROW, _WIDE = (
+    (300, 100),
+    (960, 960),
+)  # binary digits before the point, or behind it, beyond which A, and targets, are scaled
 _LOWEST, _HIGHEST = 1014, 1002  # the same, where numbers are so far apart that they do not fit in between
 _SHRUNK = 1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
 _SMALLEST = 1e-305  # an x below which its products lose their digits
-_TOP = 1000 - 32  # the exponent of the largest number in a product of A, before up to 2³² of them are added
+_TOP = 1000  # the exponent of the largest number that is multiplied by A
 _TRUSTED = (
     2.0**1014
 )  # x/d, times the number of rows, up to which what is lost at the small end of the range does not count
@@ -93,7 +96,7 @@ def symmetric_scaling(
         can keep (not of a streamed A), which scales another matrix than A; at the start, and leave out rows without support, as a mask does, until the
         rest has a scaling; never.
     max_products : int, default 20000
-        Passes over A at most, but for those that `min_nnz` and `min_count` ask for.
+        Passes over A at most, but for those that `min_nnz` and `min_count` ask for, and of numbers at the ends of the range three more.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only: see `RowSums`, as for the next three.
     ignore_diags : int, default 0
@@ -236,7 +239,8 @@ class Scaling:
         self._found = _support.without()
         self._unexamined = ""
         self._alpha = self._delta = 1.0
-        self._log_alpha = self._log_largest = self._shift = 0
+        self._log_alpha = self._shift = 0
+        self._windows = _NARROW
         self._d: NDArray[Any] | None = None
         self._called_at = 0
         self._lost = False  # whether rows have entries that are too small beside the largest to count
@@ -266,13 +270,24 @@ class Scaling:
             self.leave_out("min_count", poor, f"by min_count={min_count:g}")
 
     def run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
-        """Scale, or say why not."""
+        """Scale, or say why not. What leaves the range of numbers in units in which A and the targets are near 1 is tried once more, as near as it can be to theirs."""
+        before = dict(self.__dict__, left_out=dict(self.left_out), _history=[])
+        result = self._run(target, x0)
+        units = self._log_alpha, self._delta
+        if result.status != 3 or units == (0, 1.0):
+            return result
+        counted = {name: self.__dict__[name] for name in ("_n_products", "_nit", "_called_at")}
+        self.__dict__.update(before | counted | {"_windows": _WIDE})
+        again = self._run(target, x0)
+        return result if again.status == 0 and self._spent(0) else again
+
+    def _run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
         nobody = np.zeros(self._kept.size, np.bool_)
         for name, value in (("target", target), ("x0", x0)):
             if value is not None:  # of the right kind, before anything is done
                 _checks.positive(name, value, nobody)
         largest = self._sums._check_nonnegative()
-        self._log_alpha, self._log_largest = _shift(largest, largest, _RANGE_OF_A), int(np.frexp(largest)[1])
+        self._log_alpha = _shift(largest, largest, self._windows[0])
         self._alpha = float(np.ldexp(1.0, self._log_alpha))
         with np.errstate(all="ignore"):  # as in the kernels
             if self._support == "drop_rows":
@@ -288,7 +303,7 @@ class Scaling:
                 return self._nothing()
             self._d = d
             if self._shift:
-                self._limit -= 1  # for the residual of x as it is returned
+                self._limit -= 2 if self._alpha > 1 else 1  # for the residual of x as it is returned
             lonely = np.flatnonzero(kept & (degree == 0))
             beta = self._note_of_ones(degree, d)
             verdict: tuple[int, str | None] | None = None
@@ -331,7 +346,7 @@ class Scaling:
         if not kept.any():
             return d, True
         smallest, largest = float(np.min(d[kept])), float(np.max(d[kept]))
-        self._delta = float(np.ldexp(1.0, _shift(smallest, largest, _RANGE_OF_D)))
+        self._delta = float(np.ldexp(1.0, _shift(smallest, largest, self._windows[1])))
         self._shift = (int(np.log2(self._delta)) - self._log_alpha) // 2
         d /= self._delta
         d[~kept] = 1.0
@@ -591,11 +606,9 @@ class Scaling:
         return np.ldexp(self._sums._product(np.ldexp(u, up)), -up - self._log_alpha)
 
     def _up(self, u: NDArray[Any]) -> int:
-        """The power of two by which u is multiplied so that it, and ``A u``, come near the upper end of the range, where no digits are lost."""
+        """The power of two by which u is multiplied, so that ``A u`` is in the units of alpha, and u in the range."""
         largest = float(np.max(np.abs(u), initial=0.0))
-        if not 0 < largest < np.inf:
-            return -self._log_alpha
-        return _TOP - int(np.frexp(largest)[1]) - max(self._log_largest, 0)
+        return min(-self._log_alpha, _TOP - int(np.frexp(largest)[1])) if largest < np.inf else -self._log_alpha
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
         if self._callback is None or self._nit == self._called_at:
@@ -650,10 +663,13 @@ class Scaling:
                 self._sums = self._whole
                 self._note_anew(back, d)
             # Products of numbers near the small end of the range lose digits, and the residual says nothing.
-            smallest, largest = np.min(back[kept]), np.max(back[kept])
             more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
             trusted = np.max(back[kept] / d[kept]) <= np.ldexp(_TRUSTED / kept.size, -more)
-            trusted &= self._alpha <= 1 or smallest / largest >= 2.0**-900
+            small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
+            if status == 1 and small.any():  # what they lose by the division is at most this
+                self._tick()
+                lost = np.ldexp(self._sums._product(small.astype(np.float64)), -1075) * back / d
+                trusted &= float(np.max(lost[kept])) < 1e-16
         if status != 1:
             return status
         if not (trusted and self._dropped <= self._tol):

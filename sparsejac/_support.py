@@ -91,8 +91,8 @@ def supported_rows(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64
     """The rows that remain when those without support are left out, until the rest has total support, as far as that can be found out.
 
     Rows that lack support go together. If the rest has support, but no total support, rows that entries with support connect are a part. Of two parts that an
-    entry without support connects, the smaller one goes. Within a bipartite part, an end of such an entry goes with its partner in the matching,
-    after which the rest of the part still has a matching.
+    entry without support connects, the smaller one goes. Within a bipartite part, the rows go that the ends of such an entry are matched with, as the ends
+    can be matched with each other: the rest of the part still has a matching.
     """
     kept = kept.copy()
     if is_obvious(sums, kept):
@@ -133,15 +133,14 @@ def _in_the_way(
             goes[number] = stays[others].any()
             stays[number] = not goes[number]
         return np.flatnonzero(kept & goes[np.minimum(part, sizes.size - 1)] & (part < sizes.size))
-    # An end of each of these entries, and each end once: what is left of an entry is no entry.
-    ends: list[int] = []
-    out = np.zeros(k, np.bool_)
+    # Its ends are then matched with each other, and their partners go; each end is taken once.
+    taken, out = np.zeros(k, np.bool_), np.zeros(k, np.bool_)
     for row, column in zip(i.tolist(), j.tolist(), strict=True):
-        if not (out[row] or out[column]):
-            more = [row] if partner is None else [row, int(partner[row])]
-            out[more] = True
-            ends += more
-    return np.array(ends, np.intp)
+        ends = [row, column]
+        if not taken[ends].any():
+            taken[ends] = True
+            out[ends if partner is None else partner[ends]] = True
+    return np.flatnonzero(out)
 
 
 def _examined(graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> tuple[Support, NDArray[np.intp] | None]:

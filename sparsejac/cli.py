@@ -418,7 +418,7 @@ def _scale(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     result = _scale_map(arguments, options, name) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
-    _say(f"scale: {result.message}")
+    _say(f"scale: {_checks.fitting(result.message, vars(arguments), shell=True)}")
     _say(
         f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} passes over A, "
         f"in {seconds:.3f} s, reading and compiling included"
