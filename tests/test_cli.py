@@ -115,7 +115,7 @@ def test_build_what_cannot_fit(folder, capsys):
     np.save("ones.npy", np.ones(k))
     arguments = ["huge.npz", "ones.npy", "-o", "J.npz", "--rows", "all"]
     wrong_use(
-        capsys, "build", *arguments, message='would take .* bytes .* take --rows stored.* or write it block by block'
+        capsys, "build", *arguments, message="would take .* bytes .* take --rows stored.* or write it block by block"
     )
     assert not os.path.exists("J.npz")
 
@@ -522,7 +522,10 @@ def test_scale_wrong_use(folder, capsys):
         (["S.npy", "--mad-max", "0"], "--mad-max is for contact maps, and S.npy is a matrix"),
         (["N.npy"], r"A must be finite, but A\[0, 1\] = nan$"),
         (["M.npy"], r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute values$"),
-        (["S.npy", "--target", "t.npy"], "target must be positive and finite in every row that is kept, but it is 0.0 in row 1: change it$"),
+        (
+            ["S.npy", "--target", "t.npy"],
+            "target must be positive and finite in every row that is kept, but it is 0.0 in row 1: change it$",
+        ),
         (["A.npy"], r"write \(A \+ A.T\) / 2, or --uplo U if A holds"),
     ]:
         wrong_use(capsys, "scale", *arguments, message=message)
