@@ -409,7 +409,8 @@ def _scale(arguments: argparse.Namespace) -> int:
     of_maps = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
     foreign = ("target", "uplo") if is_map else of_maps
     for name in foreign:
-        if getattr(arguments, name) not in (None, False):
+        given = getattr(arguments, name)
+        if given is not None and given is not False:
             kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
             raise ValueError(f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}")
     if not arguments.write and (arguments.name is not None or arguments.force):
