@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +19,24 @@ Uplo = Literal["U", "L"]
 Pairs = Literal["all", "within", "between"]
 Triangle = Literal["upper", "lower"]
 
+_ARGUMENTS = frozenset(
+    {
+        *(
+            "check_finite",
+            "dtype",
+            "groups",
+            "ignore_diags",
+            "mask",
+            "max_iter",
+            "max_products",
+            "memory",
+            "min_count",
+            "min_nnz",
+            "order",
+        ),
+        *("overwrite", "pairs", "rows", "support", "target", "tol", "uplo", "workers", "x0"),
+    }
+)  # names that messages may tell users to pass
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
 
@@ -127,6 +146,37 @@ def variable_index(s: object, k: int) -> int:
     return number
 
 
+def fitting(message: str, taken: Collection[str], *, shell: bool = False) -> str:
+    """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
+
+    A hint follows the last colon, and its alternatives are separated by commas and semicolons.
+    """
+    what, colon, hint = message.rpartition(": ")
+    pieces = re.split(r"(, or |; |, )", hint)
+
+    def possible(part: str) -> bool:
+        named = {*re.findall(r"\b([a-z][a-z_0-9]*)=", part), *re.findall(r"\b(workers|check_finite)\b", part)}
+        return (named & _ARGUMENTS) <= set(taken)
+
+    parts = [(mark, part) for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True) if possible(part)]
+    if colon and len(parts) < len(pieces[::2]):
+        hint = "".join(mark + part for mark, part in parts)
+        hint = re.sub(r"^(, or |; |, )", "", hint)
+        message = f"{what}{colon}{hint}" if hint else what
+    if shell:
+        message = re.sub(r"\bpass (?=[\w.(]*[(])", "write ", message)  # an expression of Python cannot be passed
+        message = re.sub(
+            r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
+            lambda found: (
+                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+    return message
+
+
 # --- dtypes ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +278,7 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
         return None
     try:
         array = np.atleast_1d(np.asarray(labels))
+        lacking = _lacking_labels(labels, array)
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
         starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if array.size else np.zeros(0, np.int64)
         names = array[starts].tolist()
@@ -238,6 +289,10 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
         raise ValueError(
             f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
         )
+    if lacking.any():
+        raise ValueError(
+            f"groups must be a label for each row, but that of row {int(np.argmax(lacking))} is missing (NaN, NaT, or masked): give such rows a label of their own"
+        )
     if distinct < len(names):
         again = next(number for number, name in enumerate(names) if name in names[:number])
         raise ValueError(
@@ -247,6 +302,16 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
     bounds = np.append(starts, k)
     sizes = np.diff(bounds)
     return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+
+
+def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which labels are missing. In a list with strings NaN would become the label "nan", so its items are looked at."""
+    if isinstance(labels, np.ma.MaskedArray):
+        return np.atleast_1d(np.ma.getmaskarray(labels))
+    if isinstance(labels, (list, tuple)) and array.ndim == 1:
+        array = np.empty(len(labels), object)
+        array[:] = labels
+    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # what differs from itself
 
 
 def mask(value: object, k: int) -> NDArray[np.bool_]:
@@ -276,7 +341,7 @@ def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.fl
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(
-            f"{name} must be positive and finite in every row that is kept, but it is {result[i]} in row {i}: mask that row, or change it"
+            f"{name} must be positive and finite in every row that is kept, but it is {result[i]} in row {i}: change it, or leave the row out by mask="
         )
     return result
 

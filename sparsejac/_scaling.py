@@ -15,7 +15,7 @@ from ._forks import computed_once
 from ._rowsums import RowSums
 from ._steihaug import steihaug
 
-Examination = Literal["auto", "check", "drop", "skip"]
+Examination = Literal["auto", "check", "drop", "drop_rows", "skip"]
 
 _REFRESH = 100  # products after which A x, which is carried along, is computed anew
 _WINDOW = 40  # products over which the speed of convergence is measured
@@ -27,9 +27,17 @@ _FORCING = (
     0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
 )
 _INNER = 1000  # steps of conjugate gradients in one of Newton's
-_RANGE = 960  # binary digits before the point, or behind it, at which numbers near the end of their range
+_NARROW, _WIDE = (
+    (300, 100),
+    (960, 960),
+)  # binary digits before the point, or behind it, beyond which A, and targets, are scaled
+_LOWEST, _HIGHEST = 1014, 1002  # the same, where numbers are so far apart that they do not fit in between
 _SHRUNK = 1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
 _SMALLEST = 1e-305  # an x below which its products lose their digits
+_TOP = 1000  # the exponent of the largest number that is multiplied by A
+_TRUSTED = (
+    2.0**1014
+)  # x/d, times the number of rows, up to which what is lost at the small end of the range does not count
 _ROUNDING = 1e-11  # a residual below which none better in `_PATIENCE` products is the end
 
 _MESSAGES = {
@@ -37,8 +45,10 @@ _MESSAGES = {
     1: "converged: the residual {residual:.2g} is at most tol, {tol:.2g}",
     2: "rounding prevents further progress: the residual is {residual:.2g}, tol is {tol:.2g}",
     3: "x or A x leaves the range of numbers: the residual was {residual:.2g}, tol is {tol:.2g}",
+    6: "scaled after dropping entries, and A itself is not: x scales A without them to a residual of {dropped:.2g}, tol is {tol:.2g}, but that of A is {residual:.2g}",
     99: "stopped by the callback",
 }
+_FILTERS = {"no_entries": "without entries that count", "support": "without support"}
 
 
 def symmetric_scaling(
@@ -81,11 +91,12 @@ def symmetric_scaling(
         with none when others have gone.
     min_count : float, default 0.0
         Leave out rows whose sum is less than this, before any is left out.
-    support : {"auto", "check", "drop", "skip"}, default "auto"
-        When to find out whether a scaling exists: if convergence is slow; at the start; at the start, and leave out the entries that no scaling
-        can keep (not of a streamed A); never.
+    support : {"auto", "check", "drop", "drop_rows", "skip"}, default "auto"
+        When to find out whether a scaling exists: if convergence is slow; at the start; at the start, and drop the entries that no scaling
+        can keep (not of a streamed A), which scales another matrix than A; at the start, and leave out rows without support, as a mask does, until the
+        rest has a scaling; never.
     max_products : int, default 20000
-        Passes over A at most, but for those that `min_nnz` and `min_count` ask for.
+        Passes over A at most, but for those that `min_nnz` and `min_count` ask for, and of numbers at the ends of the range three more.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only: see `RowSums`, as for the next three.
     ignore_diags : int, default 0
@@ -108,13 +119,16 @@ def symmetric_scaling(
     Returns
     -------
     result : scipy.optimize.OptimizeResult
-        ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``residual``, which is
-        ``max |x ∘ (A x) - target| / target``; ``nit`` steps; ``n_products`` passes over A, all that there were, but for the one that looks at a streamed A; ``history``, an array of
+        ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``left_out``, a dict of how many rows each filter
+        left out (``mask``, ``min_nnz``, ``min_count``, ``no_entries``, ``support``; a row counts for the first one that it met), as the message says, too; ``residual``, which is
+        ``max |x ∘ (A x) - target| / target`` over the rows and columns that are kept; ``residual_after_dropping``, the same without the entries that were dropped;
+        ``nit`` steps; ``n_products`` passes over A, all that there were, but for the one that looks at a streamed A, and those that examine its support; ``history``, an array of
         (passes so far, residual), first that of equal x, which the sums of A's rows tell, then that of the start; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
         ``status``: 1 converged; 0 max_products was reached; 2 rounding prevents progress; 3 x leaves the range of numbers;
         4 no scaling exists, for A has no support: `unsupported_rows` have entries in too few columns; 5 none exists, for
-        A has no total support: in the limit `unsupported_entries` would be zero; 99 stopped by the callback. Unless it is 1, x is that of
-        the last step, and equal numbers where there was none.
+        A has no total support: in the limit `unsupported_entries` would be zero; 6 x scales A without the `unsupported_entries` that were dropped, and not
+        A, whose `residual` is larger; 99 stopped by the callback. Only 1 is success. Unless it is 1 or 6, x is that of
+        the last step, and equal numbers where there was none. In the rows that are kept x is always positive and finite.
 
     Raises
     ------
@@ -139,8 +153,12 @@ def symmetric_scaling(
     positive entry is on a positive diagonal (a permutation whose entries are all positive); for other targets, if some symmetric matrix
     with those row sums is positive where A is, and only there [2]_. This is found out by a maximum matching, or flow, and the strongly connected components
     of its residual graph. A scaling is unique but for parts of A that are bipartite: there one side times t and the other by t is another one. Where there is
-    none, x diverges, and the residual tends to zero slowly (with support: ``"skip"``, or a loose `tol`, will find an x for it) or not at all. For targets that are not in small integer ratios only a
-    lack of support is found out, to rounding.
+    none, x diverges, and the residual tends to zero slowly (with support: ``"skip"``, or a loose `tol`, will find an x for it) or not at all. What is said of this is
+    proved for A and the targets as the float64 numbers that they are. For targets that are not exactly in the ratios of integers whose sum is below 2³⁰ only a lack of
+    support by more than 1e-12 is found out.
+
+    **Rows that are dropped.** With ``support="drop_rows"`` all rows that lack support go together. Where the rest has no total support, its entries with support connect rows to parts,
+    and of two parts that an entry without support connects, the smaller one goes. Success then describes the rows that are kept.
 
     **Memory.** Beside A at most 20 k-vectors, and 3 more for a second worker; if support is examined, some hundred bytes for each entry, and it is
     left out, as the message then says, where the memory is not there, or `memory` does not allow it; ``"drop"`` copies A's values.
@@ -165,7 +183,7 @@ def symmetric_scaling(
 
     >>> star = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     >>> print(symmetric_scaling(star).message)
-    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; leave rows out by mask or min_nnz, or add to the diagonal
+    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; support="drop_rows" leaves such rows out
     """
     tol = _checks.nonnegative("tol", tol)
     max_products = _checks.positive_integer("max_products", max_products)
@@ -188,8 +206,10 @@ def symmetric_scaling(
     )
     left_out = _checks.mask(mask, sums.shape[0])
     with _progress.passes("scale", shown=progress) as bar:
-        scaling = Scaling(sums, ~left_out, tol, max_products, support, callback, bar)
-        scaling.leave_out(min_nnz, min_count)
+        scaling = Scaling(sums, tol, max_products, support, callback, bar)
+        if mask is not None:
+            scaling.leave_out("mask", left_out)
+        scaling.leave_poor_out(min_nnz, min_count)
         return scaling.run(target, x0)
 
 
@@ -199,65 +219,106 @@ class Scaling:
     def __init__(
         self,
         sums: RowSums,
-        kept: NDArray[np.bool_],
         tol: float,
         max_products: int,
         support: Examination,
         callback: Any,
         bar: Any,
+        noun: str = "row",
     ) -> None:
-        self._sums, self._kept, self._tol, self._limit = sums, kept, tol, max_products
+        self._sums = self._whole = sums
+        self._tol, self._limit, self._most, self._noun = tol, max_products, max_products, noun
         self._support, self._callback, self._bar = support, callback, bar
         self._nit = self._n_products = 0
         self._history: list[tuple[int, float, float]] = []  # products, residual, and the best so far
-        self._residual = np.inf
-        self.leave_lonely_out = False  # leave out rows that have entries with rows that are left out alone
+        self._residual = self._dropped = np.inf
+        self._kept = np.ones(sums.shape[0], np.bool_)
+        self.left_out: dict[str, int] = {}  # how many rows went by each filter, a row by the first of them that it met
+        self._words: dict[str, str] = {}
+        self.leave_lonely_out = support == "drop_rows"  # rows whose entries are all with rows that are left out
         self._found = _support.without()
         self._unexamined = ""
         self._alpha = self._delta = 1.0
+        self._log_alpha = self._shift = 0
+        self._windows = _NARROW
+        self._d: NDArray[Any] | None = None
         self._called_at = 0
+        self._lost = False  # whether rows have entries that are too small beside the largest to count
 
-    def leave_out(self, min_nnz: int, min_count: float) -> None:
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        return self._kept
+
+    def leave_out(self, name: str, rows: NDArray[np.bool_], words: str = "") -> None:
+        """Leave these rows out by the filter of this name, of which messages speak in these words."""
+        rows = rows & self._kept
+        self.left_out[name] = self.left_out.get(name, 0) + int(np.count_nonzero(rows))
+        self._words[name] = words or _FILTERS.get(name, f"by {name}")
+        self._kept = self._kept & ~rows
+
+    def leave_poor_out(self, min_nnz: int, min_count: float) -> None:
         """Rows with too few entries, or too little in them."""
-        enough = self._kept.copy()
+        nonzeros = None
         if min_nnz > 0:
             self._tick()
-            enough &= self._sums.nonzeros() >= min_nnz
+            nonzeros = self._sums.nonzeros()
             self.leave_lonely_out = True
-        if min_count > 0:
-            enough &= self._product(np.ones(self._kept.size)) >= min_count
-        self._kept = enough
+        poor = self._product(np.ones(self._kept.size)) < min_count if min_count > 0 else None
+        if nonzeros is not None:
+            self.leave_out("min_nnz", nonzeros < min_nnz, f"by min_nnz={min_nnz}")
+        if poor is not None:
+            self.leave_out("min_count", poor, f"by min_count={min_count:g}")
 
     def run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
-        """Scale, or say why not."""
+        """Scale, or say why not. What leaves the range of numbers in units in which A and the targets are near 1 is tried once more, as near as it can be to theirs."""
+        before = dict(self.__dict__, left_out=dict(self.left_out), _history=[])
+        result = self._run(target, x0)
+        units = self._log_alpha, self._delta
+        if result.status != 3 or units == (0, 1.0):
+            return result
+        counted = {name: self.__dict__[name] for name in ("_n_products", "_nit", "_called_at")}
+        self.__dict__.update(before | counted | {"_windows": _WIDE})
+        again = self._run(target, x0)
+        return result if again.status == 0 and self._spent(0) else again
+
+    def _run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
         nobody = np.zeros(self._kept.size, np.bool_)
         for name, value in (("target", target), ("x0", x0)):
             if value is not None:  # of the right kind, before anything is done
                 _checks.positive(name, value, nobody)
-        self._alpha = _power_of_two(self._sums._check_nonnegative())
+        largest = self._sums._check_nonnegative()
+        self._log_alpha = _shift(largest, largest, self._windows[0])
+        self._alpha = float(np.ldexp(1.0, self._log_alpha))
         with np.errstate(all="ignore"):  # as in the kernels
-            degree = self._product(self._kept.astype(np.float64))
+            if self._support == "drop_rows":
+                self._drop_rows(target)
+            degree = self._degree()
             while self.leave_lonely_out and np.any(lonely := self._kept & (degree == 0)):
-                self._kept = self._kept & ~lonely
-                degree = self._product(self._kept.astype(np.float64))
+                self.leave_out("no_entries", lonely)
+                degree = self._degree()
             kept = self._kept
-            d = _checks.positive("target", target, kept)
+            d, exact = self._targets(target)
             start = None if x0 is None else _checks.positive("x0", x0, kept)
             if not kept.any():
                 return self._nothing()
-            self._delta = _power_of_two(float(np.max(d[kept])))
-            d /= self._delta
-            d[~kept] = 1.0
+            self._d = d
+            if self._shift:
+                self._limit -= 2 if self._alpha > 1 else 1  # for the residual of x as it is returned
             lonely = np.flatnonzero(kept & (degree == 0))
             beta = self._note_of_ones(degree, d)
             verdict: tuple[int, str | None] | None = None
             if lonely.size:
                 verdict = self._unsupported(_support.without(lonely))
+            elif self._lost or not exact:
+                verdict = (3, None)
             if verdict is None and self._support in ("check", "drop"):
                 verdict = self._examine(d)
                 if verdict is None and self._found.unsupported:  # and left out
-                    degree = self._product(kept.astype(np.float64))
-                    beta = self._note_of_ones(degree, d)
+                    if self._spent(1):
+                        self._sums, self._found, verdict = self._whole, _support.without(), (0, None)
+                    else:
+                        degree = self._degree()
+                        beta = self._note_of_ones(degree, d)
             if verdict is None and self._spent(1):
                 verdict = (1, None) if self._residual <= self._tol else (0, None)
             if verdict is not None:
@@ -267,12 +328,43 @@ class Scaling:
             x[~kept] = 1.0
             return self._along_lines(x, d) or self._along_curves(x, d)
 
+    def _degree(self) -> NDArray[Any]:
+        """``A 1 / alpha`` over the rows that are kept; 0 where, and only where, a row has no entries; 1 where it is lost."""
+        ones = self._kept.astype(np.float64)
+        degree = self._product(ones)
+        if self._alpha > 1 and np.any(self._kept & (degree == 0)):  # of small entries nothing may be left
+            self._tick()
+            lost = (degree == 0) & (self._sums._product(ones) > 0)
+            degree[lost] = 1.0
+            self._lost = bool(lost.any())
+        return degree
+
+    def _targets(self, target: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+        """Targets, divided by a power of four, 1 in the rows that are left out; and whether that is exact."""
+        kept = self._kept
+        d = _checks.positive("target", target, kept)
+        if not kept.any():
+            return d, True
+        smallest, largest = float(np.min(d[kept])), float(np.max(d[kept]))
+        self._delta = float(np.ldexp(1.0, _shift(smallest, largest, self._windows[1])))
+        self._shift = (int(np.log2(self._delta)) - self._log_alpha) // 2
+        d /= self._delta
+        d[~kept] = 1.0
+        return d, smallest / self._delta >= np.ldexp(1.0, -_LOWEST - 3)
+
+    def _drop_rows(self, target: ArrayLike) -> None:
+        """Leave out rows without support."""
+        d, exact = self._targets(target)
+        before = self._kept
+        if exact and before.any() and self._may_examine("drop_rows"):
+            self.leave_out("support", before & ~_support.supported_rows(self._sums, before, d))
+            self._found = _support.without(np.flatnonzero(before & ~self._kept))
+        self._support = "skip"
+
     def _nothing(self) -> OptimizeResult:
         x = np.zeros(self._kept.size)
         if x.size:
-            return self._result(
-                x, 4, "no scaling exists: every row is left out, by a mask or a filter, or has no entries that count"
-            )
+            return self._result(x, 4, f"no scaling exists: every {self._noun} is left out")
         self._note(0.0)
         return self._result(x, 1)
 
@@ -455,56 +547,68 @@ class Scaling:
     def _examine(self, d: NDArray[Any]) -> tuple[int, str | None] | None:
         """Find out whether A has support: status and message if it has none, or not all that it needs."""
         mode, self._support = self._support, "skip"
-        if _support.is_obvious(self._sums, self._kept):
-            return None
-        needed, available = _support.bytes_needed(self._sums), _machine.available_memory()
-        if self._sums._memory is not None:
-            available = self._sums._memory
-        if available is not None and needed > available:
-            if mode != "auto":
-                way_out = 'leave out support="check" or "drop"'
-                way_out += "" if self._sums._memory is None else ", or pass more memory="
-                _checks.fits("the examination of A's support", needed, way_out, available)
-            self._unexamined = f"; A's support was not examined, which would take {_checks.human_bytes(needed)}"
+        if not self._may_examine(mode):
             return None
         found = _support.examine(self._sums, self._kept, d)
         if found.rows.size or (found.unsupported and mode != "drop"):
             return self._unsupported(found)
         if found.unsupported:
-            self._sums = self._sums._without(found.entries, found.diagonal)
+            self._sums = self._whole._without(found.entries, found.diagonal)
             self._found = found
+            self._limit -= 1  # for the residual of A itself
         return None
+
+    def _may_examine(self, mode: str) -> bool:
+        """Whether there is a need for it, and the memory."""
+        if _support.is_obvious(self._sums, self._kept):
+            return False
+        needed, available = _support.bytes_needed(self._sums), _machine.available_memory()
+        if self._sums._memory is not None:
+            available = self._sums._memory
+        if available is None or needed <= available:
+            return True
+        if mode != "auto":
+            hint = 'leave out support="check", "drop" or "drop_rows"'
+            hint += "" if self._sums._memory is None else ", or pass more memory="
+            _checks.fits("the examination of A's support", needed, hint, available)
+        self._unexamined = f"; A's support was not examined, which would take {_checks.human_bytes(needed)}"
+        return False
 
     def _unsupported(self, found: _support.Support) -> tuple[int, str | None]:
         self._found = found
+        noun = self._noun
         if not found.rows.size:
-            count = found.unsupported
-            which = "1 of its entries is" if count == 1 else f"{count} of its entries are"
             return 5, (
-                f"no scaling exists, as A has support, but no total support: {which} on no positive diagonal, "
-                'and in the limit would be zero; support="drop" leaves them out'
+                f"no scaling exists, as A has support, but no total support: {_entries(found)} on no positive diagonal, and in the limit would be zero; "
+                f'support="drop_rows" leaves out {noun}s until the rest has a scaling, "drop" only those entries'
             )
-        first = ", ".join(map(str, found.rows[:3])) + (", …" if found.rows.size > 3 else "")
-        who = f"row {first} has" if found.rows.size == 1 else f"the {found.rows.size} rows {first} have"
+        who = f"{noun} {_first(found.rows)} has"
+        if found.rows.size > 1:
+            who = f"the {found.rows.size} {noun}s {_first(found.rows)} have"
         if found.columns.size == 0:
-            what = "no entries; min_nnz=1 leaves such rows out"
-        else:
-            which = (
-                "1 column, whose target is"
-                if found.columns.size == 1
-                else f"{found.columns.size} columns, whose targets are"
-            )
-            what = (
-                f"entries only in {which} less than theirs; leave rows out by mask or min_nnz, or add to the diagonal"
-            )
-        return 4, f"no scaling exists, as A has no support: {who} {what}"
+            return 4, f"no scaling exists, as A has no support: {who} no entries; min_nnz=1 leaves such {noun}s out"
+        which = "1 column, whose target is"
+        if found.columns.size > 1:
+            which = f"{found.columns.size} columns, whose targets are"
+        return 4, (
+            f"no scaling exists, as A has no support: {who} entries only in {which} less than theirs; "
+            f'support="drop_rows" leaves such {noun}s out'
+        )
 
     # --- what others see ----------------------------------------------------------------------------------------------
 
     def _product(self, u: NDArray[Any]) -> NDArray[Any]:
         """``A u / alpha``: a power of two, and 1 unless entries of A are so large or small that sums might leave the range of numbers."""
         self._tick()
-        return self._sums._product(u if self._alpha == 1 else u / self._alpha)
+        if self._alpha == 1:
+            return self._sums._product(u)
+        up = self._up(u)
+        return np.ldexp(self._sums._product(np.ldexp(u, up)), -up - self._log_alpha)
+
+    def _up(self, u: NDArray[Any]) -> int:
+        """The power of two by which u is multiplied, so that ``A u`` is in the units of alpha, and u in the range."""
+        largest = float(np.max(np.abs(u), initial=0.0))
+        return min(-self._log_alpha, _TOP - int(np.frexp(largest)[1])) if largest < np.inf else -self._log_alpha
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
         if self._callback is None or self._nit == self._called_at:
@@ -524,40 +628,107 @@ class Scaling:
                 self._bar.set_postfix(residual=f"{self._residual:.1e}", refresh=False)
 
     def _note(self, residual: float) -> None:
+        residual = residual if residual >= 0 else np.inf  # NaN, where x or A x has left the range
         self._residual = residual
         best = min(residual, self._history[-1][2]) if self._history else residual
         self._history.append((self._n_products, residual, best))
 
+    def _returned(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The x that the user gets, in the units of the user: a power of two away, which is exact but at the ends of the range, where x stays positive and finite."""
+        with np.errstate(all="ignore"):
+            moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN has no units
+            return np.clip(moved, np.nextafter(0, 1), np.finfo(np.float64).max)
+
     def _state(self, x: NDArray[Any], **more: Any) -> OptimizeResult:
         return OptimizeResult(
-            x=np.where(self._kept, x * np.sqrt(self._delta / self._alpha), np.nan),
+            x=np.where(self._kept, self._returned(x), np.nan),
             residual=self._residual,
             nit=self._nit,
             n_products=self._n_products,
             **more,
         )
 
+    def _checked(self, x: NDArray[Any], status: int) -> int:
+        """The status of x as it is returned. Its residual is that of the user's A, and is noted."""
+        kept, d = self._kept, self._d
+        if d is None:
+            return status
+        with np.errstate(all="ignore"):
+            back = np.ldexp(self._returned(x), -self._shift)
+            moved = not np.array_equal(back[kept], x[kept])
+            if moved or (status == 3 and not self._spent(1)):
+                self._note_anew(back, d)
+            self._dropped = self._residual
+            if self._found.unsupported and status not in (4, 5):
+                self._sums = self._whole
+                self._note_anew(back, d)
+            # Products of numbers near the small end of the range lose digits, and the residual says nothing.
+            more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
+            trusted = np.max(back[kept] / d[kept]) <= np.ldexp(_TRUSTED / kept.size, -more)
+            small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
+            if status == 1 and small.any():  # what they lose by the division is at most this
+                self._tick()
+                lost = np.ldexp(self._sums._product(small.astype(np.float64)), -1075) * back / d
+                trusted &= float(np.max(lost[kept])) < 1e-16
+        if status != 1:
+            return status
+        if not (trusted and self._dropped <= self._tol):
+            return 3
+        return 6 if self._found.unsupported else 1
+
+    def _note_anew(self, x: NDArray[Any], d: NDArray[Any]) -> None:
+        """Note the residual of x instead of the last one."""
+        r = x * self._values_at(x)
+        del self._history[-1:]
+        self._note(float(np.max((np.abs(r - d) / d)[self._kept])))
+
     def _result(self, x: NDArray[Any], status: int, message: str | None = None) -> OptimizeResult:
+        status = self._checked(x, status)
         if message is None:
-            message = _MESSAGES[status].format(limit=self._limit, residual=self._residual, tol=self._tol)
-            message += "" if status == 1 else self._unexamined
+            message = _MESSAGES[status].format(
+                limit=self._most, residual=self._residual, tol=self._tol, dropped=self._dropped
+            )
+            message += "" if status in (1, 6) else self._unexamined
+        dropped = self._found.unsupported if status not in (4, 5) else 0
         (i, j), own = self._found.places, self._found.diagonal
+        entries = np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1)
+        rows = np.unique(entries)
+        if dropped:
+            message += f"; {_entries(self._found)} dropped, in {self._noun}{'s' * (len(rows) > 1)} {_first(rows)}"
+        if any(self.left_out.values()):
+            by = ", ".join(f"{count} {self._words[name]}" for name, count in self.left_out.items() if count)
+            count, k = int(np.count_nonzero(~self._kept)), self._kept.size
+            message += f"; {count} of {k} {self._noun}s {'is' if count == 1 else 'are'} left out ({by})"
         return self._state(
             x,
             kept=self._kept,
+            left_out=dict(self.left_out),
             history=np.array(self._history).reshape(-1, 3)[:, :2],
+            residual_after_dropping=self._dropped if dropped else self._residual,
             unsupported_rows=self._found.rows,
-            unsupported_entries=np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1),
+            unsupported_entries=entries,
             status=status,
             success=status == 1,
             message=message,
         )
 
 
-def _power_of_two(number: float) -> float:
-    """1; for a number so near an end of the range that sums might leave it, the power of two that takes it away from there."""
-    exponent = int(np.frexp(number)[1])
-    return float(np.ldexp(1.0, exponent - int(np.clip(exponent, -_RANGE, _RANGE))))
+def _entries(found: _support.Support) -> str:
+    count = found.unsupported
+    return "1 of its entries is" if count == 1 else f"{count} of its entries are"
+
+
+def _first(rows: NDArray[Any]) -> str:
+    return ", ".join(map(str, rows[:3])) + (", …" if rows.size > 3 else "")
+
+
+def _shift(smallest: float, largest: float, within: int) -> int:
+    """0; for numbers nearer to an end of the range than that, the even power of two that takes them away from there."""
+    lowest, highest = int(np.frexp(smallest)[1]), int(np.frexp(largest)[1])
+    below, above = (within, within) if highest - lowest <= 2 * within else (_LOWEST, _HIGHEST)
+    low, high = lowest + below, highest - above
+    nearest = high if high > low else min(max(0, high), low)
+    return nearest + (nearest % 2 if nearest > 0 else -(nearest % 2))
 
 
 def _ratio(d: NDArray[Any], r: NDArray[Any]) -> float:

@@ -494,7 +494,7 @@ def find(name: str, A: Any) -> Source | None:
 
 def _find(name: str, A: Any) -> Source | None:
     if isinstance(A, (str, os.PathLike)):
-        return _of_path(name, os.fspath(A))
+        return _of_path(name, os.fsdecode(A))
     if isinstance(A, (DenseSource, CsrSource)):
         return A
     if isinstance(A, StoredCSR):
@@ -537,10 +537,9 @@ def _square(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _of_path(name: str, path: str) -> Source:
-    file = path.partition("::")[0]
-    if "::" in path or file.endswith((".cool", ".mcool")):
-        from . import _pixels
+    from . import _pixels
 
+    if _pixels.is_map(path):
         return _pixels.source(name, path)
     if Path(path).is_dir():
         return of_stored(name, StoredCSR(path))

@@ -11,6 +11,7 @@ residual graph.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,50 +56,145 @@ def bytes_needed(sums: RowSums) -> int:
     return _BYTES * (2 * sums.nnz + sums.shape[0])
 
 
-def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
-    """The support of A within the rows that are kept, for the targets d. Memory: some hundred bytes for each entry and row."""
-    k = kept.size
-    own = np.flatnonzero(kept & (sums._diagonal > 0))
-    if is_obvious(sums, kept):
-        return without()
+class Graph(NamedTuple):
+    """The positive entries on one side of the diagonal, and the rows whose diagonal entry is positive."""
+
+    i: NDArray[Any]
+    j: NDArray[Any]
+    p: NDArray[Any]  # which of A's values they are
+    own: NDArray[Any]
+
+    def within(self, kept: NDArray[np.bool_]) -> Graph:
+        """Those of rows and columns that are kept."""
+        both = kept[self.i] & kept[self.j]
+        return Graph(self.i[both], self.j[both], self.p[both], self.own[kept[self.own]])
+
+
+def graph_of(sums: RowSums, kept: NDArray[np.bool_]) -> Graph:
+    """The graph of A within the rows that are kept. Memory: some hundred bytes for each entry and row, with what follows."""
     i, j = sums._rows.visited()
     p = sums._rows.positions()
     if isinstance(p, slice):
         p = np.arange(i.size)
-    positive = (sums._rows.values() > 0) & kept[i] & kept[j]
-    i, j, p = i[positive], j[positive], p[positive]
+    positive = sums._rows.values() > 0
+    return Graph(i[positive], j[positive], p[positive], np.flatnonzero(sums._diagonal > 0)).within(kept)
+
+
+def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
+    """The support of A within the rows that are kept, for the targets d. What is amiss is proved, for the numbers as they are."""
+    if is_obvious(sums, kept):
+        return without()
+    return _examined(graph_of(sums, kept), kept, d)[0]
+
+
+def supported_rows(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The rows that remain when those without support are left out, until the rest has total support, as far as that can be found out.
+
+    Rows that lack support go together. If the rest has support, but no total support, rows that entries with support connect are a part. Of two parts that an
+    entry without support connects, the smaller one goes. Within a bipartite part, the rows go that the ends of such an entry are matched with, as the ends
+    can be matched with each other: the rest of the part still has a matching.
+    """
+    kept = kept.copy()
+    if is_obvious(sums, kept):
+        return kept
+    graph = graph_of(sums, kept)
+    while kept.any():
+        graph = graph.within(kept)
+        found, partner = _examined(graph, kept, d)
+        if found.rows.size:
+            kept[found.rows] = False
+        elif found.unsupported:
+            kept[_in_the_way(graph, kept, found, partner)] = False
+        else:
+            break
+    return kept
+
+
+def _in_the_way(
+    graph: Graph, kept: NDArray[np.bool_], found: Support, partner: NDArray[np.intp] | None
+) -> NDArray[np.intp]:
+    """Rows to leave out, for the sake of entries without support. There is at least one."""
+    k = kept.size
+    good = np.isin(graph.p, found.entries, invert=True)
+    supported = scipy.sparse.coo_array(
+        (np.ones(int(good.sum()), np.int8), (graph.i[good], graph.j[good])), shape=(k, k)
+    )
+    _, part = connected_components(supported, directed=False)
+    i, j = (np.concatenate([places, found.diagonal]) for places in found.places)
+    between = part[i] != part[j]
+    if between.any():
+        a, b = part[i[between]], part[j[between]]
+        beside = scipy.sparse.coo_array((np.ones(2 * a.size, np.int8), (np.append(a, b), np.append(b, a)))).tocsr()
+        sizes = np.bincount(part[kept], minlength=beside.shape[0])
+        concerned = np.unique(np.append(a, b))
+        stays, goes = np.zeros(sizes.size, np.bool_), np.zeros(sizes.size, np.bool_)
+        for number in concerned[np.argsort(-sizes[concerned], kind="stable")]:
+            others = beside.indices[beside.indptr[number] : beside.indptr[number + 1]]
+            goes[number] = stays[others].any()
+            stays[number] = not goes[number]
+        return np.flatnonzero(kept & goes[np.minimum(part, sizes.size - 1)] & (part < sizes.size))
+    # Its ends are then matched with each other, and their partners go; each end is taken once.
+    taken, out = np.zeros(k, np.bool_), np.zeros(k, np.bool_)
+    for row, column in zip(i.tolist(), j.tolist(), strict=True):
+        ends = [row, column]
+        if not taken[ends].any():
+            taken[ends] = True
+            out[ends if partner is None else partner[ends]] = True
+    return np.flatnonzero(out)
+
+
+def _examined(graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> tuple[Support, NDArray[np.intp] | None]:
+    """The support of a graph; and of each row the column that it is matched with, if there is a matching."""
+    k = kept.size
+    i, j, p, own = graph
     rows = np.concatenate([i, j, own.astype(i.dtype)])
     columns = np.concatenate([j, i, own.astype(i.dtype)])
     capacity, exact = _integers(d, kept)
-    flow_rows, flow_columns, left_over = (
-        _matched(rows, columns, kept) if np.ptp(capacity[kept]) == 0 else _flow(rows, columns, capacity)
-    )
+    equal = np.ptp(capacity[kept]) == 0
+    flow_rows, flow_columns, left_over = _matched(rows, columns, kept) if equal else _flow(rows, columns, capacity)
     residual = _residual_graph(k, rows, columns, flow_rows, flow_columns, left_over)
     if left_over.size:
         reached = breadth_first_order(residual, 2 * k, return_predecessors=False)
         short = np.sort(reached[reached < k])
         into = np.sort(reached[(reached >= k) & (reached < 2 * k)] - k)
-        if exact or np.sum(d[short]) > (1 + 1e-12) * np.sum(d[into]):
-            return without(short)._replace(columns=into)
+        if exact or _exceeds(d[short], d[into]):
+            return without(short)._replace(columns=into), None
     if not exact:  # rounded targets tell nothing of sums that must be equal
-        return without()
+        return without(), None
     _, label = connected_components(residual, directed=True, connection="strong")
     bad = label[i] != label[k + j]
     bad_own = own[label[own] != label[k + own]]
-    return without()._replace(entries=p[bad], places=(i[bad], j[bad]), diagonal=bad_own)
+    partner = None
+    if equal:
+        partner = np.full(k, -1, np.intp)
+        partner[flow_rows] = flow_columns
+    return without()._replace(entries=p[bad], places=(i[bad], j[bad]), diagonal=bad_own), partner
+
+
+def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
+    """Whether the sum of some targets is larger than that of others, for certain, and by more than the rounding of a user's numbers.
+
+    The sign of an exact sum is exact, which makes this a proof.
+    """
+    return math.fsum(more) > (1 + 1e-12) * math.fsum(less) and math.fsum([*more.tolist(), *(-less).tolist()]) > 0
 
 
 def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
     """Targets as integers in the same proportions, 0 where a row is left out; and whether they are exactly that."""
     result = np.zeros(d.size, np.int32)
-    ratios = d[kept] / np.min(d[kept])
-    for factor in range(1, 101):
-        candidates = ratios * factor
-        whole = np.rint(candidates)
-        if np.sum(whole) >= _CAPACITY:
+    values, which, counts = np.unique(d[kept], return_inverse=True, return_counts=True)
+    ratios = [float(value).as_integer_ratio() for value in values]  # whose denominators are powers of two
+    denominator = max(ratio[1] for ratio in ratios)
+    whole = [numerator * (denominator // power) for numerator, power in ratios]
+    common, largest = 0, whole[-1]
+    for number in whole:
+        common = math.gcd(common, number)
+        if largest // common >= _CAPACITY:
             break
-        if np.all(np.abs(candidates - whole) <= 1e-12 * candidates):
-            result[kept] = whole
+    else:
+        whole = [number // common for number in whole]
+        if sum(number * count for number, count in zip(whole, counts.tolist(), strict=True)) < _CAPACITY:
+            result[kept] = np.array(whole, np.int32)[which]
             return result, True
     result[kept] = np.floor(d[kept] * (_CAPACITY / np.sum(d[kept])))
     return result, False

@@ -15,14 +15,15 @@ from typing import Any, NoReturn, get_args
 
 import numpy as np
 
-from . import __version__, _checks, _machine, io, testing
+from . import __version__, _checks, _columns, _machine, _pixels, io, testing
 from ._builder import JacobianBuilder
 from ._fit import fit
 from ._progress import bar as _progress_bar
 from ._scaling import Examination, symmetric_scaling
 from ._stored import StoredCSR
 
-DONE, FAILED, MISUSED = 0, 1, 2
+DONE, FAILED, MISUSED, DROPPED, PARTLY = 0, 1, 2, 3, 4
+_CODES = {6: DROPPED, 7: PARTLY}  # of the statuses of a scaling that are neither success nor failure
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 done, 1 a check failed, 2 wrong use: an option, a file or a matrix that cannot be taken.
+        0 done, 1 a check failed, or a fit or a scaling that did not come to its end, 2 wrong use: an option, a file or a matrix that cannot be taken, 3 a
+        scaling after dropping entries, 4 a map of which some chromosomes have no scaling.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io_module.TextIOWrapper):  # a terminal that has no ∘ shows ?
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
+        message = _checks.fitting(message, vars(arguments), shell=True)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return MISUSED
     except KeyboardInterrupt:
@@ -153,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         "Find the x > 0 for which x ∘ (A x) = target: scale a symmetric matrix, or balance a Hi-C contact map.",
     )
     scale.add_argument(
-        "A", metavar="FILE", help=f"the matrix: {files}; or a map, .cool or FILE.mcool::/resolutions/10000"
+        "A",
+        metavar="FILE",
+        help=f"the matrix: {files}; or a map, FILE.cool, FILE.mcool::/resolutions/10000 or FILE.scool::/cells/NAME",
     )
     scale.add_argument(
         "-o", "--output", type=Path, metavar="x.npy", help="write x, of a map its weights, NaN where a row is left out"
@@ -168,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
         "--support",
         choices=get_args(Examination),
         default="auto",
-        help="when to find out whether a scaling exists: if it is slow, first, first and drop entries that are in the way, never "
-        "(default: %(default)s)",
+        help="when to find out whether a scaling exists: if it is slow, first, first and drop entries that are in the way, first and leave "
+        "out rows until the rest has a scaling, never (default: %(default)s)",
     )
     scale.add_argument("--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)")
     scale.add_argument("--uplo", choices=get_args(_checks.Uplo), help="of a matrix: the file has one triangle only")
@@ -177,9 +182,17 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
     part.add_argument("--trans-only", action="store_true", help="of a map: contacts between chromosomes")
     scale.add_argument("--mad-max", type=float, help="of a map: leave out bins with far fewer contacts (default: 5)")
+    scale.add_argument(
+        "--blacklist", type=Path, metavar="FILE.bed", help="of a map: leave out bins that overlap with these intervals"
+    )
     scale.add_argument("--write", action="store_true", help="of a map: write the weights into the file")
     scale.add_argument("--name", help="of a map: the column to write (default: weight)")
     scale.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
+
+    scale.epilog = (
+        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left after dropping entries (--support drop), and not the "
+        "matrix; 4 some chromosomes have no scaling (--cis-only). Weights are written on 0 only."
+    )
 
     demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
     demo.add_argument(
@@ -214,6 +227,7 @@ def _bytes(text: str) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output, ".npz", [arguments.A, arguments.X])
+    _refuse_maps(arguments.A)
     A, x = _read_by_rows(arguments.A, arguments.order, arguments.memory), io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
     _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory)
@@ -284,6 +298,14 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
         io.check_output(output, suffix)
 
 
+def _refuse_maps(*paths: Path) -> None:
+    for path in paths:
+        if _pixels.is_map(path):
+            raise ValueError(
+                f"{path} is a contact map, which only sparsejac scale takes: in Python, JacobianBuilder, LeastSquares, fit and RowSums take its path"
+            )
+
+
 def _read_by_rows(path: Path, order: _checks.Order, memory: int | None) -> Any:
     """A matrix whose rows, or with ``order="F"`` whose columns, can be read: one that lies the other way in its file is loaded, if it fits."""
     A = io.read_matrix(path)
@@ -314,6 +336,7 @@ def _counting(file: Any, bar: Any) -> Any:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    _refuse_maps(arguments.A)
     A = io.read_matrix(arguments.A)
     x = None if arguments.X is None else io.read_vector(arguments.X)
     _describe(arguments.A.name, A)
@@ -337,6 +360,7 @@ def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order,
 def _fit(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output, ".npy", [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None])
+    _refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
     x0 = None if arguments.x0 is None else io.read_vector(arguments.x0)
     _describe(arguments.A.name, A)
@@ -366,7 +390,8 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    path = Path(arguments.A.partition("::")[0])
+    is_map = _pixels.is_map(arguments.A)
+    path = Path(_pixels.split(arguments.A)[0] if is_map else arguments.A)
     target: Path | None = arguments.target
     if arguments.output is not None:
         _check_output(arguments.output, ".npy", [path] if target is None else [path, target])
@@ -381,19 +406,20 @@ def _scale(arguments: argparse.Namespace) -> int:
     options |= {
         name: getattr(arguments, name) for name in ("ignore_diags", "min_nnz") if getattr(arguments, name) is not None
     }
-    is_map = "::" in arguments.A or path.suffix in {".cool", ".mcool"}
-    foreign = ("target", "uplo") if is_map else ("cis_only", "trans_only", "mad_max", "write", "name", "force")
+    of_maps = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
+    foreign = ("target", "uplo") if is_map else of_maps
     for name in foreign:
-        if getattr(arguments, name):
+        given = getattr(arguments, name)
+        if given is not None and given is not False:
             kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
             raise ValueError(f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}")
-    if not arguments.write and (arguments.name or arguments.force):
+    if not arguments.write and (arguments.name is not None or arguments.force):
         raise ValueError("--name and --force say how to write: pass --write as well")
-    name = arguments.name or "weight"
+    name = "weight" if arguments.name is None else arguments.name
     started = time.perf_counter()
     result = _scale_map(arguments, options, name) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
-    _say(f"scale: {result.message}")
+    _say(f"scale: {_checks.fitting(result.message, vars(arguments), shell=True)}")
     _say(
         f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} passes over A, "
         f"in {seconds:.3f} s, reading and compiling included"
@@ -405,8 +431,9 @@ def _scale(arguments: argparse.Namespace) -> int:
         from . import cool
 
         cool.write_weights(arguments.A, result.weight, result.stats, name=name, overwrite=arguments.force)
-        _say(f'   weights written to column "{name}" of {arguments.A}')
-    return DONE if result.success else FAILED
+        how = ", as 1/weight, by which cooler divides" if name in _columns.DIVISIVE else ""
+        _say(f'   weights written to column "{name}" of {arguments.A}{how}')
+    return DONE if result.success else _CODES.get(result.status, FAILED)
 
 
 def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
@@ -420,7 +447,11 @@ def _scale_map(arguments: argparse.Namespace, options: dict[str, Any], name: str
     from . import cool
 
     if arguments.write:
-        cool.check_column(arguments.A, name, overwrite=arguments.force)
+        _columns.check_name(name)
+        _columns.recover(arguments.A)
+        _columns.check(arguments.A, name, overwrite=arguments.force)
+    if arguments.blacklist is not None:
+        options["blacklist"] = arguments.blacklist
     if arguments.mad_max is not None:
         options["mad_max"] = arguments.mad_max
     return cool.balance(arguments.A, cis_only=arguments.cis_only, trans_only=arguments.trans_only, **options)

@@ -1,13 +1,16 @@
 """Hi-C contact maps in ``.cool`` and ``.mcool`` files: read as they are stored, balanced, and the weights written back.
 
-Files are opened with the `cooler <https://cooler.readthedocs.io>`_ package, which is an extra: ``pip install '.[cool]'`` in a clone.
+They are files of the `cooler <https://cooler.readthedocs.io>`_ package, which is an extra: ``pip install '.[cool]'`` in a clone. They are read with h5py,
+which comes with it.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
-from . import __version__, _checks, _pixels
+from . import __version__, _checks, _columns, _pixels
 from ._checks import Pairs
 from ._progress import passes
 from ._rowsums import RowSums
@@ -23,7 +26,7 @@ from ._scaling import Examination, Scaling
 
 __all__ = ["balance", "read", "write_weights"]
 
-_ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
+PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
 
 def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[Any]]:
@@ -46,12 +49,18 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is not a cooler, or not stored as an upper triangle.
+        If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column.
+    TypeError
+        If its counts are no numbers that we compute with.
+    MemoryError
+        If it would not fit into memory.
     ImportError
-        If cooler is not installed.
+        If h5py is not installed.
 
     Notes
     -----
+    Pixels that do not ascend within a bin's row, as old versions of cooler left them, are sorted, and those that are stored more than once are summed.
+
     **Memory.** The result: for p pixels of int32 and k bins 8 p + 4 k bytes and the chromosomes' 8 k; and some 2 MiB while it is read.
 
     Examples
@@ -69,8 +78,8 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with _pixels.reading(uri) as group:
-        return _pixels.in_memory(group), _pixels.chromosomes(group)
+    with _pixels.reading(uri) as map_:
+        return map_.matrix(strict=False), map_.chromosomes()
 
 
 def balance(
@@ -82,7 +91,7 @@ def balance(
     mad_max: float = 5,
     min_nnz: int = 10,
     min_count: float = 0,
-    blacklist: ArrayLike | None = None,
+    blacklist: ArrayLike | str | os.PathLike[str] | None = None,
     x0: ArrayLike | None = None,
     tol: float = 1e-8,
     max_products: int = 20_000,
@@ -113,20 +122,21 @@ def balance(
         Leave out bins with fewer pixels than this that are not zero.
     min_count : float, default 0
         Leave out bins with fewer contacts than this.
-    blacklist : array_like of int, optional
-        Numbers of bins to leave out.
+    blacklist : array_like of int or path_like, optional
+        Numbers of bins to leave out; or a BED file (``.bed``, ``.bed.gz``), of which bins that overlap with an interval are left out. It may name
+        chromosomes that the map does not have, which the message then mentions.
     x0 : array_like, shape (k,), optional
         Weights to start from; bins where they are NaN or 0 are left out.
     tol : float, default 1e-08
         The largest relative deviation of a row sum from 1 (cooler's is a variance, in units of contacts).
     max_products : int, default 20000
         Passes over the map at most.
-    support : {"auto", "check", "drop", "skip"}, default "auto"
-        As for `symmetric_scaling`.
+    support : {"auto", "check", "drop", "drop_rows", "skip"}, default "auto"
+        As for `symmetric_scaling`. For shallow maps, of which bins lack support, take ``"drop_rows"``, which leaves those out.
     store : bool, default False
-        Write the weights into the file, if they have converged.
+        Write the weights into the file, as `write_weights` does, if they balance the map: on success.
     store_name : str, default "weight"
-        The column of the bin table to write.
+        The column of the bin table to write. In one named KR, VC or VC_SQRT, by which cooler divides, 1/weight is written.
     overwrite : bool, default False
         Write it even if the file has such a column.
     progress : bool, default False
@@ -141,19 +151,24 @@ def balance(
     result : scipy.optimize.OptimizeResult
         As `symmetric_scaling` returns it, with ``weight``, NaN in the bins that are left out, as ``cooler`` defines it: the balanced map is
         ``A_ij weight_i weight_j``, its row sums are 1 (with `trans_only`, cooler's weights are x times the part of all bins that are on
-        other chromosomes); and with ``stats``, which are the attributes of the column. With `cis_only`, chromosomes that
-        cannot be balanced are left out, ``unscaled`` are their names, and the message says why.
+        other chromosomes); and with ``stats``, which are the attributes of the column. ``left_out`` says how many bins each filter left out, and so does
+        the message: ``min_nnz``, ``min_count``, ``mad_max``, ``blacklist``, ``x0``, ``no_entries`` (that count, of bins that are kept), ``support``. With `cis_only`, chromosomes that
+        cannot be balanced are left out as well, ``unscaled`` are their names, and the message says why: then the status is 7, which is no success, for the map is
+        scaled in part. Chromosomes whose bins all went by filters are no such case. After ``support="drop"`` has dropped entries the status is 6, which is none either.
 
     Raises
     ------
     OSError
         If the file is missing, or cannot be read or written.
     ValueError
-        If it is not a cooler, or not stored as an upper triangle; if it has the column, unless `overwrite`; for options that do not fit.
+        If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column; if it has counts that are negative or not finite; if it has
+        the column of weights already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are not BED.
     TypeError
         For options of the wrong kind.
+    MemoryError
+        If the map would not fit into memory.
     ImportError
-        If cooler is not installed.
+        If h5py is not installed.
 
     Notes
     -----
@@ -197,12 +212,22 @@ def balance(
         "mad_max": _checks.nonnegative("mad_max", mad_max),
     }
     if store:
-        check_column(uri, store_name, overwrite=overwrite)
-    with _pixels.reading(uri) as group:
-        names = [name.decode() if isinstance(name, bytes) else str(name) for name in group["chroms/name"][:]]
-        chromosomes = _pixels.chromosomes(group)
-        pixels = _pixels.in_memory(group) if memory is None else _pixels.source("A", str(uri))
-    k = chromosomes.size
+        _columns.check_name(store_name)
+        _columns.recover(uri)
+        _columns.check(uri, store_name, overwrite=overwrite)
+    bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
+    with _pixels.reading(uri) as map_:
+        names, chromosomes, k = map_.names(), map_.chromosomes(), map_.k
+        unknown: list[str] = []
+        if blacklist is None:
+            listed = None
+        elif bed is None:
+            listed = _bins(blacklist, k)
+        else:
+            listed, unknown = _bed(bed, map_, names, chromosomes)
+        pixels: Any = map_.matrix(strict=True) if memory is None else None
+    if memory is not None:
+        pixels = _pixels.source("A", os.fsdecode(uri), strict=True)
 
     def sums_of(pairs: Pairs) -> RowSums:
         return RowSums(
@@ -217,35 +242,47 @@ def balance(
         )
 
     sums = sums_of("within" if cis_only else "all")
-    kept = _kept(sums, chromosomes, **filters)
-    if blacklist is not None:
-        kept[_bins(blacklist, k)] = False
+    out = _filtered(sums, chromosomes, **filters)
+    if listed is not None:
+        out["blacklist"] = listed, f"by {'blacklist' if bed is None else bed}"
     start = None
     if x0 is not None:
         start = np.array(_checks.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False), np.float64)
-        kept &= (start > 0) & np.isfinite(start)
+        out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
     share = np.ones(k)
     if trans_only:
         sums = sums_of("between")
         share = 1 - (np.bincount(chromosomes, minlength=len(names)) / k)[chromosomes]
-        start = None if start is None else start / share
+        start = None if start is None else np.divide(start, share, out=np.ones(k), where=share > 0)
+    kept = ~np.logical_or.reduce([np.zeros(k, np.bool_), *(bins for bins, _ in out.values())])
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
         result, unscaled = _scaled(
-            lambda rows: Scaling(sums, rows, tol, max_products, support, None, bar), kept, start, chromosomes, cis_only
+            lambda: Scaling(sums, tol, max_products, support, None, bar, "bin"), out, start, chromosomes, cis_only
         )
     result.weight = result.x * share
     result.unscaled = [names[c] for c in unscaled]
     if unscaled:
         reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
-        result.message += f"; chromosomes without a scaling are left out ({reasons})"
+        message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
+        hint = 'support="drop_rows" leaves out only bins of them'
+        if result.success:
+            result.status, result.success = PARTLY, False
+            result.message = f"scaled in part: {message}, {hint}; for the others: {result.message}"
+        else:
+            result.message += f"; {message}"
+    if unknown:
+        shown = ", ".join(unknown[:3]) + ", …" * (len(unknown) > 3)
+        result.message += f"; {bed} names chromosomes that the map does not have ({shown})"
+    if store and store_name in _columns.DIVISIVE:
+        result.message += f"; the column {store_name!r} is for 1/weight, as cooler divides by columns of this name"
     result.stats = {
         "tol": tol,
         **filters,
         "cis_only": cis_only,
         "ignore_diags": ignore_diags,
         **_statistics(result, sums, marginal, chromosomes if cis_only else None, unscaled, len(names)),
-        "divisive_weights": False,
+        "divisive_weights": bool(store) and store_name in _columns.DIVISIVE,
         "residual": result.residual,
         "generator": f"sparsejac-hadamard {__version__}",
     }
@@ -264,34 +301,41 @@ def write_weights(
 ) -> None:
     """Write a column of weights, and its attributes, into the bin table of a ``.cool`` file.
 
-    The column is complete or absent: it is written elsewhere in the file, and then moved into the table; one that it replaces is deleted after that.
+    The file is copied, the copy gets the column, is read once for trial, and takes the file's name: whatever happens, a full disk or a kill at any moment, the file is the
+    old one or the new one. This takes twice the space of the whole file while it lasts.
 
     Parameters
     ----------
     uri : str or path_like
         A ``.cool`` file, or ``file.mcool::/resolutions/10000``.
     weight : array_like, shape (k,)
-        NaN for bins that are left out.
+        Factors: the balanced map is ``A_ij weight_i weight_j``. NaN for bins that are left out.
     stats : mapping
-        The attributes.
+        The attributes, such as `balance` returns them: numbers, strings, and arrays of them. What takes 63 KiB or more is not written.
     name : str, default "weight"
-        The column's.
+        The column's. In one named KR, VC or VC_SQRT, by which cooler's readers divide, ``1/weight`` is written, and the attribute ``divisive_weights`` is True.
     overwrite : bool, default False
         Replace one that has this name.
 
     Raises
     ------
     OSError
-        If the file is missing or cannot be written.
+        If the file is missing or cannot be written; if its disk has no room for a copy; if another program has it open, or has changed it meanwhile. The file
+        is then as it was.
     ValueError
-        If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length than the bin table, or the name is one of its
-        coordinates.
+        If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length than the bin table, or numbers without a reciprocal that is needed; if the name is one of
+        the table's coordinates.
+    TypeError
+        If `weight` is complex, or no array of numbers; if `stats` is no mapping, or cannot be written as attributes.
     ImportError
-        If cooler is not installed.
+        If h5py is not installed.
 
     Notes
     -----
-    **Memory.** A copy of the weights.
+    The copy keeps the permissions, and where the system allows it the owner and the extended attributes. A symbolic link stays one. Other hard links keep the old file.
+    What a killed process leaves is ``.map.cool.0123456789abcdef.part``, beside the file, which may be removed.
+
+    **Memory.** Two copies of the weights, and 8 MiB.
 
     Examples
     --------
@@ -306,77 +350,34 @@ def write_weights(
     >>> list(cooler.Cooler(uri).bins().columns)
     ['chrom', 'start', 'end', 'raw']
     """
-    check_column(uri, name, overwrite=overwrite)
-    with _writing(uri) as group:
-        bins = group["bins"]
-        column = _checks.vector("weight", weight, bins["start"].size, f"one for each bin of {uri}", finite=False)
-        _checks.real("weight", column.dtype, "a column of weights", "pass weight.real")
-        # Neither is in the table of bins, where a killed run would leave it for all to see.
-        new, old = f".{name} in the making", f".{name} before"
-        if new in group:
-            del group[new]
-        try:
-            made = group.create_dataset(new, data=column.astype(np.float64), compression="gzip", compression_opts=6)
-            for key, value in stats.items():
-                if np.asarray(value).nbytes < _ATTRIBUTE:
-                    made.attrs[key] = value
-            if name in bins:
-                group.move(f"bins/{name}", old)
-            group.move(new, f"bins/{name}")
-        except BaseException:
-            if new in group:
-                del group[new]
-            if old in group and name not in bins:
-                group.move(old, f"bins/{name}")
-            raise
-        if old in group:
-            del group[old]
-
-
-def check_column(uri: str | os.PathLike[str], name: Any, *, overwrite: bool) -> None:
-    """Refuse what could not be written, before anything is computed."""
-    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name or len(name) > 200:
-        raise ValueError(f"the name of a column must be a few characters without a slash, got {name!r}")
-    if name in ("chrom", "start", "end"):
-        raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
+    _columns.check_name(name)
     overwrite = _checks.flag("overwrite", overwrite)
-    with _writing(uri) as group:
-        bins, old = group["bins"], f".{name} before"
-        if old in group and name in bins:
-            del group[old]
-        elif old in group:  # a run was killed before the new column was in its place
-            group.move(old, f"bins/{name}")
-        if name not in bins:
-            return
-        if not overwrite:
+    if not isinstance(stats, Mapping):
+        raise TypeError(f"stats must be a mapping of attributes, got {_checks.type_name(stats)}")
+    with _pixels.reading(uri) as map_:
+        k = map_.k
+    values = _checks.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
+    _checks.real("weight", values.dtype, "a column of weights", "pass weight.real")
+    column = values.astype(np.float64)
+    attributes = dict(stats)
+    if name in _columns.DIVISIVE:
+        with np.errstate(all="ignore"):
+            column = 1 / column
+        if not np.array_equal(np.isinf(column), values == 0):
             raise ValueError(
-                f'{uri} has a column "{name}" already: choose another name, or have it replaced (overwrite=True, --force)'
+                f"weight must have reciprocals, which are what is written into {name!r}, but 1/weight overflows"
             )
-        if getattr(bins[name], "shape", None) != bins["start"].shape:
-            raise ValueError(f'"{name}" in {uri} is not a column of the bins, and is not replaced: choose another name')
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _writing(uri: str | os.PathLike[str]) -> Iterator[Any]:
-    file = _pixels.opened(uri)
-    try:
-        opened = file.open("r+")
-        group = opened.__enter__()
-    except OSError as error:
-        raise OSError(error.errno, f"{uri} cannot be written: {error}") from error
-    try:
-        yield group
-    finally:
-        opened.__exit__(None, None, None)
+    if name in _columns.DIVISIVE or "divisive_weights" in attributes:
+        attributes["divisive_weights"] = name in _columns.DIVISIVE
+    _columns.recover(uri)
+    _columns.check(uri, name, overwrite=overwrite)
+    _columns.write(uri, name, column, attributes, overwrite=overwrite)
 
 
 # --- cooler's filters -----------------------------------------------------------------------------------------------
 
 
-def _bins(blacklist: ArrayLike, k: int) -> NDArray[Any]:
+def _bins(blacklist: Any, k: int) -> NDArray[Any]:
     bins = np.asarray(blacklist)
     if (
         bins.ndim != 1
@@ -384,37 +385,84 @@ def _bins(blacklist: ArrayLike, k: int) -> NDArray[Any]:
         or (bins.size and not 0 <= bins.min() <= bins.max() < k)
     ):
         raise ValueError(f"blacklist must be the numbers of bins, integers from 0 to {k - 1}, got {blacklist!r}")
-    return bins.astype(np.intp)
+    out = np.zeros(k, np.bool_)
+    out[bins.astype(np.intp)] = True
+    return out
 
 
-def _kept(
+def _bed(
+    path: str, map_: _pixels.Map, names: list[str], chromosomes: NDArray[Any]
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """The bins that overlap with an interval of a BED file, and the chromosomes in it that are not in the map."""
+    starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))
+    out, known = np.zeros(map_.k, np.bool_), False
+    unknown: dict[str, None] = {}
+    first = np.searchsorted(chromosomes, np.arange(len(names) + 1))
+    number = {name: c for c, name in enumerate(names)}
+    for chromosome, begin, end in _intervals(path):
+        c = number.get(chromosome)
+        if c is None:
+            unknown[chromosome] = None
+            continue
+        known = True
+        part = np.s_[first[c] : first[c + 1]]
+        out[part] |= (starts[part] < end) & (ends[part] > begin)
+    if unknown and not known:
+        raise ValueError(
+            f"{path} names no chromosome of {map_.uri}: it has {', '.join(list(unknown)[:3])}, and the map {', '.join(names[:3])}; name them alike"
+        )
+    return out, list(unknown)
+
+
+def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
+    try:
+        with gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                fields = line.split()
+                if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
+                    continue
+                chromosome, *bounds = fields[:3]
+                if len(bounds) < 2 or not all(bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
+                    raise ValueError(
+                        f"{path}, line {number}: each line of a BED file must be a chromosome, a start and an end, integers with 0 <= start <= end, got "
+                        f"{line.strip()[:80]!r}"
+                    )
+                yield chromosome, int(bounds[0]), int(bounds[1])
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a BED file: {error}") from None
+
+
+def _filtered(
     sums: RowSums, chromosomes: NDArray[Any], *, mad_max: float, min_nnz: int, min_count: float
-) -> NDArray[np.bool_]:
-    """The bins that cooler keeps."""
-    kept = np.ones(chromosomes.size, np.bool_)
+) -> dict[str, tuple[NDArray[np.bool_], str]]:
+    """The bins that each of cooler's filters leaves out, and how to speak of it."""
+    out: dict[str, tuple[NDArray[np.bool_], str]] = {}
     if min_nnz > 0:
-        kept &= sums.nonzeros() >= min_nnz
+        out["min_nnz"] = sums.nonzeros() < min_nnz, f"by min_nnz={min_nnz}"
     marginal = sums.value(np.ones(chromosomes.size))
-    kept &= marginal >= min_count
+    if min_count > 0:
+        out["min_count"] = marginal < min_count, f"by min_count={min_count:g}"
     some = np.flatnonzero(marginal > 0)
-    if mad_max > 0 and some.size:
-        import pandas as pd
-
-        medians = pd.Series(marginal[some]).groupby(chromosomes[some]).transform("median").to_numpy()
-        logs = np.log(marginal[some] / medians)
-        centre = np.median(logs)
-        low = np.exp(centre - mad_max * np.median(np.abs(logs - centre)))
-        kept[marginal == 0] = False
-        kept[some[marginal[some] / medians < low]] = False
-    return kept
+    if mad_max > 0:
+        bad = marginal == 0
+        if some.size:
+            ends = np.flatnonzero(np.diff(chromosomes[some])) + 1
+            parts = np.split(marginal[some], ends)
+            medians = np.repeat([np.median(part) for part in parts], [part.size for part in parts])
+            logs = np.log(marginal[some] / medians)
+            centre = np.median(logs)
+            low = np.exp(centre - mad_max * np.median(np.abs(logs - centre)))
+            bad[some[marginal[some] / medians < low]] = True
+        out["mad_max"] = bad, f"by mad_max={mad_max:g}"
+    return out
 
 
 # --- the scaling ----------------------------------------------------------------------------------------------------
 
 
 def _scaled(
-    scaling: Callable[[NDArray[np.bool_]], Scaling],
-    kept: NDArray[np.bool_],
+    scaling: Callable[[], Scaling],
+    out: Mapping[str, tuple[NDArray[np.bool_], str]],
     start: NDArray[Any] | None,
     chromosomes: NDArray[Any],
     by_chromosome: bool,
@@ -423,7 +471,11 @@ def _scaled(
     unscaled: dict[int, str] = {}
     products = 0
     while True:
-        run = scaling(kept)
+        run = scaling()
+        for name, (bins, words) in out.items():
+            run.leave_out(name, bins, words)
+        if unscaled:
+            run.leave_out("unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling")
         run.leave_lonely_out = True
         result = run.run(1.0, start)
         result.n_products += products
@@ -433,7 +485,6 @@ def _scaled(
         bad = np.unique(chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])])
         why = "no support" if result.status == 4 else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
-        kept = result.kept & ~np.isin(chromosomes, bad)
 
 
 def _statistics(
@@ -454,7 +505,7 @@ def _statistics(
         total = np.bincount(of[kept], weights=values[kept], minlength=sizes.size)
         return np.divide(total, sizes, out=np.full(sizes.size, empty), where=sizes > 0)
 
-    converged = np.full(sizes.size, bool(result.success))
+    converged = np.full(sizes.size, result.status in (1, PARTLY))
     converged[list(unscaled)] = False
     found = {"scale": mean(marginal, np.nan), "converged": converged, "var": mean(deviation**2, 0.0)}
     return found if chromosomes is not None else {name: value[0].item() for name, value in found.items()}

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 from support import integers, matrix, np_matrix
 
-from sparsejac import JacobianBuilder, _machine, jacobian
+from sparsejac import JacobianBuilder, _checks, _machine, jacobian
 
 X = np.ones(3)
 
@@ -457,3 +457,28 @@ def test_sums_are_honest_about_nan_and_infinity(form, special):
     w = W[i, j]
     np.testing.assert_array_equal(op.T @ w, expected)
     np.testing.assert_array_equal((op.T @ np.stack([w, w, w], axis=1))[:, 1], expected)
+
+
+def test_hints_that_fit_where_they_are_read():
+    """A hint that names an argument which cannot be passed is left out; in the shell options are spelled as they are typed."""
+    finite = "A must be finite, but A[0, 1] = nan: pass check_finite=False to compute with it"
+    small = "memory must be at least 5 bytes for this A; got 1: pass more, or fewer workers"
+    support = 'no scaling exists: support="drop_rows" leaves out rows; min_nnz=1 others'
+    for message, taken, python, shell in [
+        (finite, {"check_finite"}, finite, finite.replace("check_finite=False", "--check-finite False")),
+        (finite, {"tol"}, finite.partition(": ")[0], finite.partition(": ")[0]),
+        (small, {"memory", "workers"}, small, small),
+        (small, {"memory"}, small.removesuffix(", or fewer workers"), small.removesuffix(", or fewer workers")),
+        (
+            support,
+            {"support", "min_nnz"},
+            support,
+            "no scaling exists: --support drop_rows leaves out rows; --min-nnz 1 others",
+        ),
+        (support, {"min_nnz"}, "no scaling exists: min_nnz=1 others", "no scaling exists: --min-nnz 1 others"),
+        ("A is odd: pass (A + A.T) / 2", set(), "A is odd: pass (A + A.T) / 2", "A is odd: write (A + A.T) / 2"),
+        ("a=b.mtx: no file", set(), "a=b.mtx: no file", "a=b.mtx: no file"),
+        ("interrupted", set(), "interrupted", "interrupted"),
+    ]:
+        assert _checks.fitting(message, taken) == python
+        assert _checks.fitting(message, taken, shell=True) == shell

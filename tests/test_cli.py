@@ -115,7 +115,7 @@ def test_build_what_cannot_fit(folder, capsys):
     np.save("ones.npy", np.ones(k))
     arguments = ["huge.npz", "ones.npy", "-o", "J.npz", "--rows", "all"]
     wrong_use(
-        capsys, "build", *arguments, message='would take .* bytes .* take rows="stored".* or write it block by block'
+        capsys, "build", *arguments, message="would take .* bytes .* take --rows stored.* or write it block by block"
     )
     assert not os.path.exists("J.npz")
 
@@ -202,7 +202,7 @@ def test_memory_of_a_command(folder, capsys):
     np.testing.assert_allclose(np.load("fitted.npy"), np.arange(1, k + 1), rtol=1e-7)
     for bad in ("much", "-3", "0", "4 MiBs"):
         wrong_use(capsys, "scale", "S.npy", f"--memory={bad}", message="must be a number of bytes, such as 512MiB")
-    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message="memory must be at least")
+    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message=r"memory must be at least .*pass more$")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")
@@ -488,16 +488,25 @@ def test_scale_options(folder, capsys):
     half[:3, :3] = [[1, 1, 0], [1, 0, 1], [0, 1, 0]]
     np.save("H.npy", half)
     code, out, _ = run(capsys, "scale", "H.npy")
-    assert (code, "row 3 has no entries; min_nnz=1" in out) == (1, True)
+    assert (code, "row 3 has no entries; --min-nnz 1 leaves such rows out" in out) == (1, True)
     code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "check")
     assert (code, "no total support: 2 of its entries" in out) == (1, True)
-    assert run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "drop", "-o", "x.npy")[0] == 0
+    assert "--support drop_rows leaves out rows until the rest has a scaling" in out
+    code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "drop", "-o", "x.npy")
+    assert (code, "scaled after dropping entries, and A itself is not" in out) == (3, True)
+    assert "2 of its entries are dropped, in rows 0, 1" in out
     np.testing.assert_array_equal(np.isnan(np.load("x.npy")), [False, False, False, True])
+    code, out, _ = run(capsys, "scale", "H.npy", "--support", "drop_rows", "-o", "x.npy")
+    assert (code, "2 of 4 rows are left out (2 without support)" in out) == (0, True)
+    np.testing.assert_array_equal(np.isnan(np.load("x.npy")), [True, False, False, True])
     assert run(capsys, "scale", "H.npy", "--min-count", "2", "--max-products", "1")[0] == 1
 
 
 def test_scale_wrong_use(folder, capsys):
     np.save("S.npy", np.eye(3))
+    np.save("N.npy", np.array([[1, np.nan], [np.nan, 1]]))
+    np.save("M.npy", -np.eye(3))
+    np.save("t.npy", [1.0, 0.0, 1.0])
     for arguments, message in [
         (["none.npy"], "No such file.*none.npy"),
         (["none.cool"], "none.cool does not exist"),
@@ -509,5 +518,14 @@ def test_scale_wrong_use(folder, capsys):
         (["S.npy", "--mad-max", "3"], "--mad-max is for contact maps, and S.npy is a matrix"),
         (["S.npy", "--cis-only", "--trans-only"], "not allowed with"),
         (["S.npy", "--support", "x"], "invalid choice"),
+        (["S.npy", "--blacklist", "b.bed"], "--blacklist is for contact maps, and S.npy is a matrix"),
+        (["S.npy", "--mad-max", "0"], "--mad-max is for contact maps, and S.npy is a matrix"),
+        (["N.npy"], r"A must be finite, but A\[0, 1\] = nan$"),
+        (["M.npy"], r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute values$"),
+        (
+            ["S.npy", "--target", "t.npy"],
+            "target must be positive and finite in every row that is kept, but it is 0.0 in row 1: change it$",
+        ),
+        (["A.npy"], r"write \(A \+ A.T\) / 2, or --uplo U if A holds"),
     ]:
         wrong_use(capsys, "scale", *arguments, message=message)

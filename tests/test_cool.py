@@ -1,5 +1,7 @@
 """Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
 
+import itertools
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsejac import JacobianBuilder, LeastSquares, RowSums, _pixels, cli, cool, symmetric_scaling
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, _columns, _pixels, cli, cool, io, symmetric_scaling
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -149,20 +151,32 @@ def test_a_start(uri):
     assert cool.balance(uri, x0=first.weight, trans_only=True).nit <= 1
 
 
-def test_a_chromosome_that_cannot_be_balanced(tmp_path):
+def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     """The others are, and it is named."""
     counts = contacts()
     b = slice(60, 105)
     counts[b, b] = 0
     counts[60, 62:105] = 100  # a star
     uri = write(tmp_path / "star.cool", counts)
-    result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0)
-    assert result.success
+    result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, store=True)
+    assert (result.status, result.success) == (7, False)
+    assert "weight" not in cooler.Cooler(uri).bins().columns
     assert result.unscaled == ["chrB"]
-    assert result.message.endswith("; chromosomes without a scaling are left out (chrB: no support)")
+    assert result.message.startswith(
+        "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: no support), "
+        'support="drop_rows" leaves out only bins of them; for the others: converged: '
+    )
+    assert result.left_out["unscaled"] == 44
+    assert "44 on chromosomes without a scaling" in result.message
     assert np.isnan(result.weight[b]).all()
     assert np.isfinite(result.weight[:60]).sum() > 50
     assert result.stats["converged"].tolist() == [True, False, True, True]
+    assert cli.main(["scale", uri, "--cis-only", "--min-nnz", "1", "--mad-max", "0", "--write"]) == 4
+    assert "scaled in part: 1 of 4 chromosomes" in capsys.readouterr().out
+    assert "weight" not in cooler.Cooler(uri).bins().columns
+    result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, support="drop_rows", store=True)
+    assert (result.success, result.unscaled) == (True, [])
+    assert cooler.Cooler(uri).open("r")["bins/weight"].attrs["converged"].all()
 
 
 def test_one_map_of_several(tmp_path):
@@ -172,7 +186,7 @@ def test_one_map_of_several(tmp_path):
     result = cool.balance(uri, store=True)
     np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], result.weight)
     with pytest.raises(
-        ValueError, match="is not a contact map that cooler can open, with all its tables: pass one of its maps"
+        ValueError, match="is not a contact map, as it has no table 'chroms': pass one of its 2 maps, "
     ) as caught:
         cool.balance(path)
     assert str(caught.value).endswith(f"{path}::/resolutions/10, {path}::/resolutions/20")
@@ -194,14 +208,16 @@ def test_errors(uri, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"none.cool does not exist"):
         cool.read(tmp_path / "none.cool")
     (tmp_path / "text.cool").write_text("no HDF5")
-    with pytest.raises(ValueError, match=r"is not a contact map that cooler can open, with all its tables$"):
+    with pytest.raises(ValueError, match=r"text.cool is not a contact map, as HDF5 cannot open it: "):
         cool.read(tmp_path / "text.cool")
     with pytest.raises(ValueError, match="weight must be a vector of length 136, one for each bin of"):
         cool.write_weights(uri, [1.0], {})
     with pytest.raises(ValueError, match='"start" is a coordinate of the bins'):
         cool.write_weights(uri, np.ones(136), {}, name="start", overwrite=True)
-    monkeypatch.setitem(sys.modules, "cooler", None)
-    with pytest.raises(ImportError, match=r"opened with cooler, which is not installed: pip install '.\[cool\]'"):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        ImportError, match=r"read with h5py, which comes with cooler, and is not installed: pip install '.\[cool\]'"
+    ):
         cool.read(uri)
 
 
@@ -237,7 +253,7 @@ def test_names_that_lead_elsewhere(uri, name):
 def test_only_columns_are_replaced(uri):
     with cooler.Cooler(uri).open("r+") as group:
         group.create_group("bins/weight")
-    with pytest.raises(ValueError, match=r'"weight" in .* is not a column of the bins, and is not replaced'):
+    with pytest.raises(ValueError, match=r'has "weight" in its bin table, which is not a column, and is not replaced'):
         cool.balance(uri, store=True, overwrite=True)
 
 
@@ -283,15 +299,15 @@ def test_a_file_that_others_have_open(uri, tmp_path, capsys):
 def test_a_table_that_is_missing(uri):
     with h5py.File(uri, "r+") as file:
         del file["pixels/count"]
-    with pytest.raises(ValueError, match="is not a contact map that cooler can open, with all its tables"):
+    with pytest.raises(ValueError, match=r"map.cool is not a contact map, as it has no column 'pixels/count'"):
         cool.balance(uri)
 
 
 def test_a_file_that_may_not_be_read(uri, monkeypatch):
-    def locked(_):
+    def locked(*_, **__):
         raise BlockingIOError(11, "unable to lock file")
 
-    monkeypatch.setattr(cooler, "Cooler", locked)
+    monkeypatch.setattr(h5py, "File", locked)
     with pytest.raises(OSError, match=r"map.cool cannot be opened: .*unable to lock"):
         cool.read(uri)
 
@@ -305,7 +321,7 @@ def test_a_file_of_single_cells(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cooler.create_scool(path, bins, {"one": pixels}, ordered=True)
-    with pytest.raises(ValueError, match=r"pass one of its maps, .*cells.scool::/cells/one"):
+    with pytest.raises(ValueError, match=r"pass one of its 1 maps, .*cells.scool::/cells/one"):
         cool.balance(path)
     assert cool.balance(f"{path}::/cells/one").success
 
@@ -384,3 +400,426 @@ def test_a_map_that_changes(uri):
         file["pixels/count"][0] = 100
     with pytest.raises(ValueError, match="has changed since it was handed over as A"):
         sums.value(np.ones(sums.shape[0]))
+
+
+# --- what cooler divides by, and what does not balance a map ----------------------------------------------------------
+
+
+def row_sums(uri, **options):
+    balanced = cooler.Cooler(uri).matrix(**options)[:]
+    i, j = np.indices(balanced.shape)
+    return np.nansum(np.where(abs(i - j) < 2, 0, balanced), axis=0)
+
+
+@pytest.mark.parametrize("name", ["KR", "VC", "VC_SQRT", "weight", "kr", "ICE"])
+@pytest.mark.parametrize("way", ["balance", "write_weights", "command"])
+def test_columns_by_which_cooler_divides(uri, name, way, capsys):
+    """However the column is written, the map that cooler makes of it has row sums of 1."""
+    divisive = name in ("KR", "VC", "VC_SQRT")
+    assert _columns.DIVISIVE == cooler.api._4DN_DIVISIVE_WEIGHTS
+    if way == "balance":
+        result = cool.balance(uri, store=True, store_name=name)
+        assert (f"the column '{name}' is for 1/weight, as cooler divides" in result.message) == divisive
+        assert result.stats["divisive_weights"] is divisive
+    elif way == "write_weights":
+        result = cool.balance(uri)
+        cool.write_weights(uri, result.weight, result.stats, name=name)
+    else:
+        result = cool.balance(uri)
+        assert cli.main(["scale", uri, "--write", "--name", name]) == 0
+        assert (", as 1/weight, by which cooler divides" in capsys.readouterr().out) == divisive
+    np.testing.assert_allclose(row_sums(uri, balance=name)[result.kept], 1, atol=1e-7)
+    with cooler.Cooler(uri).open("r") as group:
+        column = group[f"bins/{name}"]
+        assert column.attrs["divisive_weights"] == divisive
+        np.testing.assert_allclose(column[:], 1 / result.weight if divisive else result.weight, rtol=1e-12)
+    with pytest.raises(ValueError, match="weight must have reciprocals, which are what is written into 'KR'"):
+        cool.write_weights(uri, np.full(136, 1e-320), {}, name="KR", overwrite=True)
+
+
+def hub(tmp_path):
+    """A map whose first bin has a contact with itself that no scaling can keep."""
+    bins = cooler.binnify(pd.Series({"a": 20}), 10)
+    path = str(tmp_path / "hub.cool")
+    cooler.create_cooler(
+        path, bins, pd.DataFrame({"bin1_id": [0, 0], "bin2_id": [0, 1], "count": [500, 5]}), ordered=True
+    )
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"cis_only": True}])
+def test_weights_that_do_not_balance_the_map_are_not_stored(tmp_path, options, capsys):
+    uri = hub(tmp_path)
+    before = Path(uri).read_bytes()
+    filters = {"ignore_diags": 0, "mad_max": 0, "min_nnz": 0}
+    result = cool.balance(uri, support="drop", store=True, **filters, **options)
+    assert (result.status, result.success) == (6, False)
+    assert not np.any(result.stats["converged"])
+    assert np.max(result.stats["var"]) > 1
+    assert result.stats["residual"] == result.residual > 1
+    assert "1 of its entries is dropped, in bin 0" in result.message
+    shell = ["--ignore-diags", "0", "--mad-max", "0", "--min-nnz", "0", *["--cis-only"] * len(options)]
+    assert cli.main(["scale", uri, *shell, "--support", "drop", "--write"]) == 3
+    assert "written" not in capsys.readouterr().out
+    assert Path(uri).read_bytes() == before
+    assert cli.main(["scale", uri, *shell, "--support", "drop_rows", "--write"]) == 0
+    np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], [1 / np.sqrt(500), np.nan])
+
+
+def test_a_shallow_map(tmp_path, capsys):
+    """Most bins lack support: what the message advises leads to weights that balance the rest."""
+    rng = np.random.default_rng(0)
+    bins = cooler.binnify(pd.Series({"a": 18_000, "b": 12_000}), 10)
+    k = len(bins)
+    coverage = rng.lognormal(0, 0.5, k)
+    i, j = rng.choice(k, (2, 5 * k // 2), p=coverage / coverage.sum())
+    i, j = np.minimum(i, j), np.maximum(i, j)
+    pixels = (
+        pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": 1}).groupby(["bin1_id", "bin2_id"], as_index=False).sum()
+    )
+    uri = str(tmp_path / "shallow.cool")
+    cooler.create_cooler(uri, bins, pixels, ordered=True)
+    result = cool.balance(uri)
+    assert result.status == 4
+    assert 'less than theirs; support="drop_rows" leaves such bins out; ' in result.message
+    result = cool.balance(uri, support="drop_rows", store=True)
+    assert result.success
+    assert result.left_out["support"] > 0
+    assert 100 < result.kept.sum() == k - sum(result.left_out.values())
+    np.testing.assert_allclose(row_sums(uri, balance=True)[result.kept], 1, atol=1e-7)
+    streamed = cool.balance(uri, support="drop_rows", memory=2**23)
+    np.testing.assert_array_equal(streamed.kept, result.kept)
+    assert cli.main(["scale", uri]) == 1
+    assert "--support drop_rows leaves such bins out" in capsys.readouterr().out
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
+    start = np.ones(136)
+    start[[4, 5, 6]] = 0, np.nan, np.inf
+    result = cool.balance(uri, blacklist=[3, 4, 100], x0=start, min_nnz=20, min_count=300, mad_max=3)
+    assert list(result.left_out) == ["min_nnz", "min_count", "mad_max", "blacklist", "x0"]
+    assert (result.left_out["blacklist"], result.left_out["x0"]) == (3, 2)
+    assert sum(result.left_out.values()) == (~result.kept).sum()
+    assert " of 136 bins are left out (" in result.message
+    for words in ("by min_nnz=20", "3 by blacklist", "2 by x0"):
+        assert words in result.message
+    result = cool.balance(uri, min_nnz=1000)
+    assert (
+        result.message == "no scaling exists: every bin is left out; 136 of 136 bins are left out (136 by min_nnz=1000)"
+    )
+    assert cli.main(["scale", uri, "--min-nnz", "1000"]) == 1
+    assert "(136 by --min-nnz 1000)" in capsys.readouterr().out
+
+
+def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
+    import gzip
+
+    lines = (
+        "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
+    )
+    bed = tmp_path / "out.bed"
+    bed.write_text(lines)
+    expected = cool.balance(uri, blacklist=[0, 1, 2, 60])
+    result = cool.balance(uri, blacklist=bed)
+    np.testing.assert_array_equal(result.weight, expected.weight)
+    assert result.left_out["blacklist"] == 4
+    assert result.message.endswith(f"; {bed} names chromosomes that the map does not have (chrUn)")
+    (tmp_path / "out.bed.gz").write_bytes(gzip.compress(lines.encode()))
+    np.testing.assert_array_equal(
+        cool.balance(uri, blacklist=str(tmp_path / "out.bed.gz"), memory=2**22).kept, result.kept
+    )
+    assert cli.main(["scale", uri, "--blacklist", str(bed), "-o", str(tmp_path / "x.npy")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), result.weight)
+    assert f"4 by {bed}" in capsys.readouterr().out
+    for text, message in [
+        ("chrA\t5\n", r"out.bed, line 1: each line of a BED file must be a chromosome, a start and an end"),
+        ("chrA\t0\t5\nchrA\t-5\t8\n", r"out.bed, line 2: each line .* got 'chrA\\t-5\\t8'"),
+        ("chrA\t9\t8\n", r"integers with 0 <= start <= end"),
+        (
+            "A\t0\t5\n",
+            r"out.bed names no chromosome of .*map.cool: it has A, and the map chrA, chrB, chrC; name them alike",
+        ),
+    ]:
+        bed.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            cool.balance(uri, blacklist=bed)
+        assert cli.main(["scale", uri, "--blacklist", str(bed)]) == 2
+    for content in (b"\xff\xfe\x00", gzip.compress(lines.encode())[:20]):
+        path = tmp_path / ("cut.bed.gz" if content[0] == 0x1F else "binary.bed")
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a BED file"):
+            cool.balance(uri, blacklist=path)
+    with pytest.raises(FileNotFoundError):
+        cool.balance(uri, blacklist=tmp_path / "none.bed")
+
+
+# --- pixels that are not in order -------------------------------------------------------------------------------------
+
+
+def change_columns(uri, change):
+    """Change columns by ``change(columns)``, a dict."""
+    with h5py.File(uri, "r+") as file:
+        names = [f"{table}/{name}" for table in ("chroms", "bins", "pixels", "indexes") for name in file[table]]
+        columns = {name: file[name][:] for name in names}
+        before = dict(columns)
+        change(columns)
+        for name in names:
+            if columns.get(name) is not before[name]:
+                del file[name]
+                if name in columns:
+                    file[name] = columns[name]
+
+
+def permuted(columns):
+    """The pixels of each bin in another order."""
+    rng, offsets = np.random.default_rng(0), columns["indexes/bin1_offset"]
+    order = np.concatenate([rng.permutation(np.arange(lo, hi)) for lo, hi in itertools.pairwise(offsets)])
+    for name in ("pixels/bin2_id", "pixels/count"):
+        columns[name] = columns[name][order.astype(int)]
+
+
+def divided(columns):
+    """Some pixels stored as two, three rows long."""
+    twice = np.arange(columns["pixels/count"].size) % 3 == 0
+    counts = columns["pixels/count"]
+    part = np.where(twice, counts // 2, counts)
+    repeats = np.where(twice, 2, 1)
+    first = np.append(0, np.cumsum(repeats))[:-1]
+    new = np.repeat(counts - part, repeats)
+    new[first] = part
+    columns["pixels/count"] = new
+    for name in ("pixels/bin1_id", "pixels/bin2_id"):
+        columns[name] = np.repeat(columns[name], repeats)
+    columns["indexes/bin1_offset"] = np.append(first, first.size and new.size)[columns["indexes/bin1_offset"]]
+
+
+@pytest.mark.parametrize("piece", [100, 2**17])
+@pytest.mark.parametrize("how", [[permuted], [divided], [divided, permuted]], ids=["permuted", "divided", "both"])
+def test_pixels_in_any_order(uri, how, piece, monkeypatch):
+    """As older versions of cooler left them: the same results in memory, streamed, and as A."""
+    monkeypatch.setattr(_pixels, "_PIECE", piece)
+    expected, x = cool.balance(uri), np.arange(1.0, 137)
+    value, sums = JacobianBuilder(uri).value(x), RowSums(uri, ignore_diags=2).value(x)
+    for change in how:
+        change_columns(uri, change)
+    assert_stored(cool.read(uri)[0], contacts())
+    assert cool.read(uri)[0].has_canonical_format
+    np.testing.assert_array_equal(cool.balance(uri).weight, expected.weight)
+    for options in ({}, {"cis_only": True}, {"trans_only": True}):
+        streamed = cool.balance(uri, memory=2**23, **options)
+        np.testing.assert_allclose(streamed.weight, cool.balance(uri, **options).weight, rtol=1e-6)
+    np.testing.assert_array_equal(JacobianBuilder(uri).value(x), value)
+    np.testing.assert_array_equal(JacobianBuilder(uri, memory=2**21 + 2**17).value(x), value)
+    np.testing.assert_array_equal(RowSums(uri, ignore_diags=2).value(x), sums)
+    assert LeastSquares(uri, uri).cost(np.ones(136)) == 0
+    found = symmetric_scaling(uri, min_nnz=10)
+    np.testing.assert_allclose(found.x, symmetric_scaling(cool.read(uri)[0], uplo="U", min_nnz=10).x, rtol=1e-6)
+
+
+def test_counts_whose_sum_is_too_large(uri):
+    def change(columns):
+        divided(columns)
+        columns["pixels/count"] = np.full_like(columns["pixels/count"], 2**31 - 1)
+
+    change_columns(uri, change)
+    for call in (lambda: cool.read(uri), lambda: RowSums(uri), lambda: cool.balance(uri, memory=2**23)):
+        with pytest.raises(
+            ValueError,
+            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, is no int32",
+        ):
+            call()
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def moved(columns, name, at, by):
+    columns[name] = columns[name].copy()
+    columns[name][at] += by
+
+
+def replaced(name, function):
+    return lambda columns: columns.update({name: function(columns[name])})
+
+
+def with_value(value, dtype=float):
+    def change(column):
+        column = column.astype(dtype)
+        column[5] = value
+        return column
+
+    return change
+
+
+DAMAGES = {
+    "a short column": (replaced("pixels/count", lambda c: c[:-5]), r"its column pixels/count has \d+ values where \d+ are needed"),
+    "a short bin1_id": (replaced("pixels/bin1_id", lambda c: c[:-5]), r"its column pixels/bin1_id has \d+ values where"),
+    "too few offsets": (replaced("indexes/bin1_offset", lambda c: c[:-1]), r"its column indexes/bin1_offset has 136 values where 137"),
+    "an offset off by one": (lambda c: moved(c, "indexes/bin1_offset", 7, 1), r"its column indexes/bin1_offset does not fit pixels/bin1_id"),
+    "all offsets off by one": (lambda c: moved(c, "indexes/bin1_offset", slice(None), 1), r"its column indexes/bin1_offset does not rise from 0"),
+    "falling offsets": (replaced("indexes/bin1_offset", lambda c: np.append(c[:-1][::-1], c[-1])), r"indexes/bin1_offset does not rise"),
+    "chromosomes' offsets": (lambda c: moved(c, "indexes/chrom_offset", -1, 1), r"its column indexes/chrom_offset does not rise from 0 to the 136 bins"),
+    "a column of text": (replaced("pixels/count", lambda c: c.astype("S4")), r"its column pixels/count has \|S4 where numbers are needed"),
+    "places that are no integers": (replaced("pixels/bin2_id", lambda c: c.astype(float)), r"its column pixels/bin2_id has float64 where integers are needed"),
+    "a table in two dimensions": (replaced("pixels/count", lambda c: c[:, None]), r"its column pixels/count is not a column"),
+    "a place outside": (replaced("pixels/bin2_id", with_value(136, int)), r"its column pixels/bin2_id must be from bin1_id to 135, the last bin, but it is 136 of pixel 5"),
+    "a negative place": (replaced("pixels/bin2_id", with_value(-1, int)), r"its column pixels/bin2_id must be from bin1_id"),
+    "below the diagonal": (lambda c: moved(c, "pixels/bin2_id", -1, -100), r"its column pixels/bin2_id must be from bin1_id"),
+    "a name twice": (replaced("chroms/name", lambda c: c[[0, 0, 1, 2]]), r"its column chroms/name has a name twice"),
+}  # fmt: skip
+COUNTS = {
+    "NaN": (with_value(np.nan), r"column pixels/count of .*map.cool must be finite and not negative, but it is nan of pixel 5"),
+    "infinity": (with_value(np.inf), r"must be finite and not negative, but it is inf of pixel 5"),
+    "a negative count": (with_value(-1, int), r"must be finite and not negative, but it is -1 of pixel 5: make the map anew without such pixels$"),
+    "half precision": (lambda c: c.astype(np.float16), r"column pixels/count of .*map.cool must have a dtype among"),
+}  # fmt: skip
+
+
+def calls(uri):
+    yield lambda: cool.balance(uri)
+    yield lambda: cool.balance(uri, memory=2**23)
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGES.values(), ids=list(DAMAGES))
+def test_damaged_tables(uri, change, message, capsys):
+    """One line that names the file and the column, wherever the map is taken."""
+    change_columns(uri, change)
+    other = "chroms" in message or "chrom_offset" in message
+    for call in (*calls(uri), *([] if other else [lambda: JacobianBuilder(uri), lambda: cool.read(uri)])):
+        with pytest.raises(
+            ValueError, match=f"map.cool is damaged: .*{message}.*; make the map anew, for instance with cooler$"
+        ):
+            call()
+    assert cli.main(["scale", uri]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("change", "message"), COUNTS.values(), ids=list(COUNTS))
+def test_counts_that_cannot_be_balanced(uri, change, message, capsys):
+    """No hint names an argument that cannot be passed there."""
+    change_columns(uri, replaced("pixels/count", change))
+    for call in calls(uri):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            call()
+        for word in ("check_finite", "abs(A)", "mask"):
+            assert word not in str(caught.value)
+    assert cli.main(["scale", uri, "--memory", "8MB"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_columns_that_hdf5_would_read_as_zeros(uri):
+    def unwritten(file, old):
+        return file.create_dataset("new", old.shape, old.dtype, chunks=(100,))
+
+    def never(file, old):
+        return file.create_dataset("new", old.shape, old.dtype)
+
+    def virtual(file, old):
+        layout = h5py.VirtualLayout(old.shape, old.dtype)
+        layout[:] = h5py.VirtualSource("none.h5", "counts", old.shape)
+        return file.create_virtual_dataset("new", layout)
+
+    for make, message in [
+        (unwritten, r"its column pixels/count lacks \d+ of its \d+ chunks"),
+        (never, "its column pixels/count has never been written"),
+        (virtual, "its column pixels/count is kept in other files"),
+    ]:
+        with h5py.File(uri, "r+") as file:
+            make(file, file["pixels/bin1_id"])
+            del file["pixels/count"]
+            file.move("new", "pixels/count")
+        for call in (*calls(uri), lambda: cool.read(uri), lambda: JacobianBuilder(uri)):
+            with pytest.raises(ValueError, match=message):
+                call()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_bytes(uri, seed):
+    """Flipped, or cut off: an error that names the file, on one line, or numbers; nothing else."""
+    data, rng = Path(uri).read_bytes(), np.random.default_rng(seed)
+    for turn in range(15):
+        damaged = bytearray(data)
+        for at in rng.integers(0, len(data), int(rng.integers(1, 30))):
+            damaged[at] = rng.integers(256)
+        Path(uri).write_bytes(damaged if turn % 3 else data[: rng.integers(len(data))])
+        for call in (*calls(uri), lambda: cool.write_weights(uri, np.ones(136), {}, overwrite=True)):
+            try:
+                call()
+            except (ValueError, OSError, TypeError, MemoryError) as error:
+                assert uri in str(error)  # noqa: PT017
+                assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_a_column_that_cannot_be_decompressed(uri):
+    with h5py.File(uri, "r") as file:
+        offset = file["pixels/count"].id.get_chunk_info(0).byte_offset
+    data = bytearray(Path(uri).read_bytes())
+    data[offset : offset + 8] = bytes(8)
+    Path(uri).write_bytes(data)
+    for call in calls(uri):
+        with pytest.raises(OSError, match=r"map.cool cannot be read, column pixels/count: "):
+            call()
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_colons_in_names(tmp_path, capsys, monkeypatch):
+    """They divide a file from its group only after a file, or what is named like one."""
+    folder = tmp_path / "a::b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    made = write(tmp_path / "map.cool", contacts())  # cooler itself cannot, in such a folder
+    uri = shutil.copy(made, folder / "map.cool")
+    shutil.copy(made, folder / "x::y.cool")
+    expected = cool.balance("map.cool")
+    for name in (uri, f"{uri}::/", folder / "x::y.cool", f"{folder}/x::y.cool::/"):
+        np.testing.assert_array_equal(cool.balance(name).weight, expected.weight)
+        cool.write_weights(name, expected.weight, {}, overwrite=True)
+    assert cli.main(["scale", f"{folder}/x::y.cool"]) == 0
+    np.save("c::d.npy", np.eye(3))
+    np.testing.assert_array_equal(JacobianBuilder(folder / "c::d.npy").value(np.ones(3)), np.eye(3).ravel())
+    assert cli.main(["scale", str(folder / "c::d.npy")]) == 0
+    io.write_csr_blocks(folder / "e::f", [(0, scipy.sparse.eye_array(3, format="csr"))], shape=(3, 3))
+    assert RowSums(str(folder / "e::f")).shape == (3, 3)
+    assert cli.main(["scale", str(folder / "e::f")]) == 0
+    capsys.readouterr()
+    assert cli.main(["scale", "g::h.npy"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert cli.main(["scale", "none.mcool::/resolutions/10"]) == 2
+    assert "none.mcool does not exist" in capsys.readouterr().err
+    (folder / "dir.cool").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"dir.cool is a folder, and not a contact map"):
+        cool.balance("dir.cool")
+    with pytest.raises(ValueError, match="is not a contact map, as it has no group '/none'"):
+        cool.balance(f"{uri}::/none")
+
+
+def test_which_commands_take_maps(uri, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.ones(136))
+    x, out = str(tmp_path / "x.npy"), str(tmp_path / "J.npz")
+    for arguments in (["check", uri], ["build", uri, x, "-o", out], ["fit", uri, uri, "-o", x]):
+        assert cli.main(arguments) == 2
+        assert (
+            "map.cool is a contact map, which only sparsejac scale takes: in Python, JacobianBuilder"
+            in capsys.readouterr().err
+        )
+    scool = str(tmp_path / "cells.scool")
+    bins = cooler.Cooler(uri).bins()[:][["chrom", "start", "end"]]
+    pixels = cooler.Cooler(uri).pixels()[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cooler.create_scool(scool, bins, {f"cell{n}": pixels for n in (2, 10, 1)}, ordered=True)
+    assert cli.main(["scale", scool]) == 2
+    listed = ", ".join(f"{scool}::/cells/cell{n}" for n in (1, 2, 10))
+    assert capsys.readouterr().err.endswith(f"pass one of its 3 maps, {listed}\n")
+    with pytest.raises(ValueError, match="pass one of its 3 maps, ") as caught:
+        cool.balance(scool)
+    assert str(caught.value).endswith(listed)
+    assert cli.main(["scale", f"{scool}::/cells/cell2", "--write"]) == 0
+    assert "weight" in cooler.Cooler(f"{scool}::/cells/cell2").bins().columns

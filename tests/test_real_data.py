@@ -171,4 +171,11 @@ def test_a_map_without_total_support(real_data):
     assert result.status == 5
     assert "no total support: 234 of its entries" in result.message
     assert result.n_products < 100
-    assert symmetric_scaling(A, min_nnz=1, support="drop").success
+    dropped = symmetric_scaling(A, min_nnz=1, support="drop")
+    assert (dropped.status, dropped.residual_after_dropping <= 1e-8, dropped.residual > 1) == (6, True, True)
+    left = symmetric_scaling(A, min_nnz=1, support="drop_rows")
+    assert left.success
+    assert left.left_out["support"] < 100
+    inside = A[left.kept][:, left.kept]
+    x = left.x[left.kept]
+    np.testing.assert_allclose(x * (inside @ x), 1, atol=1.1e-8)

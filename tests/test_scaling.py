@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_support_that_is_not_total(form):
         assert result.n_products < 100
     A = form(HALF)
     result = symmetric_scaling(A, support="drop")
-    assert result.success
+    assert (result.status, result.success) == (6, False)
     np.testing.assert_allclose(result.x[0], 1)
     np.testing.assert_allclose(result.x[1] * result.x[2], 1)
     assert A[0, 1] == 1  # the caller's own
@@ -217,6 +218,110 @@ def test_support_of_a_vector_of_targets():
     assert symmetric_scaling(HALF, [2.0, 2.0, 1.0], support="check").success
     assert symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="check").status == 5
     assert symmetric_scaling(HALF, [1.0, 1.0, 2.0], support="check").status == 4
+
+
+def test_what_dropped_entries_do_to_the_matrix():
+    """Success, and the residual, are those of the user's matrix; the message says what was dropped."""
+    A = np.array([[500.0, 5.0], [5.0, 0.0]])
+    for form in (np.asarray, scipy.sparse.csr_array):
+        result = symmetric_scaling(form(A), support="drop")
+        assert (result.status, result.success, result.unsupported_entries.tolist()) == (6, False, [[0, 0]])
+        assert result.residual == pytest.approx(residual(A, result.x))
+        assert result.residual > 1
+        assert result.residual_after_dropping <= 1e-8
+        assert result.history[-1].tolist() == [result.n_products, result.residual]
+        assert re.fullmatch(
+            r"scaled after dropping entries, and A itself is not: x scales A without them to a residual of \S+, tol is 1e-08, but that of A is \S+; "
+            "1 of its entries is dropped, in row 0",
+            result.message,
+        )
+    wide = np.kron(np.eye(4), A)
+    assert symmetric_scaling(wide, support="drop").message.endswith("4 of its entries are dropped, in rows 0, 2, 4, …")
+    slow = np.block(
+        [[np.diag([500.0, 0.0]) + 5 * (1 - np.eye(2)), np.zeros((2, 30))], [np.zeros((30, 2)), positive(30)]]
+    )
+    for most in range(1, 12):
+        result = symmetric_scaling(slow, support="drop", max_products=most)
+        assert result.n_products <= max(most, 1)
+        assert not result.success
+        assert result.residual == pytest.approx(residual(slow, result.x), rel=1e-6)
+
+    def stop(_):
+        raise StopIteration
+
+    stopped = symmetric_scaling(slow, support="drop", callback=stop)
+    assert stopped.status == 99
+    assert stopped.message == "stopped by the callback; 1 of its entries is dropped, in row 0"
+    assert stopped.residual == pytest.approx(residual(slow, stopped.x))
+
+
+def test_rows_without_support_are_left_out():
+    """Until the rest has a scaling: then that is success, for the rows that are kept."""
+    result = symmetric_scaling(STAR, support="drop_rows")
+    assert (result.status, result.success) == (4, False)
+    assert result.message == "no scaling exists: every row is left out; 4 of 4 rows are left out (4 without support)"
+    both = scipy.sparse.block_diag([STAR, positive(5), HALF], format="csr")
+    result = symmetric_scaling(both, support="drop_rows")
+    assert result.success
+    assert result.left_out == {"support": 5}
+    assert result.message.endswith("; 5 of 12 rows are left out (5 without support)")
+    np.testing.assert_array_equal(np.flatnonzero(~result.kept), [0, 1, 2, 3, 9])
+    np.testing.assert_array_equal(result.unsupported_rows, [0, 1, 2, 3, 9])
+    kept = result.kept
+    assert residual(both[kept][:, kept], result.x[kept]) <= 1.01e-8
+    again = symmetric_scaling(both, mask=~kept)
+    assert again.success
+    np.testing.assert_array_equal(result.x, again.x)
+    # A bipartite part with an entry on one side: its row is left alone, and goes with its partner.
+    C = np.ones((3, 3))
+    sides = np.block([[np.diag([7.0, 0, 0]), C], [C, np.zeros((3, 3))]])
+    result = symmetric_scaling(sides, support="drop_rows")
+    assert (result.success, result.kept.sum()) == (True, 4)
+    assert symmetric_scaling([[500.0, 5.0], [5.0, 0.0]], support="drop_rows").kept.tolist() == [True, False]
+    # With other targets.
+    result = symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="drop_rows")
+    assert result.success
+    assert (
+        residual(HALF[result.kept][:, result.kept], result.x[result.kept], np.array([2.0, 1, 1])[result.kept]) <= 1e-8
+    )
+
+
+def test_how_many_rows_each_filter_leaves_out():
+    A = positive(20)
+    A[3], A[:, 3], A[3, 3] = 0, 0, 7.0
+    A[5], A[:, 5] = A[5] / 1e6, A[:, 5] / 1e6
+    mask = np.zeros(20, bool)
+    mask[:2] = True
+    result = symmetric_scaling(A, mask=mask, min_nnz=2, min_count=6.5)
+    assert result.success
+    assert result.left_out == {"mask": 2, "min_nnz": 1, "min_count": 1}
+    assert sum(result.left_out.values()) == (~result.kept).sum()
+    assert result.message.endswith("; 4 of 20 rows are left out (2 by mask, 1 by min_nnz=2, 1 by min_count=6.5)")
+    result = symmetric_scaling(A, min_nnz=30)
+    assert result.message == "no scaling exists: every row is left out; 20 of 20 rows are left out (20 by min_nnz=30)"
+
+
+@pytest.mark.parametrize("support", ["auto", "check", "drop", "drop_rows", "skip"])
+def test_verdicts_are_proofs(support):
+    """Targets that are nearly, but not exactly, in the ratios of small integers."""
+    A = np.array([[2e-8, 5e5], [5e5, 0.0]])
+    result = symmetric_scaling(A, A.sum(axis=1), support=support)
+    assert (result.success, result.kept.all()) == (True, True)
+    for d in ([1 + 2e-13, 1.0], [3 + 1e-12, 3.0], [1e-300 * (1 + 1e-15), 1e-300]):
+        result = symmetric_scaling([[1.0, 1.0], [1.0, 0.0]], d, support=support, max_products=50)
+        assert result.status not in (4, 5, 6)
+        assert result.kept.all()
+
+
+def test_integer_ratios_are_exact():
+    """Whatever the integers are multiplied by, as long as it is exact."""
+    for scale in (1.0, 0.1, 2.0**-1000, 2.0**70, 1 / 3):
+        for d, status in ((np.array([2.0, 1, 1]), 5), (np.array([1.0, 1, 2]), 4), (np.array([2.0**20, 1, 1]), 5)):
+            assert symmetric_scaling(HALF, scale * d, support="check").status == status
+    assert (
+        symmetric_scaling(STAR, [0.3, 0.1, 0.1, 0.1], support="check", max_products=30).status != 4
+    )  # to rounding, they fit
+    assert symmetric_scaling(STAR, [np.pi, 2, 2, 2.1], support="check").status == 4
 
 
 def can_be_positive(A, d):
@@ -256,8 +361,13 @@ def test_verdicts_are_those_of_linear_programming(seed):
         bad[tuple(result.unsupported_entries.T)] = True
         np.testing.assert_array_equal(bad | bad.T, (A > 0) & ~possible)
         dropped = symmetric_scaling(A, d, support="drop")
-        assert dropped.success
+        assert dropped.status == 6
         assert residual(A * possible, dropped.x, d) <= 1.01e-8
+    left = symmetric_scaling(A, d, support="drop_rows")
+    kept = left.kept
+    assert left.success == kept.any()
+    if kept.any():
+        assert residual(A[kept][:, kept], left.x[kept], d[kept]) <= 1.01e-8
 
 
 def test_targets_without_a_common_measure():
@@ -333,6 +443,60 @@ def test_the_ends_of_the_range(A, d):
     assert np.max(np.abs(r - d) / d) <= 1.01e-8
     for scale in (1e160, 1e-165):
         assert symmetric_scaling(np.ones((2, 2)), x0=[scale, scale]).success
+
+
+def exact_residual(A, x, d):
+    """In rational numbers, which have no range to leave."""
+    k = len(x)
+    A, x, d = (np.vectorize(Fraction, [object])(np.asarray(part, float)) for part in (A, x, d))
+    worst = max(abs(x[i] * sum(A[i, j] * x[j] for j in range(k)) - d[i]) / d[i] for i in range(k))
+    return float(min(worst, Fraction(10) ** 300))
+
+
+@pytest.mark.parametrize("of_d", [1e-320, 1e-200, 1.0, 1e200, 1e308])
+@pytest.mark.parametrize("of_A", [1e-320, 1e-200, 1.0, 1e200, 1e307])
+def test_success_is_that_of_x_at_every_scale(of_A, of_d):
+    """A finite, positive x, with the residual that is reported; or no success."""
+    for k in (1, 3):
+        A = np.maximum(np.arange(1.0, k * k + 1).reshape(k, k), np.arange(1.0, k * k + 1).reshape(k, k).T) * of_A
+        d = np.full(k, of_d)
+        for options in (
+            {},
+            {"support": "check"},
+            {"support": "drop_rows"},
+            {"max_products": 3},
+            {"x0": np.geomspace(1e-50, 1e50, k)},
+        ):
+            result = symmetric_scaling(A, d, **options)
+            assert (result.x > 0).all()
+            assert np.isfinite(result.x).all()
+            assert result.residual == pytest.approx(exact_residual(A, result.x, d), rel=1e-6, abs=1e-12)
+            representable = np.log10(of_d) - np.log10(of_A) < 616
+            if "max_products" not in options:
+                assert result.success == (result.residual <= 1e-8) == representable
+
+
+@pytest.mark.parametrize(
+    ("A", "d"),
+    [
+        ([[1e308, 0], [0, 1e-320]], 1.0),  # of the second row nothing may be left
+        ([[1e308, 1e-320], [1e-320, 0]], 1.0),
+        ([[1e-320, 1], [1, 1e-320]], [1e-320, 1e308]),
+        (np.eye(2), [1e-323, 1e308]),
+        ([[1, 1], [1, 1]], [1e-320, 1.0]),
+        ([[0, 5e-324], [5e-324, 0]], 1e300),
+    ],
+)
+@pytest.mark.parametrize("support", ["auto", "check", "drop", "drop_rows", "skip"])
+def test_entries_at_both_ends_of_the_range(A, d, support):
+    A, d = np.array(A, float), np.broadcast_to(d, 2).astype(float)
+    result = symmetric_scaling(A, d, support=support, max_products=500)
+    assert result.status != 4
+    kept = result.kept
+    assert (result.x[kept] > 0).all()
+    assert np.isfinite(result.x[kept]).all()
+    if result.success:
+        assert exact_residual(A[kept][:, kept], result.x[kept], d[kept]) <= 1.01e-8
 
 
 def test_starts_and_targets_far_away():
@@ -422,7 +586,7 @@ E2 = np.eye(2)
         ({"A": scipy.sparse.csr_array([[1, -2], [-2, 1]])}, ValueError, r"A\[0, 1\] = -2"),
         ({"A": np.triu(np.ones((2, 2)))}, ValueError, 'A must be symmetric, .* or uplo="U"'),
         ({"target": 0.0}, ValueError, "target must be positive and finite in every row that is kept, but it is 0.0 in row 0"),
-        ({"target": [1.0, -1.0]}, ValueError, "but it is -1.0 in row 1: mask that row"),
+        ({"target": [1.0, -1.0]}, ValueError, "but it is -1.0 in row 1: change it, or leave the row out by mask="),
         ({"target": [1.0, 2.0, 3.0]}, ValueError, r"target must be a number, or a vector of length 2 .* shape \(3,\)"),
         ({"target": 1j}, TypeError, "a scaling is for real numbers, and target is complex128: pass target.real"),
         ({"x0": [1.0, np.nan]}, ValueError, "x0 must be positive and finite in every row that is kept, but it is nan in row 1"),
@@ -431,7 +595,7 @@ E2 = np.eye(2)
         ({"min_nnz": -1}, ValueError, "min_nnz must be an integer, 0 or more"),
         ({"min_count": -1}, ValueError, "min_count must be at least 0 and finite"),
         ({"max_products": 0}, ValueError, "max_products must be a positive integer"),
-        ({"support": "no"}, ValueError, "support must be one of 'auto', 'check', 'drop', 'skip', got 'no'"),
+        ({"support": "no"}, ValueError, "support must be one of 'auto', 'check', 'drop', 'drop_rows', 'skip', got 'no'"),
         ({"callback": 1}, TypeError, "callback must be callable, got 1"),
         ({"progress": 1}, TypeError, "progress must be True or False"),
     ],

@@ -1,0 +1,415 @@
+"""Columns are written into a copy of a map that then takes its place: whatever happens, the map is the old one or the new one."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsejac import _columns, cli, cool
+
+cooler = pytest.importorskip("cooler", reason="contact maps are made by cooler")
+pd = pytest.importorskip("pandas", reason="which brings pandas")
+h5py = pytest.importorskip("h5py", reason="which brings h5py")
+
+K = 3000
+OLD, NEW = np.arange(K) + 0.5, np.random.default_rng(0).random(K)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "map.cool"
+    bins = cooler.binnify(pd.Series({"a": 10 * K}), 10)
+    i = np.arange(K)
+    cooler.create_cooler(str(path), bins, pd.DataFrame({"bin1_id": i, "bin2_id": i, "count": 1 + i % 7}), ordered=True)
+    cool.write_weights(path, OLD, {"tol": 1.0})
+    return path
+
+
+@pytest.fixture
+def uri(made, tmp_path):
+    return shutil.copy(made, tmp_path / "map.cool")
+
+
+def column_of(uri):
+    """The weights of a map, all of which can be read."""
+    found = cooler.Cooler(str(uri))
+    assert found.pixels()[:]["count"].sum() == (1 + np.arange(K) % 7).sum()
+    assert found.bins()[:].columns.tolist() == ["chrom", "start", "end", "weight"]
+    return found.bins()["weight"][:].to_numpy()
+
+
+def is_old(uri):
+    np.testing.assert_array_equal(column_of(uri), OLD)
+    assert [name for name in os.listdir(Path(uri).parent) if name.endswith(".part")] == []
+
+
+def is_new(uri):
+    np.testing.assert_array_equal(column_of(uri), NEW)
+
+
+def test_nothing_but_the_column_changes(uri):
+    before = cooler.Cooler(str(uri))
+    pixels, info = before.pixels()[:], before.info
+    cool.write_weights(uri, NEW, {"tol": 2.0}, overwrite=True)
+    is_new(uri)
+    after = cooler.Cooler(str(uri))
+    assert after.pixels()[:].equals(pixels)
+    assert after.info == info
+    with h5py.File(uri) as file:
+        assert dict(file["bins/weight"].attrs) == {"tol": 2.0}
+
+
+def test_a_check_does_not_touch_the_file(uri):
+    before, stat = Path(uri).read_bytes(), os.stat(uri)
+    for name, overwrite in (("weight", True), ("other", False)):
+        _columns.check(uri, name, overwrite=overwrite)
+    result = cool.balance(uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True, max_products=1, tol=0)
+    assert not result.success
+    assert Path(uri).read_bytes() == before
+    assert (os.stat(uri).st_mtime_ns, os.stat(uri).st_ino) == (stat.st_mtime_ns, stat.st_ino)
+
+
+def test_permissions_and_links_are_kept(uri, tmp_path):
+    link = tmp_path / "link.cool"
+    link.symlink_to(uri)
+    os.chmod(uri, 0o640)
+    if os.getuid() == 0:
+        os.chown(uri, 12345, 23456)
+    cool.write_weights(link, NEW, {}, overwrite=True)
+    assert link.is_symlink()
+    is_new(uri)
+    stat = os.stat(uri)
+    assert stat.st_mode & 0o7777 == 0o640
+    if os.getuid() == 0:
+        assert (stat.st_uid, stat.st_gid) == (12345, 23456)
+
+
+STEPS = {
+    "before the changes": ("h5py", "File", 2),
+    "before the copy": ("_columns._Changes", "copy_to", 1),
+    "during the copy": ("os", "read", "copying"),
+    "before it is on disk": ("os", "fsync", 1),
+    "before it is read": ("h5py", "File", 3),
+    "before it has its permissions": ("_columns.shutil", "copystat", 1),
+    "before it takes the name": ("_columns.Path", "replace", 1),
+    "after that": ("_columns", "_sync", 1),
+}
+
+# A process of its own, in which there are no threads, forks a child for each file.
+IN_CHILDREN = """
+import errno, json, os, resource, signal, sys, h5py, numpy as np
+from sparsejac import _columns, cool
+new, codes = np.random.default_rng(0).random(3000), []
+def kill(owner, name, when):
+    whole, calls = getattr(owner, name), []
+    def patched(*args, **options):
+        calls.append(name)
+        copying = any(other.endswith(".part") for other in os.listdir("."))
+        if copying if when == "copying" else len(calls) == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*args, **options)
+    setattr(owner, name, patched)
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+for path, what in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(os.path.dirname(path))
+            limit(what) if isinstance(what, int) else kill(eval(what[0]), *what[1:])
+            cool.write_weights(path, new, {}, overwrite=True)
+            code = 0
+        except OSError as error:
+            code = 7 if error.errno == errno.EFBIG and str(error).find(path + " cannot be written: ") > 0 else 2
+        finally:
+            os._exit(code)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+
+
+def in_children(cases):
+    run = subprocess.run(
+        [sys.executable, "-c", IN_CHILDREN, json.dumps(cases)], check=True, timeout=120, stdout=subprocess.PIPE
+    )
+    return json.loads(run.stdout)
+
+
+def copies(made, folder, names):
+    for name in names:
+        (folder / name).mkdir()
+        yield str(shutil.copy(made, folder / name / "map.cool"))
+
+
+def test_a_kill_at_any_step(made, tmp_path):
+    paths = list(copies(made, tmp_path, STEPS))
+    assert in_children(list(zip(paths, STEPS.values(), strict=True))) == [-signal.SIGKILL] * len(STEPS)
+    for step, path in zip(STEPS, paths, strict=True):
+        np.testing.assert_array_equal(column_of(path), NEW if step == "after that" else OLD)
+        cool.write_weights(path, NEW, {}, overwrite=True)  # nothing is in the way of the next one
+        is_new(path)
+
+
+def test_a_limit_of_the_size_of_files(made, tmp_path):
+    """It ends with one error, and not by a signal."""
+    size = made.stat().st_size
+    limits = [1000, size, size + 5000, size + 30_000]
+    paths = list(copies(made, tmp_path, map(str, limits)))
+    assert in_children(list(zip(paths, limits, strict=True))) == [7] * len(limits)
+    for path in paths:
+        is_old(path)
+
+
+def test_interrupted(uri, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for owner, name in ((_columns._Changes, "copy_to"), (os, "fsync"), (_columns, "_like")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                cool.write_weights(uri, NEW, {}, overwrite=True)
+        is_old(uri)
+
+
+def full(after):
+    """A disk with so many bytes left."""
+
+    class Full:
+        def __init__(self, file):
+            self._file, self._left = file, after
+
+        def write(self, data):
+            self._left -= len(data)
+            if self._left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self._file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+    return Full
+
+
+@pytest.mark.parametrize("after", [0, 4096, 50_000])
+def test_a_full_disk(uri, after, monkeypatch):
+    whole, Wrapped = _columns._Changes.copy_to, full(after)
+    monkeypatch.setattr(_columns._Changes, "copy_to", lambda self, copy: whole(self, Wrapped(copy)))
+    for call in (
+        lambda: cool.write_weights(uri, NEW, {}, overwrite=True),
+        lambda: cool.balance(uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True),
+    ):
+        with pytest.raises(OSError, match=r"map.cool cannot be written: No space left on device") as caught:
+            call()
+        assert caught.value.errno == errno.ENOSPC
+        is_old(uri)
+
+
+def test_a_disk_without_room_is_seen_beforehand(uri, monkeypatch, capsys):
+    usage = shutil.disk_usage(Path(uri).parent)
+    monkeypatch.setattr(_columns.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(
+        OSError, match=r"a copy of it takes \d+ bytes \(.*\) for a while, and 1000 bytes are free on its disk"
+    ):
+        cool.balance(uri, store=True, overwrite=True)
+    assert cli.main(["scale", str(uri), "--write", "--force"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    is_old(uri)
+
+
+def test_a_failure_at_any_step(uri, monkeypatch):
+    def broken(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for owner, name in ((os, "fsync"), (_columns, "_like"), (Path, "replace")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, broken)
+            with pytest.raises(OSError, match=r"map.cool cannot be written: Input/output error"):
+                cool.write_weights(uri, NEW, {}, overwrite=True)
+        is_old(uri)
+    copy_to = _columns._Changes.copy_to
+
+    def spoiled(self, copy):
+        copy_to(self, copy)
+        with open(copy.name, "r+b") as again:
+            again.truncate(again.seek(0, 2) - 2000)
+
+    monkeypatch.setattr(_columns._Changes, "copy_to", spoiled)
+    with pytest.raises(OSError, match=r"map.cool cannot be written: "):
+        cool.write_weights(uri, NEW, {}, overwrite=True)
+    is_old(uri)
+
+
+def test_a_copy_that_holds_other_numbers(uri, monkeypatch):
+    monkeypatch.setattr(_columns, "_set", lambda column, *_: column.write_direct(np.zeros(K)))
+    with pytest.raises(OSError, match="its copy does not hold what was written"):
+        cool.write_weights(uri, NEW, {"tol": 1.0}, overwrite=True)
+    is_old(uri)
+
+
+def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
+    """What another writer changed is not lost."""
+    like = _columns._like
+
+    def meanwhile(path, part):
+        like(path, part)
+        changes[0]()
+
+    def append():
+        with open(uri, "ab") as file:
+            file.write(b"x")
+
+    def replace():
+        shutil.copy(uri, f"{uri}.new")
+        os.replace(f"{uri}.new", uri)
+
+    monkeypatch.setattr(_columns, "_like", meanwhile)
+    for change in (append, replace):
+        changes = [change]
+        with pytest.raises(
+            OSError, match=r"map.cool cannot be written: it has changed while it was copied; try it again"
+        ):
+            cool.write_weights(uri, NEW, {}, overwrite=True)
+        is_old(uri)
+    monkeypatch.undo()
+    lock = _columns._lock
+
+    def late(path, file):
+        lock(path, file)
+        replace()
+
+    monkeypatch.setattr(_columns, "_lock", late)
+    with pytest.raises(OSError, match=r"another process has replaced it just now; try it again"):
+        cool.write_weights(uri, NEW, {}, overwrite=True)
+    is_old(uri)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_file_that_is_open_elsewhere(uri, mode):
+    message = r"map.cool cannot be (written: it is open elsewhere|opened)"
+    with h5py.File(uri, mode), pytest.raises(OSError, match=message):
+        cool.write_weights(uri, NEW, {}, overwrite=True)
+    is_old(uri)
+
+
+def test_hdf5_cannot_write_meanwhile(uri, monkeypatch):
+    """The lock is HDF5's own."""
+    like, seen = _columns._like, []
+
+    def meanwhile(path, part):
+        like(path, part)
+        program = "import h5py, sys\ntry:\n    h5py.File(sys.argv[1], 'r+')\nexcept OSError as error:\n    sys.exit(3)"
+        seen.append(subprocess.run([sys.executable, "-c", program, str(uri)], check=False, timeout=60).returncode)
+
+    monkeypatch.setattr(_columns, "_like", meanwhile)
+    cool.write_weights(uri, NEW, {}, overwrite=True)
+    assert seen == [3]
+    is_new(uri)
+
+
+def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "linked.cool", "w") as file:
+        for table in ("chroms", "bins", "pixels", "indexes"):
+            file[table] = h5py.ExternalLink(str(uri), f"/{table}")
+    with pytest.raises(ValueError, match=r"linked.cool has its bin table in another file, .*map.cool: pass that one"):
+        cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="a copy of it is written beside it, and its folder is read-only"):
+        cool.write_weights(uri, NEW, {}, overwrite=True)
+    monkeypatch.undo()
+    opened = os.open
+
+    def refused(path, flags, *more):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError, match=r"map.cool cannot be written: Permission denied"):
+        cool.write_weights(uri, NEW, {}, overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match=r"none.cool cannot be written: it is not a file"):
+        _columns._locked(tmp_path / "none.cool").__enter__()
+    is_old(uri)
+
+
+def test_what_version_01_left(uri):
+    """A column that it has hidden comes back when any other is written, or when its own name is."""
+    with h5py.File(uri, "r+") as file:
+        file.move("bins/weight", ".weight before")
+        file[".other in the making"] = np.zeros(3)
+    before = Path(uri).read_bytes()
+    with pytest.raises(
+        ValueError, match=r'has a column "weight" already, which a killed run of version 0.1 has hidden: choose'
+    ):
+        _columns.check(uri, "weight", overwrite=False)
+    assert Path(uri).read_bytes() == before
+    cool.write_weights(uri, NEW, {}, name="other")
+    found = cooler.Cooler(str(uri)).bins()[:]
+    np.testing.assert_array_equal(found["weight"], OLD)
+    np.testing.assert_array_equal(found["other"], NEW)
+    with h5py.File(uri) as file:
+        assert sorted(file) == ["bins", "chroms", "indexes", "pixels"]
+        file_has = file["bins/weight"].attrs["tol"]
+    assert file_has == 1.0
+
+
+@pytest.mark.parametrize(
+    ("stats", "message"),
+    [
+        (None, "stats must be a mapping of attributes, got NoneType"),
+        ({3: 4}, "stats must have strings as keys, the names of attributes, got 3"),
+        (
+            {"a": None},
+            r"stats\['a'\] cannot be an attribute of HDF5, which are numbers, strings and arrays of them, got None",
+        ),
+        ({"a": 10**30}, r"stats\['a'\] cannot be an attribute of HDF5"),
+    ],
+)
+def test_attributes_that_cannot_be_written(uri, stats, message):
+    with pytest.raises(TypeError, match=message):
+        cool.write_weights(uri, NEW, stats, overwrite=True)
+    with pytest.raises(ValueError, match="the name of a column must be text that UTF-8 can encode"):
+        cool.write_weights(uri, NEW, {}, name="\udc80")
+    is_old(uri)
+
+
+def test_the_file_object_that_hdf5_is_given(tmp_path):
+    """It behaves as a file does, and leaves the one below it alone."""
+    rng = np.random.default_rng(0)
+    content = rng.bytes(3 * _columns._PAGE + 100)
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "b").write_bytes(content)
+    with open(tmp_path / "a", "rb") as below, open(tmp_path / "b", "r+b") as plain:
+        changes = _columns._Changes(below.fileno(), len(content))
+        for _ in range(300):
+            at, size = int(rng.integers(5 * _columns._PAGE)), int(rng.integers(1, 2 * _columns._PAGE))
+            act = rng.integers(6)
+            for file in (changes, plain):
+                file.seek(at)
+            if act < 3:
+                assert changes.read(size) == plain.read(size)
+            elif act < 5:
+                data = rng.bytes(size)
+                assert changes.write(data) == plain.write(data)
+            else:
+                changes.truncate(at)
+                plain.truncate(at)
+            assert changes.seek(0, os.SEEK_END) == plain.seek(0, os.SEEK_END)
+        with open(tmp_path / "c", "wb") as copy:
+            changes.copy_to(copy)
+        plain.seek(0)
+        assert (tmp_path / "c").read_bytes() == plain.read()
+    assert (tmp_path / "a").read_bytes() == content
+    (tmp_path / "a").write_bytes(b"")
+    shorter = pytest.raises(OSError, match="it has become shorter while it was copied")
+    with open(tmp_path / "a", "rb") as below, open(tmp_path / "c", "wb") as copy, shorter:
+        _columns._Changes(below.fileno(), 10).copy_to(copy)
