@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,27 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="all of each long cross product, not one case in twelve")
+
+
 def pytest_configure(config):
-    """The markers of SciPy's own tests, some of which test_operator.py runs."""
+    """Our marker, and those of SciPy's own tests, some of which test_operator.py runs."""
+    config.addinivalue_line("markers", "cross_product: one case in twelve is run, all of them with --whole")
     for name in ("uses_xp_capabilities", "skip_xp_backends", "xfail_xp_backends", "array_api_backends"):
         config.addinivalue_line("markers", f"{name}: SciPy's own")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out most cases of the long cross products. A checksum of its name decides on a case, so that each process takes the same."""
+    if config.getoption("whole"):
+        return
+    left_out = [
+        item for item in items if item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 12
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    out = set(left_out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session", autouse=True)

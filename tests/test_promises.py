@@ -15,6 +15,7 @@ from support import ORDERS, ROWS, integers
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
 x, v = np.array([2.0, -1, 3, 1, -2, 1]), np.array([1.0, 2, -1, 0, 3, -2])
+pytestmark = pytest.mark.cross_product
 COMBINATIONS = [
     (rows, order, kind)
     for rows, order, kind in itertools.product(ROWS, ORDERS, KINDS)
