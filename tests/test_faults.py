@@ -924,13 +924,20 @@ def test_interrupted_while_files_are_opened(tmp_path):
     assert (done.stdout, done.stderr) == ("True 0 True\n", "")
 
 
+# A tracer may interrupt before the end of `with`, as no signal does; then the file is closed with a warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
-def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path):
+def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(_sources, "_is_still_that", lambda *_: True)  # it has many lines to read
     A, left = PLACES[place][0](tmp_path), [0]
-    ours = (_stored.__file__, _sources.__file__, contextlib.__file__)
+    ours = (_stored.__file__, _sources.__file__)
 
     def trace(frame, event, _):
-        if frame.f_code.co_filename not in ours:
+        caller = frame.f_back.f_code.co_filename  # Numba uses contextlib as well
+        if frame.f_code.co_filename not in ours and (frame.f_code.co_filename, caller in ours) != (
+            contextlib.__file__,
+            True,
+        ):
             return None
         if event == "line":
             left[0] -= 1
@@ -950,7 +957,7 @@ def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path):
         finally:
             sys.settrace(others)
         assert held() == before, f"interrupted at line {n}"
-    assert n > 50
+    assert n > 20
 
 
 def test_an_iteration_that_is_left(tmp_path):
@@ -1022,7 +1029,7 @@ def forked(act):
 
 def compiled():
     function = {}
-    exec("def f(x):\n    return x + 1.5", function)  # a new one each time
+    exec("def f(x):\n    return x + 1.5", function)  # noqa: S102  # a new one each time
     numba.njit(function["f"])(2.0)
 
 
@@ -1372,3 +1379,23 @@ def test_an_error_is_kept_by_nobody():
             assert kept() is None
     finally:
         gc.enable()
+
+
+def test_a_compilation_that_is_interrupted_keeps_no_lock(monkeypatch):
+    """Numba takes its lock in Python code, where Ctrl-C may come just after."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    from sparsejac import _kernels
+
+    def interrupted():
+        global_compiler_lock._lock.acquire()
+        raise error
+
+    for error in (KeyboardInterrupt(), MemoryError()):
+        with monkeypatch.context() as patch:
+            patch.setattr(global_compiler_lock, "acquire", interrupted)
+            kernel = _kernels._kernel()(lambda x: x + 1)  # a new one, which is to be compiled
+            with pytest.raises(type(error)):
+                kernel(1.0)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(compiled).result(60) is None
