@@ -35,7 +35,9 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding.ffi import lib as llvm
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 
@@ -54,13 +56,15 @@ def _kernel(**options):
             # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
             try:  # contextlib.suppress takes as long as a small call
                 return compiled(*args)
-            except MemoryError:  # which says nothing of the cache
+            except (MemoryError, KeyboardInterrupt):  # which say nothing of the cache
+                _give_locks_back()
                 raise
             except Exception:  # noqa: BLE001, S110  # of whatever kind, it is tried once more
                 pass
             try:  # if it could not be saved (the disk is full), it is in memory by now
                 return compiled(*args)
-            except MemoryError:
+            except (MemoryError, KeyboardInterrupt):
+                _give_locks_back()
                 raise
             except Exception as error:
                 raise RuntimeError(_CACHE.format(function.__name__, compiled.stats.cache_path, error)) from error
@@ -69,6 +73,17 @@ def _kernel(**options):
         return run
 
     return decorate
+
+
+def _give_locks_back():
+    """Release Numba's locks where an exception between two bytecodes has left them with this thread.
+
+    Other threads, ours among them, would wait for ever. Numba takes its locks in Python code.
+    """
+    for holder in (global_compiler_lock, getattr(llvm, "_lock", None)):
+        lock: Any = getattr(holder, "_lock", None)
+        while hasattr(lock, "_is_owned") and lock._is_owned():
+            lock.release()
 
 
 def _name_by_signature(file):
