@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _checks, _pixels
+from ._files import sync_folder, temporary_name
 from ._sources import identity
 
 DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})  # by columns of these names cooler divides, whatever their attributes say
@@ -159,7 +159,7 @@ def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: C
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])
         _check_room(path, changes.size)
-        part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")  # which nobody else has
+        part = temporary_name(path)
         try:
             with _as_oserror(path, uri):
                 with part.open("xb") as copy:
@@ -176,7 +176,7 @@ def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: C
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync_folder(path.parent)
 
 
 class _Changes:
@@ -357,13 +357,3 @@ def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
 def _not_written(path: Path, error: OSError) -> OSError:
     message = f"{path} cannot be written: {error.strerror or ' '.join(str(error).split())}"
     return OSError(error.errno, message) if error.errno else OSError(message)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk, where the system can do that: it is not so for all file systems."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks
+from ._completeness import check_complete
 from ._pattern import index_dtype
 from ._rows import Room
 from ._sources import CsrSource, changed, identity
@@ -113,9 +113,9 @@ class Map:
                 raise self._wrong(name, f"has {dtype} where {'integers' if kinds == 'iu' else 'numbers'} are needed")
             if size is not None and column.size != size:
                 raise self._wrong(name, f"has {column.size} values where {size} are needed")
-            lacking = _lacking(column)
-            if lacking:
-                raise self._wrong(name, lacking)
+            check_complete(
+                f"{self.uri} is damaged: its column {name}", column, "make the map anew, for instance with cooler"
+            )
         return column
 
     def whole(self, name: str, kinds: str = "iu", size: int | None = None) -> NDArray[Any]:
@@ -290,19 +290,6 @@ def _summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[
             "make the map anew, for instance with cooler, which adds them"
         )
     return found
-
-
-def _lacking(column: Any) -> str:
-    """What a column lacks: HDF5 reads zeros, without a word, where nothing has been written, or a source is missing."""
-    if not column.size:
-        return ""
-    if column.is_virtual or column.external:
-        return "is kept in other files"
-    if column.chunks:
-        wanted = math.prod(-(-size // chunk) for size, chunk in zip(column.shape, column.chunks, strict=True))
-        there = column.id.get_num_chunks()
-        return f"lacks {wanted - there} of its {wanted} chunks" if there < wanted else ""
-    return "" if column.id.get_storage_size() else "has never been written"
 
 
 def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import stat
 import zipfile
@@ -18,6 +17,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _checks, _matrix_market, _npy, _npz
+from ._files import sync_folder, temporary_name
 from ._stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, StoredCSR, checksums
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
@@ -315,7 +315,7 @@ def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives.
     """
     path = Path(os.path.realpath(path))
-    part = _temporary_name(path)
+    part = temporary_name(path)
     try:
         with part.open("wb") as file:
             _copy_mode(path, part)  # before there is anything to read in it
@@ -323,16 +323,9 @@ def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _temporary_name(path: Path) -> Path:
-    """A hidden name in the same folder that nobody else has: a process id would be another process's, too, in another container."""
-    return path.with_name(
-        f".{path.name[:40]}.{secrets.token_hex(8)}.part"
-    )  # a name of 255 bytes is the longest possible
 
 
 def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
@@ -344,31 +337,21 @@ def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
 def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, into which files are written by `complete_or_absent`; of several writers the first one to end wins."""
     path = Path(os.path.realpath(path))
-    part = _temporary_name(path)
+    part = temporary_name(path)
     try:
         part.mkdir()
         _copy_mode(path, part, stat.S_IRWXU)
         yield part
-        _sync(part)
+        sync_folder(part)
         _copy_mode(path, part)
         try:
             part.replace(path)  # the system refuses it if a folder with something in it is there
         except OSError:
             check_output_folder(path)  # says so if another writer was first
             raise
-        _sync(path.parent)
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk, where the system can do that: it is not so for all file systems."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_npz(

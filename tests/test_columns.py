@@ -99,7 +99,7 @@ STEPS = {
     "before it is read": ("h5py", "File", 3),
     "before it has its permissions": ("_columns.shutil", "copystat", 1),
     "before it takes the name": ("_columns.Path", "replace", 1),
-    "after that": ("_columns", "_sync", 1),
+    "after that": ("_columns", "sync_folder", 1),
 }
 
 # A process of its own, in which there are no threads, forks a child for each file.

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+from kinds import Sliced
 from support import integers, matrix
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, _sources, _streamed, fit, io, symmetric_scaling
@@ -22,16 +23,6 @@ from sparsejac.testing import check_jacobian
 K = 23
 x = integers((K,), seed=1)
 v = integers((K,), seed=2)
-
-
-class Sliced:
-    """The least that an object with rows has."""
-
-    def __init__(self, B):
-        self._B, self.shape, self.dtype = B, B.shape, B.dtype
-
-    def __getitem__(self, rows):
-        return self._B[rows]
 
 
 class Sources:
