@@ -100,7 +100,7 @@ def _csr_in_memory(B: Any, name: str, *, transposed: bool) -> CsrSource:
     return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed)
 
 
-def one_triangle(Y: Any, place: Any, *, mirrored: bool, progress: bool) -> Any:
+def one_triangle(Y: Any, place: Any, *, mirrored: bool, check: bool, progress: bool) -> Any:
     """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal. Of a matrix on disk that takes a pass.
 
     Returned so that the triangle of it that is read, the lower one if that of A is, is there.
@@ -117,7 +117,8 @@ def one_triangle(Y: Any, place: Any, *, mirrored: bool, progress: bool) -> Any:
         return Y
     else:
         seen = source
-    whole = StreamedRows(seen, pattern_of(seen), place.workers, None, check_finite=False, progress=progress)
+    whole = StreamedRows(seen, pattern_of(seen), place.workers, None, check_finite=check, progress=progress)
+    whole.entries.name = "Y"
     defect = whole.asymmetry()
     if defect is None:
         return Y

@@ -78,7 +78,7 @@ class JacobianBuilder:
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
     **Symmetric** is an A with ``|A_ij - A_ji| ≤ 1000 ε max_l |A_il|`` for all i and j, where ε is the precision of its dtype (0 for integers), and an
-    entry that is not stored is 0. BLAS leaves differences of some hundred ε in a symmetric product. One triangle of such an A is read. What is symmetric
+    entry that is not stored is 0. BLAS leaves differences of some hundred ε in a symmetric product. The upper triangle of such an A is read, or for ``order="F"`` the lower one, and stands for both. What is symmetric
     to the bit takes one pass to find out, anything else two more.
 
     **Streamed.** An A that is not in memory is read block by block, once for each pass, while the kernels run on the blocks before. It may be
@@ -90,7 +90,7 @@ class JacobianBuilder:
       dataset. Chunks that a Zarr array does not store are zeros if its ``fill_value`` is 0, and refused otherwise;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
     * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
-      other, in order, never for two at a time, also by several builders, on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
+      other, in order, never for two at a time, also by several builders (a method of an object, and partials of one function, are one function), on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
       dtype. Of `memory`, eight arrays of a block's size are left to it.
 
     Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; their bits depend on A alone, not
@@ -98,8 +98,8 @@ class JacobianBuilder:
     asks for its columns. Files are looked at when a pass begins and when it ends: size, time, and whether it is the same
     file. Whether A is finite is seen in the first pass. It is seen in each pass where A may change unnoticed: for functions, for objects, and for files
     that this process has mapped for writing when they are handed over, as their time does not tell of every write. What another process writes through a mapping of its own
-    is not noticed. ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row may differ by their rounding and by
-    k times what one entry may. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
+    is not noticed. ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row may differ by their rounding, and by
+    √k times what one entry may. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
     up to 8 MiB (at least a row of A, and of what is beside it), and up to four k-vectors for each that it returns.
 
     Examples

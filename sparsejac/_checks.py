@@ -187,9 +187,8 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (dtype.kind == "c" and dtype.itemsize in (8, 16)):
         return dtype.newbyteorder("=")
     target = "complex128" if dtype.kind == "c" else "float64"
-    raise TypeError(
-        f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it, as in {name}.astype(np.{target})"
-    )
+    way = f", as in {name}.astype(np.{target})" if name.isidentifier() and name != "x_dtype" else f" to {target}"
+    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it{way}")
 
 
 def dtype_of(name: str, value: Any) -> np.dtype[Any]:
@@ -479,7 +478,7 @@ def vector_by_other_lines(*, transposed: bool) -> ValueError:
 
 def asked_while_answering(name: str) -> RuntimeError:
     return RuntimeError(
-        f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself"
+        f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself, or over a partial of the same function"
     )
 
 

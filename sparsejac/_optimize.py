@@ -118,7 +118,7 @@ class LeastSquares:
             place = builder._rows
             if builder._which == "upper":
                 mirrored = not source.half and (order == "F") != source.transposed
-                Y = _beside.one_triangle(Y, place, mirrored=mirrored, progress=progress)
+                Y = _beside.one_triangle(Y, place, mirrored=mirrored, check=check_finite, progress=progress)
             target = _beside.target(Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped)
             place.check_budget(target)
             self._stream(builder, target)

@@ -15,6 +15,7 @@ import os
 import queue
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -566,6 +567,11 @@ def turn_of(owner: Any) -> Turn:
     while isinstance(owner, functools.partial):
         owner = owner.func
     method = getattr(owner, "__func__", None)  # of a method there is a new object each time that it is asked for
+    if method is None and not hasattr(owner, "shape"):
+        call = next((vars(kind)["__call__"] for kind in type(owner).__mro__ if "__call__" in vars(kind)), None)
+        if isinstance(call, types.FunctionType):  # an object that can be called is its method __call__
+            owner = types.MethodType(call, owner)
+            method = call
     key = (id(owner),) if method is None else (id(method), id(owner.__self__))
     with _looking_up:
         turn = _turns.get(key)

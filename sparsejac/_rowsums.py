@@ -31,7 +31,7 @@ class RowSums:
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. Referenced if it is dense or in canonical CSR or CSC format, and never
+        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. One triangle is read, and stands for both. Referenced if it is dense or in canonical CSR or CSC format, and never
         written to; other formats are converted once.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a

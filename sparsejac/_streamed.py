@@ -502,7 +502,7 @@ class StreamedRows(Rows):
     def asymmetry(self) -> tuple[int, float] | None:
         """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass.
 
-        To the rounding of these sums is added what `_matrix.unequal` allows the entries of a row.
+        To the rounding of these sums is added what `_matrix.unequal` allows an entry, times the root of how many entries a row has.
         """
         k, source = self.pattern.k, self.entries.source
         dtype = np.complex128 if self.dtype.kind == "c" else np.float64
@@ -511,7 +511,8 @@ class StreamedRows(Rows):
         count = min(2 * source.longest, k) if isinstance(source, CsrSource) else k
         with np.errstate(invalid="ignore", over="ignore"):
             allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
-            allowed += count * _checks.symmetry_tolerance(source.dtype) * largest.real
+            # The entries' own roundings have any signs, so that they add up like the root of their number.
+            allowed += np.sqrt(count) * _checks.symmetry_tolerance(source.dtype) * largest.real
             beyond = np.abs(ours - theirs) > allowed
         if not beyond.any():
             return None

@@ -111,6 +111,37 @@ def test_the_next_call_sees_the_change(folder, kind):
         np.testing.assert_allclose(numbers, wanted[name], rtol=1e-13, err_msg=name)
 
 
+def test_pages_that_were_clean_when_the_matrix_was_handed_over(folder):
+    """Then the first write changes the file's time, which is no reason to refuse it."""
+    np.save(path := f"{folder}/A.npy", BEFORE)
+    mapped = np.load(path, mmap_mode="r+")
+    for A in (mapped, path):
+        builder = JacobianBuilder(A)
+        builder.value(x)
+        mapped[0, 0] += 5
+        assert builder.value(x)[0] == mapped[0, 0] * x[0] ** 2
+        mapped[0, 0] = 1
+
+
+def test_another_file_is_refused_even_so(folder):
+    np.save(path := f"{folder}/A.npy", BEFORE)
+    builder = JacobianBuilder(np.load(path, mmap_mode="r+"))
+    np.save(other := f"{folder}/B.npy", AFTER)
+    os.replace(other, path)
+    with pytest.raises(ValueError, match="has changed since it was handed over as A"):
+        builder.value(x)
+
+
+def test_a_memmap_whose_file_is_gone(folder):
+    np.save(path := f"{folder}/A.npy", BEFORE)
+    A = np.load(path, mmap_mode="r")
+    os.remove(path)
+    with pytest.raises(
+        FileNotFoundError, match=r"A.npy, of A, is not there any more: write it anew, or pass numpy.asarray\(A\)"
+    ):
+        JacobianBuilder(A)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_operator_of_row_sums_has_one_diagonal(folder, kind):
     """It keeps its A x; what its products read of A is all new."""

@@ -207,6 +207,35 @@ def test_small(sources, k):
         same(streamed.operator(u).column_norms(), there.operator(u).column_norms())
 
 
+def test_a_function_of_a_matrix_without_rows():
+    builder = JacobianBuilder(lambda i0, i1: np.empty((0, 0))[i0:i1])
+    assert builder.shape == (0, 0)
+    assert builder.value([]).shape == (0,)
+
+
+def test_nan_in_the_triangle_of_y_that_is_not_read(sources):
+    A, Y = np.ones((4, 4)), np.ones((4, 4))
+    for bad in (np.nan, np.inf):
+        Y[2, 1] = bad
+        for there, target in (
+            (A, sources.npy(Y)),
+            (sources.npy(A), sources.npy(Y)),
+            (sources.npy(A), scipy.sparse.csr_array(Y)),
+        ):
+            with pytest.raises(ValueError, match=rf"Y must be finite, but Y\[2, 1\] = {bad}"):
+                LeastSquares(there, target, rows="upper")
+
+
+def test_a_hint_about_dtypes_can_be_followed(sources):
+    with pytest.raises(
+        TypeError,
+        match=r"what A returned for rows\(0, 1\) must have a dtype among .* got float16: convert it to float64",
+    ):
+        JacobianBuilder(lambda i0, i1: np.ones((i1 - i0, 3), np.float16))
+    with pytest.raises(TypeError, match=r"x_dtype must have a dtype among .* got float16: convert it to float64"):
+        JacobianBuilder(np.ones((2, 2))).csr_nbytes(np.float16)
+
+
 def compare_problems(streamed, there, *, maps=True):
     cost, gradient = there.value_and_grad(x)
     assert streamed.cost(x) == cost

@@ -70,9 +70,9 @@ def test_more_is_refused(tmp_path, use, form, dtype):
 
 @pytest.mark.parametrize("use", USES)
 def test_more_is_refused_when_streamed(tmp_path, use):
-    """There the differences of a row add up: what one entry may, each may."""
-    USES[use](streamed(nearly("float64", K / 4), tmp_path / "A.npy"))
-    for B in (nearly("float64", 4 * K), nearly("float32", 4 * K)):
+    """There the differences of a row add up, with any signs: √k times what one entry may."""
+    USES[use](streamed(nearly("float64", np.sqrt(K) / 2), tmp_path / "A.npy"))
+    for B in (nearly("float64", 4 * np.sqrt(K)), nearly("float32", 4 * np.sqrt(K))):
         with pytest.raises(
             ValueError, match=r"the products of row (2|20) and of column (2|20) (of A |of Y )?with one vector differ"
         ):

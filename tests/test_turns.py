@@ -38,6 +38,14 @@ class Rows:
 shared = Rows()
 
 
+class Called:
+    def __call__(self, start, stop):
+        return shared.rows(start, stop)
+
+
+called = Called()
+
+
 def rows_of_a_module(start, stop):
     return shared.rows(start, stop)
 
@@ -49,6 +57,8 @@ def named(_, start, stop):
 HANDED_OVER = {
     "a function": lambda: rows_of_a_module,
     "a method": lambda: shared.rows,  # each time a new object
+    "an object that is called": lambda: called,
+    "its method": lambda: called.__call__,
     "a partial function": lambda: functools.partial(named, "A"),
     "an object": lambda: shared,
 }
@@ -77,6 +87,11 @@ def test_several_owners(kind):
     calls = [lambda b=b: np.array_equal(b.value(x), F.ravel()) for b in builders]
     calls += [lambda: problem.cost(x) == 0, lambda: np.array_equal(sums.value(x), B.sum(axis=1))]
     assert ask(calls) == (0, 1)
+
+
+def test_an_object_and_its_call_are_one_function():
+    builders = [JacobianBuilder(function) for function in (called, called.__call__)]
+    assert ask([lambda b=b: np.array_equal(b.value(x), B.ravel()) for b in builders]) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", ["a function", "a partial function"])
