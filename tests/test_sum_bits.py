@@ -45,6 +45,7 @@ def least_memory(A, **options):
     return int(re.search(r"at least (\d+) bytes", str(caught.value))[1])
 
 
+@pytest.mark.cross_product
 @pytest.mark.parametrize("kind", ["rows", "columns", "chunks of 7 rows", "chunks of 3 rows", "function", "csr"])
 def test_streamed(files, kind):
     A = files[kind]
