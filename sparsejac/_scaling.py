@@ -120,7 +120,7 @@ def symmetric_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``left_out``, a dict of how many rows each filter
-        left out (``mask``, ``min_nnz``, ``min_count``, ``no_entries``, ``support``; a row counts for the first one that it met), as the message says, too; ``residual``, which is
+        left out (``mask``, ``min_nnz``, ``min_count``, ``no_entries``, ``support``; a row counts for the first one that it met; the last two with 0 where no filter was set), as the message says, too; ``residual``, which is
         ``max |x ∘ (A x) - target| / target`` over the rows and columns that are kept; ``residual_after_dropping``, the same without the entries that were dropped;
         ``nit`` steps; ``n_products`` passes over A, all that there were, but for the one that looks at a streamed A, and those that examine its support; ``history``, an array of
         (passes so far, residual), first that of equal x, which the sums of A's rows tell, then that of the start; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
@@ -702,7 +702,8 @@ class Scaling:
         return self._state(
             x,
             kept=self._kept,
-            left_out=dict(self.left_out),
+            # SciPy cannot print a result with an empty dict in it.
+            left_out=dict(self.left_out) or dict.fromkeys(_FILTERS, 0),
             history=np.array(self._history).reshape(-1, 3)[:, :2],
             residual_after_dropping=self._dropped if dropped else self._residual,
             unsupported_rows=self._found.rows,

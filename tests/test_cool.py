@@ -496,6 +496,11 @@ def test_a_shallow_map(tmp_path, capsys):
 # --- filters ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_result_without_filters_can_be_printed(uri):
+    result = cool.balance(uri, min_nnz=0, mad_max=0, ignore_diags=0, max_products=3)
+    assert "left_out: " in str(result)
+
+
 def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
     start = np.ones(136)
     start[[4, 5, 6]] = 0, np.nan, np.inf

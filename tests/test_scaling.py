@@ -255,6 +255,16 @@ def test_what_dropped_entries_do_to_the_matrix():
     assert stopped.residual == pytest.approx(residual(slow, stopped.x))
 
 
+def test_results_can_be_printed():
+    """SciPy cannot print an empty dict, which `left_out` would be where no filter is set."""
+    states = []
+    result = symmetric_scaling(np.ones((3, 3)) + np.eye(3) * [1, 2, 3], callback=lambda state: states.append(str(state)))
+    assert result.left_out == {"no_entries": 0, "support": 0}
+    assert "left_out: no_entries: 0" in str(result)
+    assert "residual: " in states[0]
+    assert "every row is left out" in str(symmetric_scaling(np.ones((2, 2)), mask=[True, True]))
+
+
 def test_rows_without_support_are_left_out():
     """Until the rest has a scaling: then that is success, for the rows that are kept."""
     result = symmetric_scaling(STAR, support="drop_rows")
