@@ -638,6 +638,59 @@ def test_counts_whose_sum_is_too_large(uri):
             call()
 
 
+SUMS = {
+    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, is no uint64"),
+    "u8, three": (np.array([2**64 - 1, 2**64 - 1, 2], np.uint64), ", 36893488147419103232, is no uint64"),
+    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, is no int64"),
+    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, is no int64"),
+    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, is no int32"),
+    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, is no uint16"),
+    "bool": (np.array([True, True]), ", 2, is no bool"),
+    "f4": (np.array([3e38, 3e38], np.float32), " is beyond the largest float32"),
+    "f8": (np.array([1.7e308, 1.7e308]), " is beyond the largest float64"),
+}
+
+
+@pytest.mark.parametrize(("counts", "message"), SUMS.values(), ids=list(SUMS))
+def test_sums_that_leave_the_range(tmp_path, counts, message):
+    """Not even a sum of 64 bits wraps around, and nothing warns."""
+    path = str(tmp_path / "twice.cool")
+    write_pixels(path, np.zeros(counts.size, int), counts)
+    for call in (lambda: cool.read(path), lambda: RowSums(path), lambda: cool.balance(path, memory=2**23)):
+        with pytest.raises(ValueError, match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel"):
+            call()
+    with pytest.raises(ValueError, match=f"more than once, and the sum of its counts{message}: make the map anew"):
+        cool.read(path)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.array([2**63, 2**63 - 1], np.uint64),
+        np.array([2**62, 2**62 - 1]),
+        np.array([-(2**62), -(2**62)]),
+        np.array([2**32 - 1, 2**32 - 1, -5]),
+        np.array([100, 27], np.int8),
+        np.array([True, False]),
+        np.array([1e38, 2e38], ">f4"),
+        np.array([np.inf, 1.0]),
+    ],
+)
+def test_sums_at_the_ends_of_the_range(tmp_path, counts):
+    path = str(tmp_path / "twice.cool")
+    write_pixels(path, np.zeros(counts.size, int), counts)
+    assert cool.read(path)[0][0, 0] == sum(counts.tolist())
+
+
+def write_pixels(path, columns, counts):
+    """A map of three bins with pixels in the first one."""
+    with h5py.File(path, "w") as file:
+        file["chroms/name"], file["chroms/length"] = np.array([b"a"]), [3]
+        file["bins/chrom"], file["bins/start"], file["bins/end"] = [0, 0, 0], [0, 1, 2], [1, 2, 3]
+        file["pixels/bin1_id"], file["pixels/bin2_id"], file["pixels/count"] = 0 * columns, columns, counts
+        file["indexes/bin1_offset"], file["indexes/chrom_offset"] = [0, *[len(counts)] * 3], [0, 3]
+
+
 # --- damaged files ----------------------------------------------------------------------------------------------------
 
 
