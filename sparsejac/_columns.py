@@ -28,6 +28,7 @@ _ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those 
 _PAGE = 2**14  # bytes that are copied when one of them is changed
 _PIECE = 2**23  # bytes that are copied at a time
 _MORE = 2**16  # bytes by which a file may grow beside the column
+Identity = tuple[int, int, int, int]  # what `identity` returns
 _LEFT = re.compile(r"\.(.+) (before|in the making)")  # what version 0.1 left in a file when it was killed
 
 
@@ -60,9 +61,18 @@ def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
 
 
 def write(
-    uri: str | os.PathLike[str], name: str, values: NDArray[np.float64], stats: Mapping[str, Any], *, overwrite: bool
+    uri: str | os.PathLike[str],
+    name: str,
+    values: NDArray[np.float64],
+    stats: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    read: Identity | None = None,
 ) -> None:
-    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back."""
+    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back.
+
+    `read` is the file that the values were computed from: another one is refused.
+    """
 
     def change(group: Any) -> None:
         _recover(group)
@@ -81,7 +91,24 @@ def write(
         found = group["bins"][name]
         return found.dtype == np.float64 and found[:].tobytes() == values.tobytes()
 
-    changed(uri, change, trial)
+    changed(uri, change, trial, read)
+
+
+def file_of(uri: str | os.PathLike[str]) -> Identity:
+    """What tells the file of a map from one that has been changed or replaced."""
+    return identity(Path(_pixels.split(uri)[0]).stat())
+
+
+def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
+    """Refuse to write what was computed from other pixels."""
+    if read is not None and file_of(uri) != read:
+        raise _other_file(Path(os.path.realpath(_pixels.split(uri)[0])))
+
+
+def _other_file(path: Path) -> OSError:
+    return OSError(
+        f"{path} cannot be written: it has changed since it was read, and the weights may be those of another map; balance it anew"
+    )
 
 
 def recover(uri: str | os.PathLike[str]) -> None:
@@ -146,8 +173,16 @@ def _recover(group: Any) -> None:
 # --- a copy that takes the place of its original ----------------------------------------------------------------------
 
 
-def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: Callable[[Any], bool]) -> None:
-    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name."""
+def changed(
+    uri: str | os.PathLike[str],
+    change: Callable[[Any], None],
+    trial: Callable[[Any], bool],
+    read: Identity | None = None,
+) -> None:
+    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name.
+
+    If `read` is given, the file must be that one still.
+    """
     h5py = _pixels.hdf5()
     name, root = _pixels.split(uri)
     path = Path(os.path.realpath(name))  # a symbolic link stays one
@@ -155,6 +190,8 @@ def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: C
         _check_own(uri, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))
+        if read is not None and before != read:
+            raise _other_file(path)
         changes = _Changes(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])

@@ -417,7 +417,13 @@ def _scale(arguments: argparse.Namespace) -> int:
         raise ValueError("--name and --force say how to write: pass --write as well")
     name = "weight" if arguments.name is None else arguments.name
     started = time.perf_counter()
-    result = _scale_map(arguments, options, name) if is_map else _scale_matrix(arguments, options)
+    read_from = None
+    if arguments.write:
+        from . import cool
+
+        _columns.check_name(name)
+        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
+    result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
     _say(f"scale: {_checks.fitting(result.message, vars(arguments), shell=True)}")
     _say(
@@ -428,9 +434,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         io.write_vector(arguments.output, result.weight if is_map else result.x)
         _say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
     if arguments.write and result.success:
-        from . import cool
-
-        cool.write_weights(arguments.A, result.weight, result.stats, name=name, overwrite=arguments.force)
+        cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
         how = ", as 1/weight, by which cooler divides" if name in _columns.DIVISIVE else ""
         _say(f'   weights written to column "{name}" of {arguments.A}{how}')
     return DONE if result.success else _CODES.get(result.status, FAILED)
@@ -443,13 +447,9 @@ def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any
     return symmetric_scaling(A, d, uplo=arguments.uplo, **options)
 
 
-def _scale_map(arguments: argparse.Namespace, options: dict[str, Any], name: str) -> Any:
+def _scale_map(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
     from . import cool
 
-    if arguments.write:
-        _columns.check_name(name)
-        _columns.recover(arguments.A)
-        _columns.check(arguments.A, name, overwrite=arguments.force)
     if arguments.blacklist is not None:
         options["blacklist"] = arguments.blacklist
     if arguments.mad_max is not None:

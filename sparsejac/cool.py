@@ -159,7 +159,7 @@ def balance(
     Raises
     ------
     OSError
-        If the file is missing, or cannot be read or written.
+        If the file is missing, or cannot be read or written; with `store`, if it has changed between reading and writing.
     ValueError
         If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column; if it has counts that are negative or not finite; if it has
         the column of weights already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are not BED.
@@ -211,10 +211,10 @@ def balance(
         "min_count": _checks.nonnegative("min_count", min_count),
         "mad_max": _checks.nonnegative("mad_max", mad_max),
     }
+    read_from = None
     if store:
         _columns.check_name(store_name)
-        _columns.recover(uri)
-        _columns.check(uri, store_name, overwrite=overwrite)
+        read_from = prepare(uri, store_name, overwrite=overwrite)
     bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
     with _pixels.reading(uri) as map_:
         names, chromosomes, k = map_.names(), map_.chromosomes(), map_.k
@@ -287,8 +287,23 @@ def balance(
         "generator": f"sparsejac-hadamard {__version__}",
     }
     if store and result.success:
-        write_weights(uri, result.weight, result.stats, name=store_name, overwrite=overwrite)
+        write_balanced(uri, result, store_name, overwrite=overwrite, read=read_from)
     return result
+
+
+def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> _columns.Identity:
+    """Refuse a column that could not be written, before anything is computed, and tell which file is going to be read."""
+    _columns.recover(uri)
+    _columns.check(uri, name, overwrite=overwrite)
+    return _columns.file_of(uri)
+
+
+def write_balanced(
+    uri: str | os.PathLike[str], result: OptimizeResult, name: str, *, overwrite: bool, read: _columns.Identity | None
+) -> None:
+    """Write the weights of `balance`, if the file is still the one that `prepare` saw."""
+    _columns.check_unchanged(uri, read)
+    _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
 
 
 def write_weights(
@@ -350,6 +365,18 @@ def write_weights(
     >>> list(cooler.Cooler(uri).bins().columns)
     ['chrom', 'start', 'end', 'raw']
     """
+    _write(uri, weight, stats, name, overwrite=overwrite)
+
+
+def _write(
+    uri: str | os.PathLike[str],
+    weight: ArrayLike,
+    stats: Mapping[str, Any],
+    name: str,
+    *,
+    overwrite: bool,
+    read: _columns.Identity | None = None,
+) -> None:
     _columns.check_name(name)
     overwrite = _checks.flag("overwrite", overwrite)
     if not isinstance(stats, Mapping):
@@ -369,9 +396,9 @@ def write_weights(
             )
     if name in _columns.DIVISIVE or "divisive_weights" in attributes:
         attributes["divisive_weights"] = name in _columns.DIVISIVE
-    _columns.recover(uri)
-    _columns.check(uri, name, overwrite=overwrite)
-    _columns.write(uri, name, column, attributes, overwrite=overwrite)
+    if read is None:
+        prepare(uri, name, overwrite=overwrite)
+    _columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
 
 
 # --- cooler's filters -----------------------------------------------------------------------------------------------

@@ -402,6 +402,43 @@ def test_a_map_that_changes(uri):
         sums.value(np.ones(sums.shape[0]))
 
 
+@pytest.mark.parametrize("memory", [None, 2**23])
+@pytest.mark.parametrize("how", ["replaced", "changed", "grown"])
+def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, tmp_path, capsys):
+    """The map is another one when the weights are there."""
+    other = write(tmp_path / "other.cool", contacts(1))
+    scaled, last = cool._scaled, []
+
+    def meanwhile(*arguments):
+        result = scaled(*arguments)
+        if how == "replaced":
+            shutil.copy(other, f"{uri}.new")
+            Path(f"{uri}.new").replace(uri)
+        else:
+            with h5py.File(uri, "r+") as file:
+                if how == "grown":
+                    file[f"more{len(file)}"] = np.zeros(1000)
+                else:
+                    file["pixels/count"][0] += 1
+        last[:] = [Path(uri).read_bytes()]
+        return result
+
+    monkeypatch.setattr(cool, "_scaled", meanwhile)
+    monkeypatch.setattr(cool, "_statistics", lambda *_: {})  # which reads the map once more, and sees it where it streams
+    with pytest.raises(OSError, match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew"):
+        cool.balance(uri, store=True, memory=memory)
+    assert Path(uri).read_bytes() == last[0]
+    assert cli.main(["scale", uri, "--write", *([] if memory is None else ["--memory", "8MiB"])]) == 2
+    assert "it has changed since it was read" in capsys.readouterr().err
+    assert Path(uri).read_bytes() == last[0]
+    # It is looked at under the lock, too.
+    monkeypatch.setattr(_columns, "check_unchanged", lambda *_: None)
+    with pytest.raises(OSError, match="it has changed since it was read"):
+        cool.balance(uri, store=True, memory=memory)
+    monkeypatch.undo()
+    assert cool.balance(uri, store=True, memory=memory).success
+
+
 # --- what cooler divides by, and what does not balance a map ----------------------------------------------------------
 
 
