@@ -153,7 +153,7 @@ def balance(
         ``A_ij weight_i weight_j``, its row sums are 1 (with `trans_only`, cooler's weights are x times the part of all bins that are on
         other chromosomes); and with ``stats``, which are the attributes of the column. ``left_out`` says how many bins each filter left out, and so does
         the message: ``min_nnz``, ``min_count``, ``mad_max``, ``blacklist``, ``x0``, ``no_entries`` (that count, of bins that are kept), ``support``. With `cis_only`, chromosomes that
-        cannot be balanced are left out as well, ``unscaled`` are their names, and the message says why: then the status is 7, which is no success, for the map is
+        cannot be balanced are left out as well, ``unscaled`` are their names (also of those of which ``support="drop_rows"`` leaves no bin), and the message says why: then the status is 7, which is no success, for the map is
         scaled in part. Chromosomes whose bins all went by filters are no such case. After ``support="drop"`` has dropped entries the status is 6, which is none either.
 
     Raises
@@ -265,10 +265,10 @@ def balance(
     if unscaled:
         reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
         message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
-        hint = 'support="drop_rows" leaves out only bins of them'
+        hint = "" if support == "drop_rows" else ', support="drop_rows" leaves out only bins of them'
         if result.success:
             result.status, result.success = PARTLY, False
-            result.message = f"scaled in part: {message}, {hint}; for the others: {result.message}"
+            result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"
         else:
             result.message += f"; {message}"
     if unknown:
@@ -507,11 +507,19 @@ def _scaled(
         result = run.run(1.0, start)
         result.n_products += products
         if not by_chromosome or result.status not in (4, 5) or not result.kept.any():
+            if by_chromosome and result.left_out.get("support"):
+                unscaled |= dict.fromkeys(_dropped_whole(result, chromosomes), "every bin lacks support")
             return result, unscaled
         products = result.n_products
         bad = np.unique(chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])])
         why = "no support" if result.status == 4 else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
+
+
+def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
+    """The chromosomes of which ``support="drop_rows"`` has left no bin, though filters had."""
+    dropped: list[int] = np.setdiff1d(chromosomes[result.unsupported_rows], chromosomes[result.kept]).tolist()
+    return dropped
 
 
 def _statistics(

@@ -175,8 +175,38 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert "scaled in part: 1 of 4 chromosomes" in capsys.readouterr().out
     assert "weight" not in cooler.Cooler(uri).bins().columns
     result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, support="drop_rows", store=True)
-    assert (result.success, result.unscaled) == (True, [])
-    assert cooler.Cooler(uri).open("r")["bins/weight"].attrs["converged"].all()
+    assert (result.status, result.success, result.unscaled) == (7, False, ["chrB"])
+    assert result.message.startswith(
+        "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: every bin lacks support); for the others: "
+    )
+    assert result.stats["converged"].tolist() == [True, False, True, True]
+    assert "weight" not in cooler.Cooler(uri).bins().columns
+
+
+@pytest.mark.parametrize("memory", [None, 2**23])
+@pytest.mark.parametrize("rest", [0, 2])
+def test_a_chromosome_of_which_no_bin_has_support(tmp_path, memory, rest, capsys):
+    """A star between two others. What is left of it, if anything is, is balanced."""
+    sizes = [3, 5 + rest, 3]
+    bins = cooler.binnify(pd.Series({f"c{c}": 10 * size for c, size in enumerate(sizes)}), 10)
+    star = [(3, j) for j in range(4, 8)]
+    pairs = [*((i, i) for i in (0, 1, 2)), *star, *((i, i) for i in range(8, 11 + rest))]
+    pixels = pd.DataFrame(np.array(pairs), columns=["bin1_id", "bin2_id"]).assign(count=4)
+    uri = str(tmp_path / "stars.cool")
+    cooler.create_cooler(uri, bins, pixels, ordered=True)
+    options = {"cis_only": True, "ignore_diags": 0, "min_nnz": 0, "mad_max": 0, "memory": memory}
+    result = cool.balance(uri, support="drop_rows", store=True, **options)
+    assert result.kept.sum() == 6 + rest
+    assert (result.status, result.unscaled) == ((1, []) if rest else (7, ["c1"]))
+    assert result.stats["converged"].tolist() == [True, rest > 0, True]
+    assert ("weight" in cooler.Cooler(uri).bins().columns) == (rest > 0)
+    if not rest:
+        shell = ["--cis-only", "--ignore-diags", "0", "--min-nnz", "0", "--mad-max", "0", "--support", "drop_rows"]
+        assert cli.main(["scale", uri, "--write", *shell]) == 4
+        assert "(c1: every bin lacks support)" in capsys.readouterr().out
+    # What a filter of the user left out is no such case.
+    result = cool.balance(uri, support="drop_rows", blacklist=list(range(3, 8 + rest)), **options)
+    assert (result.status, result.unscaled) == (1, [])
 
 
 def test_one_map_of_several(tmp_path):
