@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,10 +22,13 @@ Triangle = Literal["upper", "lower"]
 _ARGUMENTS = frozenset(
     {
         *(
+            "blacklist",
             "check_finite",
+            "cis_only",
             "dtype",
             "groups",
             "ignore_diags",
+            "mad_max",
             "mask",
             "max_iter",
             "max_products",
@@ -34,9 +37,11 @@ _ARGUMENTS = frozenset(
             "min_nnz",
             "order",
         ),
-        *("overwrite", "pairs", "rows", "support", "target", "tol", "uplo", "workers", "x0"),
+        *("overwrite", "pairs", "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0"),
     }
 )  # names that messages may tell users to pass
+REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
+_SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")  # what `fitting` may change in a name
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
 
@@ -146,11 +151,15 @@ def variable_index(s: object, k: int) -> int:
     return number
 
 
-def fitting(message: str, taken: Collection[str], *, shell: bool = False) -> str:
+def fitting(message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()) -> str:
     """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
 
-    A hint follows the last colon, and its alternatives are separated by commas and semicolons.
+    A hint follows the last colon, and its alternatives are separated by commas and semicolons. What the user has given, such as the names of files, stays as it is:
+    the texts `given`, and what stands between single quotes.
     """
+    message, hidden = _hidden(message, given)
+    if shell:
+        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
     what, colon, hint = message.rpartition(": ")
     pieces = re.split(r"(, or |; |, )", hint)
 
@@ -174,7 +183,33 @@ def fitting(message: str, taken: Collection[str], *, shell: bool = False) -> str
             ),
             message,
         )
-    return message
+        message = re.sub(
+            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
+            lambda found: (
+                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+    return message.translate(hidden)
+
+
+def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
+    """The message with one character, of no meaning, in place of each text that must stay as it is; and what they stand for."""
+    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
+    hidden: dict[int, str] = {}
+
+    def hide(text: str) -> str:
+        number = next(free)
+        hidden[number] = text.translate(hidden)
+        return chr(number)
+
+    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
+        if text in message:
+            message = message.replace(text, hide(text))
+    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
+    return message, hidden
 
 
 # --- dtypes ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -53,13 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        message = _checks.fitting(message, vars(arguments), shell=True)
+        message = _fitting(message, arguments)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return MISUSED
     except KeyboardInterrupt:
         print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = ()) -> str:
+    """A message with options as they are typed, and names of files as they are, in each form in which messages have them."""
+    given = set(more)
+    for value in vars(arguments).values():
+        if isinstance(value, (str, Path)):
+            path = str(value)
+            for name in (path, _pixels.split(path)[0]):
+                given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
+    return _checks.fitting(message, vars(arguments), shell=True, given=given)
 
 
 def _say(text: str = "") -> None:
@@ -425,7 +436,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
     result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
-    _say(f"scale: {_checks.fitting(result.message, vars(arguments), shell=True)}")
+    _say(f"scale: {_fitting(result.message, arguments, getattr(result, 'unscaled', []))}")
     _say(
         f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} passes over A, "
         f"in {seconds:.3f} s, reading and compiling included"

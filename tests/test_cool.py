@@ -1,6 +1,7 @@
 """Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
 
 import itertools
+import re
 import shutil
 import sys
 import warnings
@@ -376,6 +377,21 @@ def test_command(uri, tmp_path, capsys, monkeypatch):
     assert "pass --write as well" in capsys.readouterr().err
     assert cli.main(["scale", uri, "--trans-only", "-o", "trans.npy", "--min-nnz", "5"]) == 0
     np.testing.assert_array_equal(np.load("trans.npy"), cooler.Cooler(uri).bins()["trans"][:])
+
+
+@pytest.mark.parametrize("name", ["tol=5.cool", "x: workers=3, y.cool", "map.cool"])
+def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(uri).rename(name)
+    assert cli.main(["scale", name, "--write", "--mad-max", "1"]) == 0
+    assert re.search(r"left out \(\d+ by --min-nnz 10, \d+ by --mad-max 1\)", capsys.readouterr().out)
+    for given, column in ((name, "weight"), (f"{name}::/", "weight")):
+        assert cli.main(["scale", given, "--write"]) == 2
+        expected = f'{given} has a column "{column}" already: choose another name (--name), or pass --force\n'
+        assert capsys.readouterr().err == f"sparsejac scale: error: {expected}"
+    for option in ("--max-products", "--mad-max"):
+        assert cli.main(["scale", name, option, "-1"]) == 2
+        assert capsys.readouterr().err.startswith(f"sparsejac scale: error: {option} must be ")
 
 
 def test_the_same_by_hand(uri):
