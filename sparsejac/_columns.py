@@ -121,9 +121,7 @@ def recover(uri: str | os.PathLike[str]) -> None:
 
 def _there(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
     more = ", which a killed run of version 0.1 has hidden" if hidden else ""
-    return ValueError(
-        f'{uri} has a column "{name}" already{more}: {_checks.REPLACE}'
-    )
+    return ValueError(f'{uri} has a column "{name}" already{more}: {_checks.REPLACE}')
 
 
 def _no_column(uri: Any, name: str) -> ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from ._scaling import Examination, Scaling
 
 __all__ = ["balance", "read", "write_weights"]
 
+_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one is no int64
 PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
 
@@ -405,13 +407,17 @@ def _write(
 
 
 def _bins(blacklist: Any, k: int) -> NDArray[Any]:
-    bins = np.asarray(blacklist)
-    if (
-        bins.ndim != 1
-        or (bins.size and bins.dtype.kind not in "iu")
-        or (bins.size and not 0 <= bins.min() <= bins.max() < k)
-    ):
-        raise ValueError(f"blacklist must be the numbers of bins, integers from 0 to {k - 1}, got {blacklist!r}")
+    needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
+    try:
+        bins = np.asarray(blacklist)
+    except ValueError:  # a ragged list
+        raise ValueError(f"{needed}, got a list whose items differ in length") from None
+    if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
+        hint = ": pass np.flatnonzero(blacklist)" if bins.dtype.kind == "b" and bins.shape == (k,) else ""
+        raise ValueError(f"{needed}, got {bins.dtype} of shape {bins.shape}{hint}")
+    wrong = (bins < 0) | (bins >= k)
+    if wrong.any():
+        raise ValueError(f"{needed}, got {bins[np.argmax(wrong)]}")
     out = np.zeros(k, np.bool_)
     out[bins.astype(np.intp)] = True
     return out
@@ -429,7 +435,7 @@ def _bed(
     for chromosome, begin, end in _intervals(path):
         c = number.get(chromosome)
         if c is None:
-            unknown[chromosome] = None
+            unknown[chromosome.encode(errors="surrogateescape").decode(errors="replace")] = None
             continue
         known = True
         part = np.s_[first[c] : first[c + 1]]
@@ -442,20 +448,24 @@ def _bed(
 
 
 def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
+    # A name may be in any encoding, and a file may begin with a byte order mark.
+    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
-        with gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8") as lines:
+        with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
             for number, line in enumerate(lines, 1):
+                if "\0" in line:
+                    raise ValueError(f"{path} cannot be read as a BED file: line {number} is no text")
                 fields = line.split()
                 if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
                     continue
                 chromosome, *bounds = fields[:3]
-                if len(bounds) < 2 or not all(bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
+                if len(bounds) < 2 or not all(map(_BOUND.fullmatch, bounds)) or int(bounds[0]) > int(bounds[1]):
                     raise ValueError(
                         f"{path}, line {number}: each line of a BED file must be a chromosome, a start and an end, integers with 0 <= start <= end, got "
                         f"{line.strip()[:80]!r}"
                     )
                 yield chromosome, int(bounds[0]), int(bounds[1])
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read as a BED file: {error}") from None
 
 

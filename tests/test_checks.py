@@ -469,7 +469,12 @@ def test_hints_that_fit_where_they_are_read():
         (finite, {"tol"}, finite.partition(": ")[0], finite.partition(": ")[0]),
         (small, {"memory", "workers"}, small, f"--{small}"),
         (small, {"memory"}, small.removesuffix(", or fewer workers"), f"--{small.removesuffix(', or fewer workers')}"),
-        ("max_products = 4 was reached", {"max_products"}, "max_products = 4 was reached", "--max-products 4 was reached"),
+        (
+            "max_products = 4 was reached",
+            {"max_products"},
+            "max_products = 4 was reached",
+            "--max-products 4 was reached",
+        ),
         ("left out (2 by mad_max=5)", {"mad_max"}, "left out (2 by mad_max=5)", "left out (2 by --mad-max 5)"),
         (
             support,
@@ -486,7 +491,9 @@ def test_hints_that_fit_where_they_are_read():
         assert _checks.fitting(message, taken, shell=True) == shell
 
 
-@pytest.mark.parametrize("name", ["tol=5.cool", "x: workers=3, y.npy", "workers", "tol must be", "pass (a).npy", "a, or tol="])
+@pytest.mark.parametrize(
+    "name", ["tol=5.cool", "x: workers=3, y.npy", "workers", "tol must be", "pass (a).npy", "a, or tol="]
+)
 def test_names_that_look_like_hints(name):
     """They stay as they are, in quotes or, if they are known, without."""
     for shell in (False, True):

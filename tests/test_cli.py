@@ -210,7 +210,9 @@ def test_files_with_names_that_look_like_options(folder, capsys, name):
     wrong_use(capsys, "scale", name, message=re.escape(f"error: [Errno 2] No such file or directory: '{name}'\n"))
     (folder / name).write_bytes(b"")
     wrong_use(capsys, "scale", name, message=re.escape(f"error: {name} is empty\n"))
-    wrong_use(capsys, "scale", "A.npy", "--max-products", "0", message="error: --max-products must be a positive integer")
+    wrong_use(
+        capsys, "scale", "A.npy", "--max-products", "0", message="error: --max-products must be a positive integer"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")

@@ -1,5 +1,6 @@
 """Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
 
+import gzip
 import itertools
 import re
 import shutil
@@ -470,8 +471,12 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
         return result
 
     monkeypatch.setattr(cool, "_scaled", meanwhile)
-    monkeypatch.setattr(cool, "_statistics", lambda *_: {})  # which reads the map once more, and sees it where it streams
-    with pytest.raises(OSError, match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew"):
+    monkeypatch.setattr(
+        cool, "_statistics", lambda *_: {}
+    )  # which reads the map once more, and sees it where it streams
+    with pytest.raises(
+        OSError, match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew"
+    ):
         cool.balance(uri, store=True, memory=memory)
     assert Path(uri).read_bytes() == last[0]
     assert cli.main(["scale", uri, "--write", *([] if memory is None else ["--memory", "8MiB"])]) == 2
@@ -603,8 +608,6 @@ def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
 
 
 def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
-    import gzip
-
     lines = (
         "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
     )
@@ -642,6 +645,54 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
             cool.balance(uri, blacklist=path)
     with pytest.raises(FileNotFoundError):
         cool.balance(uri, blacklist=tmp_path / "none.bed")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bed.gz", b"chrA\t0\t10\n", r"a.bed.gz cannot be read as a BED file: Not a gzipped file"),
+        (
+            "a.bed.gz",
+            gzip.compress(b"chrA\t0\t10\n")[:-8] + bytes(8),
+            r"a.bed.gz cannot be read as a BED file: CRC check",
+        ),
+        ("a.bed", b"chrA\t0\t" + b"9" * 5000, r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", b"chrA\t" + b"0" * 5000 + b"1\t9", r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", "chrA\t\u0661\t\u0669\n".encode(), r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", "chrA\t1\t9\n".encode("utf-16"), r"a.bed cannot be read as a BED file: line 1 is no text"),
+        ("a.bed", b"chr\xe9\t1\t9\n", r"a.bed names no chromosome of .*: it has chr\ufffd, and the map"),
+    ],
+)
+def test_lists_that_cannot_be_read(uri, tmp_path, name, content, message, capsys):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        cool.balance(uri, blacklist=tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert cli.main(["scale", uri, "--blacklist", str(tmp_path / name)]) == 2
+    assert re.search(message.replace("\ufffd", "."), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfchrA\t0\t10\n", b"chrA\t0\t10\tcaf\xe9\n", b"chrA\t000\t010\r\n"])
+def test_lists_in_any_encoding(uri, tmp_path, content, zipped):
+    bed = tmp_path / ("a.bed.gz" if zipped else "a.bed")
+    bed.write_bytes(gzip.compress(content) if zipped else content)
+    np.testing.assert_array_equal(cool.balance(uri, blacklist=bed).kept, cool.balance(uri, blacklist=[0]).kept)
+
+
+@pytest.mark.parametrize(
+    ("blacklist", "message"),
+    [
+        (np.zeros(136, bool), r"got bool of shape \(136,\): pass np.flatnonzero\(blacklist\)$"),
+        (np.zeros(5, bool), r"got bool of shape \(5,\)$"),
+        (np.arange(1000) % 137, "got 136$"),
+        ([3, -1], "got -1$"),
+        ([[1], [2, 3]], "got a list whose items differ in length$"),
+    ],
+)
+def test_lists_of_other_things(uri, blacklist, message):
+    with pytest.raises(ValueError, match=f"^blacklist must be the numbers of bins, integers from .*{message}"):
+        cool.balance(uri, blacklist=blacklist)
 
 
 # --- pixels that are not in order -------------------------------------------------------------------------------------
@@ -740,7 +791,9 @@ def test_sums_that_leave_the_range(tmp_path, counts, message):
     path = str(tmp_path / "twice.cool")
     write_pixels(path, np.zeros(counts.size, int), counts)
     for call in (lambda: cool.read(path), lambda: RowSums(path), lambda: cool.balance(path, memory=2**23)):
-        with pytest.raises(ValueError, match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel"):
+        with pytest.raises(
+            ValueError, match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel"
+        ):
             call()
     with pytest.raises(ValueError, match=f"more than once, and the sum of its counts{message}: make the map anew"):
         cool.read(path)

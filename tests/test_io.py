@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -881,6 +882,46 @@ def write_npy(shape, count):
     with open("m.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
         file.write(bytes(count))
+
+
+def test_a_byte_order_mark(folder):
+    """Some editors write one."""
+    text = b"\xef\xbb\xbf%%MatrixMarket matrix coordinate real general\n2 2 1\n1 2 3.5\n"
+    Path("bom.mtx").write_bytes(text)
+    Path("bom.mtx.gz").write_bytes(gzip.compress(text))
+    for name in ("bom.mtx", "bom.mtx.gz"):
+        np.testing.assert_array_equal(io.read_matrix(name).toarray(), [[0, 3.5], [0, 0]])
+
+
+WRITERS = {
+    "x.npy": lambda: io.write_vector("x.npy", np.ones(1_000_000)),
+    "J.npz": lambda: io.write_csr("J.npz", scipy.sparse.eye_array(300_000, format="csr")),
+    "J": lambda: io.write_csr_blocks(
+        "J", [(0, scipy.sparse.eye_array(300_000, format="csr"))], shape=(300_000, 300_000)
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of the size of files here")
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_on_which_there_is_no_room(folder, name):
+    """The error names the output, and says why; here a limit of the size of files stands for the end of a disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(
+            OSError, match=rf"^\[Errno {errno.EFBIG}\] {name} cannot be written: File too large$"
+        ) as caught:
+            WRITERS[name]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert not Path(name).exists()
+    assert [other for other in os.listdir() if other.endswith(".part")] == []
 
 
 # --- several writers ------------------------------------------------------------------------------------------------

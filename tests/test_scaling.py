@@ -258,7 +258,9 @@ def test_what_dropped_entries_do_to_the_matrix():
 def test_results_can_be_printed():
     """SciPy cannot print an empty dict, which `left_out` would be where no filter is set."""
     states = []
-    result = symmetric_scaling(np.ones((3, 3)) + np.eye(3) * [1, 2, 3], callback=lambda state: states.append(str(state)))
+    result = symmetric_scaling(
+        np.ones((3, 3)) + np.eye(3) * [1, 2, 3], callback=lambda state: states.append(str(state))
+    )
     assert result.left_out == {"no_entries": 0, "support": 0}
     assert "left_out: no_entries: 0" in str(result)
     assert "residual: " in states[0]
