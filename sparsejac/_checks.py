@@ -311,23 +311,33 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
         if which != "all":
             raise ValueError(f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome')
         return None
+    nested = isinstance(labels, (list, tuple)) and [isinstance(label, (list, tuple, np.ndarray)) for label in labels]
+    if nested and any(nested):
+        i = nested.index(True)
+        raise ValueError(
+            f"groups must be labels that can be compared, such as strings or integers, but that of row {i} is a {type_name(labels[i])}: give each group a number"
+        )
+    array = np.atleast_1d(np.asarray(labels))
+    if array.shape != (k,):
+        raise ValueError(
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
+        )
+    lacking = _lacking_labels(labels, array)
+    if lacking.any():
+        i = int(np.argmax(lacking))
+        why = "None" if array[i] is None else "NaN, NaT, or masked"
+        raise ValueError(
+            f"groups must be a label for each row, but that of row {i} is missing ({why}): give such rows a label of their own"
+        )
     try:
-        array = np.atleast_1d(np.asarray(labels))
-        lacking = _lacking_labels(labels, array)
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
         starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if array.size else np.zeros(0, np.int64)
         names = array[starts].tolist()
         distinct = len(set(names))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"groups must be labels that can be compared, such as strings or integers: {error}") from None
-    if array.shape != (k,):
         raise ValueError(
-            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
-        )
-    if lacking.any():
-        raise ValueError(
-            f"groups must be a label for each row, but that of row {int(np.argmax(lacking))} is missing (NaN, NaT, or masked): give such rows a label of their own"
-        )
+            f"groups must be labels that can be compared, such as strings or integers: {' '.join(str(error).split())}"
+        ) from None
     if distinct < len(names):
         again = next(number for number, name in enumerate(names) if name in names[:number])
         raise ValueError(
@@ -346,7 +356,16 @@ def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
     if isinstance(labels, (list, tuple)) and array.ndim == 1:
         array = np.empty(len(labels), object)
         array[:] = labels
+    if array.dtype == object:
+        return np.fromiter(map(_is_lacking, array.tolist()), np.bool_, array.size)
     return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # what differs from itself
+
+
+def _is_lacking(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124  # as above
+    except TypeError:  # pandas.NA differs neither from itself, nor does it not
+        return True
 
 
 def mask(value: object, k: int) -> NDArray[np.bool_]:

@@ -28,13 +28,20 @@ _ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those 
 _PAGE = 2**14  # bytes that are copied when one of them is changed
 _PIECE = 2**23  # bytes that are copied at a time
 _MORE = 2**16  # bytes by which a file may grow beside the column
+_LONGEST = 200  # characters of a name
 Identity = tuple[int, int, int, int]  # what `identity` returns
 _LEFT = re.compile(r"\.(.+) (before|in the making)")  # what version 0.1 left in a file when it was killed
 
 
 def check_name(name: Any) -> str:
-    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name or len(name) > 200:
-        raise ValueError(f"the name of a column must be a few characters without a slash, got {name!r}")
+    if isinstance(name, str) and len(name) > _LONGEST:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, got {len(name)}: {name[:20]!r}…"
+        )
+    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, which are not NUL, and not . or .., got {name!r}"
+        )
     if name in ("chrom", "start", "end"):
         raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
     try:
@@ -54,7 +61,7 @@ def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
         if name in bins or hidden:
             if not overwrite:
                 raise _there(uri, name, hidden=hidden)
-            if name in bins and getattr(bins[name], "shape", None) != (k,):
+            if name in bins and not _may_be_replaced(bins, name, k):
                 raise _no_column(uri, name)
     with _locked(path) as file:
         _check_room(path, os.fstat(file).st_size + 10 * k + _MORE)
@@ -80,7 +87,7 @@ def write(
         if name in bins:
             if not overwrite:
                 raise _there(uri, name)
-            if getattr(bins[name], "shape", None) != values.shape:
+            if not _may_be_replaced(bins, name, values.size):
                 raise _no_column(uri, name)
             del bins[name]
         column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
@@ -130,9 +137,19 @@ def _no_column(uri: Any, name: str) -> ValueError:
     )
 
 
+def _may_be_replaced(bins: Any, name: str, k: int) -> bool:
+    """Whether this is a column, or a link that leads nowhere."""
+    try:
+        return getattr(bins[name], "shape", None) == (k,)
+    except KeyError:
+        return type(bins.get(name, getlink=True)).__name__ != "HardLink"
+
+
 def _set(column: Any, key: Any, value: Any) -> None:
     if not isinstance(key, str):
         raise TypeError(f"stats must have strings as keys, the names of attributes, got {key!r}")
+    if not key or "\0" in key:  # HDF5 would end it there
+        raise ValueError(f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}")
     try:
         if np.asarray(value).nbytes < _ATTRIBUTE:
             column.attrs[key] = value

@@ -183,7 +183,7 @@ def symmetric_scaling(
 
     >>> star = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     >>> print(symmetric_scaling(star).message)
-    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; support="drop_rows" leaves such rows out
+    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; support="drop_rows" would leave out every row
     """
     tol = _checks.nonnegative("tol", tol)
     max_products = _checks.positive_integer("max_products", max_products)
@@ -590,9 +590,13 @@ class Scaling:
         which = "1 column, whose target is"
         if found.columns.size > 1:
             which = f"{found.columns.size} columns, whose targets are"
+        rest = self._kept.copy()
+        rest[found.rows] = False
+        remains = np.any(self._sums._product(rest.astype(np.float64))[rest] > 0)
+        hint = f"leaves such {noun}s out" if remains else f"would leave out every {noun}"
         return 4, (
             f"no scaling exists, as A has no support: {who} entries only in {which} less than theirs; "
-            f'support="drop_rows" leaves such {noun}s out'
+            f'support="drop_rows" {hint}'
         )
 
     # --- what others see ----------------------------------------------------------------------------------------------

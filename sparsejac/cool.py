@@ -267,7 +267,7 @@ def balance(
     if unscaled:
         reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
         message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
-        hint = "" if support == "drop_rows" else ', support="drop_rows" leaves out only bins of them'
+        hint = "" if support == "drop_rows" else ', support="drop_rows" leaves out only their bins without support'
         if result.success:
             result.status, result.success = PARTLY, False
             result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"

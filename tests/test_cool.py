@@ -166,7 +166,7 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert result.unscaled == ["chrB"]
     assert result.message.startswith(
         "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: no support), "
-        'support="drop_rows" leaves out only bins of them; for the others: converged: '
+        'support="drop_rows" leaves out only their bins without support; for the others: converged: '
     )
     assert result.left_out["unscaled"] == 44
     assert "44 on chromosomes without a scaling" in result.message

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +190,9 @@ def test_no_support(support):
     assert "the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs" in result.message
     assert result.unsupported_rows.tolist() == [1, 2, 3]
     assert result.n_products < 100
+    assert result.message.endswith('; support="drop_rows" would leave out every row')
+    beside = symmetric_scaling(scipy.linalg.block_diag(STAR, [[2.0]]), support=support)
+    assert beside.message.endswith('; support="drop_rows" leaves such rows out')
     # One leaf gets what the hub has to give.
     assert symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.0]).success
     result = symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.5], support=support)
