@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,10 +22,13 @@ Triangle = Literal["upper", "lower"]
 _ARGUMENTS = frozenset(
     {
         *(
+            "blacklist",
             "check_finite",
+            "cis_only",
             "dtype",
             "groups",
             "ignore_diags",
+            "mad_max",
             "mask",
             "max_iter",
             "max_products",
@@ -34,9 +37,11 @@ _ARGUMENTS = frozenset(
             "min_nnz",
             "order",
         ),
-        *("overwrite", "pairs", "rows", "support", "target", "tol", "uplo", "workers", "x0"),
+        *("overwrite", "pairs", "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0"),
     }
 )  # names that messages may tell users to pass
+REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
+_SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")  # what `fitting` may change in a name
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
 
@@ -146,11 +151,15 @@ def variable_index(s: object, k: int) -> int:
     return number
 
 
-def fitting(message: str, taken: Collection[str], *, shell: bool = False) -> str:
+def fitting(message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()) -> str:
     """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
 
-    A hint follows the last colon, and its alternatives are separated by commas and semicolons.
+    A hint follows the last colon, and its alternatives are separated by commas and semicolons. What the user has given, such as the names of files, stays as it is:
+    the texts `given`, and what stands between single quotes.
     """
+    message, hidden = _hidden(message, given)
+    if shell:
+        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
     what, colon, hint = message.rpartition(": ")
     pieces = re.split(r"(, or |; |, )", hint)
 
@@ -174,7 +183,33 @@ def fitting(message: str, taken: Collection[str], *, shell: bool = False) -> str
             ),
             message,
         )
-    return message
+        message = re.sub(
+            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
+            lambda found: (
+                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+    return message.translate(hidden)
+
+
+def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
+    """The message with one character, of no meaning, in place of each text that must stay as it is; and what they stand for."""
+    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
+    hidden: dict[int, str] = {}
+
+    def hide(text: str) -> str:
+        number = next(free)
+        hidden[number] = text.translate(hidden)
+        return chr(number)
+
+    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
+        if text in message:
+            message = message.replace(text, hide(text))
+    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
+    return message, hidden
 
 
 # --- dtypes ---------------------------------------------------------------------------------------------------------
@@ -275,23 +310,33 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
         if which != "all":
             raise ValueError(f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome')
         return None
+    nested = isinstance(labels, (list, tuple)) and [isinstance(label, (list, tuple, np.ndarray)) for label in labels]
+    if nested and any(nested):
+        i = nested.index(True)
+        raise ValueError(
+            f"groups must be labels that can be compared, such as strings or integers, but that of row {i} is a {type_name(labels[i])}: give each group a number"
+        )
+    array = np.atleast_1d(np.asarray(labels))
+    if array.shape != (k,):
+        raise ValueError(
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
+        )
+    lacking = _lacking_labels(labels, array)
+    if lacking.any():
+        i = int(np.argmax(lacking))
+        why = "None" if array[i] is None else "NaN, NaT, or masked"
+        raise ValueError(
+            f"groups must be a label for each row, but that of row {i} is missing ({why}): give such rows a label of their own"
+        )
     try:
-        array = np.atleast_1d(np.asarray(labels))
-        lacking = _lacking_labels(labels, array)
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
         starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if array.size else np.zeros(0, np.int64)
         names = array[starts].tolist()
         distinct = len(set(names))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"groups must be labels that can be compared, such as strings or integers: {error}") from None
-    if array.shape != (k,):
         raise ValueError(
-            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
-        )
-    if lacking.any():
-        raise ValueError(
-            f"groups must be a label for each row, but that of row {int(np.argmax(lacking))} is missing (NaN, NaT, or masked): give such rows a label of their own"
-        )
+            f"groups must be labels that can be compared, such as strings or integers: {' '.join(str(error).split())}"
+        ) from None
     if distinct < len(names):
         again = next(number for number, name in enumerate(names) if name in names[:number])
         raise ValueError(
@@ -310,7 +355,16 @@ def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
     if isinstance(labels, (list, tuple)) and array.ndim == 1:
         array = np.empty(len(labels), object)
         array[:] = labels
+    if array.dtype == object:
+        return np.fromiter(map(_is_lacking, array.tolist()), np.bool_, array.size)
     return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # what differs from itself
+
+
+def _is_lacking(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124  # as above
+    except TypeError:  # pandas.NA differs neither from itself, nor does it not
+        return True
 
 
 def mask(value: object, k: int) -> NDArray[np.bool_]:

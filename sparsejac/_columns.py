@@ -28,12 +28,20 @@ _ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those 
 _PAGE = 2**14  # bytes that are copied when one of them is changed
 _PIECE = 2**23  # bytes that are copied at a time
 _MORE = 2**16  # bytes by which a file may grow beside the column
+_LONGEST = 200  # characters of a name
+Identity = tuple[int, int, int, int]  # what `identity` returns
 _LEFT = re.compile(r"\.(.+) (before|in the making)")  # what version 0.1 left in a file when it was killed
 
 
 def check_name(name: Any) -> str:
-    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name or len(name) > 200:
-        raise ValueError(f"the name of a column must be a few characters without a slash, got {name!r}")
+    if isinstance(name, str) and len(name) > _LONGEST:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, got {len(name)}: {name[:20]!r}…"
+        )
+    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, which are not NUL, and not . or .., got {name!r}"
+        )
     if name in ("chrom", "start", "end"):
         raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
     try:
@@ -53,16 +61,25 @@ def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
         if name in bins or hidden:
             if not overwrite:
                 raise _there(uri, name, hidden=hidden)
-            if name in bins and getattr(bins[name], "shape", None) != (k,):
+            if name in bins and not _may_be_replaced(bins, name, k):
                 raise _no_column(uri, name)
     with _locked(path) as file:
         _check_room(path, os.fstat(file).st_size + 10 * k + _MORE)
 
 
 def write(
-    uri: str | os.PathLike[str], name: str, values: NDArray[np.float64], stats: Mapping[str, Any], *, overwrite: bool
+    uri: str | os.PathLike[str],
+    name: str,
+    values: NDArray[np.float64],
+    stats: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    read: Identity | None = None,
 ) -> None:
-    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back."""
+    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back.
+
+    `read` is the file that the values were computed from: another one is refused.
+    """
 
     def change(group: Any) -> None:
         _recover(group)
@@ -70,7 +87,7 @@ def write(
         if name in bins:
             if not overwrite:
                 raise _there(uri, name)
-            if getattr(bins[name], "shape", None) != values.shape:
+            if not _may_be_replaced(bins, name, values.size):
                 raise _no_column(uri, name)
             del bins[name]
         column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
@@ -81,7 +98,24 @@ def write(
         found = group["bins"][name]
         return found.dtype == np.float64 and found[:].tobytes() == values.tobytes()
 
-    changed(uri, change, trial)
+    changed(uri, change, trial, read)
+
+
+def file_of(uri: str | os.PathLike[str]) -> Identity:
+    """What tells the file of a map from one that has been changed or replaced."""
+    return identity(Path(_pixels.split(uri)[0]).stat())
+
+
+def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
+    """Refuse to write what was computed from other pixels."""
+    if read is not None and file_of(uri) != read:
+        raise _other_file(Path(os.path.realpath(_pixels.split(uri)[0])))
+
+
+def _other_file(path: Path) -> OSError:
+    return OSError(
+        f"{path} cannot be written: it has changed since it was read, and the weights may be those of another map; balance it anew"
+    )
 
 
 def recover(uri: str | os.PathLike[str]) -> None:
@@ -94,9 +128,7 @@ def recover(uri: str | os.PathLike[str]) -> None:
 
 def _there(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
     more = ", which a killed run of version 0.1 has hidden" if hidden else ""
-    return ValueError(
-        f'{uri} has a column "{name}" already{more}: choose another name, or have it replaced (overwrite=True, --force)'
-    )
+    return ValueError(f'{uri} has a column "{name}" already{more}: {_checks.REPLACE}')
 
 
 def _no_column(uri: Any, name: str) -> ValueError:
@@ -105,9 +137,19 @@ def _no_column(uri: Any, name: str) -> ValueError:
     )
 
 
+def _may_be_replaced(bins: Any, name: str, k: int) -> bool:
+    """Whether this is a column, or a link that leads nowhere."""
+    try:
+        return getattr(bins[name], "shape", None) == (k,)
+    except KeyError:
+        return type(bins.get(name, getlink=True)).__name__ != "HardLink"
+
+
 def _set(column: Any, key: Any, value: Any) -> None:
     if not isinstance(key, str):
         raise TypeError(f"stats must have strings as keys, the names of attributes, got {key!r}")
+    if not key or "\0" in key:  # HDF5 would end it there
+        raise ValueError(f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}")
     try:
         if np.asarray(value).nbytes < _ATTRIBUTE:
             column.attrs[key] = value
@@ -146,8 +188,16 @@ def _recover(group: Any) -> None:
 # --- a copy that takes the place of its original ----------------------------------------------------------------------
 
 
-def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: Callable[[Any], bool]) -> None:
-    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name."""
+def changed(
+    uri: str | os.PathLike[str],
+    change: Callable[[Any], None],
+    trial: Callable[[Any], bool],
+    read: Identity | None = None,
+) -> None:
+    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name.
+
+    If `read` is given, the file must be that one still.
+    """
     h5py = _pixels.hdf5()
     name, root = _pixels.split(uri)
     path = Path(os.path.realpath(name))  # a symbolic link stays one
@@ -155,6 +205,8 @@ def changed(uri: str | os.PathLike[str], change: Callable[[Any], None], trial: C
         _check_own(uri, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))
+        if read is not None and before != read:
+            raise _other_file(path)
         changes = _Changes(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])

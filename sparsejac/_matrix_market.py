@@ -6,6 +6,7 @@ broken line of an array file. So it only gets complete lines that one regular ex
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import inspect
 import io
@@ -131,7 +132,8 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _header(file: IO[bytes]) -> _Header:
-    words = file.readline(_LONGEST).decode("latin-1").split()
+    first = file.readline(_LONGEST).removeprefix(codecs.BOM_UTF8)  # some editors write one
+    words = first.decode("latin-1").split()
     if not words or words[0].lower() not in ("%%matrixmarket", "%matrixmarket"):
         raise ValueError("its first line must begin with %%MatrixMarket")
     if len(words) != 5:

@@ -54,8 +54,7 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
         arguments: Any = data, tuple(coords)
     elif format_ == "dia":
         offsets = _integers("offsets", _npy.member(archive, "offsets"))
-        _dia(data, offsets, shape)
-        arguments = data, offsets
+        arguments = _dia(data, offsets, shape)
     else:
         indices, indptr = (_integers(name, _npy.member(archive, name)) for name in ("indices", "indptr"))
         _compressed(format_, data, indices, indptr, shape)
@@ -84,9 +83,13 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 def _integers(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "iu":
         raise ValueError(f"its {name!r} must be integers, got {array.dtype}: {_ANEW}")
-    return (
-        _native(array).astype(np.int64) if array.dtype.kind == "u" else _native(array)
-    )  # 2**63 and more become negative
+    if array.dtype.kind != "u":
+        return _native(array)
+    if array.dtype.itemsize == 8 and (wrong := array >= 2**63).any():
+        place = np.unravel_index(int(np.argmax(wrong)), array.shape)
+        at = ", ".join(map(str, place))
+        raise ValueError(f"its {name}[{at}] is {array[place]}, which is no index: {_ANEW}")
+    return _native(array).astype(np.int64)
 
 
 def _within(name: str, indices: NDArray[Any], low: int, high: int) -> None:
@@ -115,18 +118,20 @@ def _coo(data: NDArray[Any], coords: list[Any], shape: tuple[int, ...], names: t
         _within(name, indices, 0, size)
 
 
-def _dia(data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]) -> None:
+def _dia(data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The diagonals within the matrix. SciPy saves what lies beyond it, too, but would take its offsets modulo 2**32."""
     if data.ndim != 2 or len(shape) != 2:
         raise ValueError(
             f"its 'data' must be a row for each diagonal of a matrix, got shape {data.shape} for {shape}: {_ANEW}"
         )
     _flat("offsets", offsets, len(data))
     m, n = shape
-    _within("offsets", offsets, min(1 - m, 0), max(n, 1))
+    inside = (offsets >= min(1 - m, 0)) & (offsets < max(n, 1))
+    if not inside.all():
+        data, offsets = data[inside], offsets[inside]
     if np.unique(offsets).size < offsets.size:
         raise ValueError(f"its 'offsets' must have each diagonal once, got {offsets.tolist()[:10]}: {_ANEW}")
-    if data[:, n:].any():
-        raise ValueError(f"its 'data' has {data.shape[1]} columns with numbers, and the matrix {n}: {_ANEW}")
+    return data[:, :n], offsets
 
 
 def _compressed(

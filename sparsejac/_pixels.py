@@ -281,12 +281,29 @@ def _summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[
     """The counts of the pixels that begin at `first`, in their own dtype."""
     if first.size == counts.size:
         return counts
-    wide = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": np.float64}[counts.dtype.kind]
-    sums = np.add.reduceat(counts.astype(wide), first)
-    found = sums.astype(counts.dtype)
-    if counts.dtype.kind in "biu" and not np.array_equal(found, sums):
+    kind, dtype = counts.dtype.kind, counts.dtype.newbyteorder("=")
+    if kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = np.add.reduceat(counts.astype(np.float64), first).astype(dtype)
+        finite = np.isfinite(np.add.reduceat(np.where(np.isfinite(counts), 0.0, np.inf), first))
+        wrong = finite & ~np.isfinite(found)
+        total = " is beyond the largest"
+    else:
+        # A sum of 64-bit integers may leave their range, so their upper and lower halves are added each by itself.
+        wide = counts.astype(np.uint64 if kind == "u" else np.int64)
+        high, low = (np.add.reduceat(half, first) for half in (wide >> 32, wide & 0xFFFFFFFF))
+        high, low = high + (low >> 32), low & 0xFFFFFFFF
+        limits = (0, 1) if kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        lowest, highest = (divmod(limit, 2**32) for limit in limits)
+        wrong = (high < lowest[0]) | (high > highest[0])
+        wrong |= (high == lowest[0]) & (low < lowest[1])
+        wrong |= (high == highest[0]) & (low > highest[1])
+        found = ((high << 32) | low).astype(dtype)
+        at = int(np.argmax(wrong))
+        total = f", {int(high[at]) * 2**32 + int(low[at])}, is no"
+    if wrong.any():
         raise ValueError(
-            f"column pixels/count of {uri} has a pixel more than once, and the sum of its counts, {sums[found != sums][0]}, is no {counts.dtype}: "
+            f"column pixels/count of {uri} has a pixel more than once, and the sum of its counts{total} {dtype}: "
             "make the map anew, for instance with cooler, which adds them"
         )
     return found

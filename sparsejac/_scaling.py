@@ -120,7 +120,7 @@ def symmetric_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), NaN in the rows that are left out, and ``kept``, which says where it is not; ``left_out``, a dict of how many rows each filter
-        left out (``mask``, ``min_nnz``, ``min_count``, ``no_entries``, ``support``; a row counts for the first one that it met), as the message says, too; ``residual``, which is
+        left out (``mask``, ``min_nnz``, ``min_count``, ``no_entries``, ``support``; a row counts for the first one that it met; the last two with 0 where no filter was set), as the message says, too; ``residual``, which is
         ``max |x ∘ (A x) - target| / target`` over the rows and columns that are kept; ``residual_after_dropping``, the same without the entries that were dropped;
         ``nit`` steps; ``n_products`` passes over A, all that there were, but for the one that looks at a streamed A, and those that examine its support; ``history``, an array of
         (passes so far, residual), first that of equal x, which the sums of A's rows tell, then that of the start; ``unsupported_rows`` and ``unsupported_entries`` (an array of (i, j), one side of the diagonal); ``success``, ``message`` and
@@ -183,7 +183,7 @@ def symmetric_scaling(
 
     >>> star = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     >>> print(symmetric_scaling(star).message)
-    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; support="drop_rows" leaves such rows out
+    no scaling exists, as A has no support: the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs; support="drop_rows" would leave out every row
     """
     tol = _checks.nonnegative("tol", tol)
     max_products = _checks.positive_integer("max_products", max_products)
@@ -590,9 +590,13 @@ class Scaling:
         which = "1 column, whose target is"
         if found.columns.size > 1:
             which = f"{found.columns.size} columns, whose targets are"
+        rest = self._kept.copy()
+        rest[found.rows] = False
+        remains = np.any(self._sums._product(rest.astype(np.float64))[rest] > 0)
+        hint = f"leaves such {noun}s out" if remains else f"would leave out every {noun}"
         return 4, (
             f"no scaling exists, as A has no support: {who} entries only in {which} less than theirs; "
-            f'support="drop_rows" leaves such {noun}s out'
+            f'support="drop_rows" {hint}'
         )
 
     # --- what others see ----------------------------------------------------------------------------------------------
@@ -702,7 +706,8 @@ class Scaling:
         return self._state(
             x,
             kept=self._kept,
-            left_out=dict(self.left_out),
+            # SciPy cannot print a result with an empty dict in it.
+            left_out=dict(self.left_out) or dict.fromkeys(_FILTERS, 0),
             history=np.array(self._history).reshape(-1, 3)[:, :2],
             residual_after_dropping=self._dropped if dropped else self._residual,
             unsupported_rows=self._found.rows,

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -53,13 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        message = _checks.fitting(message, vars(arguments), shell=True)
+        message = _fitting(message, arguments)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return MISUSED
     except KeyboardInterrupt:
         print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = ()) -> str:
+    """A message with options as they are typed, and names of files as they are, in each form in which messages have them."""
+    given = set(more)
+    for value in vars(arguments).values():
+        if isinstance(value, (str, Path)):
+            path = str(value)
+            for name in (path, _pixels.split(path)[0]):
+                given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
+    return _checks.fitting(message, vars(arguments), shell=True, given=given)
 
 
 def _say(text: str = "") -> None:
@@ -417,9 +428,15 @@ def _scale(arguments: argparse.Namespace) -> int:
         raise ValueError("--name and --force say how to write: pass --write as well")
     name = "weight" if arguments.name is None else arguments.name
     started = time.perf_counter()
-    result = _scale_map(arguments, options, name) if is_map else _scale_matrix(arguments, options)
+    read_from = None
+    if arguments.write:
+        from . import cool
+
+        _columns.check_name(name)
+        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
+    result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
-    _say(f"scale: {_checks.fitting(result.message, vars(arguments), shell=True)}")
+    _say(f"scale: {_fitting(result.message, arguments, getattr(result, 'unscaled', []))}")
     _say(
         f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} passes over A, "
         f"in {seconds:.3f} s, reading and compiling included"
@@ -428,9 +445,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         io.write_vector(arguments.output, result.weight if is_map else result.x)
         _say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
     if arguments.write and result.success:
-        from . import cool
-
-        cool.write_weights(arguments.A, result.weight, result.stats, name=name, overwrite=arguments.force)
+        cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
         how = ", as 1/weight, by which cooler divides" if name in _columns.DIVISIVE else ""
         _say(f'   weights written to column "{name}" of {arguments.A}{how}')
     return DONE if result.success else _CODES.get(result.status, FAILED)
@@ -443,13 +458,9 @@ def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any
     return symmetric_scaling(A, d, uplo=arguments.uplo, **options)
 
 
-def _scale_map(arguments: argparse.Namespace, options: dict[str, Any], name: str) -> Any:
+def _scale_map(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
     from . import cool
 
-    if arguments.write:
-        _columns.check_name(name)
-        _columns.recover(arguments.A)
-        _columns.check(arguments.A, name, overwrite=arguments.force)
     if arguments.blacklist is not None:
         options["blacklist"] = arguments.blacklist
     if arguments.mad_max is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from ._scaling import Examination, Scaling
 
 __all__ = ["balance", "read", "write_weights"]
 
+_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one is no int64
 PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
 
@@ -153,13 +155,13 @@ def balance(
         ``A_ij weight_i weight_j``, its row sums are 1 (with `trans_only`, cooler's weights are x times the part of all bins that are on
         other chromosomes); and with ``stats``, which are the attributes of the column. ``left_out`` says how many bins each filter left out, and so does
         the message: ``min_nnz``, ``min_count``, ``mad_max``, ``blacklist``, ``x0``, ``no_entries`` (that count, of bins that are kept), ``support``. With `cis_only`, chromosomes that
-        cannot be balanced are left out as well, ``unscaled`` are their names, and the message says why: then the status is 7, which is no success, for the map is
+        cannot be balanced are left out as well, ``unscaled`` are their names (also of those of which ``support="drop_rows"`` leaves no bin), and the message says why: then the status is 7, which is no success, for the map is
         scaled in part. Chromosomes whose bins all went by filters are no such case. After ``support="drop"`` has dropped entries the status is 6, which is none either.
 
     Raises
     ------
     OSError
-        If the file is missing, or cannot be read or written.
+        If the file is missing, or cannot be read or written; with `store`, if it has changed between reading and writing.
     ValueError
         If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column; if it has counts that are negative or not finite; if it has
         the column of weights already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are not BED.
@@ -211,10 +213,10 @@ def balance(
         "min_count": _checks.nonnegative("min_count", min_count),
         "mad_max": _checks.nonnegative("mad_max", mad_max),
     }
+    read_from = None
     if store:
         _columns.check_name(store_name)
-        _columns.recover(uri)
-        _columns.check(uri, store_name, overwrite=overwrite)
+        read_from = prepare(uri, store_name, overwrite=overwrite)
     bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
     with _pixels.reading(uri) as map_:
         names, chromosomes, k = map_.names(), map_.chromosomes(), map_.k
@@ -265,10 +267,10 @@ def balance(
     if unscaled:
         reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
         message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
-        hint = 'support="drop_rows" leaves out only bins of them'
+        hint = "" if support == "drop_rows" else ', support="drop_rows" leaves out only their bins without support'
         if result.success:
             result.status, result.success = PARTLY, False
-            result.message = f"scaled in part: {message}, {hint}; for the others: {result.message}"
+            result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"
         else:
             result.message += f"; {message}"
     if unknown:
@@ -287,8 +289,23 @@ def balance(
         "generator": f"sparsejac-hadamard {__version__}",
     }
     if store and result.success:
-        write_weights(uri, result.weight, result.stats, name=store_name, overwrite=overwrite)
+        write_balanced(uri, result, store_name, overwrite=overwrite, read=read_from)
     return result
+
+
+def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> _columns.Identity:
+    """Refuse a column that could not be written, before anything is computed, and tell which file is going to be read."""
+    _columns.recover(uri)
+    _columns.check(uri, name, overwrite=overwrite)
+    return _columns.file_of(uri)
+
+
+def write_balanced(
+    uri: str | os.PathLike[str], result: OptimizeResult, name: str, *, overwrite: bool, read: _columns.Identity | None
+) -> None:
+    """Write the weights of `balance`, if the file is still the one that `prepare` saw."""
+    _columns.check_unchanged(uri, read)
+    _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
 
 
 def write_weights(
@@ -350,6 +367,18 @@ def write_weights(
     >>> list(cooler.Cooler(uri).bins().columns)
     ['chrom', 'start', 'end', 'raw']
     """
+    _write(uri, weight, stats, name, overwrite=overwrite)
+
+
+def _write(
+    uri: str | os.PathLike[str],
+    weight: ArrayLike,
+    stats: Mapping[str, Any],
+    name: str,
+    *,
+    overwrite: bool,
+    read: _columns.Identity | None = None,
+) -> None:
     _columns.check_name(name)
     overwrite = _checks.flag("overwrite", overwrite)
     if not isinstance(stats, Mapping):
@@ -369,22 +398,26 @@ def write_weights(
             )
     if name in _columns.DIVISIVE or "divisive_weights" in attributes:
         attributes["divisive_weights"] = name in _columns.DIVISIVE
-    _columns.recover(uri)
-    _columns.check(uri, name, overwrite=overwrite)
-    _columns.write(uri, name, column, attributes, overwrite=overwrite)
+    if read is None:
+        prepare(uri, name, overwrite=overwrite)
+    _columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
 
 
 # --- cooler's filters -----------------------------------------------------------------------------------------------
 
 
 def _bins(blacklist: Any, k: int) -> NDArray[Any]:
-    bins = np.asarray(blacklist)
-    if (
-        bins.ndim != 1
-        or (bins.size and bins.dtype.kind not in "iu")
-        or (bins.size and not 0 <= bins.min() <= bins.max() < k)
-    ):
-        raise ValueError(f"blacklist must be the numbers of bins, integers from 0 to {k - 1}, got {blacklist!r}")
+    needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
+    try:
+        bins = np.asarray(blacklist)
+    except ValueError:  # a ragged list
+        raise ValueError(f"{needed}, got a list whose items differ in length") from None
+    if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
+        hint = ": pass np.flatnonzero(blacklist)" if bins.dtype.kind == "b" and bins.shape == (k,) else ""
+        raise ValueError(f"{needed}, got {bins.dtype} of shape {bins.shape}{hint}")
+    wrong = (bins < 0) | (bins >= k)
+    if wrong.any():
+        raise ValueError(f"{needed}, got {bins[np.argmax(wrong)]}")
     out = np.zeros(k, np.bool_)
     out[bins.astype(np.intp)] = True
     return out
@@ -402,7 +435,7 @@ def _bed(
     for chromosome, begin, end in _intervals(path):
         c = number.get(chromosome)
         if c is None:
-            unknown[chromosome] = None
+            unknown[chromosome.encode(errors="surrogateescape").decode(errors="replace")] = None
             continue
         known = True
         part = np.s_[first[c] : first[c + 1]]
@@ -415,20 +448,24 @@ def _bed(
 
 
 def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
+    # A name may be in any encoding, and a file may begin with a byte order mark.
+    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
-        with gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8") as lines:
+        with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
             for number, line in enumerate(lines, 1):
+                if "\0" in line:
+                    raise ValueError(f"{path} cannot be read as a BED file: line {number} is no text")
                 fields = line.split()
                 if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
                     continue
                 chromosome, *bounds = fields[:3]
-                if len(bounds) < 2 or not all(bound.isdecimal() for bound in bounds) or int(bounds[0]) > int(bounds[1]):
+                if len(bounds) < 2 or not all(map(_BOUND.fullmatch, bounds)) or int(bounds[0]) > int(bounds[1]):
                     raise ValueError(
                         f"{path}, line {number}: each line of a BED file must be a chromosome, a start and an end, integers with 0 <= start <= end, got "
                         f"{line.strip()[:80]!r}"
                     )
                 yield chromosome, int(bounds[0]), int(bounds[1])
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read as a BED file: {error}") from None
 
 
@@ -480,11 +517,19 @@ def _scaled(
         result = run.run(1.0, start)
         result.n_products += products
         if not by_chromosome or result.status not in (4, 5) or not result.kept.any():
+            if by_chromosome and result.left_out.get("support"):
+                unscaled |= dict.fromkeys(_dropped_whole(result, chromosomes), "every bin lacks support")
             return result, unscaled
         products = result.n_products
         bad = np.unique(chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])])
         why = "no support" if result.status == 4 else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
+
+
+def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
+    """The chromosomes of which ``support="drop_rows"`` has left no bin, though filters had."""
+    dropped: list[int] = np.setdiff1d(chromosomes[result.unsupported_rows], chromosomes[result.kept]).tolist()
+    return dropped
 
 
 def _statistics(

@@ -219,7 +219,7 @@ def write_csr_blocks(
         for item in blocks:
             J = _rows_of(item, row, (m, n), dtype)
             file = part / f"rows-{len(described):08d}.npz"
-            _write_npz(file, J, wrap, checked=True)
+            _write_npz(file, J, wrap, checked=True, named=path)
             size = file.stat().st_size
             described.append(
                 {"file": file.name, "first_row": row, "rows": J.shape[0], "nnz": int(J.nnz), "bytes": size}
@@ -236,7 +236,7 @@ def write_csr_blocks(
             "dtype": "float64" if dtype is None else str(dtype),
             "blocks": described,
         }
-        with complete_or_absent(part / MANIFEST) as manifest:
+        with complete_or_absent(part / MANIFEST, path) as manifest:
             manifest.write(json.dumps(matrix, indent=1).encode())
 
 
@@ -272,7 +272,8 @@ def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
     path = Path(path)
     check_output(path, ".npy")
     with complete_or_absent(path) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(x), allow_pickle=False)
+        # NumPy writes to a file of the system by a call that does not tell why it failed.
+        np.lib.format.write_array(_Plain(file), np.ascontiguousarray(x), allow_pickle=False)
 
 
 def check_output(path: Path, suffix: str) -> None:
@@ -308,24 +309,47 @@ def _check_parent(path: Path) -> None:
 
 
 @contextmanager
-def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
+def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
     """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached.
 
     Its temporary name is its own, whoever else writes to `path`; of several writers the last one to end leaves its file. A symbolic
-    link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives.
+    link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives. Errors of the system name `path`,
+    or what it is a part of: `named`.
     """
+    named = path if named is None else named
     path = Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with part.open("wb") as file:
+        with _naming(named), part.open("wb") as file:
             _copy_mode(path, part)  # before there is anything to read in it
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        with _naming(named):
+            part.replace(path)
         sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+class _Plain:
+    """An open file, of which NumPy does not know that it is one of the system."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system name the output."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror or error}"
+        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from error
 
 
 def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
@@ -336,10 +360,11 @@ def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
 @contextmanager
 def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
     """The same for a folder, into which files are written by `complete_or_absent`; of several writers the first one to end wins."""
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        part.mkdir()
+        with _naming(named):
+            part.mkdir()
         _copy_mode(path, part, stat.S_IRWXU)
         yield part
         sync_folder(part)
@@ -348,14 +373,20 @@ def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
             part.replace(path)  # the system refuses it if a folder with something in it is there
         except OSError:
             check_output_folder(path)  # says so if another writer was first
-            raise
+            with _naming(named):
+                raise
         sync_folder(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_npz(
-    path: Path, J: scipy.sparse.csr_array, wrap: Callable[[IO[bytes]], IO[bytes]] | None, *, checked: bool = False
+    path: Path,
+    J: scipy.sparse.csr_array,
+    wrap: Callable[[IO[bytes]], IO[bytes]] | None,
+    *,
+    checked: bool = False,
+    named: Path | None = None,
 ) -> None:
     arrays: dict[str, Any] = {
         "data": J.data,
@@ -371,7 +402,7 @@ def _write_npz(
         arrays |= {f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")}
     # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
     with (
-        complete_or_absent(path) as file,
+        complete_or_absent(path, named) as file,
         zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
     ):
         for name, array in arrays.items():

@@ -467,8 +467,15 @@ def test_hints_that_fit_where_they_are_read():
     for message, taken, python, shell in [
         (finite, {"check_finite"}, finite, finite.replace("check_finite=False", "--check-finite False")),
         (finite, {"tol"}, finite.partition(": ")[0], finite.partition(": ")[0]),
-        (small, {"memory", "workers"}, small, small),
-        (small, {"memory"}, small.removesuffix(", or fewer workers"), small.removesuffix(", or fewer workers")),
+        (small, {"memory", "workers"}, small, f"--{small}"),
+        (small, {"memory"}, small.removesuffix(", or fewer workers"), f"--{small.removesuffix(', or fewer workers')}"),
+        (
+            "max_products = 4 was reached",
+            {"max_products"},
+            "max_products = 4 was reached",
+            "--max-products 4 was reached",
+        ),
+        ("left out (2 by mad_max=5)", {"mad_max"}, "left out (2 by mad_max=5)", "left out (2 by --mad-max 5)"),
         (
             support,
             {"support", "min_nnz"},
@@ -482,3 +489,19 @@ def test_hints_that_fit_where_they_are_read():
     ]:
         assert _checks.fitting(message, taken) == python
         assert _checks.fitting(message, taken, shell=True) == shell
+
+
+@pytest.mark.parametrize(
+    "name", ["tol=5.cool", "x: workers=3, y.npy", "workers", "tol must be", "pass (a).npy", "a, or tol="]
+)
+def test_names_that_look_like_hints(name):
+    """They stay as they are, in quotes or, if they are known, without."""
+    for shell in (False, True):
+        for message, given in [
+            (f"no file: {name!r}", ()),
+            (f"no file: {name}", [name]),
+            (f"{name} is odd: {name!r}: {name}", [name, name[:6]]),
+        ]:
+            assert _checks.fitting(message, {"tol"}, shell=shell, given=given) == message
+    expected = f"{name} is A's: --tol 5"
+    assert _checks.fitting(f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name]) == expected

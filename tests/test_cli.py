@@ -202,7 +202,17 @@ def test_memory_of_a_command(folder, capsys):
     np.testing.assert_allclose(np.load("fitted.npy"), np.arange(1, k + 1), rtol=1e-7)
     for bad in ("much", "-3", "0", "4 MiBs"):
         wrong_use(capsys, "scale", "S.npy", f"--memory={bad}", message="must be a number of bytes, such as 512MiB")
-    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message=r"memory must be at least .*pass more$")
+    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message=r"error: --memory must be at least .*pass more$")
+
+
+@pytest.mark.parametrize("name", ["min_nnz=3.npy", "x: workers=3, y.npy", "tol=1; a (b).mtx"])
+def test_files_with_names_that_look_like_options(folder, capsys, name):
+    wrong_use(capsys, "scale", name, message=re.escape(f"error: [Errno 2] No such file or directory: '{name}'\n"))
+    (folder / name).write_bytes(b"")
+    wrong_use(capsys, "scale", name, message=re.escape(f"error: {name} is empty\n"))
+    wrong_use(
+        capsys, "scale", "A.npy", "--max-products", "0", message="error: --max-products must be a positive integer"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")

@@ -382,6 +382,34 @@ def test_attributes_that_cannot_be_written(uri, stats, message):
     is_old(uri)
 
 
+@pytest.mark.parametrize("key", ["", "a\0b"])
+def test_attributes_whose_names_hdf5_would_cut(uri, key):
+    with pytest.raises(
+        ValueError, match="stats must have names of attributes as keys, not empty and without NUL, got "
+    ):
+        cool.write_weights(uri, NEW, {key: 1}, overwrite=True)
+    is_old(uri)
+
+
+def test_a_name_that_is_too_long(uri):
+    with pytest.raises(ValueError, match=r"a few characters without a slash, 200 at most, got 201: 'x{20}'…$"):
+        cool.write_weights(uri, NEW, {}, name="x" * 201)
+    is_old(uri)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_link_that_leads_nowhere(uri, external):
+    """It is in the way, and is replaced where that is asked for."""
+    with h5py.File(uri, "r+") as file:
+        del file["bins/weight"]
+        file["bins/weight"] = h5py.ExternalLink("none.h5", "/x") if external else h5py.SoftLink("/bins/none")
+    with pytest.raises(ValueError, match='has a column "weight" already'):
+        cool.write_weights(uri, NEW, {})
+    _columns.check(uri, "weight", overwrite=True)
+    cool.write_weights(uri, NEW, {}, overwrite=True)
+    is_new(uri)
+
+
 def test_the_file_object_that_hdf5_is_given(tmp_path):
     """It behaves as a file does, and leaves the one below it alone."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,8 @@
 """Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
 
+import gzip
 import itertools
+import re
 import shutil
 import sys
 import warnings
@@ -164,7 +166,7 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert result.unscaled == ["chrB"]
     assert result.message.startswith(
         "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: no support), "
-        'support="drop_rows" leaves out only bins of them; for the others: converged: '
+        'support="drop_rows" leaves out only their bins without support; for the others: converged: '
     )
     assert result.left_out["unscaled"] == 44
     assert "44 on chromosomes without a scaling" in result.message
@@ -175,8 +177,38 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert "scaled in part: 1 of 4 chromosomes" in capsys.readouterr().out
     assert "weight" not in cooler.Cooler(uri).bins().columns
     result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, support="drop_rows", store=True)
-    assert (result.success, result.unscaled) == (True, [])
-    assert cooler.Cooler(uri).open("r")["bins/weight"].attrs["converged"].all()
+    assert (result.status, result.success, result.unscaled) == (7, False, ["chrB"])
+    assert result.message.startswith(
+        "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: every bin lacks support); for the others: "
+    )
+    assert result.stats["converged"].tolist() == [True, False, True, True]
+    assert "weight" not in cooler.Cooler(uri).bins().columns
+
+
+@pytest.mark.parametrize("memory", [None, 2**23])
+@pytest.mark.parametrize("rest", [0, 2])
+def test_a_chromosome_of_which_no_bin_has_support(tmp_path, memory, rest, capsys):
+    """A star between two others. What is left of it, if anything is, is balanced."""
+    sizes = [3, 5 + rest, 3]
+    bins = cooler.binnify(pd.Series({f"c{c}": 10 * size for c, size in enumerate(sizes)}), 10)
+    star = [(3, j) for j in range(4, 8)]
+    pairs = [*((i, i) for i in (0, 1, 2)), *star, *((i, i) for i in range(8, 11 + rest))]
+    pixels = pd.DataFrame(np.array(pairs), columns=["bin1_id", "bin2_id"]).assign(count=4)
+    uri = str(tmp_path / "stars.cool")
+    cooler.create_cooler(uri, bins, pixels, ordered=True)
+    options = {"cis_only": True, "ignore_diags": 0, "min_nnz": 0, "mad_max": 0, "memory": memory}
+    result = cool.balance(uri, support="drop_rows", store=True, **options)
+    assert result.kept.sum() == 6 + rest
+    assert (result.status, result.unscaled) == ((1, []) if rest else (7, ["c1"]))
+    assert result.stats["converged"].tolist() == [True, rest > 0, True]
+    assert ("weight" in cooler.Cooler(uri).bins().columns) == (rest > 0)
+    if not rest:
+        shell = ["--cis-only", "--ignore-diags", "0", "--min-nnz", "0", "--mad-max", "0", "--support", "drop_rows"]
+        assert cli.main(["scale", uri, "--write", *shell]) == 4
+        assert "(c1: every bin lacks support)" in capsys.readouterr().out
+    # What a filter of the user left out is no such case.
+    result = cool.balance(uri, support="drop_rows", blacklist=list(range(3, 8 + rest)), **options)
+    assert (result.status, result.unscaled) == (1, [])
 
 
 def test_one_map_of_several(tmp_path):
@@ -348,6 +380,21 @@ def test_command(uri, tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(np.load("trans.npy"), cooler.Cooler(uri).bins()["trans"][:])
 
 
+@pytest.mark.parametrize("name", ["tol=5.cool", "x: workers=3, y.cool", "map.cool"])
+def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(uri).rename(name)
+    assert cli.main(["scale", name, "--write", "--mad-max", "1"]) == 0
+    assert re.search(r"left out \(\d+ by --min-nnz 10, \d+ by --mad-max 1\)", capsys.readouterr().out)
+    for given, column in ((name, "weight"), (f"{name}::/", "weight")):
+        assert cli.main(["scale", given, "--write"]) == 2
+        expected = f'{given} has a column "{column}" already: choose another name (--name), or pass --force\n'
+        assert capsys.readouterr().err == f"sparsejac scale: error: {expected}"
+    for option in ("--max-products", "--mad-max"):
+        assert cli.main(["scale", name, option, "-1"]) == 2
+        assert capsys.readouterr().err.startswith(f"sparsejac scale: error: {option} must be ")
+
+
 def test_the_same_by_hand(uri):
     """What the docstring of `read` shows."""
     U, chromosomes = cool.read(uri)
@@ -400,6 +447,47 @@ def test_a_map_that_changes(uri):
         file["pixels/count"][0] = 100
     with pytest.raises(ValueError, match="has changed since it was handed over as A"):
         sums.value(np.ones(sums.shape[0]))
+
+
+@pytest.mark.parametrize("memory", [None, 2**23])
+@pytest.mark.parametrize("how", ["replaced", "changed", "grown"])
+def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, tmp_path, capsys):
+    """The map is another one when the weights are there."""
+    other = write(tmp_path / "other.cool", contacts(1))
+    scaled, last = cool._scaled, []
+
+    def meanwhile(*arguments):
+        result = scaled(*arguments)
+        if how == "replaced":
+            shutil.copy(other, f"{uri}.new")
+            Path(f"{uri}.new").replace(uri)
+        else:
+            with h5py.File(uri, "r+") as file:
+                if how == "grown":
+                    file[f"more{len(file)}"] = np.zeros(1000)
+                else:
+                    file["pixels/count"][0] += 1
+        last[:] = [Path(uri).read_bytes()]
+        return result
+
+    monkeypatch.setattr(cool, "_scaled", meanwhile)
+    monkeypatch.setattr(
+        cool, "_statistics", lambda *_: {}
+    )  # which reads the map once more, and sees it where it streams
+    with pytest.raises(
+        OSError, match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew"
+    ):
+        cool.balance(uri, store=True, memory=memory)
+    assert Path(uri).read_bytes() == last[0]
+    assert cli.main(["scale", uri, "--write", *([] if memory is None else ["--memory", "8MiB"])]) == 2
+    assert "it has changed since it was read" in capsys.readouterr().err
+    assert Path(uri).read_bytes() == last[0]
+    # It is looked at under the lock, too.
+    monkeypatch.setattr(_columns, "check_unchanged", lambda *_: None)
+    with pytest.raises(OSError, match="it has changed since it was read"):
+        cool.balance(uri, store=True, memory=memory)
+    monkeypatch.undo()
+    assert cool.balance(uri, store=True, memory=memory).success
 
 
 # --- what cooler divides by, and what does not balance a map ----------------------------------------------------------
@@ -496,6 +584,11 @@ def test_a_shallow_map(tmp_path, capsys):
 # --- filters ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_result_without_filters_can_be_printed(uri):
+    result = cool.balance(uri, min_nnz=0, mad_max=0, ignore_diags=0, max_products=3)
+    assert "left_out: " in str(result)
+
+
 def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
     start = np.ones(136)
     start[[4, 5, 6]] = 0, np.nan, np.inf
@@ -515,8 +608,6 @@ def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
 
 
 def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
-    import gzip
-
     lines = (
         "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
     )
@@ -554,6 +645,54 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
             cool.balance(uri, blacklist=path)
     with pytest.raises(FileNotFoundError):
         cool.balance(uri, blacklist=tmp_path / "none.bed")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.bed.gz", b"chrA\t0\t10\n", r"a.bed.gz cannot be read as a BED file: Not a gzipped file"),
+        (
+            "a.bed.gz",
+            gzip.compress(b"chrA\t0\t10\n")[:-8] + bytes(8),
+            r"a.bed.gz cannot be read as a BED file: CRC check",
+        ),
+        ("a.bed", b"chrA\t0\t" + b"9" * 5000, r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", b"chrA\t" + b"0" * 5000 + b"1\t9", r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", "chrA\t\u0661\t\u0669\n".encode(), r"a.bed, line 1: each line of a BED file must be"),
+        ("a.bed", "chrA\t1\t9\n".encode("utf-16"), r"a.bed cannot be read as a BED file: line 1 is no text"),
+        ("a.bed", b"chr\xe9\t1\t9\n", r"a.bed names no chromosome of .*: it has chr\ufffd, and the map"),
+    ],
+)
+def test_lists_that_cannot_be_read(uri, tmp_path, name, content, message, capsys):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        cool.balance(uri, blacklist=tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert cli.main(["scale", uri, "--blacklist", str(tmp_path / name)]) == 2
+    assert re.search(message.replace("\ufffd", "."), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfchrA\t0\t10\n", b"chrA\t0\t10\tcaf\xe9\n", b"chrA\t000\t010\r\n"])
+def test_lists_in_any_encoding(uri, tmp_path, content, zipped):
+    bed = tmp_path / ("a.bed.gz" if zipped else "a.bed")
+    bed.write_bytes(gzip.compress(content) if zipped else content)
+    np.testing.assert_array_equal(cool.balance(uri, blacklist=bed).kept, cool.balance(uri, blacklist=[0]).kept)
+
+
+@pytest.mark.parametrize(
+    ("blacklist", "message"),
+    [
+        (np.zeros(136, bool), r"got bool of shape \(136,\): pass np.flatnonzero\(blacklist\)$"),
+        (np.zeros(5, bool), r"got bool of shape \(5,\)$"),
+        (np.arange(1000) % 137, "got 136$"),
+        ([3, -1], "got -1$"),
+        ([[1], [2, 3]], "got a list whose items differ in length$"),
+    ],
+)
+def test_lists_of_other_things(uri, blacklist, message):
+    with pytest.raises(ValueError, match=f"^blacklist must be the numbers of bins, integers from .*{message}"):
+        cool.balance(uri, blacklist=blacklist)
 
 
 # --- pixels that are not in order -------------------------------------------------------------------------------------
@@ -631,6 +770,61 @@ def test_counts_whose_sum_is_too_large(uri):
             match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, is no int32",
         ):
             call()
+
+
+SUMS = {
+    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, is no uint64"),
+    "u8, three": (np.array([2**64 - 1, 2**64 - 1, 2], np.uint64), ", 36893488147419103232, is no uint64"),
+    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, is no int64"),
+    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, is no int64"),
+    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, is no int32"),
+    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, is no uint16"),
+    "bool": (np.array([True, True]), ", 2, is no bool"),
+    "f4": (np.array([3e38, 3e38], np.float32), " is beyond the largest float32"),
+    "f8": (np.array([1.7e308, 1.7e308]), " is beyond the largest float64"),
+}
+
+
+@pytest.mark.parametrize(("counts", "message"), SUMS.values(), ids=list(SUMS))
+def test_sums_that_leave_the_range(tmp_path, counts, message):
+    """Not even a sum of 64 bits wraps around, and nothing warns."""
+    path = str(tmp_path / "twice.cool")
+    write_pixels(path, np.zeros(counts.size, int), counts)
+    for call in (lambda: cool.read(path), lambda: RowSums(path), lambda: cool.balance(path, memory=2**23)):
+        with pytest.raises(
+            ValueError, match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel"
+        ):
+            call()
+    with pytest.raises(ValueError, match=f"more than once, and the sum of its counts{message}: make the map anew"):
+        cool.read(path)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.array([2**63, 2**63 - 1], np.uint64),
+        np.array([2**62, 2**62 - 1]),
+        np.array([-(2**62), -(2**62)]),
+        np.array([2**32 - 1, 2**32 - 1, -5]),
+        np.array([100, 27], np.int8),
+        np.array([True, False]),
+        np.array([1e38, 2e38], ">f4"),
+        np.array([np.inf, 1.0]),
+    ],
+)
+def test_sums_at_the_ends_of_the_range(tmp_path, counts):
+    path = str(tmp_path / "twice.cool")
+    write_pixels(path, np.zeros(counts.size, int), counts)
+    assert cool.read(path)[0][0, 0] == sum(counts.tolist())
+
+
+def write_pixels(path, columns, counts):
+    """A map of three bins with pixels in the first one."""
+    with h5py.File(path, "w") as file:
+        file["chroms/name"], file["chroms/length"] = np.array([b"a"]), [3]
+        file["bins/chrom"], file["bins/start"], file["bins/end"] = [0, 0, 0], [0, 1, 2], [1, 2, 3]
+        file["pixels/bin1_id"], file["pixels/bin2_id"], file["pixels/count"] = 0 * columns, columns, counts
+        file["indexes/bin1_offset"], file["indexes/chrom_offset"] = [0, *[len(counts)] * 3], [0, 3]
 
 
 # --- damaged files ----------------------------------------------------------------------------------------------------

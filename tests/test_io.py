@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -626,26 +627,53 @@ def test_vectors_of_all_formats(folder):
 FAR = [-1, 4, 5, 1000, 2**31 - 1, -(2**31), 2**40, 2**62, -(2**63)]
 
 
-@pytest.mark.parametrize("format_", FIVE)
+@pytest.mark.parametrize("format_", ["csr", "csc", "coo", "bsr"])
 @pytest.mark.parametrize("far", FAR)
 def test_an_index_outside(folder, capsys, format_, far):
     matrix = scipy.sparse.coo_array(B).asformat(format_)
-    names = {"dia": ["offsets"], "coo": ["row", "col"]}.get(format_, ["indices"])
+    names = {"coo": ["row", "col"]}.get(format_, ["indices"])
     for name in names:
         array = getattr(matrix, name).astype(np.int64)
         for place in range(array.size):
             changed = array.copy()
             changed[place] = far
-            if format_ == "dia" and far == -1:
-                continue
             saved(matrix, **{name: changed})
-            low = -3 if format_ == "dia" else 0
-            words = rf"its {name}\[{place}\] is {far}, outside {low} … 3: write it anew with scipy\.sparse\.save_npz"
+            words = rf"its {name}\[{place}\] is {far}, outside 0 … 3: write it anew with scipy\.sparse\.save_npz"
             for read in (io.read_matrix, io.read_vector):
                 with pytest.raises(ValueError, match=rf"m\.npz cannot be read as .*: {words}"):
                     read("m.npz")
     assert cli.main(["check", "m.npz"]) == cli.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("far", FAR[1:])
+def test_diagonals_beyond_the_matrix(folder, far):
+    """SciPy takes and saves them, and they hold no entries."""
+    matrix = scipy.sparse.dia_array(B)
+    for place in range(len(matrix.offsets)):
+        changed = matrix.offsets.astype(np.int64)
+        changed[place] = far
+        saved(matrix, offsets=changed)
+        expected = B - np.diag(np.diag(B, matrix.offsets[place]), matrix.offsets[place])
+        np.testing.assert_array_equal(io.read_matrix("m.npz").toarray(), expected)
+    for shape in [(3, 3), (3, 5), (5, 3), (1, 3), (3, 1), (0, 3), (3, 0)]:
+        for data, offsets in [(np.ones((3, 5)), [-1, 0, 1]), (np.ones((2, 3)), [0, 5]), (np.ones((1, 7)), [-6])]:
+            matrix = scipy.sparse.dia_array((data, offsets), shape=shape)
+            scipy.sparse.save_npz("m.npz", matrix)
+            found = io.read_matrix("m.npz")
+            assert (found.shape, found.format) == (shape, "dia")
+            np.testing.assert_array_equal(found.tocsr().toarray(), matrix.tocsr().toarray())
+
+
+@pytest.mark.parametrize("format_", FIVE)
+def test_an_index_that_is_none_of_int64(folder, format_):
+    matrix = scipy.sparse.coo_array(B).asformat(format_)
+    name = {"dia": "offsets", "coo": "row"}.get(format_, "indices")
+    array = np.abs(getattr(matrix, name)).astype(np.uint64)
+    array[1] = 2**64 - 1
+    saved(matrix, **{name: array})
+    with pytest.raises(ValueError, match=rf"its {name}\[1\] is 18446744073709551615, which is no index: write it anew"):
+        io.read_matrix("m.npz")
 
 
 @pytest.mark.parametrize(
@@ -693,7 +721,6 @@ def test_an_index_outside(folder, capsys, format_, far):
         ("dia", {"offsets": [0, 1]}, "its 'offsets' must be a vector of length"),
         ("dia", {"offsets": [0, 0, 1, 2]}, "its 'offsets' must have each diagonal once"),
         ("dia", {"data": np.ones(4)}, "its 'data' must be a row for each diagonal of a matrix"),
-        ("dia", {"shape": [4, 3]}, "its 'data' has 4 columns with numbers, and the matrix 3"),
         ("bsr", {"shape": [4, 5]}, "its 'data' must be blocks that divide its shape"),
         ("bsr", {"data": np.ones((6, 1))}, "its 'data' must be blocks that divide its shape"),
         ("bsr", {"data": np.ones((3, 0, 2))}, "its 'data' must be blocks that divide its shape"),
@@ -855,6 +882,46 @@ def write_npy(shape, count):
     with open("m.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
         file.write(bytes(count))
+
+
+def test_a_byte_order_mark(folder):
+    """Some editors write one."""
+    text = b"\xef\xbb\xbf%%MatrixMarket matrix coordinate real general\n2 2 1\n1 2 3.5\n"
+    Path("bom.mtx").write_bytes(text)
+    Path("bom.mtx.gz").write_bytes(gzip.compress(text))
+    for name in ("bom.mtx", "bom.mtx.gz"):
+        np.testing.assert_array_equal(io.read_matrix(name).toarray(), [[0, 3.5], [0, 0]])
+
+
+WRITERS = {
+    "x.npy": lambda: io.write_vector("x.npy", np.ones(1_000_000)),
+    "J.npz": lambda: io.write_csr("J.npz", scipy.sparse.eye_array(300_000, format="csr")),
+    "J": lambda: io.write_csr_blocks(
+        "J", [(0, scipy.sparse.eye_array(300_000, format="csr"))], shape=(300_000, 300_000)
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of the size of files here")
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_on_which_there_is_no_room(folder, name):
+    """The error names the output, and says why; here a limit of the size of files stands for the end of a disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(
+            OSError, match=rf"^\[Errno {errno.EFBIG}\] {name} cannot be written: File too large$"
+        ) as caught:
+            WRITERS[name]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert not Path(name).exists()
+    assert [other for other in os.listdir() if other.endswith(".part")] == []
 
 
 # --- several writers ------------------------------------------------------------------------------------------------

@@ -24,6 +24,17 @@ PARTS = {
 }
 
 
+class Uncertain:
+    """A label like pandas.NA: whether it differs from anything is not known."""
+
+    __hash__ = None
+
+    def __ne__(self, other):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __eq__ = __ne__
+
+
 def groups_of(k):
     """Neighbours in groups of all sizes, those of one row among them."""
     return np.repeat(list("abcdefghijklm"), [1, 2, 1, 4, 1, 9, 3, 1, 6, 1, 1, 17, 30])[:k]
@@ -206,6 +217,12 @@ S = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 1.0]]))
         ((np.eye(3), {"groups": ("a", np.float32("nan"), "b")}), ValueError, "that of row 1 is missing"),
         ((np.eye(3), {"groups": np.array(["a", "a", np.nan], object)}), ValueError, "that of row 2 is missing"),
         ((np.eye(2), {"groups": np.array(["2001-01-01", "NaT"], "M8[D]")}), ValueError, "that of row 1 is missing"),
+        ((np.eye(4), {"groups": ["a", "a", None, None]}), ValueError, r"that of row 2 is missing \(None\): give such rows"),
+        ((np.eye(2), {"groups": np.array([1, None], object)}), ValueError, r"that of row 1 is missing \(None\)"),
+        ((np.eye(2), {"groups": [("a", 1), ("a", 2)]}), ValueError, "but that of row 0 is a tuple: give each group a number"),
+        ((np.eye(2), {"groups": [1, ("a", 2)]}), ValueError, "but that of row 1 is a tuple"),
+        ((np.eye(2), {"groups": np.array([{}, {1: 2}], object)}), ValueError, "labels that can be compared, .*: unhashable"),
+        ((np.eye(2), {"groups": [1, Uncertain()]}), ValueError, "that of row 1 is missing"),
         ((np.eye(2), {"groups": np.ma.array([1, 2], mask=[False, True])}), ValueError, "that of row 1 is missing"),
         ((S, {"ignore_diags": -1}), ValueError, "ignore_diags must be an integer, 0 or more, got -1"),
         ((S, {"ignore_diags": 1.5}), TypeError, r"ignore_diags must be an integer, 0 or more, got 1.5 \(float\)"),

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +190,9 @@ def test_no_support(support):
     assert "the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs" in result.message
     assert result.unsupported_rows.tolist() == [1, 2, 3]
     assert result.n_products < 100
+    assert result.message.endswith('; support="drop_rows" would leave out every row')
+    beside = symmetric_scaling(scipy.linalg.block_diag(STAR, [[2.0]]), support=support)
+    assert beside.message.endswith('; support="drop_rows" leaves such rows out')
     # One leaf gets what the hub has to give.
     assert symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.0]).success
     result = symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.5], support=support)
@@ -253,6 +257,18 @@ def test_what_dropped_entries_do_to_the_matrix():
     assert stopped.status == 99
     assert stopped.message == "stopped by the callback; 1 of its entries is dropped, in row 0"
     assert stopped.residual == pytest.approx(residual(slow, stopped.x))
+
+
+def test_results_can_be_printed():
+    """SciPy cannot print an empty dict, which `left_out` would be where no filter is set."""
+    states = []
+    result = symmetric_scaling(
+        np.ones((3, 3)) + np.eye(3) * [1, 2, 3], callback=lambda state: states.append(str(state))
+    )
+    assert result.left_out == {"no_entries": 0, "support": 0}
+    assert "left_out: no_entries: 0" in str(result)
+    assert "residual: " in states[0]
+    assert "every row is left out" in str(symmetric_scaling(np.ones((2, 2)), mask=[True, True]))
 
 
 def test_rows_without_support_are_left_out():
