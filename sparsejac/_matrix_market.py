@@ -132,7 +132,12 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _header(file: IO[bytes]) -> _Header:
-    first = file.readline(_LONGEST).removeprefix(codecs.BOM_UTF8)  # some editors write one
+    first = file.readline(_LONGEST)
+    for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if first.startswith(mark):
+            raise ValueError(
+                "its first line must begin with %%MatrixMarket, but a byte order mark stands before that: save it as ASCII, or UTF-8 without a mark"
+            )
     words = first.decode("latin-1").split()
     if not words or words[0].lower() not in ("%%matrixmarket", "%matrixmarket"):
         raise ValueError("its first line must begin with %%MatrixMarket")
