@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+from support import random_csr
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
@@ -13,7 +14,7 @@ K = 1100  # of a dense A enough entries for four partial sums, and bytes for two
 rng = np.random.default_rng(0)
 DENSE = rng.random((K, K))
 DENSE += DENSE.T
-SPARSE = scipy.sparse.random_array((6000, 6000), density=0.03, format="csr", rng=rng)
+SPARSE = random_csr(6000, 180)
 SPARSE = (SPARSE + SPARSE.T).tocsr()
 
 
