@@ -276,7 +276,7 @@ def test_rows_without_support_are_left_out():
     result = symmetric_scaling(STAR, support="drop_rows")
     assert (result.status, result.success) == (4, False)
     assert result.message == "no scaling exists: every row is left out; 4 of 4 rows are left out (4 without support)"
-    both = scipy.sparse.block_diag([STAR, positive(5), HALF], format="csr")
+    both = scipy.sparse.csr_array(scipy.linalg.block_diag(STAR, positive(5), HALF))
     result = symmetric_scaling(both, support="drop_rows")
     assert result.success
     assert result.left_out == {"support": 5}
