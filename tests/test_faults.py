@@ -755,7 +755,7 @@ def test_interrupted_during_a_pass(name, monkeypatch):
         of = made(OPERATIONS[name][0], rows, "function")
         with pytest.raises(KeyboardInterrupt):
             run(name, of, "function")
-        assert rows.calls <= nth + WORKERS + 2
+        assert rows.calls <= nth + WORKERS + 6  # a loaded machine delivers a signal late
         nothing_left(before)
         rows.nth = None
         expect(name, run(name, of, "function"), expected)
