@@ -55,10 +55,8 @@ def find(Y: Any) -> Source | None:
 def _beside_dense(
     Y: Any, source: Source | None, own: DenseSource, pattern: Pattern, *, check: bool, flipped: bool
 ) -> DenseSource | Entries:
-    k, swapped = (
-        pattern.k,
-        flipped != own.transposed,
-    )  # whether a vector of k² numbers has Y's columns one after the other
+    k = pattern.k
+    swapped = flipped != own.transposed  # whether a vector of k² numbers has Y's columns one after the other
     if source is None and scipy.sparse.issparse(Y):
         source = _csr_in_memory(Y, "Y", transposed=own.transposed)
     elif source is None:
@@ -79,7 +77,8 @@ def _beside_dense(
 
 
 def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, flipped: bool) -> Any:
-    k, swapped = pattern.k, flipped != own.transposed
+    k = pattern.k
+    swapped = flipped != own.transposed  # as above
     if source is None and scipy.sparse.issparse(Y):
         return _csr_in_memory(Y, "Y", transposed=own.transposed)
     if source is None and Y.ndim == 1 and pattern.grid is None:
