@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import _thread
 import importlib
+import logging  # noqa: F401  # its handler must be registered before ours: see `_take`
 import operator
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 _Value = TypeVar("_Value")
 
-_IMPORTED = (
-    "numba",
-    f"{__package__}._kernels",
-    "tqdm",
-    "h5py",
-    "cooler",
-)  # what is imported on first use, by any thread
+# What is imported on first use, by any thread.
+_IMPORTED = ("numba", f"{__package__}._kernels", "tqdm")
+_WITH_OWN_LOCK = ("h5py", "cooler")  # h5py takes its lock before the fork, too, and its import needs that lock
 _COMPILATION = 300.0  # seconds that a fork waits for one
 _WRITING = 5.0  # and for a bar, whose terminal may be stopped
+_IMPORT = 5.0  # and for the import of a module with a lock of its own
 
 
 class computed_once(Generic[_Value]):  # noqa: N801  # as functools.cached_property
@@ -70,7 +69,19 @@ def _attribute(module: str, *names: str) -> list[Any]:
     return [found] if hasattr(found, "acquire") else []
 
 
+def _wait_for_import(module: str) -> None:
+    """Wait until no thread imports the module, but not for ever."""
+    end = time.monotonic() + _IMPORT
+    while time.monotonic() < end:
+        spec = getattr(sys.modules.get(module), "__spec__", None)
+        if not getattr(spec, "_initializing", False):
+            return
+        time.sleep(0.005)
+
+
 def _take() -> None:
+    # What was registered last runs first. `logging` was imported above, so its lock is free while this waits for an import, which
+    # may need it. The lock of h5py is taken by now, if that is imported: so the wait for its import has a limit.
     # A Ctrl-C between the call of `acquire` and the next bytecode would leave a lock that nobody releases.
     # So each lock is taken, and noted in the list, within one call of C code. None marks the end: see `_release`.
     held = _holding.locks = [None]
@@ -78,6 +89,8 @@ def _take() -> None:
         for module in _IMPORTED:  # a module that is half imported stays so in the child
             if module in sys.modules:
                 importlib.import_module(module)  # waits for a thread that imports it
+        for module in _WITH_OWN_LOCK:
+            _wait_for_import(module)
         # In the order in which Numba takes them.
         locks = [
             *_attribute("numba.core.compiler_lock", "global_compiler_lock", "_lock"),

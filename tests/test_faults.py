@@ -1092,14 +1092,14 @@ def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
 
 
 IMPORTING = """
-import os, signal, sys, threading, time
+import importlib, os, signal, sys, threading, time
 import numpy as np
 from sparsejac import JacobianBuilder
 
-operator, A = JacobianBuilder(np.ones((3, 3))).operator(np.ones(3)), []
-thread = threading.Thread(target=lambda: operator @ np.ones(3))
+operator = JacobianBuilder(np.ones((3, 3))).operator(np.ones(3))
+thread = threading.Thread(target=lambda: {work})
 thread.start()
-while "numba" not in sys.modules:
+while "{module}" not in sys.modules:
     time.sleep(1e-3)
 child = os.fork()
 if child == 0:
@@ -1111,8 +1111,13 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @forks
-def test_forked_while_another_thread_imports_the_kernels():
-    command = [sys.executable, "-W", "ignore", "-c", IMPORTING]
+@pytest.mark.parametrize(
+    ("work", "module"),
+    [("operator @ np.ones(3)", "numba"), ("importlib.import_module('h5py')", "h5py._objects")],
+)
+def test_forked_while_another_thread_imports(work, module):
+    """The import may need locks that are taken before a fork, too: that of `logging`, and that of h5py."""
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTING.format(work=work, module=module)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("18\n", "")
 
