@@ -37,10 +37,14 @@ def target(Y: Any, own: Source, pattern: Pattern, *, check: bool, flipped: bool)
     if source is None:
         Y = _checks.target(Y, pattern.k, pattern.m)
     elif source.k != pattern.k:
-        raise ValueError(f"Y must be a {pattern.k}x{pattern.k} matrix as A is, got {source.k}x{source.k}")
+        raise ValueError(
+            f"Y must be a {pattern.k}x{pattern.k} matrix as A is, got {source.k}x{source.k}"
+        )
     _checks.real("Y", Y.dtype if source is None else source.dtype, "least squares")
     if isinstance(own, CsrSource):
-        return BesideCsr(_beside_csr(Y, source, own, pattern, flipped=flipped), own, pattern, check_finite=check)
+        return BesideCsr(
+            _beside_csr(Y, source, own, pattern, flipped=flipped), own, pattern, check_finite=check
+        )
     beside = _beside_dense(Y, source, own, pattern, check=check, flipped=flipped)
     if isinstance(beside, Entries):
         return beside
@@ -56,7 +60,9 @@ def _beside_dense(
     Y: Any, source: Source | None, own: DenseSource, pattern: Pattern, *, check: bool, flipped: bool
 ) -> DenseSource | Entries:
     k = pattern.k
-    swapped = flipped != own.transposed  # whether a vector of k² numbers has Y's columns one after the other
+    swapped = (
+        flipped != own.transposed
+    )  # whether a vector of k² numbers has Y's columns one after the other
     if source is None and scipy.sparse.issparse(Y):
         source = _csr_in_memory(Y, "Y", transposed=own.transposed)
     elif source is None:
@@ -76,7 +82,9 @@ def _beside_dense(
     return _Densified(source) if isinstance(source, CsrSource) else source
 
 
-def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, flipped: bool) -> Any:
+def _beside_csr(
+    Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, flipped: bool
+) -> Any:
     k = pattern.k
     swapped = flipped != own.transposed  # as above
     if source is None and scipy.sparse.issparse(Y):
@@ -96,7 +104,9 @@ def _beside_csr(Y: Any, source: Source | None, own: CsrSource, pattern: Pattern,
 
 def _csr_in_memory(B: Any, name: str, *, transposed: bool) -> CsrSource:
     values, indices, indptr = _matrix.csr_arrays(B, transposed=transposed, name=name)
-    return CsrSource(MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed)
+    return CsrSource(
+        MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed
+    )
 
 
 def one_triangle(Y: Any, place: Any, *, mirrored: bool, check: bool, progress: bool) -> Any:
@@ -109,20 +119,28 @@ def one_triangle(Y: Any, place: Any, *, mirrored: bool, check: bool, progress: b
         if np.ndim(Y) == 1:
             return Y
         Y = Y if scipy.sparse.issparse(Y) else np.asarray(Y)
-        seen = _csr_in_memory(Y, "Y", transposed=False) if scipy.sparse.issparse(Y) else in_memory(Y, None)
+        seen = (
+            _csr_in_memory(Y, "Y", transposed=False)
+            if scipy.sparse.issparse(Y)
+            else in_memory(Y, None)
+        )
     elif source.half:
         if mirrored:
             raise _checks.lower_is_read()
         return Y
     else:
         seen = source
-    whole = StreamedRows(seen, pattern_of(seen), place.workers, None, check_finite=check, progress=progress)
+    whole = StreamedRows(
+        seen, pattern_of(seen), place.workers, None, check_finite=check, progress=progress
+    )
     whole.entries.name = "Y"
     defect = whole.asymmetry()
     if defect is None:
         return Y
     below = triangle(seen.k, "upper" if seen.transposed else "lower", offset=1)
-    part = StreamedRows(seen, pattern_of(seen, below), place.workers, None, check_finite=False, progress=progress)
+    part = StreamedRows(
+        seen, pattern_of(seen, below), place.workers, None, check_finite=False, progress=progress
+    )
     if np.any(part.sum("nonzeros", frozen(np.ones(seen.k)))):
         raise _checks.neither_symmetric_nor_upper_row(*defect)
     if mirrored and source is not None:
@@ -136,7 +154,13 @@ class _Densified(DenseSource):
     extra = 2
 
     def __init__(self, of: CsrSource) -> None:
-        self._of, self.k, self.dtype, self.transposed, self.serial = of, of.k, of.dtype, of.transposed, of.serial
+        self._of, self.k, self.dtype, self.transposed, self.serial = (
+            of,
+            of.k,
+            of.dtype,
+            of.transposed,
+            of.serial,
+        )
 
     @property
     def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
@@ -149,9 +173,12 @@ class _Densified(DenseSource):
             def block(part: Part, _: Room) -> NDArray[Any]:
                 indptr = self._of.indptr[part.i0 : part.i1 + 1]
                 data, columns = (
-                    numbers(int(indptr[0]), int(indptr[-1]), Room(returned=True)) for numbers in (read, read_columns)
+                    numbers(int(indptr[0]), int(indptr[-1]), Room(returned=True))
+                    for numbers in (read, read_columns)
                 )
-                rows = scipy.sparse.csr_array((data, columns, indptr - indptr[0]), shape=(part.i1 - part.i0, self.k))
+                rows = scipy.sparse.csr_array(
+                    (data, columns, indptr - indptr[0]), shape=(part.i1 - part.i0, self.k)
+                )
                 return rows.toarray()
 
             yield block
@@ -180,7 +207,9 @@ class _Scattered(DenseSource):
                 found = read(start, int(pattern.first[i1]), room)
                 for i in range(i0, i1):
                     row = slice(int(pattern.lo[i]) - i * k, int(pattern.hi[i]) - i * k)
-                    out[i - i0, row] = found[int(pattern.first[i]) - start : int(pattern.first[i + 1]) - start]
+                    out[i - i0, row] = found[
+                        int(pattern.first[i]) - start : int(pattern.first[i + 1]) - start
+                    ]
                 return out
 
             yield block
@@ -193,8 +222,15 @@ class BesideCsr:
     dtype = np.dtype(np.float64)
     extra = 2
 
-    def __init__(self, source: Any, own: CsrSource, pattern: Pattern, *, check_finite: bool) -> None:
-        self.source, self._own, self._pattern, self._check_finite = source, own, pattern, check_finite
+    def __init__(
+        self, source: Any, own: CsrSource, pattern: Pattern, *, check_finite: bool
+    ) -> None:
+        self.source, self._own, self._pattern, self._check_finite = (
+            source,
+            own,
+            pattern,
+            check_finite,
+        )
         self.name, self.seen = "Y", np.zeros(pattern.k, np.bool_)
         self.diagonal = np.zeros(pattern.k)
         itemsize = source.dtype.itemsize
@@ -215,7 +251,9 @@ class BesideCsr:
         """``read(i0, i1, rooms, columns)``: Y's numbers at the entries of these rows of A, whose columns those are."""
         indptr = self._own.indptr
 
-        def block_of(i0: int, i1: int, rooms: list[Room], columns: NDArray[Any]) -> tuple[NDArray[Any], None, int]:
+        def block_of(
+            i0: int, i1: int, rooms: list[Room], columns: NDArray[Any]
+        ) -> tuple[NDArray[Any], None, int]:
             base, end = int(indptr[i0]), int(indptr[i1])
             out = rooms[4].take(end - base, self.dtype)
             if isinstance(self.source, CsrSource):
@@ -240,7 +278,13 @@ class BesideCsr:
             out[int(pattern.lo[i]) - base : int(pattern.hi[i]) - base] = part
 
     def _align(
-        self, opened: Any, i0: int, i1: int, rooms: list[Room], columns: NDArray[Any], out: NDArray[Any]
+        self,
+        opened: Any,
+        i0: int,
+        i1: int,
+        rooms: list[Room],
+        columns: NDArray[Any],
+        out: NDArray[Any],
     ) -> None:
         from . import _kernels
 
@@ -253,24 +297,32 @@ class BesideCsr:
         if np.array_equal(local, their_local) and np.array_equal(columns, their_columns):
             np.copyto(out, found)
             return
-        if self._own.half and their_columns.size:  # of a symmetric Y what is below the diagonal is there once more
+        if (
+            self._own.half and their_columns.size
+        ):  # of a symmetric Y what is below the diagonal is there once more
             rows = np.repeat(np.arange(i0, i1), np.diff(their_local))
             upper = their_columns >= rows
             counts = np.bincount(rows[upper] - i0, minlength=i1 - i0)
             found, their_columns = found[upper], their_columns[upper]
             their_local = np.concatenate([[0], np.cumsum(counts)])
         out[:] = 0
-        structures = (part.astype(np.int64) for part in (local, columns, their_local, their_columns))
+        structures = (
+            part.astype(np.int64) for part in (local, columns, their_local, their_columns)
+        )
         count, i, j = _kernels.csr_align(*structures, found, out)
         if count:
             raise self._outside(int(count), int(i) + i0, int(j))
 
-    def _gather(self, block: NDArray[Any], i0: int, i1: int, columns: NDArray[Any], out: NDArray[Any]) -> None:
+    def _gather(
+        self, block: NDArray[Any], i0: int, i1: int, columns: NDArray[Any], out: NDArray[Any]
+    ) -> None:
         base = int(self._own.indptr[i0])
         for i in range(i0, i1):
             row = slice(int(self._own.indptr[i]) - base, int(self._own.indptr[i + 1]) - base)
             out[row] = block[i - i0, columns[row]]
-            first = i if self._own.half else 0  # of a symmetric Y what is left of the diagonal is there once more
+            first = (
+                i if self._own.half else 0
+            )  # of a symmetric Y what is left of the diagonal is there once more
             left_out = np.count_nonzero(block[i - i0, first:]) - np.count_nonzero(out[row])
             if left_out:
                 others = np.array(block[i - i0])
@@ -280,7 +332,9 @@ class BesideCsr:
     def _outside(self, count: int, i: int, j: int) -> ValueError:
         return _checks.outside(count, (j, i) if self._own.transposed else (i, j))
 
-    def look(self, i0: int, i1: int, numbers: NDArray[Any], base: int, *, again: bool = False) -> None:
+    def look(
+        self, i0: int, i1: int, numbers: NDArray[Any], base: int, *, again: bool = False
+    ) -> None:
         """Look at these numbers, unless they have been seen, or even then."""
         if self.seen[i0:i1].all() and not again:
             return
@@ -290,7 +344,9 @@ class BesideCsr:
                 q = int(np.argmin(ok))
                 i = int(np.searchsorted(self._own.indptr, base + q, side="right")) - 1
                 j = int(self._own.columns[base + q : base + q + 1][0])
-                raise _checks.not_finite("Y", (j, i) if self._own.transposed else (i, j), numbers[q])
+                raise _checks.not_finite(
+                    "Y", (j, i) if self._own.transposed else (i, j), numbers[q]
+                )
         on_diagonal = diagonal_entries(self._pattern, i0, i1)
         found = on_diagonal >= 0
         self.diagonal[i0:i1][found] = numbers[on_diagonal[found] - base]

@@ -176,7 +176,11 @@ class JacobianBuilder:
         else:
             self._pattern = Pattern.csr(indptr, indices, spans, grid=rows == "all")
         self._take(
-            MemoryRows(values, self._pattern, workers or _machine.cpu_count()), values, rows, order, check_finite
+            MemoryRows(values, self._pattern, workers or _machine.cpu_count()),
+            values,
+            rows,
+            order,
+            check_finite,
         )
 
     def _stream(
@@ -198,7 +202,9 @@ class JacobianBuilder:
         if rows == "upper":
             # A file has both triangles of a symmetric A, but a source of one half has that one only.
             spans = triangle(source.k, "upper" if order == "C" or source.half else "lower")
-        flipped = order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
+        flipped = (
+            order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
+        )
         flipped = flipped and source.k > 1  # of one entry there is one order
         self._pattern = pattern_of(source, spans, grid=rows == "all")
         place = StreamedRows(
@@ -212,10 +218,19 @@ class JacobianBuilder:
         )
         self._take(place, None, rows, order, check_finite)
 
-    def _take(self, place: Place, values: NDArray[Any] | None, rows: Rows, order: Order, check_finite: bool) -> None:
+    def _take(
+        self,
+        place: Place,
+        values: NDArray[Any] | None,
+        rows: Rows,
+        order: Order,
+        check_finite: bool,
+    ) -> None:
         self._rows, self._values = place, values
         self._which, self._order, self._check_finite = rows, order, check_finite
-        self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()  # index arrays given out by tocsr
+        self._made: WeakValueDictionary[int, NDArray[Any]] = (
+            WeakValueDictionary()
+        )  # index arrays given out by tocsr
         self.shape = (self._pattern.m, self._pattern.k)
         self.nnz = self._pattern.nnz
         self.dtype = _checks.float_dtype("A", place.dtype)
@@ -348,7 +363,9 @@ class JacobianBuilder:
         self._rows.map("value", None, 0, x, out)
         return out
 
-    def tocsr(self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
+    def tocsr(
+        self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None
+    ) -> scipy.sparse.csr_array:
         """J at x as a CSR matrix, written directly, once, at its final size.
 
         Parameters
@@ -395,7 +412,9 @@ class JacobianBuilder:
             self._check_out(out, x.dtype)
         return self._assemble(x, out)
 
-    def iter_csr(self, x: ArrayLike, *, block_rows: int | None = None) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+    def iter_csr(
+        self, x: ArrayLike, *, block_rows: int | None = None
+    ) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
         """J at x block by block, for what does not fit as a whole.
 
         Parameters
@@ -513,13 +532,17 @@ class JacobianBuilder:
          [2. 0.]]
         """
         self._pattern.check_unchanged()
-        w = _checks.vector("w", w, self.shape[0], "a weight for each row of J", finite=self._check_finite)
+        w = _checks.vector(
+            "w", w, self.shape[0], "a weight for each row of J", finite=self._check_finite
+        )
         for name, dtype in (("A", self.dtype), ("w", w.dtype)):
             _checks.real(name, dtype, "the Hessian of wᵀF")
         dtype = np.result_type(self.dtype, _checks.float_dtype("w", w.dtype))
         if self._rows.flipped and self._pattern.indices is not None:
             raise _checks.wrong_order(columns=self._rows.entries.source.transposed)
-        weights = Weights(frozen(w), self._pattern, np.dtype(np.float64), flipped=self._rows.flipped)
+        weights = Weights(
+            frozen(w), self._pattern, np.dtype(np.float64), flipped=self._rows.flipped
+        )
         return HessianOperator(self, dtype, w=weights)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
@@ -599,9 +622,7 @@ class JacobianBuilder:
     def _check_fits(self, what: str, count: int) -> None:
         if count < _checks.LARGE:
             return
-        way_out = (
-            "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
-        )
+        way_out = "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
         _checks.fits(what, count, self._stored_first(way_out))
 
     def _stored_first(self, way_out: str) -> str:
@@ -614,7 +635,9 @@ class JacobianBuilder:
             raise TypeError(
                 f"out must be a csr_array that this builder's tocsr returned, got {_checks.type_name(out)}: leave out= away to get one"
             )
-        if out.shape != self.shape or not (self._is_ours(out.indices) and self._is_ours(out.indptr)):
+        if out.shape != self.shape or not (
+            self._is_ours(out.indices) and self._is_ours(out.indptr)
+        ):
             raise ValueError(
                 f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
                 "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
@@ -638,23 +661,33 @@ class JacobianBuilder:
     def _is_ours(self, array: NDArray[Any]) -> bool:
         """Whether an index array is one that `tocsr` made, whole: SciPy's own methods replace it by views of it."""
         owner = _owner(array)
-        return self._made.get(id(owner)) is owner and array.size == owner.size and array.dtype == owner.dtype
+        return (
+            self._made.get(id(owner)) is owner
+            and array.size == owner.size
+            and array.dtype == owner.dtype
+        )
 
-    def _assemble(self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None) -> scipy.sparse.csr_array:
+    def _assemble(
+        self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None
+    ) -> scipy.sparse.csr_array:
         pattern = self._pattern
         if out is not None:
             self._fill_data(x, *pattern.ends, out.data)
             return out
         way_out = "builder.operator(x) multiplies by it without forming it, builder.iter_csr(x) forms it block by block"
         _checks.fits(
-            f"the {pattern.m}x{pattern.k} CSR matrix", pattern.csr_nbytes(x.dtype.itemsize), self._stored_first(way_out)
+            f"the {pattern.m}x{pattern.k} CSR matrix",
+            pattern.csr_nbytes(x.dtype.itemsize),
+            self._stored_first(way_out),
         )
         J = self._block(x, 0, pattern.m, *pattern.ends, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
             self._made[id(_owner(array))] = _owner(array)
         return J
 
-    def _blocks(self, x: NDArray[Any], block_rows: int) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+    def _blocks(
+        self, x: NDArray[Any], block_rows: int
+    ) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
         pattern = self._pattern
         for r0 in range(0, pattern.m, block_rows):
             pattern.check_unchanged()
@@ -672,7 +705,11 @@ class JacobianBuilder:
         """Rows ``r0 <= r < r1`` of J, between the two cuts."""
         pattern = self._pattern
         nnz = end.nnz - begin.nnz
-        data, indices, indptr = np.empty(nnz, x.dtype), np.empty(nnz, dtype), np.empty(r1 - r0 + 1, dtype)
+        data, indices, indptr = (
+            np.empty(nnz, x.dtype),
+            np.empty(nnz, dtype),
+            np.empty(r1 - r0 + 1, dtype),
+        )
         indptr[0] = 0
         self._fill_data(x, begin, end, data)
         last = end.row + (end.row < pattern.k)
@@ -685,7 +722,14 @@ class JacobianBuilder:
     def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
         last = end.row + (end.row < self._pattern.k)  # the last row of A may be cut in the middle
         self._rows.map(
-            "csr_data", self._pattern.diagonal, begin.entry, end.entry, begin.nnz, x, out, rows=(begin.row, last)
+            "csr_data",
+            self._pattern.diagonal,
+            begin.entry,
+            end.entry,
+            begin.nnz,
+            x,
+            out,
+            rows=(begin.row, last),
         )
 
     def _empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -693,7 +737,9 @@ class JacobianBuilder:
         return np.empty(shape, dtype) if self._pattern.grid is None else np.zeros(shape, dtype)
 
 
-def jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C") -> scipy.sparse.csr_array:
+def jacobian(
+    A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C"
+) -> scipy.sparse.csr_array:
     """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a CSR matrix: ``JacobianBuilder(A, rows=rows, order=order).tocsr(x)``.
 
     For several x, or for products without the matrix, keep the builder.
@@ -739,7 +785,9 @@ def jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "
     return JacobianBuilder(A, rows=rows, order=order).tocsr(x)
 
 
-def _canonical(arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, int]) -> scipy.sparse.csr_array:
+def _canonical(
+    arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
     """A csr_array of arrays that are known to be sorted and free of duplicates, which SciPy then need not find out."""
     J = scipy.sparse.csr_array(arrays, shape=shape, copy=False)
     J.has_canonical_format = True

@@ -37,13 +37,28 @@ _ARGUMENTS = frozenset(
             "min_nnz",
             "order",
         ),
-        *("overwrite", "pairs", "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0"),
+        *(
+            "overwrite",
+            "pairs",
+            "rows",
+            "support",
+            "target",
+            "tol",
+            "trans_only",
+            "uplo",
+            "workers",
+            "x0",
+        ),
     }
 )  # names that messages may tell users to pass
 REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
-_SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")  # what `fitting` may change in a name
+_SPOILED = re.compile(
+    r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b"
+)  # what `fitting` may change in a name
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
-LARGE = 2**26  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
+LARGE = (
+    2**26
+)  # bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
 
 
 def human_bytes(count: int) -> str:
@@ -124,7 +139,9 @@ def _integer(name: str, value: object, least: int, needed: str) -> int:
 
 def nonnegative(name: str, value: object) -> float:
     """A finite real number that is not negative."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         raise TypeError(f"{name} must be a real number, got {value!r} ({type_name(value)})")
     if not 0 <= value < np.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
@@ -145,13 +162,17 @@ def variable_index(s: object, k: int) -> int:
     try:
         number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
     except TypeError:
-        raise TypeError(f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})") from None
+        raise TypeError(
+            f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})"
+        ) from None
     if not 0 <= number < k:
         raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
     return number
 
 
-def fitting(message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()) -> str:
+def fitting(
+    message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
+) -> str:
     """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
 
     A hint follows the last colon, and its alternatives are separated by commas and semicolons. What the user has given, such as the names of files, stays as it is:
@@ -164,16 +185,25 @@ def fitting(message: str, taken: Collection[str], *, shell: bool = False, given:
     pieces = re.split(r"(, or |; |, )", hint)
 
     def possible(part: str) -> bool:
-        named = {*re.findall(r"\b([a-z][a-z_0-9]*)=", part), *re.findall(r"\b(workers|check_finite)\b", part)}
+        named = {
+            *re.findall(r"\b([a-z][a-z_0-9]*)=", part),
+            *re.findall(r"\b(workers|check_finite)\b", part),
+        }
         return (named & _ARGUMENTS) <= set(taken)
 
-    parts = [(mark, part) for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True) if possible(part)]
+    parts = [
+        (mark, part)
+        for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True)
+        if possible(part)
+    ]
     if colon and len(parts) < len(pieces[::2]):
         hint = "".join(mark + part for mark, part in parts)
         hint = re.sub(r"^(, or |; |, )", "", hint)
         message = f"{what}{colon}{hint}" if hint else what
     if shell:
-        message = re.sub(r"\bpass (?=[\w.(]*[(])", "write ", message)  # an expression of Python cannot be passed
+        message = re.sub(
+            r"\bpass (?=[\w.(]*[(])", "write ", message
+        )  # an expression of Python cannot be passed
         message = re.sub(
             r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
             lambda found: (
@@ -219,10 +249,16 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype in which values of `dtype` are computed: itself, or float64 for integers and booleans."""
     if dtype.kind in "biu":
         return np.dtype(np.float64)
-    if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (dtype.kind == "c" and dtype.itemsize in (8, 16)):
+    if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (
+        dtype.kind == "c" and dtype.itemsize in (8, 16)
+    ):
         return dtype.newbyteorder("=")
     target = "complex128" if dtype.kind == "c" else "float64"
-    way = f", as in {name}.astype(np.{target})" if name.isidentifier() and name != "x_dtype" else f" to {target}"
+    way = (
+        f", as in {name}.astype(np.{target})"
+        if name.isidentifier() and name != "x_dtype"
+        else f" to {target}"
+    )
     raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it{way}")
 
 
@@ -248,9 +284,13 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
             f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix"
         )
     if scipy.sparse.issparse(value):
-        raise TypeError(f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()")
+        raise TypeError(
+            f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()"
+        )
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
-        way_out = f": pass np.asarray({name}), which keeps its values in their order, and nothing else"
+        way_out = (
+            f": pass np.asarray({name}), which keeps its values in their order, and nothing else"
+        )
         raise TypeError(
             f"{name} must be a NumPy array{alternative}, got {type_name(value)}{way_out if hasattr(value, '__array__') else ''}"
         )
@@ -267,7 +307,9 @@ def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
     result = array("x", x)
     if result.ndim != 1 or result.size != k:
         advice = (
-            f": pass x.ravel() if its {result.size} values are meant" if result.ndim > 1 and result.size == k else ""
+            f": pass x.ravel() if its {result.size} values are meant"
+            if result.ndim > 1 and result.size == k
+            else ""
         )
         raise ValueError(
             f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}"
@@ -285,15 +327,21 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
     """A vector of so many numbers, still the caller's memory."""
     result = array(name, value)
     if result.shape != (length,):
-        raise ValueError(f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}")
-    if finite and result.dtype.kind in "fc" and not all(np.isfinite(piece).all() for _, piece in pieces(result)):
-        raise ValueError(f"{name} must be finite: pass check_finite=False to compute with what it has")
+        raise ValueError(
+            f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}"
+        )
+    if (
+        finite
+        and result.dtype.kind in "fc"
+        and not all(np.isfinite(piece).all() for _, piece in pieces(result))
+    ):
+        raise ValueError(
+            f"{name} must be finite: pass check_finite=False to compute with what it has"
+        )
     return result
 
 
-_NO_COMPLEX_DERIVATIVE = (
-    "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as separate problems"
-)
+_NO_COMPLEX_DERIVATIVE = "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as separate problems"
 
 
 def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERIVATIVE) -> None:
@@ -308,9 +356,13 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
     """For each row, where its group begins and ends."""
     if labels is None:
         if which != "all":
-            raise ValueError(f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome')
+            raise ValueError(
+                f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome'
+            )
         return None
-    nested = isinstance(labels, (list, tuple)) and [isinstance(label, (list, tuple, np.ndarray)) for label in labels]
+    nested = isinstance(labels, (list, tuple)) and [
+        isinstance(label, (list, tuple, np.ndarray)) for label in labels
+    ]
     if nested and any(nested):
         i = nested.index(True)
         raise ValueError(
@@ -330,7 +382,11 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
         )
     try:
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if array.size else np.zeros(0, np.int64)
+        starts = (
+            np.concatenate([[0], np.flatnonzero(changes) + 1])
+            if array.size
+            else np.zeros(0, np.int64)
+        )
         names = array[starts].tolist()
         distinct = len(set(names))
     except (TypeError, ValueError) as error:
@@ -388,7 +444,9 @@ def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.fl
     given = array(name, value)
     real(name, given.dtype, "a scaling", f"pass {name}.real")
     if given.shape not in {(), (k,)}:
-        raise ValueError(f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape {given.shape}")
+        raise ValueError(
+            f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape {given.shape}"
+        )
     result = np.full(k, given, np.float64) if given.ndim == 0 else np.array(given, np.float64)
     bad = kept & ~((result > 0) & (result < np.inf))
     if bad.any():
@@ -432,7 +490,9 @@ def operand(name: str, value: object, length: int, product: str, *, matrix: bool
         fits = result.ndim >= 1 and (result.shape[-1] == length or result.shape == (length, 1))
         needed = f"length {length}"
     if not fits:
-        raise ValueError(f"dimension mismatch in {product}: {name} must have {needed}, got shape {result.shape}")
+        raise ValueError(
+            f"dimension mismatch in {product}: {name} must have {needed}, got shape {result.shape}"
+        )
     return result
 
 
@@ -464,7 +524,9 @@ def matrix(A: object) -> Any:
     return A
 
 
-def pieces(values: NDArray[Any], part: Triangle | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+def pieces(
+    values: NDArray[Any], part: Triangle | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
     """Consecutive pieces of A's values, small enough to make masks of, and where they start; zeros beside a part of a matrix."""
     step = max(1, 2**15 // max(1, values[:1].size))
     for start in range(0, len(values), step):
@@ -475,7 +537,9 @@ def pieces(values: NDArray[Any], part: Triangle | None = None) -> Iterator[tuple
             yield start, piece
 
 
-def finite_blocks(name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None) -> None:
+def finite_blocks(
+    name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None
+) -> None:
     """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
     if values.dtype.kind not in "fc":
         return
@@ -483,14 +547,18 @@ def finite_blocks(name: str, values: NDArray[Any], locate: Any, part: Triangle |
         ok = np.isfinite(piece)
         if not ok.all():
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
-            raise not_finite(name, locate(int(where[0]) + start, *map(int, where[1:])), piece[tuple(where)])
+            raise not_finite(
+                name, locate(int(where[0]) + start, *map(int, where[1:])), piece[tuple(where)]
+            )
 
 
 def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
     way_out = "pass check_finite=False to compute with it"
     if name == "Y":
         way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
-    return ValueError(f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {way_out}")
+    return ValueError(
+        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {way_out}"
+    )
 
 
 def bad_structure(name: str, format_: str, reason: str) -> ValueError:
@@ -536,7 +604,9 @@ def asked_while_answering(name: str) -> RuntimeError:
     )
 
 
-def small_memory(memory: int, needed: int, k: int, *, kept: int, rows: int, chunked: bool) -> ValueError:
+def small_memory(
+    memory: int, needed: int, k: int, *, kept: int, rows: int, chunked: bool
+) -> ValueError:
     block = "one row" if rows == 1 else f"{rows} rows" + (", as its chunks have" if chunked else "")
     return ValueError(
         f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: {human_bytes(kept)} of k-vectors, and for each thread "
@@ -626,5 +696,7 @@ def type_name(value: object) -> str:
     """The class of `value`, with the package it is from."""
     kind = type(value)
     return (
-        kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
     )

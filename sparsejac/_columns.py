@@ -23,14 +23,20 @@ from . import _checks, _pixels
 from ._files import sync_folder, temporary_name
 from ._sources import identity
 
-DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})  # by columns of these names cooler divides, whatever their attributes say
-_ATTRIBUTE = 2**16 - 2**10  # bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
+DIVISIVE = frozenset(
+    {"KR", "VC", "VC_SQRT"}
+)  # by columns of these names cooler divides, whatever their attributes say
+_ATTRIBUTE = (
+    2**16 - 2**10
+)  # bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
 _PAGE = 2**14  # bytes that are copied when one of them is changed
 _PIECE = 2**23  # bytes that are copied at a time
 _MORE = 2**16  # bytes by which a file may grow beside the column
 _LONGEST = 200  # characters of a name
 Identity = tuple[int, int, int, int]  # what `identity` returns
-_LEFT = re.compile(r"\.(.+) (before|in the making)")  # what version 0.1 left in a file when it was killed
+_LEFT = re.compile(
+    r"\.(.+) (before|in the making)"
+)  # what version 0.1 left in a file when it was killed
 
 
 def check_name(name: Any) -> str:
@@ -43,11 +49,15 @@ def check_name(name: Any) -> str:
             f"the name of a column must be a few characters without a slash, which are not NUL, and not . or .., got {name!r}"
         )
     if name in ("chrom", "start", "end"):
-        raise ValueError(f'"{name}" is a coordinate of the bins: choose another name for the column')
+        raise ValueError(
+            f'"{name}" is a coordinate of the bins: choose another name for the column'
+        )
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the name of a column must be text that UTF-8 can encode, got {name!r}") from None
+        raise ValueError(
+            f"the name of a column must be text that UTF-8 can encode, got {name!r}"
+        ) from None
     return name
 
 
@@ -149,7 +159,9 @@ def _set(column: Any, key: Any, value: Any) -> None:
     if not isinstance(key, str):
         raise TypeError(f"stats must have strings as keys, the names of attributes, got {key!r}")
     if not key or "\0" in key:  # HDF5 would end it there
-        raise ValueError(f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}")
+        raise ValueError(
+            f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}"
+        )
     try:
         if np.asarray(value).nbytes < _ATTRIBUTE:
             column.attrs[key] = value
@@ -164,7 +176,9 @@ def _check_own(uri: Any, group: Any, path: Path) -> None:
     for part in (group, group["bins"]):
         name = part.file.filename
         if not Path(os.fsdecode(name)).samefile(path):
-            raise ValueError(f"{uri} has its bin table in another file, {os.fsdecode(name)}: pass that one")
+            raise ValueError(
+                f"{uri} has its bin table in another file, {os.fsdecode(name)}: pass that one"
+            )
 
 
 # --- what version 0.1 left --------------------------------------------------------------------------------------------
@@ -298,7 +312,9 @@ class _Changes:
             number, offset = divmod(size, _PAGE)
             page = bytearray(self._page(number))
             page[offset:] = bytes(_PAGE - offset)
-            self._pages = {other: own for other, own in self._pages.items() if other < number} | {number: page}
+            self._pages = {other: own for other, own in self._pages.items() if other < number} | {
+                number: page
+            }
             self._stored = min(self._stored, size)
         self.size = size
         return size
@@ -329,7 +345,8 @@ def _locked(path: Path) -> Iterator[int]:
         raise OSError(f"{path} cannot be written: it is not a file")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
-            errno.EACCES, f"{path} cannot be written: a copy of it is written beside it, and its folder is read-only"
+            errno.EACCES,
+            f"{path} cannot be written: a copy of it is written beside it, and its folder is read-only",
         )
     try:
         file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -338,7 +355,9 @@ def _locked(path: Path) -> Iterator[int]:
     try:
         _lock(path, file)
         if identity(os.fstat(file))[:2] != identity(path.stat())[:2]:
-            raise OSError(f"{path} cannot be written: another process has replaced it just now; try it again")
+            raise OSError(
+                f"{path} cannot be written: another process has replaced it just now; try it again"
+            )
         yield file
     finally:
         os.close(file)
@@ -354,7 +373,8 @@ def _lock(path: Path, file: int) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise OSError(
-                error.errno, f"{path} cannot be written: it is open elsewhere, in a program that reads or writes it"
+                error.errno,
+                f"{path} cannot be written: it is open elsewhere, in a program that reads or writes it",
             ) from None
         # A file system without locks: then the file is compared before it is replaced.
 
@@ -401,7 +421,9 @@ def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
     except OSError as error:
         raise _not_written(path, error) from error
     except Exception as error:  # HDF5's may be of any kind
-        if isinstance(error, (ValueError, TypeError)) and str(error).startswith((os.fsdecode(uri), "stats")):
+        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(
+            (os.fsdecode(uri), "stats")
+        ):
             raise
         raise OSError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
 

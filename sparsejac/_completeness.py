@@ -45,8 +45,15 @@ def _check_zarr(name: str, array: Any, hint: str) -> None:
     fill = array.fill_value
     if fill is not None and np.asarray(fill).dtype.kind in "biufc" and fill == 0:
         return
-    there, what, sizes, shards = int(array.nchunks_initialized), "chunks", array.chunks, getattr(array, "shards", None)
-    if shards is not None:  # a shard is stored as a whole, and counts as its chunks even where it lies beyond the edge
+    there, what, sizes, shards = (
+        int(array.nchunks_initialized),
+        "chunks",
+        array.chunks,
+        getattr(array, "shards", None),
+    )
+    if (
+        shards is not None
+    ):  # a shard is stored as a whole, and counts as its chunks even where it lies beyond the edge
         there //= math.prod(shard // chunk for shard, chunk in zip(shards, sizes, strict=True))
         what, sizes = "shards", shards
     wanted = math.prod(-(-size // step) for size, step in zip(array.shape, sizes, strict=True))
@@ -72,9 +79,14 @@ def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str
         _check_virtual(name, dataset, missing, hint, inside)
     elif layout == h5d.CHUNKED:
         there = dataset.id.get_num_chunks()
-        wanted = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, created.get_chunk(), strict=True))
+        wanted = math.prod(
+            -(-size // chunk)
+            for size, chunk in zip(dataset.shape, created.get_chunk(), strict=True)
+        )
         if there < wanted:
-            raise ValueError(f"{name} lacks {wanted - there} of its {wanted} chunks, which {missing}")
+            raise ValueError(
+                f"{name} lacks {wanted - there} of its {wanted} chunks, which {missing}"
+            )
     elif created.get_external_count():
         _check_external(name, dataset, missing)
     elif dataset.id.get_space_status() == h5d.SPACE_STATUS_NOT_ALLOCATED:
@@ -92,12 +104,18 @@ def _check_external(name: str, dataset: Any, missing: str) -> None:
         path = folder / file
         found = path.stat().st_size if path.is_file() else -1
         if part and found < offset + part:
-            state = "is missing" if found < 0 else f"has {found} bytes where {offset + part} are needed"
-            raise ValueError(f"{name} has its numbers in the file {path}, which {state}; they {missing}")
+            state = (
+                "is missing" if found < 0 else f"has {found} bytes where {offset + part} are needed"
+            )
+            raise ValueError(
+                f"{name} has its numbers in the file {path}, which {state}; they {missing}"
+            )
         left -= part
 
 
-def _check_virtual(name: str, dataset: Any, missing: str, hint: str, inside: tuple[tuple[str, str], ...]) -> None:
+def _check_virtual(
+    name: str, dataset: Any, missing: str, hint: str, inside: tuple[tuple[str, str], ...]
+) -> None:
     """Each source must be there and complete, and the sources together must cover the dataset."""
     here = (os.path.realpath(dataset.file.filename), dataset.name)
     if here in inside:
@@ -108,27 +126,39 @@ def _check_virtual(name: str, dataset: Any, missing: str, hint: str, inside: tup
         unlimited = _unlimited_axis(source.vspace)
         names = source.file_name, source.dset_name
         count = 1
-        if unlimited is not None and any("%b" in text for text in names):  # %b stands for the number of the block
+        if unlimited is not None and any(
+            "%b" in text for text in names
+        ):  # %b stands for the number of the block
             count = len(region[0][unlimited])
         for number in range(count):
-            file_name, source_name = (text.replace("%b", str(number)).replace("%%", "%") for text in names)
+            file_name, source_name = (
+                text.replace("%b", str(number)).replace("%%", "%") for text in names
+            )
             what = f"its source {source_name!r} in {dataset.file.filename if file_name == '.' else file_name}"
             with _Source(dataset, file_name, source_name) as found:
                 if found is None:
-                    raise ValueError(f"{name} is a virtual dataset, and {what} is missing, so that part {missing}")
+                    raise ValueError(
+                        f"{name} is a virtual dataset, and {what} is missing, so that part {missing}"
+                    )
                 if not _fits(source, found.shape):
                     raise ValueError(
                         f"{name} is a virtual dataset, and {what} has another shape by now, {found.shape}; the rest {missing}"
                     )
-                _check_hdf5(f"{name} is a virtual dataset, and {what}", found, hint, (*inside, here))
+                _check_hdf5(
+                    f"{name} is a virtual dataset, and {what}", found, hint, (*inside, here)
+                )
                 axis = _unlimited_axis(source.src_space)
-                if unlimited is not None and axis is not None:  # as much is covered as the source has by now
+                if (
+                    unlimited is not None and axis is not None
+                ):  # as much is covered as the source has by now
                     (box,) = _intervals(source.src_space, found.shape)
                     length = int((box[axis][:, 1] - box[axis][:, 0]).sum())
                     region[0][unlimited] = _first(region[0][unlimited], length)
         regions += region
     if not _covered(dataset.shape, regions):
-        raise ValueError(f"{name} is a virtual dataset, and its sources do not cover all of it; the rest {missing}")
+        raise ValueError(
+            f"{name} is a virtual dataset, and its sources do not cover all of it; the rest {missing}"
+        )
 
 
 class _Source:
@@ -224,8 +254,12 @@ def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
         return [[np.array([[0, size]]) for size in shape]]
     regular = _regular(space)
     if regular is None:
-        blocks = np.asarray(space.get_select_hyper_blocklist(), np.int64)  # the last is part of the block
-        return [[np.array([[lo, hi + 1]]) for lo, hi in zip(*block, strict=True)] for block in blocks]
+        blocks = np.asarray(
+            space.get_select_hyper_blocklist(), np.int64
+        )  # the last is part of the block
+        return [
+            [np.array([[lo, hi + 1]]) for lo, hi in zip(*block, strict=True)] for block in blocks
+        ]
     box = []
     for size, start, stride, count, block in zip(shape, *regular, strict=True):
         number = max(0, -(-(size - start) // stride)) if count == h5s.UNLIMITED else int(count)
@@ -252,9 +286,13 @@ def _fits(source: Any, shape: tuple[int, ...]) -> bool:
     if kind == h5s.SEL_NONE or _unlimited_axis(space) is not None:
         return True
     if kind == h5s.SEL_ALL:  # such a selection does not tell the shape that the source had
-        return _unlimited_axis(source.vspace) is not None or source.vspace.get_select_npoints() == math.prod(shape)
+        return _unlimited_axis(
+            source.vspace
+        ) is not None or source.vspace.get_select_npoints() == math.prod(shape)
     ends = space.get_select_bounds()[1]
-    return len(ends) == len(shape) and all(end < size for end, size in zip(ends, shape, strict=True))
+    return len(ends) == len(shape) and all(
+        end < size for end, size in zip(ends, shape, strict=True)
+    )
 
 
 def _covered(shape: tuple[int, ...], regions: list[list[Intervals]]) -> bool:
@@ -263,7 +301,9 @@ def _covered(shape: tuple[int, ...], regions: list[list[Intervals]]) -> bool:
         np.unique(np.concatenate([[0, size], *(region[axis].ravel() for region in regions)]))
         for axis, size in enumerate(shape)
     ]
-    edges = [lines[(lines >= 0) & (lines <= size)] for lines, size in zip(edges, shape, strict=True)]
+    edges = [
+        lines[(lines >= 0) & (lines <= size)] for lines, size in zip(edges, shape, strict=True)
+    ]
     if math.prod(lines.size - 1 for lines in edges) > _CELLS:
         return False
     marked = np.zeros([lines.size - 1 for lines in edges], np.bool_)

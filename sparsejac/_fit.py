@@ -176,13 +176,23 @@ def fit(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     problem = LeastSquares(
-        A, Y, rows=rows, order=order, check_finite=check_finite, workers=workers, memory=memory, progress=progress
+        A,
+        Y,
+        rows=rows,
+        order=order,
+        check_finite=check_finite,
+        workers=workers,
+        memory=memory,
+        progress=progress,
     )
     if x0 is not None:
         k = problem.shape[1]
         x0 = _checks.vector("x0", x0, k, f"as A is {k}x{k}", finite=check_finite)
         _checks.real("x0", x0.dtype, "least squares")
-    with _progress.passes("fit", shown=progress) as bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with (
+        _progress.passes("fit", shown=progress) as bar,
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+    ):
         return _Newton(problem, x0, tol, callback, bar).run(max_iter)
 
 
@@ -200,7 +210,9 @@ class _Point(NamedTuple):
 class _Newton:
     """One fit under way."""
 
-    def __init__(self, problem: LeastSquares, x0: ArrayLike | None, tol: float, callback: Any, bar: Any) -> None:
+    def __init__(
+        self, problem: LeastSquares, x0: ArrayLike | None, tol: float, callback: Any, bar: Any
+    ) -> None:
         self._sums: Sums = problem._sums
         self._tol, self._callback, self._bar = tol, callback, bar
         self._nit = self._nfev = self._n_products = 0
@@ -209,7 +221,9 @@ class _Newton:
         self._in_range = self._can_be_squared(problem.builder._rows.pattern, squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
-        self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0  # how large x_j² is on average if F is Y
+        self._expected = (
+            self._norm * np.sqrt(2 / total) if total > 0 else 0.0
+        )  # how large x_j² is on average if F is Y
         a = problem.builder._rows.diagonal()
         self._own = 2 * a**2 if a.any() else None  # S's diagonal
         del a
@@ -217,13 +231,17 @@ class _Newton:
         self._exact = self._damped = False
         self._overflow = False
         self._draws = self._polished = 0
-        self._bent: NDArray[Any] | None = None  # a direction of negative curvature that conjugate gradients met last
+        self._bent: NDArray[Any] | None = (
+            None  # a direction of negative curvature that conjugate gradients met last
+        )
         self._curvature = 0.0  # the least Ritz value, relative to the largest
         self._at = self._start(x0, overlap, size)
 
     def _can_be_squared(self, pattern: Pattern, squares: float) -> bool:
         """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
-        if not _range.beginning_holds(self._degree, squares) or (squares == 0 and self._sums.has_target()):
+        if not _range.beginning_holds(self._degree, squares) or (
+            squares == 0 and self._sums.has_target()
+        ):
             return False
         lost = self._degree < _range.SMALLEST
         if self._sums.symmetric and not np.any(
@@ -248,7 +266,9 @@ class _Newton:
         if largest == 0:
             return self._from_data(x, positive=overlap > (0.5 if x0 is None else 1 - 1e-12) * size)
         usual = float(np.sqrt(self._expected))
-        if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:  # F might leave the range
+        if (
+            not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf
+        ):  # F might leave the range
             x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
         return self._best_on_ray(self._look(x))
 
@@ -258,8 +278,12 @@ class _Newton:
         self._tick()
         return self._point(x, cost, gradient, scale)
 
-    def _point(self, x: NDArray[Any], cost: float, gradient: NDArray[Any], scale: NDArray[Any]) -> _Point:
-        return _Point(x, cost, gradient, scale, _length(gradient, _inverse(self._measure(x, scale))))
+    def _point(
+        self, x: NDArray[Any], cost: float, gradient: NDArray[Any], scale: NDArray[Any]
+    ) -> _Point:
+        return _Point(
+            x, cost, gradient, scale, _length(gradient, _inverse(self._measure(x, scale)))
+        )
 
     def _measure(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
         """The D of the optimality. Its floor is for x that tend to zero: there no J is left to measure by."""
@@ -289,7 +313,9 @@ class _Newton:
                 there = self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
                 return there._replace(derived=True)
             # x is far too long or too short, and F·Y lost in rounding: look again from where F is about as large as Y.
-            size, wanted = (FF**0.25, self._norm) if FF > 0 else (np.max(np.abs(at.x)), self._expected)
+            size, wanted = (
+                (FF**0.25, self._norm) if FF > 0 else (np.max(np.abs(at.x)), self._expected)
+            )
             at = self._look(self._scaled(at.x, np.sqrt(wanted) / size))
         return at
 
@@ -374,7 +400,9 @@ class _Newton:
         self._curvature = ritz.value / norm if norm > 0 else 0.0
         return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
 
-    def _lower_along(self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE) -> _Point | None:
+    def _lower_along(
+        self, at: _Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE
+    ) -> _Point | None:
         """The best point on the line ``x + t v``, where ``v·H v`` is negative; None if the cost does not visibly fall."""
         fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
         if not (bend < 0 and 0 < fourth < np.inf):
@@ -428,7 +456,9 @@ class _Newton:
         # A part whose data are tiny beside the others makes no visible difference to the cost. It is fitted all the same.
         return self._lower_along(at, v, value, visible=0.0) or at
 
-    def _sizes_asked_for(self, at: _Point, asleep: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    def _sizes_asked_for(
+        self, at: _Point, asleep: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Which of these variables the data ask to be larger than they are, and about how large x_j² should be.
 
         A product with random numbers tells how strongly the data pull at each variable. Averages over neighbours smooth
@@ -455,7 +485,9 @@ class _Newton:
         These are a few steps of the power method, for the negative end of the spectrum, from random numbers. `value` is
         the least eigenvalue.
         """
-        w = np.abs(self._random()) * (root > 0)  # of one sign, as the answer is where A∘Y is positive
+        w = np.abs(self._random()) * (
+            root > 0
+        )  # of one sign, as the answer is where A∘Y is positive
         for _ in range(_SPREAD):
             rw = self._scaled_curvature(x, root, w)
             bent = w * rw < 0
@@ -464,12 +496,16 @@ class _Newton:
             w /= np.max(np.abs(w))
         return w * bent
 
-    def _scaled_curvature(self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]) -> NDArray[Any]:
+    def _scaled_curvature(
+        self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]
+    ) -> NDArray[Any]:
         """``Diag(root) (M + Mᵀ) Diag(root) z``."""
         self._count_product()
         return root * self._sums.curvature(x, root * z)
 
-    def _most_negative_curvature(self, x: NDArray[Any], root: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+    def _most_negative_curvature(
+        self, x: NDArray[Any], root: NDArray[Any]
+    ) -> tuple[float, NDArray[Any]]:
         """The least eigenvalue, and its unit vector, of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, to a hundredth.
 
         Of k-vectors, Lanczos takes eight and its own.
@@ -483,7 +519,9 @@ class _Newton:
         if np.count_nonzero(start) > _LANCZOS:
             operator = LinearOperator((k, k), product, dtype=np.float64)
             with contextlib.suppress(ArpackError):  # not converged
-                values, vectors = eigsh(operator, k=1, which="SA", v0=start, tol=0.01, ncv=_LANCZOS, maxiter=200)
+                values, vectors = eigsh(
+                    operator, k=1, which="SA", v0=start, tol=0.01, ncv=_LANCZOS, maxiter=200
+                )
                 return float(values[0]), vectors[:, 0]
         ritz = Lanczos(product, start, _LANCZOS)
         return ritz.value, ritz.vector()
@@ -531,7 +569,11 @@ class _Newton:
 
     def _is_finite(self) -> bool:
         at = self._at
-        return bool(np.isfinite(at.cost + at.steepness) and np.all(np.isfinite(at.scale)) and np.all(np.isfinite(at.x)))
+        return bool(
+            np.isfinite(at.cost + at.steepness)
+            and np.all(np.isfinite(at.scale))
+            and np.all(np.isfinite(at.x))
+        )
 
     def _step(self) -> bool:
         """Move to a better point, or see what prevents it; False if nothing helps."""
@@ -543,7 +585,9 @@ class _Newton:
         self._overflow = not np.isfinite(predicted)
         there = self._look(at.x + s)
         gained = at.cost - there.cost
-        if predicted < _ROUNDING * at.cost:  # a difference of costs is mostly rounding here, and the gradient decides
+        if (
+            predicted < _ROUNDING * at.cost
+        ):  # a difference of costs is mostly rounding here, and the gradient decides
             if there.steepness < at.steepness:
                 self._at = there
                 return True
@@ -558,7 +602,9 @@ class _Newton:
             elif not solved:
                 self._radius = 2 * length
             near = self._optimality(at) < _NEAR
-            self._exact |= near and (gained < 0.25 * predicted or (solved and there.steepness > _SLOW * at.steepness))
+            self._exact |= near and (
+                gained < 0.25 * predicted or (solved and there.steepness > _SLOW * at.steepness)
+            )
             return True
         if not self._damped:
             self._damped = True
@@ -637,7 +683,9 @@ class _Newton:
             self._bar.update()
             if self._nit:
                 cost, optimality = self._at.cost, self._optimality(self._at)
-                self._bar.set_postfix(cost=f"{cost:.6g}", optimality=f"{optimality:.1e}", refresh=False)
+                self._bar.set_postfix(
+                    cost=f"{cost:.6g}", optimality=f"{optimality:.1e}", refresh=False
+                )
 
     def _state(self, **more: Any) -> OptimizeResult:
         return OptimizeResult(
@@ -659,8 +707,12 @@ class _Newton:
             if not _range.is_trusted(at.x, at.gradient, squares, self._degree, self._norm):
                 status, message = 3, _OUT_OF_RANGE
         optimality = self._optimality(at)
-        message = message.format(nit=self._nit, optimality=optimality, tol=self._tol, curvature=self._curvature)
-        return self._state(x=at.x, grad=at.gradient.copy(), status=status, success=status == 1, message=message)
+        message = message.format(
+            nit=self._nit, optimality=optimality, tol=self._tol, curvature=self._curvature
+        )
+        return self._state(
+            x=at.x, grad=at.gradient.copy(), status=status, success=status == 1, message=message
+        )
 
 
 def _least_of_quartic(

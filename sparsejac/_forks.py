@@ -24,7 +24,10 @@ _Value = TypeVar("_Value")
 
 # What is imported on first use, by any thread.
 _IMPORTED = ("numba", f"{__package__}._kernels", "tqdm")
-_WITH_OWN_LOCK = ("h5py", "cooler")  # h5py takes its lock before the fork, too, and its import needs that lock
+_WITH_OWN_LOCK = (
+    "h5py",
+    "cooler",
+)  # h5py takes its lock before the fork, too, and its import needs that lock
 _COMPILATION = 300.0  # seconds that a fork waits for one
 _WRITING = 5.0  # and for a bar, whose terminal may be stopped
 _IMPORT = 5.0  # and for the import of a module with a lock of its own
@@ -108,10 +111,14 @@ def _take() -> None:
 def _release() -> None:
     held = getattr(_holding, "locks", None)
     if held:
-        deque(map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0)  # one call of C code, as above
+        deque(
+            map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0
+        )  # one call of C code, as above
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_take)
-    for _ in range(2):  # a Ctrl-C that arrives during the fork is raised in the first of them, and ends it
+    for _ in range(
+        2
+    ):  # a Ctrl-C that arrives during the fork is raised in the first of them, and ends it
         os.register_at_fork(after_in_parent=_release, after_in_child=_release)

@@ -67,7 +67,9 @@ def _kernel(**options):
                 _give_locks_back()
                 raise
             except Exception as error:
-                raise RuntimeError(_CACHE.format(function.__name__, compiled.stats.cache_path, error)) from error
+                raise RuntimeError(
+                    _CACHE.format(function.__name__, compiled.stats.cache_path, error)
+                ) from error
 
         run.compiled = compiled  # type: ignore[attr-defined]  # for tests
         return run
@@ -94,17 +96,28 @@ def _name_by_signature(file):
     """
 
     def save(key, data):
-        name = file._index_name.removesuffix("nbi") + hashlib.sha256(repr(key).encode()).hexdigest()[:20] + ".nbc"
+        name = (
+            file._index_name.removesuffix("nbi")
+            + hashlib.sha256(repr(key).encode()).hexdigest()[:20]
+            + ".nbc"
+        )
         file._save_data(name, data)
-        file._save_index(file._load_index() | {key: name})  # what another process adds meanwhile is compiled again
+        file._save_index(
+            file._load_index() | {key: name}
+        )  # what another process adds meanwhile is compiled again
 
-    if all(hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")):
+    if all(
+        hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")
+    ):
         file.save = save
 
 
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
 
-_ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # a division by zero is infinite, and no exception
+_ALWAYS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+}  # a division by zero is infinite, and no exception
 _NO_SIGN = np.int64(2**63 - 1)
 _CACHED = 2**17  # numbers that a core's own cache holds: asking for those early only takes time
 _AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
@@ -128,7 +141,9 @@ def _prefetch(typing_context, array, position):
         flag = ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function)
-        builder.call(prefetch, [address, flag(0), flag(3), flag(1)])  # to read, keep in all caches, data
+        builder.call(
+            prefetch, [address, flag(0), flag(3), flag(1)]
+        )  # to read, keep in all caches, data
         return context.get_dummy_value()
 
     return types.void(array, position), generate
@@ -177,7 +192,11 @@ def _absolute(columns, j0, q):
 @_inline
 def _cells(vector, base, grid, i, start, n):
     """The part of an m-vector, of which the first `base` numbers are left out, that belongs to row i of A."""
-    return vector[start - base : start - base + n] if grid is None else vector[i * grid - base : (i + 1) * grid - base]
+    return (
+        vector[start - base : start - base + n]
+        if grid is None
+        else vector[i * grid - base : (i + 1) * grid - base]
+    )
 
 
 @_inline
@@ -265,7 +284,9 @@ def matmat(data, indices, base, lo, hi, first, grid, i0, i1, x, V, out):
 
 
 @_map
-def csr_data(data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, x, out):
+def csr_data(
+    data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, x, out
+):
     """The numbers of J's CSR form: a row's two entries ``A_ij x_j`` and ``A_ij x_i`` in the order of their columns.
 
     Only entries ``start <= p < stop`` are visited, and `shift` numbers of J precede them. ``diagonal[i]`` counts the
@@ -304,7 +325,23 @@ def csr_data(data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, 
 
 @_map
 def csr_indices(
-    data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, row0, row1, columns_out, indptr
+    data,
+    indices,
+    base,
+    lo,
+    hi,
+    first,
+    grid,
+    i0,
+    i1,
+    diagonal,
+    start,
+    stop,
+    shift,
+    row0,
+    row1,
+    columns_out,
+    indptr,
 ):
     """The columns and row pointers of J's CSR form, for its rows ``row0 <= r < row1``; the rest as in `csr_data`.
 
@@ -398,7 +435,9 @@ def _add_row(data, indices, base, lo, first, grid, i, begin, end, x, w, w_base, 
     j0 = begin - i * lo.size
     xs, outs = _window(x, indices, j0, n), _window(out, indices, j0, n)
     cells = None if w is None else _cells(w, w_base, grid, i, first[i] + begin - lo[i], n)
-    one = out.dtype.type(1)  # makes the products of float32 numbers in float64 as well; for float64 it vanishes
+    one = out.dtype.type(
+        1
+    )  # makes the products of float32 numbers in float64 as well; for float64 it vanishes
     xi = x[i]
     if out.ndim == 1:  # dense rows only: `_add_packed_rows` is for sparse ones
         total = out.dtype.type(0)
@@ -439,8 +478,14 @@ def _add_four_rows(data, base, lo, first, i, j0, j1, x, w, w_base, conjugate, ou
     if out.ndim == 1:
         s0 = s1 = s2 = s3 = out.dtype.type(0)
         for q in range(n):
-            t0, t1 = _term(one * a0[q], w0, q, conjugate, False), _term(one * a1[q], w1, q, conjugate, False)
-            t2, t3 = _term(one * a2[q], w2, q, conjugate, False), _term(one * a3[q], w3, q, conjugate, False)
+            t0, t1 = (
+                _term(one * a0[q], w0, q, conjugate, False),
+                _term(one * a1[q], w1, q, conjugate, False),
+            )
+            t2, t3 = (
+                _term(one * a2[q], w2, q, conjugate, False),
+                _term(one * a3[q], w3, q, conjugate, False),
+            )
             xj = xs[q]
             s0 += t0 * xj
             s1 += t1 * xj
@@ -482,7 +527,10 @@ def _common(indices, lo, hi, i, i1):
     """
     k = lo.size
     if indices is None and i + 4 <= i1:
-        left, right = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k), min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+        left, right = (
+            max(lo[i] - i * k, lo[i + 3] - (i + 3) * k),
+            min(hi[i] - i * k, hi[i + 3] - (i + 3) * k),
+        )
         if left <= right:
             return 4, left, right
     return 1, hi[i] - i * k, hi[i] - i * k
@@ -503,11 +551,15 @@ def _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, w_base, co
     while i < i1:
         rows, left, right = _common(indices, lo, hi, i, i1)
         if rows == 4:
-            _add_four_rows(data, base, lo, first, i, left, right, x, w, w_base, conjugate, out, sums)
+            _add_four_rows(
+                data, base, lo, first, i, left, right, x, w, w_base, conjugate, out, sums
+            )
         for side in range(2 * rows):  # one call, which is compiled into its place, instead of three
             r = i + side // 2
             begin, end = _beside(lo, hi, r, left, right, side % 2)
-            _add_row(data, indices, base, lo, first, grid, r, begin, end, x, w, w_base, conjugate, out)
+            _add_row(
+                data, indices, base, lo, first, grid, r, begin, end, x, w, w_base, conjugate, out
+            )
         i += rows
 
 
@@ -543,9 +595,13 @@ def rmatvec(data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, x, conj
     sparse rows x is None, and `out` is x and the sum, packed.
     """
     if out.ndim == 1:
-        _add_rows(data, indices, base, lo, hi, first, grid, i0, i1, x, w, w_base, conjugate, out, None)
+        _add_rows(
+            data, indices, base, lo, hi, first, grid, i0, i1, x, w, w_base, conjugate, out, None
+        )
     else:
-        _add_packed_rows(data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, conjugate, out)
+        _add_packed_rows(
+            data, indices, base, lo, hi, first, grid, i0, i1, w, w_base, conjugate, out
+        )
 
 
 @_sum
@@ -558,10 +614,14 @@ def rmatmat(data, indices, base, lo, hi, first, grid, i0, i1, W, w_base, x, conj
 def squares(data, indices, base, lo, hi, first, grid, i0, i1, u, own, out):
     """``S u`` with ``S = |A|² + (|A|²)ᵀ``. With `own`, ``S_ii u_i`` is added once more: diag(JᴴJ), if u is |x|²."""
     if out.ndim == 1:
-        step = 4 if own else max(i1 - i0, 1)  # dense rows do not look for the diagonal: it is added after each four
+        step = (
+            4 if own else max(i1 - i0, 1)
+        )  # dense rows do not look for the diagonal: it is added after each four
         for begin in range(i0, i1, step):
             end = min(begin + step, i1)
-            _add_rows(data, indices, base, lo, hi, first, grid, begin, end, u, None, 0, False, out, None)
+            _add_rows(
+                data, indices, base, lo, hi, first, grid, begin, end, u, None, 0, False, out, None
+            )
             for i in range(begin, end if own else begin):
                 p = i * (lo.size + 1)
                 if lo[i] <= p < hi[i]:
@@ -638,15 +698,26 @@ def _add_squares_of_four(data, base, k, i, j0, j1, u, v, out_u, out_v):
     """``S u`` and ``S v`` for columns ``j0 <= j < j1`` of four dense rows: two vectors, as their sums fill the registers."""
     n = j1 - j0
     p = i * k + j0 - base
-    a0, a1, a2, a3 = data[p : p + n], data[p + k :][:n], data[p + 2 * k :][:n], data[p + 3 * k :][:n]
+    a0, a1, a2, a3 = (
+        data[p : p + n],
+        data[p + k :][:n],
+        data[p + 2 * k :][:n],
+        data[p + 3 * k :][:n],
+    )
     us, vs, us_out, vs_out = u[j0:j1], v[j0:j1], out_u[j0:j1], out_v[j0:j1]
     u0, u1, u2, u3 = u[i], u[i + 1], u[i + 2], u[i + 3]
     v0, v1, v2, v3 = v[i], v[i + 1], v[i + 2], v[i + 3]
     one = out_u.dtype.type(1)
     s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = out_u.dtype.type(0)
     for q in range(n):
-        t0, t1 = _term(one * a0[q], None, q, False, False), _term(one * a1[q], None, q, False, False)
-        t2, t3 = _term(one * a2[q], None, q, False, False), _term(one * a3[q], None, q, False, False)
+        t0, t1 = (
+            _term(one * a0[q], None, q, False, False),
+            _term(one * a1[q], None, q, False, False),
+        )
+        t2, t3 = (
+            _term(one * a2[q], None, q, False, False),
+            _term(one * a3[q], None, q, False, False),
+        )
         uq, vq = us[q], vs[q]
         s0 += t0 * uq
         s1 += t1 * uq
@@ -701,12 +772,29 @@ def squares_of_many(data, indices, base, lo, hi, first, grid, i0, i1, U, out):
         while i < i1:  # as in `_add_rows`
             rows, left, right = _common(None, lo, hi, i, i1)
             for c in range(0, U.shape[0] if rows == 4 else 0, 2):  # the four rows are in the cache
-                _add_squares_of_four(data, base, k, i, left, right, U[c], U[c + 1], out[c], out[c + 1])
+                _add_squares_of_four(
+                    data, base, k, i, left, right, U[c], U[c + 1], out[c], out[c + 1]
+                )
             for side in range(2 * rows):
                 r = i + side // 2
                 begin, end = _beside(lo, hi, r, left, right, side % 2)
                 for c in range(U.shape[0]):
-                    _add_row(data, None, base, lo, first, grid, r, begin, end, U[c], None, 0, False, out[c])
+                    _add_row(
+                        data,
+                        None,
+                        base,
+                        lo,
+                        first,
+                        grid,
+                        r,
+                        begin,
+                        end,
+                        U[c],
+                        None,
+                        0,
+                        False,
+                        out[c],
+                    )
             i += rows
 
 
@@ -738,7 +826,12 @@ def _add_residuals_of_four(data, base, y, y_base, k, i, j0, j1, twice, x, v, out
     v0, v1, v2, v3 = v[i], v[i + 1], v[i + 2], v[i + 3]
     cost = s0 = s1 = s2 = s3 = d0 = d1 = d2 = d3 = 0.0
     for q in range(n):
-        c0, c1, c2, c3 = 1.0 * a0[q], 1.0 * a1[q], 1.0 * a2[q], 1.0 * a3[q]  # float32 numbers in float64
+        c0, c1, c2, c3 = (
+            1.0 * a0[q],
+            1.0 * a1[q],
+            1.0 * a2[q],
+            1.0 * a3[q],
+        )  # float32 numbers in float64
         xj, vj = xs[q], vs[q]
         r0, r1 = c0 * (x0 * xj) - b0[q], c1 * (x1 * xj) - b1[q]
         r2, r3 = c2 * (x2 * xj) - b2[q], c3 * (x3 * xj) - b3[q]
@@ -797,17 +890,23 @@ def _add_residuals(data, base, y, y_base, k, i, begin, end, twice, x, v, out, sq
 
 
 @_inline
-def _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out, cost):
+def _add_rows_of_residuals(
+    data, base, lo, hi, i0, i1, y, y_base, twice, x, v, out, squares_out, cost
+):
     """`_add_residuals` over rows ``i0 <= i < i1``, four at a time, as in `_add_rows`. The sum of squares goes on from `cost`."""
     k, i = lo.size, i0
     while i < i1:
         rows, left, right = _common(None, lo, hi, i, i1)
         if rows == 4:
-            cost += _add_residuals_of_four(data, base, y, y_base, k, i, left, right, twice, x, v, out, squares_out)
+            cost += _add_residuals_of_four(
+                data, base, y, y_base, k, i, left, right, twice, x, v, out, squares_out
+            )
         for side in range(2 * rows):
             r = i + side // 2
             begin, end = _beside(lo, hi, r, left, right, side % 2)
-            cost += _add_residuals(data, base, y, y_base, k, r, begin, end, twice, x, v, out, squares_out)
+            cost += _add_residuals(
+                data, base, y, y_base, k, r, begin, end, twice, x, v, out, squares_out
+            )
         i += rows
     return cost
 
@@ -825,7 +924,11 @@ def beginning(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, ou
         norm, overlap, size = out[0, k], out[0, k + 1], out[0, k + 2]
     for i in range(i0, i1):
         start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * k
-        a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+        a, columns, b = (
+            data[start : start + n],
+            _columns(indices, start, n),
+            y[lo[i] - y_base : hi[i] - y_base],
+        )
         total = 0.0
         if x is None:
             xi = out[i, 0]
@@ -866,7 +969,11 @@ def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out
         cost = out[k, 1]
         for i in range(i0, i1):
             start, n = lo[i] - base, hi[i] - lo[i]
-            a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+            a, columns, b = (
+                data[start : start + n],
+                _columns(indices, start, n),
+                y[lo[i] - y_base : hi[i] - y_base],
+            )
             xi, total, square = out[i, 0], 0.0, 0.0
             zi = xi * xi
             for q in range(n):
@@ -884,7 +991,9 @@ def gradient(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, out
         out[k, 1] = cost
     else:
         cost = out[0, k]
-        out[0, k] = _add_rows_of_residuals(data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1], cost)
+        out[0, k] = _add_rows_of_residuals(
+            data, base, lo, hi, i0, i1, y, y_base, 1.0, x, x, out[0], out[1], cost
+        )
 
 
 @_sum
@@ -896,7 +1005,11 @@ def curvature(data, indices, base, lo, hi, first, grid, i0, i1, y, y_base, x, v,
     if x is None:
         for i in range(i0, i1):
             start, n = lo[i] - base, hi[i] - lo[i]
-            a, columns, b = data[start : start + n], _columns(indices, start, n), y[lo[i] - y_base : hi[i] - y_base]
+            a, columns, b = (
+                data[start : start + n],
+                _columns(indices, start, n),
+                y[lo[i] - y_base : hi[i] - y_base],
+            )
             xi, vi, total = 2.0 * out[i, 0], out[i, 1], 0.0
             for q in range(n):
                 _ahead_of_cache(out, indices, start + q)
@@ -1009,7 +1122,12 @@ def transpose(source, i0, out):
     n, k = out.shape
     for j in range(0, k - 7, 8):
         s0, s1, s2, s3 = source[j, i0:], source[j + 1, i0:], source[j + 2, i0:], source[j + 3, i0:]
-        s4, s5, s6, s7 = source[j + 4, i0:], source[j + 5, i0:], source[j + 6, i0:], source[j + 7, i0:]
+        s4, s5, s6, s7 = (
+            source[j + 4, i0:],
+            source[j + 5, i0:],
+            source[j + 6, i0:],
+            source[j + 7, i0:],
+        )
         ahead = min(j + 16, k - 8) * k + i0
         for i in range(n):
             if i % 8 == 0:
@@ -1040,7 +1158,9 @@ def csr_defect(indptr, indices, base, i0, i1, k):
     for i in range(i0, i1):
         columns = indices[indptr[i] - base : indptr[i + 1] - base]
         n, falls = columns.size, 0
-        for q in range(n - 1):  # no exit and no range test, so it vectorises: if they ascend, the ends tell the range
+        for q in range(
+            n - 1
+        ):  # no exit and no range test, so it vectorises: if they ascend, the ends tell the range
             falls += columns[q] >= columns[q + 1]
         if n == 0 or (falls == 0 and columns[0] >= 0 and columns[n - 1] < k):
             continue
@@ -1096,7 +1216,9 @@ def csr_unequal(indptr, indices, data, relative, tolerance):
             b = data[q] if q < indptr[j + 1] and indices[q] == i else data.dtype.type(0)
             if a == b or (np.isnan(a) and np.isnan(b)):
                 continue
-            if not abs(1.0 * a - 1.0 * b) <= min(tolerance[i], tolerance[j]):  # true of NaN and a number, too
+            if not abs(1.0 * a - 1.0 * b) <= min(
+                tolerance[i], tolerance[j]
+            ):  # true of NaN and a number, too
                 return i, np.int64(j)
     return -1, -1
 

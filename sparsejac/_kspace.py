@@ -28,7 +28,9 @@ from ._rows import Rows
 if TYPE_CHECKING:
     from ._builder import JacobianBuilder
 
-_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
+_silence = functools.partial(
+    np.errstate, over="ignore", invalid="ignore"
+)  # of overflow, as in the kernels
 _TOGETHER = 4  # vectors that a pass over sparse rows takes at a time
 _BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
 
@@ -232,7 +234,9 @@ class _Hermitian(Operator):
         """
         builder, k = self._builder, self.shape[0]
         if builder._pattern.indices is None:
-            raise TypeError("tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array")
+            raise TypeError(
+                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
+            )
         count = 2 * builder._pattern.entries + k
         dtype = index_dtype(k, k, count)
         _checks.fits(
@@ -246,11 +250,16 @@ class _Hermitian(Operator):
 
     def _sparse(self, i: NDArray[Any], j: NDArray[Any]) -> scipy.sparse.csr_array:
         rows, k = self._builder._rows, self.shape[0]
-        t = self._term(rows.values().astype(wide(self.dtype), copy=False), i, j, self._beside_entries(i, j))
+        t = self._term(
+            rows.values().astype(wide(self.dtype), copy=False), i, j, self._beside_entries(i, j)
+        )
         own = np.arange(k, dtype=i.dtype)
         d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
         H = scipy.sparse.coo_array(
-            (np.concatenate([t, np.conj(t), d]), (np.concatenate([i, j, own]), np.concatenate([j, i, own]))),
+            (
+                np.concatenate([t, np.conj(t), d]),
+                (np.concatenate([i, j, own]), np.concatenate([j, i, own])),
+            ),
             shape=(k, k),
         ).tocsr()
         H.sum_duplicates()
@@ -283,7 +292,9 @@ class _Hermitian(Operator):
         """
         builder, k, doubled = self._builder, self.shape[0], wide(self.dtype)
         _checks.fits(
-            f"the {k}x{k} array, while it is made,", 2 * k * k * doubled.itemsize, "multiply by it without forming it"
+            f"the {k}x{k} array, while it is made,",
+            2 * k * k * doubled.itemsize,
+            "multiply by it without forming it",
         )
         if builder._pattern.indices is not None:
             return self.tocsr().toarray()
@@ -296,7 +307,9 @@ class _Hermitian(Operator):
         step, own = max(_BLOCK // max(k, 1), 1), np.arange(k)
         for i in range(0, k, step):
             rows = slice(i, i + step)
-            T[rows] = self._term(T[rows], own[rows, np.newaxis], own, None if beside is None else beside[rows])
+            T[rows] = self._term(
+                T[rows], own[rows, np.newaxis], own, None if beside is None else beside[rows]
+            )
         T += T.conj().T  # NumPy makes a copy of what overlaps
         T[own, own] += self._d
         return T.astype(self.dtype, copy=False)
@@ -341,7 +354,12 @@ class NormalOperator(_Hermitian):
     _name = "N"
 
     def __init__(
-        self, builder: JacobianBuilder, sums: Sums, x: NDArray[Any], damping: float, scale: Any = None
+        self,
+        builder: JacobianBuilder,
+        sums: Sums,
+        x: NDArray[Any],
+        damping: float,
+        scale: Any = None,
     ) -> None:
         super().__init__(x.dtype, (x.size, x.size))
         self._builder, self._sums = builder, sums
@@ -416,7 +434,11 @@ class HessianOperator(_Hermitian):
     def _products(self, U: NDArray[Any]) -> NDArray[Any]:
         if U.dtype.kind == "c":
             return self._products(U.real) + 1j * self._products(U.imag)
-        return np.stack([self._times(np.ascontiguousarray(u)) for u in U]) if len(U) else np.empty(U.shape)
+        return (
+            np.stack([self._times(np.ascontiguousarray(u)) for u in U])
+            if len(U)
+            else np.empty(U.shape)
+        )
 
     def _times(self, u: NDArray[Any]) -> NDArray[Any]:
         if self._sums is not None and self._x is not None:

@@ -27,7 +27,9 @@ class Lanczos:
         zero or not finite.
     """
 
-    def __init__(self, product: Callable[[NDArray[Any]], NDArray[Any]], start: NDArray[Any], steps: int) -> None:
+    def __init__(
+        self, product: Callable[[NDArray[Any]], NDArray[Any]], start: NDArray[Any], steps: int
+    ) -> None:
         self._product, self._start, self._steps = product, start, steps
         diagonal: list[float] = []
         beside: list[float] = []
@@ -38,7 +40,9 @@ class Lanczos:
         self.value = self.norm = 0.0
         self._weights: list[float] = []
         if diagonal and np.isfinite(sum(diagonal) + sum(beside)):
-            values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+            values, vectors = np.linalg.eigh(
+                np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+            )
             self.value, self.norm = float(values[0]), float(np.max(np.abs(values)))
             self._weights = vectors[:, 0].tolist()
 

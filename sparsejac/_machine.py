@@ -27,7 +27,9 @@ def available_memory() -> int | None:
     lines = _read(Path("/proc/meminfo")).splitlines()
     candidates = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not candidates:
-        with suppress(AttributeError, ValueError, OSError):  # macOS tells the total only, Windows nothing
+        with suppress(
+            AttributeError, ValueError, OSError
+        ):  # macOS tells the total only, Windows nothing
             candidates.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
     if limit.isdigit() and used.isdigit():
@@ -44,7 +46,9 @@ def available_memory() -> int | None:
 def peak_memory() -> int | None:
     """The largest resident size this process has had, in bytes; None where the system does not count it."""
     for line in _read(Path("/proc/self/status")).splitlines():
-        if line.startswith("VmHWM:"):  # getrusage would count the process that started this one as well
+        if line.startswith(
+            "VmHWM:"
+        ):  # getrusage would count the process that started this one as well
             return int(line.split()[1]) * 1024
     try:
         import resource

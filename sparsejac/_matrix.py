@@ -16,7 +16,9 @@ from ._checks import Triangle
 from ._pattern import Indices, Pattern, index_dtype
 
 
-def csr_arrays(A: Any, *, transposed: bool, name: str = "A") -> tuple[NDArray[Any], Indices, Indices]:
+def csr_arrays(
+    A: Any, *, transposed: bool, name: str = "A"
+) -> tuple[NDArray[Any], Indices, Indices]:
     """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
     k = A.shape[0]
     _checks.fits(
@@ -26,16 +28,26 @@ def csr_arrays(A: Any, *, transposed: bool, name: str = "A") -> tuple[NDArray[An
     )
     source, mirrored = A, False
     if A.format in ("csr", "csc"):
-        mirrored = A.format == "csc"  # the arrays of a CSC matrix are those of its transposed in CSR
+        mirrored = (
+            A.format == "csc"
+        )  # the arrays of a CSC matrix are those of its transposed in CSR
         values, indices, indptr = A.data, A.indices, A.indptr
         for part_name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
             if part.ndim != 1:
-                raise _checks.bad_structure(name, A.format, f"its {part_name} has {part.ndim} dimensions instead of 1")
+                raise _checks.bad_structure(
+                    name, A.format, f"its {part_name} has {part.ndim} dimensions instead of 1"
+                )
         if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
             if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-                raise _checks.bad_structure(name, A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}")
+                raise _checks.bad_structure(
+                    name, A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}"
+                )
             indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-        stored = int(indptr[-1]) if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size else values.size
+        stored = (
+            int(indptr[-1])
+            if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size
+            else values.size
+        )
         indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
         canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
         if canonical and (mirrored == transposed):
@@ -44,7 +56,9 @@ def csr_arrays(A: Any, *, transposed: bool, name: str = "A") -> tuple[NDArray[An
     elif A.format == "coo":
         for axis, index in zip("ij", (A.row, A.col), strict=True):
             if index.size and (index.min() < 0 or index.max() >= k):
-                raise _checks.bad_structure(name, "coo", f"it has an index {axis} outside 0 … {k - 1}")
+                raise _checks.bad_structure(
+                    name, "coo", f"it has an index {axis} outside 0 … {k - 1}"
+                )
     elif A.format == "bsr":
         try:
             type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
@@ -54,7 +68,9 @@ def csr_arrays(A: Any, *, transposed: bool, name: str = "A") -> tuple[NDArray[An
         for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
             if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
                 raise _checks.bad_structure(
-                    name, "lil", f"row {i} has an index outside 0 … {k - 1}, or more indices than values"
+                    name,
+                    "lil",
+                    f"row {i} has an index outside 0 … {k - 1}, or more indices than values",
                 )
     elif A.format == "dia":
         source = _coo_of_dia(A)
@@ -69,7 +85,9 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
     from . import _kernels
 
     if indptr.size != k + 1:
-        raise _checks.bad_structure(name, format_, f"indptr has {indptr.size} elements instead of {k + 1}")
+        raise _checks.bad_structure(
+            name, format_, f"indptr has {indptr.size} elements instead of {k + 1}"
+        )
     if indices.size != count:
         raise _checks.bad_structure(name, format_, f"{indices.size} indices for {count} values")
     defect, line = _kernels.csr_defect(indptr, indices, 0, 0, k, k)
@@ -81,7 +99,9 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
             f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {line_name} {line}",
         )
     if defect == 2:
-        raise _checks.bad_structure(name, format_, f"{line_name} {line} has an index outside 0 … {k - 1}")
+        raise _checks.bad_structure(
+            name, format_, f"{line_name} {line} has an index outside 0 … {k - 1}"
+        )
     return bool(defect == 0)
 
 
@@ -119,7 +139,9 @@ def check_finite(
     name: str = "A",
     part: Triangle | None = None,
 ) -> None:
-    _checks.finite_blocks(name, values, lambda *where: _place(where, indices, indptr, transposed=transposed), part)
+    _checks.finite_blocks(
+        name, values, lambda *where: _place(where, indices, indptr, transposed=transposed), part
+    )
 
 
 def _place(
@@ -152,13 +174,18 @@ def check_nonnegative(
     return largest
 
 
-def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
+def asymmetry(
+    values: NDArray[Any], indices: Indices | None, indptr: Indices | None
+) -> tuple[int, int] | None:
     """Where A and Aᵀ differ first, in structure or numbers, if they do. One pass and O(k) memory, or for a dense A 1 MiB."""
     if indices is None or indptr is None:
         k, step = len(values), 256
         for i in range(0, k, step):
             for j in range(0, i + 1, step):
-                tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
+                tile, mirror = (
+                    values[i : i + step, j : j + step],
+                    values[j : j + step, i : i + step].T,
+                )
                 if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
                     same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
@@ -174,7 +201,9 @@ def asymmetry(values: NDArray[Any], indices: Indices | None, indptr: Indices | N
     return (int(i), int(j)) if i >= 0 else None
 
 
-def unequal(values: NDArray[Any], indices: Indices | None, indptr: Indices | None) -> tuple[int, int] | None:
+def unequal(
+    values: NDArray[Any], indices: Indices | None, indptr: Indices | None
+) -> tuple[int, int] | None:
     """Where A is not symmetric up to rounding, if it is not: an (i, j) with ``|A_ij - A_ji| > τ max_l |A_il|``, or the same of row j.
 
     τ is `_checks.symmetry_tolerance`; an entry that is not stored counts as 0. One pass if A is symmetric to the bit. Otherwise three, and
@@ -189,7 +218,9 @@ def unequal(values: NDArray[Any], indices: Indices | None, indptr: Indices | Non
     from . import _kernels
 
     values = _comparable(values)
-    i, j = _kernels.csr_unequal(indptr, indices, values, relative or -1.0, np.empty(indptr.size - 1))
+    i, j = _kernels.csr_unequal(
+        indptr, indices, values, relative or -1.0, np.empty(indptr.size - 1)
+    )
     return (int(i), int(j)) if i >= 0 else None
 
 
@@ -204,7 +235,11 @@ def _unequal_dense(values: NDArray[Any], relative: float) -> tuple[int, int] | N
             tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
             most = np.minimum(allowed[i : i + step, np.newaxis], allowed[j : j + step])
             with np.errstate(invalid="ignore", over="ignore"):
-                same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror)) | (np.abs(tile - mirror) <= most)
+                same = (
+                    (tile == mirror)
+                    | (np.isnan(tile) & np.isnan(mirror))
+                    | (np.abs(tile - mirror) <= most)
+                )
             if not same.all():
                 a, b = np.unravel_index(int(np.argmin(same)), same.shape)
                 return i + int(a), j + int(b)
@@ -221,7 +256,9 @@ def _comparable(values: NDArray[Any]) -> NDArray[Any]:
 # --- Y, beside A ----------------------------------------------------------------------------------------------------
 
 
-def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, check: bool) -> NDArray[Any]:
+def beside(
+    Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, check: bool
+) -> NDArray[Any]:
     """Y's numbers where `values` has those of A: a k×k array beside a dense A, a vector beside the values of a sparse one.
 
     Y's own memory where it is that already. With `transposed`, A's values are those of Aᵀ.
@@ -244,16 +281,26 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
         and _equal(Y.indptr, pattern.indptr)
         and _equal(Y.indices, pattern.indices)
     ):
-        numbers, indices, indptr = Y.data, pattern.indices, pattern.indptr  # A's structure, which has been looked at
+        numbers, indices, indptr = (
+            Y.data,
+            pattern.indices,
+            pattern.indptr,
+        )  # A's structure, which has been looked at
     else:
         numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
     if check:
         check_finite(numbers, indices, indptr, transposed=transposed, name="Y")
     if pattern.indices is None:
-        _checks.fits("Y as a dense array, as A is one,", k * k * numbers.dtype.itemsize, "pass A as a sparse matrix")
+        _checks.fits(
+            "Y as a dense array, as A is one,",
+            k * k * numbers.dtype.itemsize,
+            "pass A as a sparse matrix",
+        )
         return scipy.sparse.csr_array((numbers, indices, indptr), shape=(k, k)).toarray()
     assert pattern.indptr is not None
-    if indices is pattern.indices or (_equal(indptr, pattern.indptr) and _equal(indices, pattern.indices)):
+    if indices is pattern.indices or (
+        _equal(indptr, pattern.indptr) and _equal(indices, pattern.indices)
+    ):
         return numbers
     from . import _kernels
 
@@ -265,13 +312,17 @@ def beside(Y: Any, values: NDArray[Any], pattern: Pattern, *, transposed: bool, 
     return out
 
 
-def _from_rows(y: NDArray[Any], values: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray[Any]:
+def _from_rows(
+    y: NDArray[Any], values: NDArray[Any], pattern: Pattern, *, transposed: bool
+) -> NDArray[Any]:
     k = pattern.k
     if pattern.grid is not None:
         return _gathered(y.reshape(k, k), pattern, transposed=transposed)
     if pattern.m == values.size:
         return y.reshape(values.shape)
-    out = np.zeros(values.shape, _checks.float_dtype("Y", y.dtype))  # a triangle: what is outside it is not read
+    out = np.zeros(
+        values.shape, _checks.float_dtype("Y", y.dtype)
+    )  # a triangle: what is outside it is not read
     flat = out.reshape(-1)
     for i in range(k):
         flat[pattern.lo[i] : pattern.hi[i]] = y[pattern.first[i] : pattern.first[i + 1]]
@@ -304,10 +355,16 @@ def _equal(one: Indices | None, other: Indices | None) -> bool:
     """Whether two index arrays are the same, without a mask of their size."""
     if one is None or other is None or one.shape != other.shape:
         return False
-    if np.shares_memory(one, other) and one.ctypes.data == other.ctypes.data and one.strides == other.strides:
+    if (
+        np.shares_memory(one, other)
+        and one.ctypes.data == other.ctypes.data
+        and one.strides == other.strides
+    ):
         return True
     step = 2**15
-    return all(np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step))
+    return all(
+        np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step)
+    )
 
 
 def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> None:
@@ -319,6 +376,10 @@ def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> No
         if pattern.indptr is None:
             row, shift, end = y[i], i * pattern.k, pattern.k
         else:
-            row, shift, end = y[pattern.indptr[i] : pattern.indptr[i + 1]], int(pattern.indptr[i]), None
+            row, shift, end = (
+                y[pattern.indptr[i] : pattern.indptr[i + 1]],
+                int(pattern.indptr[i]),
+                None,
+            )
         if np.any(row[: pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
             raise _checks.neither_symmetric_nor_upper(*(found[::-1] if transposed else found))

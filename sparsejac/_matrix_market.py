@@ -36,7 +36,9 @@ _DTYPES = {
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
 
 _INDEX = rb"\d++[ \t]++"
-_REAL = rb"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|(?i:inf(?:inity)?|nan(?:\(\w*+\))?))"
+_REAL = (
+    rb"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|(?i:inf(?:inity)?|nan(?:\(\w*+\))?))"
+)
 _VALUES = {
     "real": _REAL,
     "double": _REAL,
@@ -88,7 +90,9 @@ class _Header(NamedTuple):
     @property
     def smallest(self) -> int:
         """Bytes of the shortest line."""
-        numbers = (2 if self.format == "coordinate" else 0) + {"complex": 2, "pattern": 0}.get(self.field, 1)
+        numbers = (2 if self.format == "coordinate" else 0) + {"complex": 2, "pattern": 0}.get(
+            self.field, 1
+        )
         return 2 * numbers
 
 
@@ -99,12 +103,18 @@ def read(path: Path) -> Any:
         header = _header(file)
         size = path.stat().st_size * (_INFLATED if zipped else 1)
         if header.entries * header.smallest > size:  # before memory is allocated for so many
-            raise ValueError(f"it is truncated: line {header.size_line} says that {header.entries} lines follow")
+            raise ValueError(
+                f"it is truncated: line {header.size_line} says that {header.entries} lines follow"
+            )
         body = _Body(file, header)
         if header.entries:
             try:
                 # From SciPy 1.15 on, mmread wants to know which kind of sparse matrix is meant; before, there was one.
-                options = {"spmatrix": False} if "spmatrix" in inspect.signature(scipy.io.mmread).parameters else {}
+                options = (
+                    {"spmatrix": False}
+                    if "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+                    else {}
+                )
                 matrix = scipy.io.mmread(body, **options)
             except MemoryError:
                 raise
@@ -119,7 +129,11 @@ def read(path: Path) -> Any:
         while body.read(_BLOCK):  # what follows the entries
             pass
         body.raise_error()
-    wrong = _wrong_sparse(matrix, header) if header.format == "coordinate" else _wrong_dense(matrix, header)
+    wrong = (
+        _wrong_sparse(matrix, header)
+        if header.format == "coordinate"
+        else _wrong_dense(matrix, header)
+    )
     if wrong is not None:
         _blame(path, header, wrong)
         if wrong is not _infinite:  # the file may say inf
@@ -153,25 +167,35 @@ def _header(file: IO[bytes]) -> _Header:
         ("symmetry", symmetry, list(_SYMMETRIES)),
     ):
         if word not in accepted:
-            raise ValueError(f"the {what} in line 1 must be {' or '.join(accepted)}, got {_shown(word)}")
+            raise ValueError(
+                f"the {what} in line 1 must be {' or '.join(accepted)}, got {_shown(word)}"
+            )
     if field == "pattern" and (format_ == "array" or symmetry not in ("general", "symmetric")):
         raise ValueError(
             f"a pattern must be coordinate, and general or symmetric, but line 1 says {format_} pattern {symmetry}"
         )
     if field == "unsigned-integer" and symmetry == "skew-symmetric":
-        raise ValueError("line 1 says unsigned-integer skew-symmetric, and half of such a matrix would be negative")
+        raise ValueError(
+            "line 1 says unsigned-integer skew-symmetric, and half of such a matrix would be negative"
+        )
     number, text = _size_line(file)
     count = 3 if format_ == "coordinate" else 2
     if not re.fullmatch(rb"[ \t]*\d+(?:[ \t]+\d+){%d}[ \t]*\r?\n" % (count - 1), text):
         if text and not text.endswith(b"\n") and len(text) < _LONGEST:
             raise ValueError(_UNFINISHED)
         sizes = "rows, columns and entries" if count == 3 else "rows and columns"
-        raise ValueError(f"line {number} must be the numbers of {sizes}, got {_shown(text.decode('latin-1'))}")
+        raise ValueError(
+            f"line {number} must be the numbers of {sizes}, got {_shown(text.decode('latin-1'))}"
+        )
     m, n, *rest = (int(size) for size in text.split())
     if max(m, n, *rest) >= 2**63:
-        raise ValueError(f"the sizes in line {number} must be below 2**63, got {_shown(text.decode('latin-1'))}")
+        raise ValueError(
+            f"the sizes in line {number} must be below 2**63, got {_shown(text.decode('latin-1'))}"
+        )
     if symmetry != "general" and m != n:
-        raise ValueError(f"a {symmetry} matrix must be square, but line {number} says {m} rows and {n} columns")
+        raise ValueError(
+            f"a {symmetry} matrix must be square, but line {number} says {m} rows and {n} columns"
+        )
     if rest:
         (lines,) = rest
     elif symmetry == "general":
@@ -253,7 +277,10 @@ class _Body(io.RawIOBase):
                 while entries > self._header.entries:  # back to the first line that is too many
                     end = block.rfind(b"\n", 0, end - 1) + 1
                     entries -= 1
-                number, line = self._line + block.count(b"\n", 0, end), block[end : block.index(b"\n", end)]
+                number, line = (
+                    self._line + block.count(b"\n", 0, end),
+                    block[end : block.index(b"\n", end)],
+                )
                 raise ValueError(
                     f"line {number}, {_shown(line)}, is one more than the {entries} lines with entries that the size line says"
                 )
@@ -261,7 +288,9 @@ class _Body(io.RawIOBase):
                 break
             empty = _EMPTY.match(block, end)
             if empty is None:
-                raise self._wrong(self._line + block.count(b"\n", 0, end), block[end : block.index(b"\n", end)])
+                raise self._wrong(
+                    self._line + block.count(b"\n", 0, end), block[end : block.index(b"\n", end)]
+                )
             place = empty.end()
         self._entries = entries
         self._line += block.count(b"\n")
@@ -322,7 +351,9 @@ def _out_of_range(header: _Header) -> _Reason:
 
 def _infinite(_: int, words: list[bytes]) -> str | None:
     for word in words:
-        if b"inf" not in word.lower() and math.isinf(float(word.lower().replace(b"d", b"e").partition(b"(")[0])):
+        if b"inf" not in word.lower() and math.isinf(
+            float(word.lower().replace(b"d", b"e").partition(b"(")[0])
+        ):
             return "has a number that is too large for float64"
     return None
 
@@ -338,7 +369,11 @@ def _wrong_sparse(matrix: Any, header: _Header) -> _Reason | None:
         sides = np.sign(i - j)
         beside = sides[sides != 0]
         first = beside[0] if first is None and beside.size else first
-        if (beside != first).any() or _bad_diagonal(values[sides == 0], header) or _bad_negative(values, header):
+        if (
+            (beside != first).any()
+            or _bad_diagonal(values[sides == 0], header)
+            or _bad_negative(values, header)
+        ):
             return _wrong_symmetry(header, None if first is None else int(first))
     return _infinite if _too_large(data) else None
 
@@ -373,7 +408,9 @@ _BAD_DIAGONAL = {
 def _value(words: list[bytes], dtype: np.dtype[Any]) -> Any:
     if dtype.kind in "iu":
         return int(words[0])
-    numbers = [float(word.lower().replace(b"d", b"e").partition(b"(")[0]) for word in words] or [1.0]
+    numbers = [float(word.lower().replace(b"d", b"e").partition(b"(")[0]) for word in words] or [
+        1.0
+    ]
     return complex(*numbers) if dtype.kind == "c" else numbers[0]
 
 
@@ -384,12 +421,20 @@ def _bad_diagonal(values: NDArray[Any], header: _Header) -> bool:
 
 
 def _bad_negative(values: NDArray[Any], header: _Header) -> bool:
-    return header.symmetry == "skew-symmetric" and values.dtype == np.int64 and bool((values == -(2**63)).any())
+    return (
+        header.symmetry == "skew-symmetric"
+        and values.dtype == np.int64
+        and bool((values == -(2**63)).any())
+    )
 
 
 def _wrong_dense(matrix: NDArray[Any], header: _Header) -> _Reason | None:
-    if header.symmetry == "skew-symmetric" and any(_bad_negative(piece, header) for piece in _pieces(matrix)):
-        return lambda _, words: "has an integer whose negative is none of int64" if int(words[0]) == -(2**63) else None
+    if header.symmetry == "skew-symmetric" and any(
+        _bad_negative(piece, header) for piece in _pieces(matrix)
+    ):
+        return lambda _, words: (
+            "has an integer whose negative is none of int64" if int(words[0]) == -(2**63) else None
+        )
     diagonal = np.diagonal(matrix)
     if header.symmetry == "hermitian" and _bad_diagonal(diagonal, header):
         column = int(np.argmax(diagonal.imag != 0))

@@ -30,13 +30,17 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
         raise ValueError("it does not start as an array of NumPy does")
     version = tuple(file.read(2))
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError(f"it does not start as an array of NumPy does: its version is {'.'.join(map(str, version))}")
+        raise ValueError(
+            f"it does not start as an array of NumPy does: its version is {'.'.join(map(str, version))}"
+        )
     old = version == (1, 0)
     length = file.read(2 if old else 4)
     size = int.from_bytes(length, "little")
     text = file.read(min(size, _LONGEST))
     if len(text) < size:
-        raise ValueError(f"its header has {len(text)} bytes, and {size} were announced: it is truncated or damaged")
+        raise ValueError(
+            f"its header has {len(text)} bytes, and {size} were announced: it is truncated or damaged"
+        )
     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
     try:
         with warnings.catch_warnings():
@@ -47,7 +51,9 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
     if dtype.hasobject:
         raise ValueError(_PICKLED)
     if dtype.kind not in kinds:
-        raise ValueError(f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}")
+        raise ValueError(
+            f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}"
+        )
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}, with a negative length")
     return tuple(map(int, shape)), bool(in_columns), dtype

@@ -42,7 +42,9 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
     shape = _shape(_npy.member(archive, "shape"))
     data = _native(_npy.member(archive, "data"))
     if data.dtype == np.float16:
-        raise ValueError(f"its 'data' are float16, which SciPy's sparse routines refuse: {_ANEW}, as float32")
+        raise ValueError(
+            f"its 'data' are float16, which SciPy's sparse routines refuse: {_ANEW}, as float32"
+        )
     if format_ == "coo":
         axes: tuple[str, ...] = ("coords",) if "coords" in names else ("row", "col")
         arrays = [_integers(name, _npy.member(archive, name)) for name in axes]
@@ -56,20 +58,31 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
         offsets = _integers("offsets", _npy.member(archive, "offsets"))
         arguments = _dia(data, offsets, shape)
     else:
-        indices, indptr = (_integers(name, _npy.member(archive, name)) for name in ("indices", "indptr"))
+        indices, indptr = (
+            _integers(name, _npy.member(archive, name)) for name in ("indices", "indptr")
+        )
         _compressed(format_, data, indices, indptr, shape)
         if len(shape) == 1:  # which a CSR array can be from SciPy 1.15 on
             return scipy.sparse.coo_array((data, (indices,)), shape=shape)
         arguments = data, indices, indptr
     kind = (
-        "array" if len(shape) == 1 or ("_is_array" in names and _npy.member(archive, "_is_array").any()) else "matrix"
+        "array"
+        if len(shape) == 1 or ("_is_array" in names and _npy.member(archive, "_is_array").any())
+        else "matrix"
     )
     return getattr(scipy.sparse, f"{format_}_{kind}")(arguments, shape=shape)
 
 
 def _shape(array: NDArray[Any]) -> tuple[int, ...]:
-    if array.dtype.kind not in "iu" or array.ndim != 1 or not 1 <= array.size <= 2 or (array < 0).any():
-        raise ValueError(f"its 'shape' must be one or two sizes, 0 or more, got {array.tolist()}: {_ANEW}")
+    if (
+        array.dtype.kind not in "iu"
+        or array.ndim != 1
+        or not 1 <= array.size <= 2
+        or (array < 0).any()
+    ):
+        raise ValueError(
+            f"its 'shape' must be one or two sizes, 0 or more, got {array.tolist()}: {_ANEW}"
+        )
     shape = tuple(map(int, array))
     if max(shape) >= 2**63:
         raise ValueError(f"its 'shape' must be below 2**63, got {shape}: {_ANEW}")
@@ -99,7 +112,9 @@ def _within(name: str, indices: NDArray[Any], low: int, high: int) -> None:
         wrong = (piece < low) | (piece >= high)
         if wrong.any():
             place = int(np.argmax(wrong))
-            raise ValueError(f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: {_ANEW}")
+            raise ValueError(
+                f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: {_ANEW}"
+            )
 
 
 def _flat(name: str, array: NDArray[Any], size: int | None = None) -> None:
@@ -108,17 +123,23 @@ def _flat(name: str, array: NDArray[Any], size: int | None = None) -> None:
         raise ValueError(f"its {name!r} must be {needed}, got shape {array.shape}: {_ANEW}")
 
 
-def _coo(data: NDArray[Any], coords: list[Any], shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+def _coo(
+    data: NDArray[Any], coords: list[Any], shape: tuple[int, ...], names: tuple[str, ...]
+) -> None:
     _flat("data", data)
     if len(coords) != len(shape):
-        raise ValueError(f"it has indices of {len(coords)} axes, and its 'shape' is {shape}: {_ANEW}")
+        raise ValueError(
+            f"it has indices of {len(coords)} axes, and its 'shape' is {shape}: {_ANEW}"
+        )
     for axis, (indices, size) in enumerate(zip(coords, shape, strict=True)):
         name = f"coords[{axis}]" if names == ("coords",) else names[axis]
         _flat(name, np.asarray(indices), data.size)
         _within(name, indices, 0, size)
 
 
-def _dia(data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _dia(
+    data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """The diagonals within the matrix. SciPy saves what lies beyond it, too, but would take its offsets modulo 2**32."""
     if data.ndim != 2 or len(shape) != 2:
         raise ValueError(
@@ -130,26 +151,42 @@ def _dia(data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]) -> t
     if not inside.all():
         data, offsets = data[inside], offsets[inside]
     if np.unique(offsets).size < offsets.size:
-        raise ValueError(f"its 'offsets' must have each diagonal once, got {offsets.tolist()[:10]}: {_ANEW}")
+        raise ValueError(
+            f"its 'offsets' must have each diagonal once, got {offsets.tolist()[:10]}: {_ANEW}"
+        )
     return data[:, :n], offsets
 
 
 def _compressed(
-    format_: str, data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: tuple[int, ...]
+    format_: str,
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    shape: tuple[int, ...],
 ) -> None:
     lines, size = (1, *shape) if len(shape) == 1 else (shape if format_ != "csc" else shape[::-1])
     if format_ == "bsr":
-        if len(shape) != 2 or data.ndim != 3 or 0 in data.shape[1:] or lines % data.shape[1] or size % data.shape[2]:
+        if (
+            len(shape) != 2
+            or data.ndim != 3
+            or 0 in data.shape[1:]
+            or lines % data.shape[1]
+            or size % data.shape[2]
+        ):
             raise ValueError(
                 f"its 'data' must be blocks that divide its shape {shape}, got shape {data.shape}: {_ANEW}"
             )
         lines, size = lines // data.shape[1], size // data.shape[2]
     else:
         if len(shape) == 1 and format_ != "csr":
-            raise ValueError(f"its format is {format_!r}, and its 'shape' {shape} is none of a matrix: {_ANEW}")
+            raise ValueError(
+                f"its format is {format_!r}, and its 'shape' {shape} is none of a matrix: {_ANEW}"
+            )
         _flat("data", data)
     _flat("indptr", indptr, lines + 1)
     _flat("indices", indices, len(data))
     if indptr[0] != 0 or indptr[-1] != len(data) or (indptr[1:] < indptr[:-1]).any():
-        raise ValueError(f"its 'indptr' must rise from 0 to its {len(data)} values: {_ANEW}, after A.prune()")
+        raise ValueError(
+            f"its 'indptr' must rise from 0 to its {len(data)} values: {_ANEW}, after A.prune()"
+        )
     _within("indices", indices, 0, size)

@@ -16,7 +16,10 @@ from ._operator import JacobianOperator
 from ._pattern import Pattern, frozen, triangle
 from ._rows import Entries, MemoryRows
 
-_TARGETS = (np.dtype(np.float64), np.dtype(np.float32))  # what the kernels read of Y; the rest is packed as float64
+_TARGETS = (
+    np.dtype(np.float64),
+    np.dtype(np.float32),
+)  # what the kernels read of Y; the rest is packed as float64
 
 
 class LeastSquares:
@@ -118,8 +121,12 @@ class LeastSquares:
             place = builder._rows
             if builder._which == "upper":
                 mirrored = not source.half and (order == "F") != source.transposed
-                Y = _beside.one_triangle(Y, place, mirrored=mirrored, check=check_finite, progress=progress)
-            target = _beside.target(Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped)
+                Y = _beside.one_triangle(
+                    Y, place, mirrored=mirrored, check=check_finite, progress=progress
+                )
+            target = _beside.target(
+                Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped
+            )
             place.check_budget(target)
             self._stream(builder, target)
             return
@@ -417,7 +424,9 @@ class LeastSquares:
         """
         point, _, _, scale = self._at(x)
         dtype = np.result_type(self.builder.dtype, point.dtype)
-        return HessianOperator(self.builder, dtype, x=point, sums=self._sums, y=self._target, scale=scale)
+        return HessianOperator(
+            self.builder, dtype, x=point, sums=self._sums, y=self._target, scale=scale
+        )
 
     def hessp(self, x: ArrayLike, v: ArrayLike) -> NDArray[Any]:
         """The product of `hess` with a vector: ``minimize(…, hessp=problem.hessp)``.
@@ -532,7 +541,12 @@ class LeastSquares:
     def _at(self, x: Any) -> tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]]:
         """(x, cost, gradient, S (x∘x)) in float64. Solvers ask for one after the other at the same x."""
         last = self._last
-        if last is not None and type(x) is np.ndarray and x.dtype == np.float64 and np.array_equal(x, last[0]):
+        if (
+            last is not None
+            and type(x) is np.ndarray
+            and x.dtype == np.float64
+            and np.array_equal(x, last[0])
+        ):
             return last
         point = frozen(self._point(x).astype(np.float64))
         last = (point, *self._sums.gradient(point))

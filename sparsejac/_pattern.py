@@ -18,7 +18,9 @@ from ._checks import Triangle
 from ._forks import computed_once
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
-Spans = tuple[NDArray[np.int64], NDArray[np.int64]]  # columns left[i] <= j < right[i] of each row; both ascend
+Spans = tuple[
+    NDArray[np.int64], NDArray[np.int64]
+]  # columns left[i] <= j < right[i] of each row; both ascend
 
 
 def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
@@ -31,7 +33,9 @@ def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
 
 def searchsorted(array: Indices, value: int, side: Literal["left", "right"] = "left") -> int:
     """`numpy.searchsorted`, which for a Python integer would convert the array to int64, all of it."""
-    return int(np.searchsorted(array, array.dtype.type(min(value, np.iinfo(array.dtype).max)), side=side))
+    return int(
+        np.searchsorted(array, array.dtype.type(min(value, np.iinfo(array.dtype).max)), side=side)
+    )
 
 
 def triangle(k: int, which: Triangle, *, offset: int = 0) -> Spans:
@@ -129,13 +133,17 @@ class Pattern:
             first = _counts(hi - lo)
         indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
         entries, lo, hi, first = int(first[-1]), frozen(lo), frozen(hi), frozen(first)
-        return cls(k, entries, indices, lo, hi, first, k if grid else None, frozen(indptr), on_diagonal)
+        return cls(
+            k, entries, indices, lo, hi, first, k if grid else None, frozen(indptr), on_diagonal
+        )
 
     @computed_once
     def diagonal(self) -> Indices:
         """How many of the entries that the rows before i visit are on the diagonal, shape (k + 1,)."""
         entries = self.diagonal_entries()
-        return frozen(_counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype)))
+        return frozen(
+            _counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype))
+        )
 
     @computed_once
     def m(self) -> int:
@@ -157,7 +165,11 @@ class Pattern:
 
         A kernel that believed the old structure would write beyond its arrays.
         """
-        if self.indptr is not None and self.indices is not None and self.indptr[-1] != self.indices.size:
+        if (
+            self.indptr is not None
+            and self.indices is not None
+            and self.indptr[-1] != self.indices.size
+        ):
             raise _checks.changed_structure(self.indices.size, int(self.indptr[-1]))
 
     def csr_nbytes(self, itemsize: int) -> int:
@@ -223,7 +235,10 @@ class Pattern:
         for i0, i1, base, block in blocks_of(self.indices, self.indptr):
             _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, s, positions)
         in_column = np.flatnonzero(positions >= 0)
-        return (self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)), (in_column, positions[in_column])
+        return (self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)), (
+            in_column,
+            positions[in_column],
+        )
 
 
 @dataclass(frozen=True)

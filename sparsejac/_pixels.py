@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".cool", ".mcool", ".scool")
 _PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
-_CACHE = 2**21  # bytes of chunks that are kept: a block ends in the chunk in which the next one begins
+_CACHE = (
+    2**21
+)  # bytes of chunks that are kept: a block ends in the chunk in which the next one begins
 _LISTED = 10  # maps of a file that a message lists
 
 
@@ -38,7 +40,10 @@ def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
     cuts = [match.start() for match in re.finditer("::", text)]
     if not cuts or Path(text).exists():
         return text, None
-    for is_file in (lambda head: Path(head).is_file(), lambda head: head.lower().endswith(SUFFIXES)):
+    for is_file in (
+        lambda head: Path(head).is_file(),
+        lambda head: head.lower().endswith(SUFFIXES),
+    ):
         for cut in cuts:
             if is_file(text[:cut]):
                 return text[:cut], text[cut + 2 :] or "/"
@@ -63,7 +68,9 @@ class Map:
             self.group: Any = file.get(group)
             if self.group is None or not hasattr(self.group, "keys"):
                 raise self._no_map(f"it has no group {group!r}")
-            missing = [name for name in ("chroms", "bins", "pixels", "indexes") if name not in self.group]
+            missing = [
+                name for name in ("chroms", "bins", "pixels", "indexes") if name not in self.group
+            ]
             if missing:
                 raise self._no_map(f"it has no table {missing[0]!r}")
             mode = self.group.attrs.get("storage-mode", "symmetric-upper")
@@ -79,7 +86,9 @@ class Map:
         maps = _maps(self._file)
         path = self._file.filename
         path = path.decode(errors="replace") if isinstance(path, bytes) else path
-        listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (len(maps) > _LISTED)
+        listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (
+            len(maps) > _LISTED
+        )
         hint = f": pass one of its {len(maps)} maps, {listed}" if maps else ""
         return ValueError(f"{self.uri} is not a contact map, as {reason}{hint}")
 
@@ -110,17 +119,26 @@ class Map:
             if shape is None or dtype is None or len(shape) != 1:
                 raise self._wrong(name, "is not a column, but a table or an array of another shape")
             if dtype.kind not in kinds:
-                raise self._wrong(name, f"has {dtype} where {'integers' if kinds == 'iu' else 'numbers'} are needed")
+                raise self._wrong(
+                    name,
+                    f"has {dtype} where {'integers' if kinds == 'iu' else 'numbers'} are needed",
+                )
             if size is not None and column.size != size:
                 raise self._wrong(name, f"has {column.size} values where {size} are needed")
             check_complete(
-                f"{self.uri} is damaged: its column {name}", column, "make the map anew, for instance with cooler"
+                f"{self.uri} is damaged: its column {name}",
+                column,
+                "make the map anew, for instance with cooler",
             )
         return column
 
     def whole(self, name: str, kinds: str = "iu", size: int | None = None) -> NDArray[Any]:
         column = self._column(name, kinds, size)
-        _checks.fits(f"column {name} of {self.uri}", column.size * column.dtype.itemsize, "take a smaller map")
+        _checks.fits(
+            f"column {name} of {self.uri}",
+            column.size * column.dtype.itemsize,
+            "take a smaller map",
+        )
         with self.told(f"column {name}"):
             return column[:]
 
@@ -134,7 +152,9 @@ class Map:
         return self._column(f"pixels/{name}", size=self.nnz)
 
     def read(self, column: Any, out: NDArray[Any], start: int) -> None:
-        with self.told(f"column {column.name.rpartition('/')[0].rpartition('/')[2]}/{column.name.rpartition('/')[2]}"):
+        with self.told(
+            f"column {column.name.rpartition('/')[0].rpartition('/')[2]}/{column.name.rpartition('/')[2]}"
+        ):
             column.read_direct(out, np.s_[start : start + out.size])
 
     def offsets(self, name: str, count: int, end: int, what: str) -> NDArray[np.int64]:
@@ -166,7 +186,9 @@ class Map:
     def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
         """The columns, piece after piece, in buffers that are used again."""
         chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
-        step = min(chunk * max(1, _PIECE // chunk), max(self.nnz, 1))  # whole chunks: none is decompressed twice
+        step = min(
+            chunk * max(1, _PIECE // chunk), max(self.nnz, 1)
+        )  # whole chunks: none is decompressed twice
         buffers = [np.empty(step, column.dtype) for column in columns]
         for start in range(0, self.nnz, step):
             parts = [buffer[: min(step, self.nnz - start)] for buffer in buffers]
@@ -186,7 +208,8 @@ class Map:
             if bad.any():
                 at = int(np.argmax(bad))
                 raise self._wrong(
-                    "indexes/bin1_offset", f"does not fit pixels/bin1_id, which is {rows[at]} of pixel {start + at}"
+                    "indexes/bin1_offset",
+                    f"does not fit pixels/bin1_id, which is {rows[at]} of pixel {start + at}",
                 )
             bad = (columns < rows) | (columns >= self.k)
             if bad.any():
@@ -209,9 +232,14 @@ class Map:
         dtype = index_dtype(self.k, self.k, self.nnz)
         needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
         _checks.fits(
-            f"the pixels of {self.uri}", needed, "read them in each pass: balance with memory=, or pass the path as A"
+            f"the pixels of {self.uri}",
+            needed,
+            "read them in each pass: balance with memory=, or pass the path as A",
         )
-        indices, values = np.empty(self.nnz, dtype), np.empty(self.nnz, counts.dtype.newbyteorder("="))
+        indices, values = (
+            np.empty(self.nnz, dtype),
+            np.empty(self.nnz, counts.dtype.newbyteorder("=")),
+        )
         in_order = True
         for start, (_, columns, found), ascends in self.placed_pieces(counts):
             if strict:
@@ -222,9 +250,13 @@ class Map:
         if not in_order:
             indptr, kept = self._sort(indptr, indices, values)
             indices, values = indices[:kept], values[:kept]
-        return scipy.sparse.csr_array((values, indices, indptr.astype(dtype)), shape=(self.k, self.k))
+        return scipy.sparse.csr_array(
+            (values, indices, indptr.astype(dtype)), shape=(self.k, self.k)
+        )
 
-    def _sort(self, indptr: NDArray[np.int64], indices: Any, values: Any) -> tuple[NDArray[np.int64], int]:
+    def _sort(
+        self, indptr: NDArray[np.int64], indices: Any, values: Any
+    ) -> tuple[NDArray[np.int64], int]:
         """Sort in place, pixels that are stored more than once as one: new offsets, and how many pixels there are."""
         result, kept = np.zeros_like(indptr), 0
         for i0, i1 in _row_ranges(indptr):
@@ -234,7 +266,9 @@ class Map:
             count = first.size
             own, summed = indices[part][order][first], _summed(self.uri, values[part][order], first)
             indices[kept : kept + count], values[kept : kept + count] = own, summed
-            result[i0 + 1 : i1 + 1] = kept + np.searchsorted(rows[order][first], np.arange(i0, i1), side="right")
+            result[i0 + 1 : i1 + 1] = kept + np.searchsorted(
+                rows[order][first], np.arange(i0, i1), side="right"
+            )
             kept += count
         return result, kept
 
@@ -263,7 +297,9 @@ def _row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Rows whose pixels are a piece together, or one row of more."""
     i0, k = 0, indptr.size - 1
     while i0 < k:
-        i1 = min(max(int(np.searchsorted(indptr, indptr[i0] + _PIECE, side="right")) - 1, i0 + 1), k)
+        i1 = min(
+            max(int(np.searchsorted(indptr, indptr[i0] + _PIECE, side="right")) - 1, i0 + 1), k
+        )
         yield i0, i1
         i0 = i1
 
@@ -330,7 +366,12 @@ def _maps(file: Any) -> list[str]:
         file.visititems(look)
     except Exception:  # noqa: BLE001  # of a damaged file, any: then those are listed that were found
         return found
-    return sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(
+        found,
+        key=lambda name: [
+            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
+        ],
+    )
 
 
 @contextmanager
@@ -367,7 +408,9 @@ def hdf5() -> Any:
 
 
 def _no_hdf5(uri: str, error: Exception) -> ValueError:
-    return ValueError(f"{uri} is not a contact map, as HDF5 cannot open it: {' '.join(str(error).split())}")
+    return ValueError(
+        f"{uri} is not a contact map, as HDF5 cannot open it: {' '.join(str(error).split())}"
+    )
 
 
 # --- pixels that are read in each pass --------------------------------------------------------------------------------
@@ -436,7 +479,9 @@ class _Sorted:
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
         with ExitStack() as stack:
             places = stack.enter_context(self.columns.opened())
-            counts = None if self.column is self.columns else stack.enter_context(self.column.opened())
+            counts = (
+                None if self.column is self.columns else stack.enter_context(self.column.opened())
+            )
             rooms = Room(), Room()
 
             def read(start: int, stop: int, room: Room) -> NDArray[Any]:
@@ -474,8 +519,12 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
         for i0, i1 in _row_ranges(indptr):
             rows = _rows_of(indptr, int(indptr[i0]), int(indptr[i1]))
             order, first = _order(rows, read(int(indptr[i0]), int(indptr[i1]), room))
-            now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(rows[order][first], np.arange(i0, i1), side="right")
-    places_in_order, counts_in_order = (_Sorted(column, indices, indptr, now) for column in (indices, data))
+            now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(
+                rows[order][first], np.arange(i0, i1), side="right"
+            )
+    places_in_order, counts_in_order = (
+        _Sorted(column, indices, indptr, now) for column in (indices, data)
+    )
     result = CsrSource(counts_in_order, places_in_order, now, name=name, half=True)
     result.extra = 6  # what sorting takes: rows, columns, and their order
     return result

@@ -25,7 +25,11 @@ def beginning_holds(degree: NDArray[Any], squares: float) -> bool:
 
 
 def is_trusted(
-    x: NDArray[Any], gradient: NDArray[Any], squared_norms: NDArray[Any], degree: NDArray[Any], norm: float
+    x: NDArray[Any],
+    gradient: NDArray[Any],
+    squared_norms: NDArray[Any],
+    degree: NDArray[Any],
+    norm: float,
 ) -> bool:
     """Whether underflow is negligible in cost, gradient and ``diag(JᵀJ)`` at x, where those are finite.
 

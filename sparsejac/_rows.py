@@ -27,12 +27,18 @@ from ._pattern import Indices, Pattern, frozen, index_dtype, searchsorted
 
 # Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
 _INLINE = 2**20
-_PIECE = 2**18  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
+_PIECE = (
+    2**18
+)  # entries a thread takes at a time, at least: its turn at the interpreter takes time as well
 _SUM_PIECES = 8  # partial sums, at most
-_PACK = 2**20  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
+_PACK = (
+    2**20
+)  # bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
 _MAPPED = 2**16  # bytes of a buffer that is worth the system's attention
 _EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
-_COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
+_COMPILED = tuple(
+    map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
+)
 
 
 class Room:
@@ -49,7 +55,11 @@ class Room:
         if self._bytes.size < nbytes:
             self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
             own = self._returned and nbytes >= _MAPPED
-            self._bytes = np.frombuffer(_from_the_system(nbytes), np.uint8) if own else np.empty(nbytes, np.uint8)
+            self._bytes = (
+                np.frombuffer(_from_the_system(nbytes), np.uint8)
+                if own
+                else np.empty(nbytes, np.uint8)
+            )
         return self._bytes[:nbytes].view(dtype)
 
 
@@ -68,12 +78,19 @@ class Entries:
     worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
     """
 
-    def __init__(self, values: NDArray[Any], pattern: Pattern, compiled: tuple[np.dtype[Any], ...] = _COMPILED) -> None:
+    def __init__(
+        self,
+        values: NDArray[Any],
+        pattern: Pattern,
+        compiled: tuple[np.dtype[Any], ...] = _COMPILED,
+    ) -> None:
         readable = values.flags.aligned and values.dtype in compiled
         self.direct = readable and values.flags.c_contiguous
         self.values = frozen(values.reshape(-1) if self.direct else values)
         # The transposed, if that is what the kernels can read.
-        self.transposed = frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
+        self.transposed = (
+            frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
+        )
         native = values.dtype.newbyteorder("=")
         self.dtype = native if native in compiled else np.dtype(np.float64)
         self._pattern = pattern
@@ -112,7 +129,9 @@ class Weights:
     With `flipped`, the rows of the place are A's columns, and so are their weights taken.
     """
 
-    def __init__(self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], *, flipped: bool = False) -> None:
+    def __init__(
+        self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], *, flipped: bool = False
+    ) -> None:
         readable = w.flags.aligned and w.flags.c_contiguous and w.dtype in (dtype, _single(dtype))
         self.direct = readable and not flipped
         self.dtype, self._pattern, self._flipped = dtype, pattern, flipped
@@ -131,7 +150,9 @@ class Weights:
             block = w[base : i1 * pattern.grid if pattern.grid else int(pattern.first[i1])]
         packed = room.take(block.size, self.dtype).reshape(block.shape)
         np.copyto(packed, block)
-        return frozen(packed.reshape(math.prod(block.shape[: block.ndim - w.ndim + 1]), *w.shape[1:])), base
+        return frozen(
+            packed.reshape(math.prod(block.shape[: block.ndim - w.ndim + 1]), *w.shape[1:])
+        ), base
 
     @property
     def entry_bytes(self) -> int:
@@ -151,7 +172,9 @@ class Weights:
         W = np.zeros((k, k), w.dtype)
         for i in range(k):
             j0 = i * k
-            W[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = w[pattern.first[i] : pattern.first[i + 1]]
+            W[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = w[
+                pattern.first[i] : pattern.first[i + 1]
+            ]
         return W
 
     def at(self, entries: Indices) -> NDArray[Any]:
@@ -177,14 +200,18 @@ class Rows:
     workers: int
     dtype: np.dtype[Any]  # in which the kernels are given A
     entries: Any  # A's numbers, by themselves
-    tick: Callable[[int], object] | None = None  # told of the entries of each piece that `map` has done
+    tick: Callable[[int], object] | None = (
+        None  # told of the entries of each piece that `map` has done
+    )
     memory: int | None = None  # bytes that may be held at a time, where there is such a limit
     flipped = False  # whether these rows are the columns of the matrix whose rows J goes by
 
     def map(self, kernel: str, *args: Any, **how: Any) -> None:
         raise NotImplementedError
 
-    def sum(self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any) -> NDArray[Any]:
+    def sum(
+        self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any
+    ) -> NDArray[Any]:
         raise NotImplementedError
 
     def at(self, entries: Indices) -> NDArray[Any]:
@@ -227,7 +254,9 @@ class Rows:
         pattern = self.pattern
         if pattern.entries == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
             return slice(None)
-        return np.arange(pattern.entries) + np.repeat(pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo)
+        return np.arange(pattern.entries) + np.repeat(
+            pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo
+        )
 
     def values(self, target: Any = None) -> NDArray[Any]:
         """A's numbers at the entries that are visited, or the target's, in double precision: a vector of so many."""
@@ -248,7 +277,9 @@ class Rows:
         out = np.zeros((k, k), found.dtype)
         for i in range(k):
             j0 = i * k
-            out[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = found[pattern.first[i] : pattern.first[i + 1]]
+            out[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = found[
+                pattern.first[i] : pattern.first[i + 1]
+            ]
         return out
 
     def _gathered_diagonal(self, numbers: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -273,12 +304,23 @@ class Sum:
     """
 
     def __init__(
-        self, x: NDArray[Any] | tuple[NDArray[Any], ...], outputs: int, extra: int, columns: int | None, *, dense: bool
+        self,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        outputs: int,
+        extra: int,
+        columns: int | None,
+        *,
+        dense: bool,
     ) -> None:
         self.several = isinstance(x, tuple) or x.ndim == 2
         self._given = x if isinstance(x, tuple) else (x,)
         self._vectors: list[NDArray[Any]] = list(x) if self.several else [x]  # type: ignore[list-item]  # it is no tuple then
-        self._k, self._extra, self._outputs, self._columns = self._vectors[0].size, extra, outputs, columns
+        self._k, self._extra, self._outputs, self._columns = (
+            self._vectors[0].size,
+            extra,
+            outputs,
+            columns,
+        )
         self.dtype, self.inputs = self._vectors[0].dtype, len(self._vectors)
         self.packed, self._dense = not dense and columns is None, dense
         self.shape: tuple[int, ...] = (outputs, self._k + extra) if self.several else (self._k,)
@@ -350,17 +392,31 @@ class MemoryRows(Rows):
         if entries * columns <= _INLINE:
             self._run(kernel, i0, i1, args, target, structure=structure, compact=compact)
             return
-        bounds = _bounds(self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self.workers))
+        bounds = _bounds(
+            self.pattern, i0, i1, min(entries * columns // _PIECE + 1, 8 * self.workers)
+        )
 
         def write(piece: int) -> None:
-            self._run(kernel, bounds[piece], bounds[piece + 1], args, target, structure=structure, compact=compact)
+            self._run(
+                kernel,
+                bounds[piece],
+                bounds[piece + 1],
+                args,
+                target,
+                structure=structure,
+                compact=compact,
+            )
             if self.tick is not None:
-                self.tick(int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]]))
+                self.tick(
+                    int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]])
+                )
 
         on_threads(write, len(bounds) - 1, self.workers)
 
     def diagonal(self) -> NDArray[Any]:
-        return self._gathered_diagonal(self.entries, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64))
+        return self._gathered_diagonal(
+            self.entries, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64)
+        )
 
     def diagonal_of(self, target: Any) -> NDArray[Any]:
         return self._gathered_diagonal(target, np.dtype(np.float64))
@@ -394,7 +450,9 @@ class MemoryRows(Rows):
             sums = add_rows(0, of.part())
             return sums.copy() if of.packed else sums
         total = np.zeros(of.shape, of.dtype)
-        spare: list[NDArray[Any]] = []  # a thread that is done with one uses it again: fresh memory is slow
+        spare: list[
+            NDArray[Any]
+        ] = []  # a thread that is done with one uses it again: fresh memory is slow
         stop = Stop()
         order = InOrder(stop)
 
@@ -501,7 +559,9 @@ def _bounds(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
 # concurrent.futures hangs in both cases.
 
 _PATIENCE = 0.05  # seconds after which whoever waits looks whether the threads live, and sees a Ctrl-C that came just before it waited
-_GLANCE = 0.01  # seconds after which a thread that waits for another one sees that it is told to stop
+_GLANCE = (
+    0.01  # seconds after which a thread that waits for another one sees that it is told to stop
+)
 _LOST = "a thread ended because there was no memory left for it: free memory, or pass a smaller workers="
 
 _jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -545,7 +605,9 @@ class Turn:
     @property
     def owner(self) -> int:
         """The thread that has it, if that is this one; else 0."""
-        return threading.get_ident() if self._lock._is_owned() else 0  # threading.Condition asks in the same way
+        return (
+            threading.get_ident() if self._lock._is_owned() else 0
+        )  # threading.Condition asks in the same way
 
     def _renew(self) -> None:
         if not self.owner:  # if the thread that forked has it, it keeps it
@@ -566,10 +628,17 @@ def turn_of(owner: Any) -> Turn:
     """
     while isinstance(owner, functools.partial):
         owner = owner.func
-    method = getattr(owner, "__func__", None)  # of a method there is a new object each time that it is asked for
+    method = getattr(
+        owner, "__func__", None
+    )  # of a method there is a new object each time that it is asked for
     if method is None and not hasattr(owner, "shape"):
-        call = next((vars(kind)["__call__"] for kind in type(owner).__mro__ if "__call__" in vars(kind)), None)
-        if isinstance(call, types.FunctionType):  # an object that can be called is its method __call__
+        call = next(
+            (vars(kind)["__call__"] for kind in type(owner).__mro__ if "__call__" in vars(kind)),
+            None,
+        )
+        if isinstance(
+            call, types.FunctionType
+        ):  # an object that can be called is its method __call__
             owner = types.MethodType(call, owner)
             method = call
     key = (id(owner),) if method is None else (id(method), id(owner.__self__))
@@ -652,7 +721,12 @@ class _Job:
     """Pieces of work for several threads. Only those threads take its lock."""
 
     def __init__(
-        self, work: Callable[[int], None], pieces: int, stop: Stop | None = None, *, last: bool = False
+        self,
+        work: Callable[[int], None],
+        pieces: int,
+        stop: Stop | None = None,
+        *,
+        last: bool = False,
     ) -> None:
         self._work = work
         self._last = last  # whether its threads end with it
@@ -668,7 +742,9 @@ class _Job:
 
     def run(self, thread: _Thread | None = None) -> None:
         """Take pieces, in ascending order, until there are no more, or one fails. What is raised here is a lack of memory."""
-        self._inside.add(thread)  # first, and then see whether it is over: `_look` does it the other way round
+        self._inside.add(
+            thread
+        )  # first, and then see whether it is over: `_look` does it the other way round
         try:
             while not self.over and (piece := self._take()) is not None:
                 self._work(piece)
@@ -734,7 +810,9 @@ class _Job:
     def _look(self, threads: list[_Thread]) -> None:
         """See to it that the job comes to an end if threads have died that were at it, or all that could be."""
         # First who is dead, then what they have left: meanwhile a thread may have come to its end as it should.
-        dead = [thread for thread in list(self._inside) if thread is not None and not thread.lives()]
+        dead = [
+            thread for thread in list(self._inside) if thread is not None and not thread.lives()
+        ]
         nobody = not any(thread.lives() for thread in threads)
         lost = self._inside.intersection(dead)
         if lost or (nobody and not (self._inside or self.over or self.stop.is_set)):
@@ -771,7 +849,9 @@ def aside(work: Callable[[], None], stop: Stop) -> None:
     _on_new_threads(_Job(lambda _: work(), 1, stop, last=True), 1)
 
 
-def on_own_threads(work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None) -> None:
+def on_own_threads(
+    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
+) -> None:
     """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`.
 
     When a piece fails, `stop` is set.
@@ -816,7 +896,9 @@ def _pool(workers: int) -> list[_Thread]:
     return alive
 
 
-def on_threads(work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None) -> None:
+def on_threads(
+    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
+) -> None:
     """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
 
     An exception in one of them, or Ctrl-C here, sets `stop`, stops them all after the pieces that they are at, and is raised here

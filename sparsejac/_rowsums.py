@@ -18,7 +18,9 @@ from ._rows import MemoryRows, Rows
 from ._sources import CsrSource, Source
 from ._streamed import StreamedRows, Summary, block_entries, pattern_of
 
-_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # of overflow, as in the kernels
+_silence = functools.partial(
+    np.errstate, over="ignore", invalid="ignore"
+)  # of overflow, as in the kernels
 
 
 @final
@@ -119,7 +121,12 @@ class RowSums:
         source = _sources.find("A", A)
         if source is None:
             A = _checks.matrix(A)
-        _checks.real("A", A.dtype if source is None else source.dtype, "RowSums", "pass its real part, or abs(A)")
+        _checks.real(
+            "A",
+            A.dtype if source is None else source.dtype,
+            "RowSums",
+            "pass its real part, or abs(A)",
+        )
         k = A.shape[0] if source is None else source.k
         ignored = _checks.nonnegative_integer("ignore_diags", ignore_diags)
         pairs, uplo = _checks.pairs(pairs), _checks.uplo(uplo)
@@ -137,12 +144,20 @@ class RowSums:
         self._source = source
         self._seen: Summary | None = None
         if source is not None:
-            self._stream(source, _checks.uplo_of(uplo, half=source.half), min(max(ignored, 1), k), ends, pairs)
+            self._stream(
+                source,
+                _checks.uplo_of(uplo, half=source.half),
+                min(max(ignored, 1), k),
+                ends,
+                pairs,
+            )
             return
         # The transposed is the same matrix, and may be what the kernels can read; its upper triangle is the lower one.
         values, indices, indptr, mirrored = _readable(A)
         which: Triangle = "upper" if (uplo != "L") != mirrored else "lower"
-        part = which if uplo is not None and indices is None else None  # what is beside it is not read
+        part = (
+            which if uplo is not None and indices is None else None
+        )  # what is beside it is not read
         if self._check_finite:
             _matrix.check_finite(values, indices, indptr, transposed=mirrored, part=part)
         if uplo is None:
@@ -160,14 +175,20 @@ class RowSums:
         self._place()
         self.nnz = self._pattern.entries + int(np.count_nonzero(self._diagonal))
 
-    def _stream(self, source: Source, uplo: Uplo | None, offset: int, ends: Any, pairs: Pairs) -> None:
+    def _stream(
+        self, source: Source, uplo: Uplo | None, offset: int, ends: Any, pairs: Pairs
+    ) -> None:
         """The same of an A that is not in memory, with one pass that sees all of it."""
         block_entries(source, self._workers or _machine.cpu_count(), self._memory)
         which: Triangle = "upper" if (uplo != "L") != source.transposed else "lower"
         side = _restricted(triangle(source.k, which, offset=offset), ends, pairs)
         self._read_part = None if uplo is None else which
         place = self._whole()
-        if uplo is not None and isinstance(source, CsrSource) and place.pattern.entries < source.data.size:
+        if (
+            uplo is not None
+            and isinstance(source, CsrSource)
+            and place.pattern.entries < source.data.size
+        ):
             raise _checks.beside_triangle(uplo, source.data.size - place.pattern.entries)
         if uplo is None:
             defect = place.asymmetry()
@@ -184,7 +205,10 @@ class RowSums:
         source = self._source
         assert source is not None
         place = self._streamed(
-            source, pattern_of(source, None if self._read_part is None else triangle(source.k, self._read_part))
+            source,
+            pattern_of(
+                source, None if self._read_part is None else triangle(source.k, self._read_part)
+            ),
         )
         place.entries.extremes = True
         return place
@@ -202,7 +226,9 @@ class RowSums:
     def _place(self) -> None:
         self._rows: Rows
         if self._source is None:
-            self._rows = MemoryRows(self._values, self._pattern, self._workers or _machine.cpu_count())
+            self._rows = MemoryRows(
+                self._values, self._pattern, self._workers or _machine.cpu_count()
+            )
         else:
             assert self._seen is not None
             self._rows = self._streamed(self._source, self._pattern)
@@ -228,7 +254,11 @@ class RowSums:
 
     def __getstate__(self) -> dict[str, Any]:
         self._pattern.check_unchanged()
-        return {name: value for name, value in self.__dict__.items() if name not in ("_rows", "_diagonal")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_rows", "_diagonal")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -357,7 +387,11 @@ class RowSums:
             return max(self._seen.largest, 0.0)
         pattern = self._pattern
         return _matrix.check_nonnegative(
-            self._values, pattern.indices, pattern.indptr, transposed=self._mirrored, part=self._part
+            self._values,
+            pattern.indices,
+            pattern.indptr,
+            transposed=self._mirrored,
+            part=self._part,
         )
 
     def _without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowSums:
@@ -426,7 +460,9 @@ class RowSumsOperator(Operator):
 
     def _each_column(self, X: NDArray[Any], product: Any) -> NDArray[Any]:
         if X.ndim == 2:
-            result = np.empty(X.shape, np.result_type(self.dtype, _checks.float_dtype("x", X.dtype)))
+            result = np.empty(
+                X.shape, np.result_type(self.dtype, _checks.float_dtype("x", X.dtype))
+            )
             for c in range(X.shape[1]):
                 result[:, c] = self._each_column(X[:, c], product)
             return result
@@ -487,7 +523,9 @@ class RowSumsOperator(Operator):
         sums, k = self._sums, self.shape[0]
         pattern = sums._pattern
         if pattern.indices is None:
-            raise TypeError("tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array")
+            raise TypeError(
+                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
+            )
         count = 2 * pattern.entries + k
         _checks.fits(
             f"the {k}x{k} matrix, while it is made,",
@@ -527,7 +565,9 @@ class RowSumsOperator(Operator):
          [20. 62.]]
         """
         sums, k = self._sums, self.shape[0]
-        _checks.fits(f"the {k}x{k} array, while it is made,", 12 * k * k, "multiply by it without forming it")
+        _checks.fits(
+            f"the {k}x{k} array, while it is made,", 12 * k * k, "multiply by it without forming it"
+        )
         pattern = sums._pattern
         if pattern.indices is not None:
             return self.tocsr().toarray()
@@ -550,7 +590,9 @@ def _readable(A: Any) -> tuple[NDArray[Any], Indices | None, Indices | None, boo
     return (A.T if mirrored else A), None, None, mirrored
 
 
-def _restricted(side: Spans, ends: tuple[NDArray[np.int64], NDArray[np.int64]] | None, pairs: Pairs) -> Spans:
+def _restricted(
+    side: Spans, ends: tuple[NDArray[np.int64], NDArray[np.int64]] | None, pairs: Pairs
+) -> Spans:
     """The part of one side of the diagonal that is within the groups, or between them. `ends` are those of each row's group."""
     left, right = side
     if ends is None or pairs == "all":

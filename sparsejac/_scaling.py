@@ -19,20 +19,28 @@ Examination = Literal["auto", "check", "drop", "drop_rows", "skip"]
 
 _REFRESH = 100  # products after which A x, which is carried along, is computed anew
 _WINDOW = 40  # products over which the speed of convergence is measured
-_PATIENCE = 200  # products that may be left to do, at that speed, before the support of A is examined
+_PATIENCE = (
+    200  # products that may be left to do, at that speed, before the support of A is examined
+)
 _LINE = 0.01  # the slope at the end of a line search, relative to that at its start
 _LONG_WINDOW, _HOPELESS = 200, 2000  # the same, before steps along curves are tried
-_RADIUS, _SHORTEST = 2.0, 1e-14  # of the trust region, in units of log(x): at first, and where rounding ends it
-_FORCING = (
-    0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
-)
+_RADIUS, _SHORTEST = (
+    2.0,
+    1e-14,
+)  # of the trust region, in units of log(x): at first, and where rounding ends it
+_FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this, or less near the end
 _INNER = 1000  # steps of conjugate gradients in one of Newton's
 _NARROW, _WIDE = (
     (300, 100),
     (960, 960),
 )  # binary digits before the point, or behind it, beyond which A, and targets, are scaled
-_LOWEST, _HIGHEST = 1014, 1002  # the same, where numbers are so far apart that they do not fit in between
-_SHRUNK = 1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
+_LOWEST, _HIGHEST = (
+    1014,
+    1002,
+)  # the same, where numbers are so far apart that they do not fit in between
+_SHRUNK = (
+    1e-6  # how far A x may have shrunk before it is computed anew: its errors have grown by as much
+)
 _SMALLEST = 1e-305  # an x below which its products lose their digits
 _TOP = 1000  # the exponent of the largest number that is multiplied by A
 _TRUSTED = (
@@ -230,12 +238,18 @@ class Scaling:
         self._tol, self._limit, self._most, self._noun = tol, max_products, max_products, noun
         self._support, self._callback, self._bar = support, callback, bar
         self._nit = self._n_products = 0
-        self._history: list[tuple[int, float, float]] = []  # products, residual, and the best so far
+        self._history: list[
+            tuple[int, float, float]
+        ] = []  # products, residual, and the best so far
         self._residual = self._dropped = np.inf
         self._kept = np.ones(sums.shape[0], np.bool_)
-        self.left_out: dict[str, int] = {}  # how many rows went by each filter, a row by the first of them that it met
+        self.left_out: dict[
+            str, int
+        ] = {}  # how many rows went by each filter, a row by the first of them that it met
         self._words: dict[str, str] = {}
-        self.leave_lonely_out = support == "drop_rows"  # rows whose entries are all with rows that are left out
+        self.leave_lonely_out = (
+            support == "drop_rows"
+        )  # rows whose entries are all with rows that are left out
         self._found = _support.without()
         self._unexamined = ""
         self._alpha = self._delta = 1.0
@@ -243,7 +257,9 @@ class Scaling:
         self._windows = _NARROW
         self._d: NDArray[Any] | None = None
         self._called_at = 0
-        self._lost = False  # whether rows have entries that are too small beside the largest to count
+        self._lost = (
+            False  # whether rows have entries that are too small beside the largest to count
+        )
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -303,7 +319,9 @@ class Scaling:
                 return self._nothing()
             self._d = d
             if self._shift:
-                self._limit -= 2 if self._alpha > 1 else 1  # for the residual of x as it is returned
+                self._limit -= (
+                    2 if self._alpha > 1 else 1
+                )  # for the residual of x as it is returned
             lonely = np.flatnonzero(kept & (degree == 0))
             beta = self._note_of_ones(degree, d)
             verdict: tuple[int, str | None] | None = None
@@ -315,7 +333,11 @@ class Scaling:
                 verdict = self._examine(d)
                 if verdict is None and self._found.unsupported:  # and left out
                     if self._spent(1):
-                        self._sums, self._found, verdict = self._whole, _support.without(), (0, None)
+                        self._sums, self._found, verdict = (
+                            self._whole,
+                            _support.without(),
+                            (0, None),
+                        )
                     else:
                         degree = self._degree()
                         beta = self._note_of_ones(degree, d)
@@ -332,7 +354,9 @@ class Scaling:
         """``A 1 / alpha`` over the rows that are kept; 0 where, and only where, a row has no entries; 1 where it is lost."""
         ones = self._kept.astype(np.float64)
         degree = self._product(ones)
-        if self._alpha > 1 and np.any(self._kept & (degree == 0)):  # of small entries nothing may be left
+        if self._alpha > 1 and np.any(
+            self._kept & (degree == 0)
+        ):  # of small entries nothing may be left
             self._tick()
             lost = (degree == 0) & (self._sums._product(ones) > 0)
             degree[lost] = 1.0
@@ -436,7 +460,9 @@ class Scaling:
                     return self._result(x, *verdict)
             if self._left_to_do(_LONG_WINDOW) > _HOPELESS:
                 return None
-            slope = _kernels.scaling_direction(above / below if below > 0 else 0.0, x, Ax, q, s, z, d)
+            slope = _kernels.scaling_direction(
+                above / below if below > 0 else 0.0, x, Ax, q, s, z, d
+            )
             if not slope < 0:
                 slope = _kernels.scaling_direction(0.0, x, Ax, q, s, z, d)
             np.copyto(before, x)
@@ -446,7 +472,9 @@ class Scaling:
             shrunk *= 1 + t * min(float(np.min(s)), 0.0)
             self._nit += 1
 
-    def _length(self, slope: float, q: NDArray[Any], Aq: NDArray[Any], s: NDArray[Any], d: NDArray[Any]) -> float:
+    def _length(
+        self, slope: float, q: NDArray[Any], Aq: NDArray[Any], s: NDArray[Any], d: NDArray[Any]
+    ) -> float:
         """The t for which ``½ (x + t q)ᵀA (x + t q) - d·log(x + t q)`` is least.
 
         With ``s = q/x`` its derivative is ``g·s + t (qᵀA q + d·(s²/(1 + t s)))``: in this form nothing cancels near t = 0. It is negative at 0, and
@@ -501,7 +529,9 @@ class Scaling:
             steepness = float(np.sum(gradient**2 * inverse))
             inner = x if self._kept.all() else np.where(self._kept, x, 0.0)
 
-            def product(v: NDArray[Any], x: NDArray[Any] = inner, r: NDArray[Any] = r) -> tuple[NDArray[Any], float]:
+            def product(
+                v: NDArray[Any], x: NDArray[Any] = inner, r: NDArray[Any] = r
+            ) -> tuple[NDArray[Any], float]:
                 Hd = self._product(x * v)
                 return Hd, _kernels.cg_product(v, x, Hd, r, 0.0, r)
 
@@ -509,7 +539,10 @@ class Scaling:
                 product,
                 gradient,
                 inverse,
-                enough=max(min(_FORCING**2, steepness / float(np.sum(d))), (0.3 * self._tol / residual) ** 2),
+                enough=max(
+                    min(_FORCING**2, steepness / float(np.sum(d))),
+                    (0.3 * self._tol / residual) ** 2,
+                ),
                 radius=radius,
                 limit=min(_INNER, self._limit - self._n_products - 1),
             )
@@ -571,7 +604,9 @@ class Scaling:
             hint = 'leave out support="check", "drop" or "drop_rows"'
             hint += "" if self._sums._memory is None else ", or pass more memory="
             _checks.fits("the examination of A's support", needed, hint, available)
-        self._unexamined = f"; A's support was not examined, which would take {_checks.human_bytes(needed)}"
+        self._unexamined = (
+            f"; A's support was not examined, which would take {_checks.human_bytes(needed)}"
+        )
         return False
 
     def _unsupported(self, found: _support.Support) -> tuple[int, str | None]:
@@ -586,7 +621,10 @@ class Scaling:
         if found.rows.size > 1:
             who = f"the {found.rows.size} {noun}s {_first(found.rows)} have"
         if found.columns.size == 0:
-            return 4, f"no scaling exists, as A has no support: {who} no entries; min_nnz=1 leaves such {noun}s out"
+            return (
+                4,
+                f"no scaling exists, as A has no support: {who} no entries; min_nnz=1 leaves such {noun}s out",
+            )
         which = "1 column, whose target is"
         if found.columns.size > 1:
             which = f"{found.columns.size} columns, whose targets are"
@@ -612,7 +650,11 @@ class Scaling:
     def _up(self, u: NDArray[Any]) -> int:
         """The power of two by which u is multiplied, so that ``A u`` is in the units of alpha, and u in the range."""
         largest = float(np.max(np.abs(u), initial=0.0))
-        return min(-self._log_alpha, _TOP - int(np.frexp(largest)[1])) if largest < np.inf else -self._log_alpha
+        return (
+            min(-self._log_alpha, _TOP - int(np.frexp(largest)[1]))
+            if largest < np.inf
+            else -self._log_alpha
+        )
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
         if self._callback is None or self._nit == self._called_at:
@@ -700,9 +742,13 @@ class Scaling:
         if dropped:
             message += f"; {_entries(self._found)} dropped, in {self._noun}{'s' * (len(rows) > 1)} {_first(rows)}"
         if any(self.left_out.values()):
-            by = ", ".join(f"{count} {self._words[name]}" for name, count in self.left_out.items() if count)
+            by = ", ".join(
+                f"{count} {self._words[name]}" for name, count in self.left_out.items() if count
+            )
             count, k = int(np.count_nonzero(~self._kept)), self._kept.size
-            message += f"; {count} of {k} {self._noun}s {'is' if count == 1 else 'are'} left out ({by})"
+            message += (
+                f"; {count} of {k} {self._noun}s {'is' if count == 1 else 'are'} left out ({by})"
+            )
         return self._state(
             x,
             kept=self._kept,

@@ -27,7 +27,9 @@ from ._stored import File, StoredCSR, read_at
 
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
-_COLUMNS = 2**20  # columns of a sparse matrix that are looked at at a time, where no pass is under way
+_COLUMNS = (
+    2**20
+)  # columns of a sparse matrix that are looked at at a time, where no pass is under way
 
 
 class Part(NamedTuple):
@@ -77,17 +79,22 @@ class FileNumbers:
     dtype: np.dtype[Any]
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
-    mutable: bool = False  # through a mapping, to which the time of a file does not tell of every write
+    mutable: bool = (
+        False  # through a mapping, to which the time of a file does not tell of every write
+    )
     serial = False
 
     @classmethod
-    def of(cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int, *, mutable: bool) -> FileNumbers:
+    def of(
+        cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int, *, mutable: bool
+    ) -> FileNumbers:
         path = str(Path(path).absolute())
         try:
             status = Path(path).stat()
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                error.errno, f"{path}, of {name}, is not there any more: write it anew, or pass numpy.asarray({name})"
+                error.errno,
+                f"{path}, of {name}, is not there any more: write it anew, or pass numpy.asarray({name})",
             ) from None
         needed = offset + size * dtype.itemsize
         if status.st_size < needed:
@@ -123,7 +130,9 @@ class FileNumbers:
         while view:
             count = read_at(file, view[:_PIECE], position)
             if count == 0:
-                raise OSError(f"{self.path}, of {self.name}, ends early, at byte {position}: it has been truncated")
+                raise OSError(
+                    f"{self.path}, of {self.name}, ends early, at byte {position}: it has been truncated"
+                )
             view, position = view[count:], position + count
 
 
@@ -165,7 +174,9 @@ def numbers(name: str, array: NDArray[Any]) -> Numbers:
         return MemoryNumbers(array.reshape(-1))
     mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
     own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
-    if array.size and own and inode not in (None, own[0].inode):  # the name is that of another file by now
+    if (
+        array.size and own and inode not in (None, own[0].inode)
+    ):  # the name is that of another file by now
         raise changed(name, mapped[0])
     mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
     return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
@@ -279,7 +290,11 @@ class FileRows(DenseSource):
             def read(part: Part, room: Room) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
                 # A read for each row costs more than reading on, unless it leaves out a good part of a long row.
-                if c1 - c0 > k // 2 or k * self.dtype.itemsize < _SMALL or not hasattr(numbers, "fill"):
+                if (
+                    c1 - c0 > k // 2
+                    or k * self.dtype.itemsize < _SMALL
+                    or not hasattr(numbers, "fill")
+                ):
                     return numbers(i0 * k, i1 * k, room).reshape(i1 - i0, k)
                 block = room.take((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
                 for i in range(i0, i1):
@@ -377,7 +392,10 @@ class ObjectRows(DenseSource):
     @contextmanager
     def opened(self) -> Iterator[Reader]:
         self._check_chunks()
-        if tuple(self.matrix.shape) != (self.k, self.k) or np.dtype(self.matrix.dtype) != self.dtype:
+        if (
+            tuple(self.matrix.shape) != (self.k, self.k)
+            or np.dtype(self.matrix.dtype) != self.dtype
+        ):
             raise ValueError(
                 f"{self.name} has become {self.matrix.dtype} of shape {self.matrix.shape} since it was handed over: hand it over anew"
             )
@@ -427,7 +445,14 @@ def row_blocks(indptr: Indices, i0: int, i1: int, entries: int) -> Iterator[tupl
     """Consecutive rows of so many entries together, or one row of more."""
     while i0 < i1:
         end = int(indptr[i0]) + entries
-        stop = int(np.searchsorted(indptr, indptr.dtype.type(min(end, np.iinfo(indptr.dtype).max)), side="right")) - 1
+        stop = (
+            int(
+                np.searchsorted(
+                    indptr, indptr.dtype.type(min(end, np.iinfo(indptr.dtype).max)), side="right"
+                )
+            )
+            - 1
+        )
         stop = min(max(stop, i0 + 1), i1)
         yield i0, stop
         i0 = stop
@@ -452,25 +477,39 @@ class CsrSource:
         self.serial, self.half = data.serial or indices.serial, half
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
         self.transposed = transposed and self.k > 1
-        if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu" or indices.size != data.size:
+        if (
+            indices.dtype.kind not in "iu"
+            or indptr.dtype.kind not in "iu"
+            or indices.size != data.size
+        ):
             raise _checks.bad_structure(
                 name,
                 "csr",
                 f"{indices.size} indices ({indices.dtype}) for {data.size} values, indptr of {indptr.dtype}",
             )
         self.index_dtype = (
-            np.dtype(np.int32) if indices.dtype.itemsize < 8 and data.size < 2**31 else np.dtype(np.int64)
+            np.dtype(np.int32)
+            if indices.dtype.itemsize < 8 and data.size < 2**31
+            else np.dtype(np.int64)
         )
         self.indptr: Any = np.asarray(indptr, self.index_dtype)
-        if self.indptr[0] != 0 or self.indptr[-1] != data.size or np.any(self.indptr[1:] < self.indptr[:-1]):
-            raise _checks.bad_structure(name, "csr", f"indptr must rise from 0 to the {data.size} values")
+        if (
+            self.indptr[0] != 0
+            or self.indptr[-1] != data.size
+            or np.any(self.indptr[1:] < self.indptr[:-1])
+        ):
+            raise _checks.bad_structure(
+                name, "csr", f"indptr must rise from 0 to the {data.size} values"
+            )
         self.longest = int(np.max(np.diff(self.indptr), initial=1))  # row
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):
             defect, line = _kernels.csr_defect(self.indptr, block, base, i0, i1, self.k)
             if defect == 2:
-                raise _checks.bad_structure(name, "csr", f"row {line} has an index outside 0 … {self.k - 1}")
+                raise _checks.bad_structure(
+                    name, "csr", f"row {line} has an index outside 0 … {self.k - 1}"
+                )
             if defect:
                 raise _checks.unsorted(name, line)
             _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, self.on_diagonal)
@@ -486,7 +525,10 @@ class CsrSource:
     def opened(self) -> Iterator[Any]:
         """For a pass: the reader of the values, and that of the columns."""
         with ExitStack() as stack:
-            yield stack.enter_context(self.data.opened()), stack.enter_context(self.stored_indices.opened())
+            yield (
+                stack.enter_context(self.data.opened()),
+                stack.enter_context(self.stored_indices.opened()),
+            )
 
 
 Source = DenseSource | CsrSource
@@ -513,7 +555,12 @@ def _find(name: str, A: Any) -> Source | None:
     if scipy.sparse.issparse(A):
         return _of_sparse(name, A)
     source: DenseSource | None = None
-    if isinstance(A, np.memmap) and A.ndim == 2 and A.shape[0] == A.shape[1] and mapped_file(A) is not None:
+    if (
+        isinstance(A, np.memmap)
+        and A.ndim == 2
+        and A.shape[0] == A.shape[1]
+        and mapped_file(A) is not None
+    ):
         _checks.float_dtype(name, A.dtype)
         source = FileRows(numbers(name, A), len(A), transposed=not A.flags.c_contiguous)
     elif callable(A) and not hasattr(A, "shape"):
@@ -526,8 +573,12 @@ def _find(name: str, A: Any) -> Source | None:
 
 
 def _check_open(name: str, A: Any) -> None:
-    if type(A).__module__.startswith("h5py.") and not A:  # it raises errors of its own for everything else
-        raise ValueError(f"{name} is of a file that has been closed: open it again, and hand it over anew")
+    if (
+        type(A).__module__.startswith("h5py.") and not A
+    ):  # it raises errors of its own for everything else
+        raise ValueError(
+            f"{name} is of a file that has been closed: open it again, and hand it over anew"
+        )
 
 
 def _has_rows(name: str, A: Any) -> bool:

@@ -16,7 +16,9 @@ class Step(NamedTuple):
     predicted: float  # by how much ``g·s + ½ s·H s`` falls
     length: float  # of s, in the norm of the preconditioner
     solved: bool  # whether the system was, or the step ended at the boundary or the limit
-    bent: NDArray[Any] | None = None  # a direction along which ``d·H d`` is negative, if one was met
+    bent: NDArray[Any] | None = (
+        None  # a direction along which ``d·H d`` is negative, if one was met
+    )
 
 
 def steihaug(

@@ -39,7 +39,9 @@ CHECKSUMS = "_crc32"  # what follows an array's name in that of its checksums
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
 CHECKED = 2**17  # bytes of an array that have a checksum together, a multiple of every dtype's size
 _CONVERTED = 2**17  # indices that are widened at a time
-_going_there = threading.Lock()  # where the system cannot read from a place without going there first
+_going_there = (
+    threading.Lock()
+)  # where the system cannot read from a place without going there first
 _HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
 _INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 
@@ -126,11 +128,15 @@ class StoredCSR:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self.shape, self.nnz, self.dtype, files = _described(self.path)
-        self._blocks = [_block(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files]
+        self._blocks = [
+            _block(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files
+        ]
         self._first_rows = list(accumulate((rows for _, _, rows, _ in files), initial=0))
         self._first_entries = list(accumulate((nnz for *_, nnz in files), initial=0))
         wide = any(block.members["indices"][1] == np.int64 for block in self._blocks)
-        self._column_dtype = np.dtype(np.int64 if wide else np.int32)  # however many entries the whole has
+        self._column_dtype = np.dtype(
+            np.int64 if wide else np.int32
+        )  # however many entries the whole has
         self.index_dtype = np.promote_types(index_dtype(*self.shape, self.nnz), self._column_dtype)
         self._begin()
 
@@ -190,7 +196,9 @@ class StoredCSR:
         if files is None or not files.readers:
             raise ValueError(f"{self.path} is not open: read it within `with stored.open():`")
         if not 0 <= start <= stop <= self.nnz:
-            raise IndexError(f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}")
+            raise IndexError(
+                f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}"
+            )
         if not (
             isinstance(out, np.ndarray)  # type: ignore[redundant-expr]  # what this line finds out
             and out.shape == (stop - start,)
@@ -210,10 +218,14 @@ class StoredCSR:
     def __getitem__(self, rows: slice) -> scipy.sparse.csr_array:
         """The rows of a slice, in memory."""
         if not isinstance(rows, slice):
-            raise TypeError(f"a stored matrix gives slices of its rows, as stored[10:20], got the index {rows!r}")
+            raise TypeError(
+                f"a stored matrix gives slices of its rows, as stored[10:20], got the index {rows!r}"
+            )
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
-            raise IndexError(f"a stored matrix gives rows that follow each other, got a step of {step}: leave it out")
+            raise IndexError(
+                f"a stored matrix gives rows that follow each other, got a step of {step}: leave it out"
+            )
         with self.open():
             return self._rows(start, max(start, stop))
 
@@ -225,12 +237,12 @@ class StoredCSR:
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return (
-            f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks in {str(self.path)!r}>"
-        )
+        return f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks in {str(self.path)!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_lock", "_files")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -264,8 +276,12 @@ class StoredCSR:
         data, indices = np.empty(nnz, self.dtype), np.empty(nnz, dtype)
         self._read("data", first, last, data)
         self._read("indices", first, last, indices)
-        if nnz and not (indices.min() >= 0 and indices.max() < n):  # SciPy's products would write beyond their arrays
-            raise ValueError(f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {_ANEW}")
+        if nnz and not (
+            indices.min() >= 0 and indices.max() < n
+        ):  # SciPy's products would write beyond their arrays
+            raise ValueError(
+                f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {_ANEW}"
+            )
         indptr -= first
         arrays = data, indices, indptr.astype(dtype, copy=False)
         return scipy.sparse.csr_array(arrays, shape=(stop - start, n))
@@ -282,7 +298,10 @@ class StoredCSR:
             begins = part[0] == 0 if lo == first_row else part[0] >= 0
             ends = part[-1] == nnz if hi == self._first_rows[number + 1] else part[-1] <= nnz
             if not (begins and ends and (part[1:] >= part[:-1]).all()):
-                raise _broken(self._blocks[number].path, f"has row pointers that do not ascend from 0 to {nnz}")
+                raise _broken(
+                    self._blocks[number].path,
+                    f"has row pointers that do not ascend from 0 to {nnz}",
+                )
             part += first_entry
         return out
 
@@ -292,7 +311,9 @@ class StoredCSR:
 
     def _read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
         for number, lo, hi in _overlaps(self._first_entries, start, stop):
-            self._read_member(number, name, lo - self._first_entries[number], out[lo - start : hi - start])
+            self._read_member(
+                number, name, lo - self._first_entries[number], out[lo - start : hi - start]
+            )
 
     def _read_member(self, number: int, name: str, start: int, out: NDArray[Any]) -> None:
         """As many elements of a block's array as `out` has, from `start` on."""
@@ -432,14 +453,18 @@ def _broken(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path} {reason}: {_ANEW}")
 
 
-def _described(path: Path) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
+def _described(
+    path: Path,
+) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
     """What the manifest of a folder says: shape, nnz, dtype, and of each file the name, and how many bytes, rows and entries."""
     manifest = path / MANIFEST
     try:
         text = manifest.read_bytes()
     except FileNotFoundError:
         path.stat()  # the system's own words if there is no such folder
-        raise _broken(path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one") from None
+        raise _broken(
+            path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one"
+        ) from None
     try:
         description = json.loads(text)
         if description["format"] != FORMAT:
@@ -456,13 +481,17 @@ def _described(path: Path) -> tuple[tuple[int, int], int, np.dtype[Any], list[tu
         for block in description["blocks"]:
             first_row, rows, inside = map(_count, (block["first_row"], block["rows"], block["nnz"]))
             if first_row != row or (inside and not rows):
-                raise ValueError(f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows")
+                raise ValueError(
+                    f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows"
+                )
             if Path(block["file"]).name != block["file"]:
                 raise ValueError(f"{block['file']!r} is not in the folder")
             files.append((block["file"], _count(block["bytes"]), rows, inside))
             row, entries = row + rows, entries + inside
         if (row, entries) != (m, nnz):
-            raise ValueError(f"its blocks have {row} rows and {entries} entries, and the matrix {m} and {nnz}")
+            raise ValueError(
+                f"its blocks have {row} rows and {entries} entries, and the matrix {m} and {nnz}"
+            )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _broken(manifest, f"does not describe a matrix of row blocks ({error!r})") from None
     return (m, n), nnz, dtype, files
@@ -474,7 +503,9 @@ def _count(value: Any) -> int:
     return value
 
 
-def _block(path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int) -> _Block:
+def _block(
+    path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int
+) -> _Block:
     """Look at a block's file: is it there, and does it hold the arrays that it should?"""
     try:
         status = path.stat()
@@ -482,7 +513,11 @@ def _block(path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int,
         raise _broken(path, "is missing") from None
     if not stat.S_ISREG(status.st_mode) or status.st_size != size:
         raise _broken(path, f"has {status.st_size} bytes, and {size} were written")
-    shapes = {"data": ((nnz,), [dtype]), "indices": ((nnz,), _INDICES), "indptr": ((rows + 1,), _INDICES)}
+    shapes = {
+        "data": ((nnz,), [dtype]),
+        "indices": ((nnz,), _INDICES),
+        "indptr": ((rows + 1,), _INDICES),
+    }
     with path.open("rb") as file:  # the system's own words if that is not permitted
         try:
             with zipfile.ZipFile(file) as archive:
@@ -491,20 +526,27 @@ def _block(path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int,
                         found = np.lib.format.read_array(member, allow_pickle=False).tolist()
                     if found != value:
                         raise ValueError(f"its {name} is {found!r} and not {value!r}")
-                members = {name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name]) for name in shapes}
+                members = {
+                    name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name])
+                    for name in shapes
+                }
                 checksums = _checksums_in(
-                    archive, {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes}
+                    archive,
+                    {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes},
                 )
         except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
             raise _broken(path, f"is not the block that {MANIFEST} says ({error})") from None
-    return _Block(path, _signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes})
+    return _Block(
+        path, _signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes}
+    )
 
 
 def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
     """CRC-32 of each piece of `CHECKED` bytes of an array's numbers."""
     numbers = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
     return np.array(
-        [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)], np.uint32
+        [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)],
+        np.uint32,
     )
 
 
@@ -518,22 +560,34 @@ def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, 
         with archive.open(f"{name}{CHECKSUMS}.npy") as member:
             found[name] = np.lib.format.read_array(member, allow_pickle=False)
         if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
-            raise ValueError(f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes")
+            raise ValueError(
+                f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes"
+            )
     return found
 
 
-def _member(file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any) -> tuple[int, np.dtype[Any]]:
+def _member(
+    file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any
+) -> tuple[int, np.dtype[Any]]:
     """Where in the file the numbers of an array begin, and their dtype."""
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename} is compressed, and only what is not can be read in parts")
-    file.seek(info.header_offset + 26)  # a zip's own header: 30 bytes, of which the last 4 say what follows them
+        raise ValueError(
+            f"{info.filename} is compressed, and only what is not can be read in parts"
+        )
+    file.seek(
+        info.header_offset + 26
+    )  # a zip's own header: 30 bytes, of which the last 4 say what follows them
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
     file.seek(start)
     old = np.lib.format.read_magic(file) == (1, 0)
-    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)
+    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(
+        file
+    )
     found, dtype, offset = header[0], header[2], file.tell()
     if found != shape or dtype not in dtypes:
-        raise ValueError(f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}")
+        raise ValueError(
+            f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}"
+        )
     if offset + math.prod(shape) * dtype.itemsize != start + info.file_size:
         raise ValueError(f"{info.filename} is longer or shorter than its array")
     return offset, dtype
@@ -593,7 +647,8 @@ def _fill_checked(descriptor: int, block: _Block, name: str, start: int, out: ND
         _fill(descriptor, block.path, place, piece)
         if zlib.crc32(piece.view(np.uint8).data) != block.checksums[name][number]:
             raise _broken(
-                block.path, f"is damaged: the checksum of its {name} from byte {place} on is another than was written"
+                block.path,
+                f"is damaged: the checksum of its {name} from byte {place} on is another than was written",
             )
         if piece is not wanted:
             wanted[:] = piece[lo - first : hi - first]

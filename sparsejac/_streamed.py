@@ -41,7 +41,9 @@ from ._rows import (
 )
 from ._sources import CsrSource, DenseSource, Part, Source, row_blocks
 
-_BLOCK = 2**23  # bytes of a block, if there is room: from here on the time between two of them does not show
+_BLOCK = (
+    2**23
+)  # bytes of a block, if there is room: from here on the time between two of them does not show
 _DEFAULT = 2**28  # bytes for blocks, where nobody says how many
 _PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
 _SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take, of those below
@@ -50,7 +52,9 @@ _LONG = 2**26  # bytes of so many rows above which a budget need not have room f
 _DELAY = 2  # seconds before a bar is shown
 _VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
 _OTHER = 2**21  # bytes of threads, and of what they leave with malloc
-_COMPILED = tuple(map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64)))
+_COMPILED = tuple(
+    map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
+)
 
 
 class Summary(NamedTuple):
@@ -75,9 +79,16 @@ class StreamedEntries:
         compiled: tuple[np.dtype[Any], ...] = _COMPILED,
     ) -> None:
         self.extremes = False  # whether anybody wants to know of them
-        self.whole_diagonal = False  # whether what is on the diagonal is noted even where it is not visited
+        self.whole_diagonal = (
+            False  # whether what is on the diagonal is noted even where it is not visited
+        )
         self._noting = Turn()
-        self.source, self.name, self._pattern, self.check_finite = source, name, pattern, check_finite
+        self.source, self.name, self._pattern, self.check_finite = (
+            source,
+            name,
+            pattern,
+            check_finite,
+        )
         self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
         self.seen = np.zeros(k, np.bool_)
         self.diagonal = np.zeros(k, np.complex128 if self.dtype.kind == "c" else np.float64)
@@ -102,20 +113,30 @@ class StreamedEntries:
 
     def reader(self, opened: Any) -> Callable[..., Any]:
         """``read(i0, i1, rooms, …)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
-        return self._dense_reader(opened) if isinstance(self.source, DenseSource) else self._csr_reader(*opened)
+        return (
+            self._dense_reader(opened)
+            if isinstance(self.source, DenseSource)
+            else self._csr_reader(*opened)
+        )
 
     def _dense_reader(self, read: Any) -> Callable[..., Any]:
         pattern, k = self._pattern, self._pattern.k
         whole = pattern.entries == k * k
 
-        def block_of(i0: int, i1: int, rooms: list[Room], *_: Any, **__: Any) -> tuple[NDArray[Any], None, int]:
+        def block_of(
+            i0: int, i1: int, rooms: list[Room], *_: Any, **__: Any
+        ) -> tuple[NDArray[Any], None, int]:
             c0, c1 = 0, k
             if not whole:
                 i = np.arange(i0, i1) * k
                 c0, c1 = int(np.min(pattern.lo[i0:i1] - i)), int(np.max(pattern.hi[i0:i1] - i))
                 if self.whole_diagonal:
                     c0, c1 = min(c0, i0), max(c1, i1)
-            return self._readable(read(Part(i0, i1, c0, max(c0, c1)), rooms[0]), rooms[1]), None, i0 * k
+            return (
+                self._readable(read(Part(i0, i1, c0, max(c0, c1)), rooms[0]), rooms[1]),
+                None,
+                i0 * k,
+            )
 
         return block_of
 
@@ -124,11 +145,15 @@ class StreamedEntries:
         source = self.source
         indptr, dtype = source.indptr, source.index_dtype
 
-        def block_of(i0: int, i1: int, rooms: list[Room], *, structure: bool) -> tuple[Any, Any, int]:
+        def block_of(
+            i0: int, i1: int, rooms: list[Room], *, structure: bool
+        ) -> tuple[Any, Any, int]:
             base, end = int(indptr[i0]), int(indptr[i1])
             columns = _converted(read_columns(base, end, rooms[2]), dtype, rooms[3])
             if source.stored_indices.mutable:  # a kernel would write beyond its arrays
-                defect, line = compiled_kernel("csr_defect")(indptr, columns, base, i0, i1, self._pattern.k)
+                defect, line = compiled_kernel("csr_defect")(
+                    indptr, columns, base, i0, i1, self._pattern.k
+                )
                 if defect:
                     raise _checks.changed_columns(self.name, int(line))
             data = None if structure else self._readable(read(base, end, rooms[0]), rooms[1])
@@ -176,7 +201,9 @@ class StreamedEntries:
         if self.extremes:
             lowest, largest = float(np.min(data)), float(np.max(data))
             with self._noting:
-                if lowest < self.lowest and lowest < 0:  # of one that is not negative nobody asks where
+                if (
+                    lowest < self.lowest and lowest < 0
+                ):  # of one that is not negative nobody asks where
                     self.lowest_at = self.place(base + int(np.argmax(data == lowest)))
                 self.lowest = min(self.lowest, lowest)
                 self.largest = max(self.largest, largest)
@@ -226,7 +253,10 @@ class StreamedRows(Rows):
         self.pattern, self.workers, self.memory = pattern, workers, memory
         self.entries = StreamedEntries(source, pattern, "A", check_finite=check_finite)
         self.dtype = self.entries.dtype
-        self.flipped, self.progress = flipped, progress  # flipped: these rows are the columns of what J's rows go by
+        self.flipped, self.progress = (
+            flipped,
+            progress,
+        )  # flipped: these rows are the columns of what J's rows go by
         self.passes = 0
 
     # --- the two things -----------------------------------------------------------------------------------------------
@@ -248,7 +278,16 @@ class StreamedRows(Rows):
         run, spans = compiled_kernel(kernel), self.spans(compact=compact)
 
         def write(block: Block) -> None:
-            run(block.data, block.indices, block.base, *spans, block.i0, block.i1, *block.beside, *args)
+            run(
+                block.data,
+                block.indices,
+                block.base,
+                *spans,
+                block.i0,
+                block.i1,
+                *block.beside,
+                *args,
+            )
 
         if alike:
             run(None, None, 0, *spans, *(rows or (0, self.pattern.k)), *args)
@@ -362,7 +401,11 @@ class StreamedRows(Rows):
 
         with contextlib.ExitStack() as stack:
             read = own.reader(stack.enter_context(own.source.opened()))
-            read_beside = None if streamed is None else streamed.reader(stack.enter_context(streamed.source.opened()))
+            read_beside = (
+                None
+                if streamed is None
+                else streamed.reader(stack.enter_context(streamed.source.opened()))
+            )
             bar = stack.enter_context(_bar(name, rows, shown=self.progress))
             again = own.scan_each_pass
             again_beside = streamed is not None and streamed.scan_each_pass
@@ -401,7 +444,10 @@ class StreamedRows(Rows):
                     try:
                         rooms = spare.pop()
                     except IndexError:
-                        rooms = [Room(returned=True) for _ in range(4)], [Room(returned=True) for _ in range(5)]
+                        rooms = (
+                            [Room(returned=True) for _ in range(4)],
+                            [Room(returned=True) for _ in range(5)],
+                        )
                     block = taken(rooms)
                     if block is None:
                         return
@@ -416,7 +462,9 @@ class StreamedRows(Rows):
 
             on_own_threads(work, len(blocks), self.workers + 1, stop)
 
-    def _blocks(self, rows: tuple[int, int], target: Any, columns: int = 1) -> Iterator[tuple[int, int]]:
+    def _blocks(
+        self, rows: tuple[int, int], target: Any, columns: int = 1
+    ) -> Iterator[tuple[int, int]]:
         """Consecutive rows that are read together: those of a unit, or, where the budget has no room for these, a part of them."""
         source, entries = self.entries.source, self._block_entries(target, columns)
         if isinstance(source, CsrSource):
@@ -470,7 +518,10 @@ class StreamedRows(Rows):
             return super().any_nonzero(target)
         found: list[bool] = []  # one for each block of a pass
         self._pass_over(
-            "any_nonzero", lambda block: found.append(bool(np.any(block.beside[0]))), (0, self.pattern.k), target
+            "any_nonzero",
+            lambda block: found.append(bool(np.any(block.beside[0]))),
+            (0, self.pattern.k),
+            target,
         )
         return any(found)
 
@@ -496,7 +547,12 @@ class StreamedRows(Rows):
         """The place of all entries, where this one is of a part of them."""
         check = self.entries.check_finite
         return StreamedRows(
-            source, pattern_of(source), self.workers, self.memory, check_finite=check, progress=self.progress
+            source,
+            pattern_of(source),
+            self.workers,
+            self.memory,
+            check_finite=check,
+            progress=self.progress,
         )
 
     def asymmetry(self) -> tuple[int, float] | None:
@@ -540,7 +596,9 @@ class StreamedRows(Rows):
 def pattern_of(source: Source, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
     """The entries of a source, or those within spans."""
     if isinstance(source, CsrSource):
-        return Pattern.csr(source.indptr, source.columns, spans, grid=grid, on_diagonal=source.on_diagonal)
+        return Pattern.csr(
+            source.indptr, source.columns, spans, grid=grid, on_diagonal=source.on_diagonal
+        )
     return Pattern.dense(source.k, spans)
 
 
@@ -572,11 +630,15 @@ def block_entries(source: Source, workers: int, memory: int | None, beside: int 
     longest = source.longest if isinstance(source, CsrSource) else rows * k
     if memory is None:
         what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
-        _checks.fits(what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows")
+        _checks.fits(
+            what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows"
+        )
         available = max(_DEFAULT, kept, longest * each)
     elif memory < kept + longest * each:
         chunked = isinstance(source, DenseSource) and source.step > 1
-        raise _checks.small_memory(memory, kept + longest * each, k, kept=kept, rows=rows, chunked=chunked)
+        raise _checks.small_memory(
+            memory, kept + longest * each, k, kept=kept, rows=rows, chunked=chunked
+        )
     else:
         available = memory - kept
     return max(min(available // each, max(_BLOCK // own, longest)), 1)
@@ -590,7 +652,9 @@ def _kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = _COMPILE
 def diagonal_entries(pattern: Pattern, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
     """Which entry of these rows is on the diagonal, and visited, or -1."""
     own = pattern.on_diagonal
-    entries: Any = np.arange(i0, i1, dtype=np.int64) * (pattern.k + 1) if own is None else own[i0:i1]
+    entries: Any = (
+        np.arange(i0, i1, dtype=np.int64) * (pattern.k + 1) if own is None else own[i0:i1]
+    )
     if not visited:
         return np.asarray(entries)
     return np.where((entries >= pattern.lo[i0:i1]) & (entries < pattern.hi[i0:i1]), entries, -1)

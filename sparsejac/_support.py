@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_bipartite_matching, maximum_flow
+from scipy.sparse.csgraph import (
+    breadth_first_order,
+    connected_components,
+    maximum_bipartite_matching,
+    maximum_flow,
+)
 
 from ._rowsums import RowSums
 
@@ -28,9 +33,13 @@ _BYTES = 100  # for each entry of the graph, while all this is found out
 class Support(NamedTuple):
     """What was found out."""
 
-    rows: NDArray[Any]  # rows whose entries are in too few columns for their targets: none if A has support
+    rows: NDArray[
+        Any
+    ]  # rows whose entries are in too few columns for their targets: none if A has support
     columns: NDArray[Any]  # those columns
-    entries: NDArray[Any]  # which of A's values are on no positive diagonal, of those on the side that is read
+    entries: NDArray[
+        Any
+    ]  # which of A's values are on no positive diagonal, of those on the side that is read
     places: tuple[NDArray[Any], NDArray[Any]]  # (i, j) of them
     diagonal: NDArray[Any]  # rows whose diagonal entry is on none
 
@@ -77,7 +86,9 @@ def graph_of(sums: RowSums, kept: NDArray[np.bool_]) -> Graph:
     if isinstance(p, slice):
         p = np.arange(i.size)
     positive = sums._rows.values() > 0
-    return Graph(i[positive], j[positive], p[positive], np.flatnonzero(sums._diagonal > 0)).within(kept)
+    return Graph(i[positive], j[positive], p[positive], np.flatnonzero(sums._diagonal > 0)).within(
+        kept
+    )
 
 
 def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
@@ -87,7 +98,9 @@ def examine(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> S
     return _examined(graph_of(sums, kept), kept, d)[0]
 
 
-def supported_rows(sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> NDArray[np.bool_]:
+def supported_rows(
+    sums: RowSums, kept: NDArray[np.bool_], d: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """The rows that remain when those without support are left out, until the rest has total support, as far as that can be found out.
 
     Rows that lack support go together. If the rest has support, but no total support, rows that entries with support connect are a part. Of two parts that an
@@ -124,7 +137,9 @@ def _in_the_way(
     between = part[i] != part[j]
     if between.any():
         a, b = part[i[between]], part[j[between]]
-        beside = scipy.sparse.coo_array((np.ones(2 * a.size, np.int8), (np.append(a, b), np.append(b, a)))).tocsr()
+        beside = scipy.sparse.coo_array(
+            (np.ones(2 * a.size, np.int8), (np.append(a, b), np.append(b, a)))
+        ).tocsr()
         sizes = np.bincount(part[kept], minlength=beside.shape[0])
         concerned = np.unique(np.append(a, b))
         stays, goes = np.zeros(sizes.size, np.bool_), np.zeros(sizes.size, np.bool_)
@@ -143,7 +158,9 @@ def _in_the_way(
     return np.flatnonzero(out)
 
 
-def _examined(graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> tuple[Support, NDArray[np.intp] | None]:
+def _examined(
+    graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]
+) -> tuple[Support, NDArray[np.intp] | None]:
     """The support of a graph; and of each row the column that it is matched with, if there is a matching."""
     k = kept.size
     i, j, p, own = graph
@@ -151,7 +168,9 @@ def _examined(graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> 
     columns = np.concatenate([j, i, own.astype(i.dtype)])
     capacity, exact = _integers(d, kept)
     equal = np.ptp(capacity[kept]) == 0
-    flow_rows, flow_columns, left_over = _matched(rows, columns, kept) if equal else _flow(rows, columns, capacity)
+    flow_rows, flow_columns, left_over = (
+        _matched(rows, columns, kept) if equal else _flow(rows, columns, capacity)
+    )
     residual = _residual_graph(k, rows, columns, flow_rows, flow_columns, left_over)
     if left_over.size:
         reached = breadth_first_order(residual, 2 * k, return_predecessors=False)
@@ -176,14 +195,19 @@ def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
 
     The sign of an exact sum is exact, which makes this a proof.
     """
-    return math.fsum(more) > (1 + 1e-12) * math.fsum(less) and math.fsum([*more.tolist(), *(-less).tolist()]) > 0
+    return (
+        math.fsum(more) > (1 + 1e-12) * math.fsum(less)
+        and math.fsum([*more.tolist(), *(-less).tolist()]) > 0
+    )
 
 
 def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
     """Targets as integers in the same proportions, 0 where a row is left out; and whether they are exactly that."""
     result = np.zeros(d.size, np.int32)
     values, which, counts = np.unique(d[kept], return_inverse=True, return_counts=True)
-    ratios = [float(value).as_integer_ratio() for value in values]  # whose denominators are powers of two
+    ratios = [
+        float(value).as_integer_ratio() for value in values
+    ]  # whose denominators are powers of two
     denominator = max(ratio[1] for ratio in ratios)
     whole = [numerator * (denominator // power) for numerator, power in ratios]
     common, largest = 0, whole[-1]
@@ -193,7 +217,10 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
             break
     else:
         whole = [number // common for number in whole]
-        if sum(number * count for number, count in zip(whole, counts.tolist(), strict=True)) < _CAPACITY:
+        if (
+            sum(number * count for number, count in zip(whole, counts.tolist(), strict=True))
+            < _CAPACITY
+        ):
             result[kept] = np.array(whole, np.int32)[which]
             return result, True
     result[kept] = np.floor(d[kept] * (_CAPACITY / np.sum(d[kept])))
@@ -202,7 +229,9 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
 
 def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
     """(rows, columns) of a maximum matching, and the rows that have no part in it."""
-    graph = scipy.sparse.csr_array((np.ones(rows.size, np.int8), (rows, columns)), shape=(kept.size, kept.size))
+    graph = scipy.sparse.csr_array(
+        (np.ones(rows.size, np.int8), (rows, columns)), shape=(kept.size, kept.size)
+    )
     partner = maximum_bipartite_matching(graph, perm_type="column")
     matched = np.flatnonzero(partner >= 0)
     return matched, partner[matched], np.flatnonzero(kept & (partner < 0))
@@ -230,8 +259,14 @@ def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, An
     return f_rows, f_columns, np.flatnonzero(sent < capacity)
 
 
-def _residual_graph(k: int, rows: Any, columns: Any, flow_rows: Any, flow_columns: Any, left_over: Any) -> Any:
+def _residual_graph(
+    k: int, rows: Any, columns: Any, flow_rows: Any, flow_columns: Any, left_over: Any
+) -> Any:
     """From each row to the columns of its entries, from a column (node k + j) back along the flow, from node 2k to what is left over."""
-    start = np.concatenate([rows, k + flow_columns.astype(rows.dtype), np.full(left_over.size, 2 * k, rows.dtype)])
+    start = np.concatenate(
+        [rows, k + flow_columns.astype(rows.dtype), np.full(left_over.size, 2 * k, rows.dtype)]
+    )
     end = np.concatenate([k + columns, flow_rows.astype(rows.dtype), left_over.astype(rows.dtype)])
-    return scipy.sparse.csr_array((np.ones(start.size, np.int8), (start, end)), shape=(2 * k + 1, 2 * k + 1))
+    return scipy.sparse.csr_array(
+        (np.ones(start.size, np.int8), (start, end)), shape=(2 * k + 1, 2 * k + 1)
+    )

@@ -23,7 +23,10 @@ from ._scaling import Examination, symmetric_scaling
 from ._stored import StoredCSR
 
 DONE, FAILED, MISUSED, DROPPED, PARTLY = 0, 1, 2, 3, 4
-_CODES = {6: DROPPED, 7: PARTLY}  # of the statuses of a scaling that are neither success nor failure
+_CODES = {
+    6: DROPPED,
+    7: PARTLY,
+}  # of the statuses of a scaling that are neither success nor failure
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,13 +88,14 @@ def _say(text: str = "") -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="sparsejac", description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j."
+        prog="sparsejac",
+        description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | check | fit | scale | demo")
-    files = (
-        "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read block by block)"
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="build | check | fit | scale | demo"
     )
+    files = "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read block by block)"
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         result = commands.add_parser(name, help=summary, description=summary)
@@ -126,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz, or as a folder of such row blocks.",
     )
     build.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
-    build.add_argument("X", type=Path, help="the vector x of length k: the same formats, a row or a column too")
+    build.add_argument(
+        "X", type=Path, help="the vector x of length k: the same formats, a row or a column too"
+    )
     build.add_argument(
         "-o",
         "--output",
@@ -139,20 +145,45 @@ def _parser() -> argparse.ArgumentParser:
     memory_option(build)
 
     check = command(
-        "check", _check, "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against operator."
+        "check",
+        _check,
+        "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against operator.",
     )
     check.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
-    check.add_argument("X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)")
-    check.add_argument("--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)")
+    check.add_argument(
+        "X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)"
+    )
+    check.add_argument(
+        "--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)"
+    )
     pattern_options(check)
 
-    fit = command("fit", _fit, "Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation.")
+    fit = command(
+        "fit",
+        _fit,
+        "Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation.",
+    )
     fit.add_argument("A", type=Path, help=f"the k×k matrix: {files}")
-    fit.add_argument("Y", type=Path, help="the k×k matrix Y, zero where a sparse A stores nothing: the same formats")
-    fit.add_argument("-o", "--output", type=Path, required=True, metavar="x.npy", help="the file to write")
-    fit.add_argument("--x0", type=Path, metavar="X0", help="a vector to start from (default: a start from the data)")
-    fit.add_argument("--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)")
-    fit.add_argument("--max-iter", type=int, default=200, help="Newton steps at most (default: %(default)s)")
+    fit.add_argument(
+        "Y",
+        type=Path,
+        help="the k×k matrix Y, zero where a sparse A stores nothing: the same formats",
+    )
+    fit.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="x.npy", help="the file to write"
+    )
+    fit.add_argument(
+        "--x0",
+        type=Path,
+        metavar="X0",
+        help="a vector to start from (default: a start from the data)",
+    )
+    fit.add_argument(
+        "--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--max-iter", type=int, default=200, help="Newton steps at most (default: %(default)s)"
+    )
     memory_option(fit)
     fit.add_argument(
         "--rows",
@@ -172,14 +203,33 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the matrix: {files}; or a map, FILE.cool, FILE.mcool::/resolutions/10000 or FILE.scool::/cells/NAME",
     )
     scale.add_argument(
-        "-o", "--output", type=Path, metavar="x.npy", help="write x, of a map its weights, NaN where a row is left out"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="x.npy",
+        help="write x, of a map its weights, NaN where a row is left out",
     )
-    scale.add_argument("--tol", type=float, default=1e-8, help="the relative residual to reach (default: %(default)s)")
-    scale.add_argument("--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)")
+    scale.add_argument(
+        "--tol",
+        type=float,
+        default=1e-8,
+        help="the relative residual to reach (default: %(default)s)",
+    )
+    scale.add_argument(
+        "--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)"
+    )
     memory_option(scale)
-    scale.add_argument("--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)")
-    scale.add_argument("--min-nnz", type=int, help="leave out rows with fewer entries (default: 10 of a map, else 0)")
-    scale.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
+    scale.add_argument(
+        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)"
+    )
+    scale.add_argument(
+        "--min-nnz",
+        type=int,
+        help="leave out rows with fewer entries (default: 10 of a map, else 0)",
+    )
+    scale.add_argument(
+        "--min-count", type=float, default=0.0, help="leave out rows whose sum is less"
+    )
     scale.add_argument(
         "--support",
         choices=get_args(Examination),
@@ -187,25 +237,44 @@ def _parser() -> argparse.ArgumentParser:
         help="when to find out whether a scaling exists: if it is slow, first, first and drop entries that are in the way, first and leave "
         "out rows until the rest has a scaling, never (default: %(default)s)",
     )
-    scale.add_argument("--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)")
-    scale.add_argument("--uplo", choices=get_args(_checks.Uplo), help="of a matrix: the file has one triangle only")
+    scale.add_argument(
+        "--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)"
+    )
+    scale.add_argument(
+        "--uplo", choices=get_args(_checks.Uplo), help="of a matrix: the file has one triangle only"
+    )
     part = scale.add_mutually_exclusive_group()
     part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
-    part.add_argument("--trans-only", action="store_true", help="of a map: contacts between chromosomes")
-    scale.add_argument("--mad-max", type=float, help="of a map: leave out bins with far fewer contacts (default: 5)")
-    scale.add_argument(
-        "--blacklist", type=Path, metavar="FILE.bed", help="of a map: leave out bins that overlap with these intervals"
+    part.add_argument(
+        "--trans-only", action="store_true", help="of a map: contacts between chromosomes"
     )
-    scale.add_argument("--write", action="store_true", help="of a map: write the weights into the file")
+    scale.add_argument(
+        "--mad-max",
+        type=float,
+        help="of a map: leave out bins with far fewer contacts (default: 5)",
+    )
+    scale.add_argument(
+        "--blacklist",
+        type=Path,
+        metavar="FILE.bed",
+        help="of a map: leave out bins that overlap with these intervals",
+    )
+    scale.add_argument(
+        "--write", action="store_true", help="of a map: write the weights into the file"
+    )
     scale.add_argument("--name", help="of a map: the column to write (default: weight)")
-    scale.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
+    scale.add_argument(
+        "--force", action="store_true", help="of a map: replace a column of this name"
+    )
 
     scale.epilog = (
         "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left after dropping entries (--support drop), and not the "
         "matrix; 4 some chromosomes have no scaling (--cis-only). Weights are written on 0 only."
     )
 
-    demo = command("demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern.")
+    demo = command(
+        "demo", _demo, "Build and check the Jacobian of a small real network, and draw its pattern."
+    )
     demo.add_argument(
         "-o",
         "--output",
@@ -226,7 +295,9 @@ def _seed(text: str) -> int:
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", text.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"must be a number of bytes, such as 512MiB or 2GB, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of bytes, such as 512MiB or 2GB, got {text!r}"
+        )
     unit = (match[2] or "").lower()
     base = 1024 if unit.endswith("i") else 1000
     return int(float(match[1]) * base ** (" kmgt".index(unit[0]) if unit else 0))
@@ -239,17 +310,30 @@ def _build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     _check_output(output, ".npz", [arguments.A, arguments.X])
     _refuse_maps(arguments.A)
-    A, x = _read_by_rows(arguments.A, arguments.order, arguments.memory), io.read_vector(arguments.X)
+    A, x = (
+        _read_by_rows(arguments.A, arguments.order, arguments.memory),
+        io.read_vector(arguments.X),
+    )
     _describe(arguments.A.name, A)
-    _assemble_and_write(A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory)
+    _assemble_and_write(
+        A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory
+    )
     return DONE
 
 
 def _assemble_and_write(
-    A: Any, x: Any, output: Path, *, rows: _checks.Rows, order: _checks.Order, memory: int | None = None
+    A: Any,
+    x: Any,
+    output: Path,
+    *,
+    rows: _checks.Rows,
+    order: _checks.Order,
+    memory: int | None = None,
 ) -> Any:
     """Write J, whole or as a folder of row blocks; the whole of it is returned."""
-    builder = JacobianBuilder(A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty())
+    builder = JacobianBuilder(
+        A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty()
+    )
     m, k = builder.shape
     _say(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
     started = time.perf_counter()
@@ -259,7 +343,9 @@ def _assemble_and_write(
             try:
                 J = builder.tocsr(x)
             except MemoryError as error:
-                raise MemoryError(f"{error}; or write it block by block: name a new folder, as in -o J") from None
+                raise MemoryError(
+                    f"{error}; or write it block by block: name a new folder, as in -o J"
+                ) from None
             finally:
                 builder._rows.tick = None
         assembled = time.perf_counter()
@@ -281,9 +367,7 @@ def _assemble_and_write(
                     bar.update(block.shape[0])
 
             io.write_csr_blocks(output, counted(), shape=builder.shape)
-        took = (
-            f"assembled and written to the folder {output} in {time.perf_counter() - started:.3f} s, compiling included"
-        )
+        took = f"assembled and written to the folder {output} in {time.perf_counter() - started:.3f} s, compiling included"
         kinds = f"in {blocks} blocks of rows"
     peak = _machine.peak_memory()
     _say(
@@ -298,7 +382,9 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"the output {output} is also an input: choose another name")
         if source.is_dir() and source.resolve() in output.resolve().parents:
-            raise ValueError(f"the output {output} is in a folder that is an input: choose another name")
+            raise ValueError(
+                f"the output {output} is in a folder that is an input: choose another name"
+            )
     if suffix == ".npz" and output.suffix != suffix:
         if output.suffix:
             raise ValueError(
@@ -320,7 +406,9 @@ def _refuse_maps(*paths: Path) -> None:
 def _read_by_rows(path: Path, order: _checks.Order, memory: int | None) -> Any:
     """A matrix whose rows, or with ``order="F"`` whose columns, can be read: one that lies the other way in its file is loaded, if it fits."""
     A = io.read_matrix(path)
-    if isinstance(A, np.memmap) and not (A.flags.c_contiguous if order == "C" else A.flags.f_contiguous):
+    if isinstance(A, np.memmap) and not (
+        A.flags.c_contiguous if order == "C" else A.flags.f_contiguous
+    ):
         room = _machine.available_memory() if memory is None else memory
         if room is not None and 2 * A.nbytes < room:
             return np.array(A, order=order)
@@ -370,7 +458,11 @@ def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order,
 
 def _fit(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
-    _check_output(output, ".npy", [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None])
+    _check_output(
+        output,
+        ".npy",
+        [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None],
+    )
     _refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
     x0 = None if arguments.x0 is None else io.read_vector(arguments.x0)
@@ -415,7 +507,9 @@ def _scale(arguments: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty(),
     }
     options |= {
-        name: getattr(arguments, name) for name in ("ignore_diags", "min_nnz") if getattr(arguments, name) is not None
+        name: getattr(arguments, name)
+        for name in ("ignore_diags", "min_nnz")
+        if getattr(arguments, name) is not None
     }
     of_maps = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
     foreign = ("target", "uplo") if is_map else of_maps
@@ -423,7 +517,9 @@ def _scale(arguments: argparse.Namespace) -> int:
         given = getattr(arguments, name)
         if given is not None and given is not False:
             kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
-            raise ValueError(f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}")
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}"
+            )
     if not arguments.write and (arguments.name is not None or arguments.force):
         raise ValueError("--name and --force say how to write: pass --write as well")
     name = "weight" if arguments.name is None else arguments.name
@@ -465,7 +561,9 @@ def _scale_map(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
         options["blacklist"] = arguments.blacklist
     if arguments.mad_max is not None:
         options["mad_max"] = arguments.mad_max
-    return cool.balance(arguments.A, cis_only=arguments.cis_only, trans_only=arguments.trans_only, **options)
+    return cool.balance(
+        arguments.A, cis_only=arguments.cis_only, trans_only=arguments.trans_only, **options
+    )
 
 
 # --- demo -----------------------------------------------------------------------------------------------------------
@@ -477,9 +575,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         A = io.read_matrix(path).tocsr()
     degree = A.sum(axis=0)
     x = 1 / np.sqrt(np.asarray(degree, dtype=np.float64).ravel())
-    _say("Who meets whom in Les Misérables: A_ij counts the chapters in which characters i and j appear together.")
-    _say("With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral clustering.")
-    _say("Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i in column j.")
+    _say(
+        "Who meets whom in Les Misérables: A_ij counts the chapters in which characters i and j appear together."
+    )
+    _say(
+        "With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral clustering."
+    )
+    _say(
+        "Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i in column j."
+    )
     _say()
     _describe("les_miserables.mtx", A)
     folder.mkdir(parents=True, exist_ok=True)
@@ -496,7 +600,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         _draw(A, J, folder / "J.png")
     except ImportError:
-        _say(f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone of the project.")
+        _say(
+            f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone of the project."
+        )
     else:
         _say(f"Wrote {folder / 'J.npz'} and {folder / 'J.png'}.")
     return code
@@ -509,14 +615,23 @@ def _picture(M: Any, *, width: int, height: int) -> str:
         across, down = 2, 4
     except (UnicodeEncodeError, LookupError):
         across, down = 1, 1
-    rows, columns = (min(size, limit) for size, limit in zip(M.shape, (height * down, width * across), strict=True))
+    rows, columns = (
+        min(size, limit)
+        for size, limit in zip(M.shape, (height * down, width * across), strict=True)
+    )
     dots = np.zeros((-(-rows // down) * down, -(-columns // across) * across), np.bool_)
-    dots[M.row.astype(np.int64) * rows // M.shape[0], M.col.astype(np.int64) * columns // M.shape[1]] = True
+    dots[
+        M.row.astype(np.int64) * rows // M.shape[0], M.col.astype(np.int64) * columns // M.shape[1]
+    ] = True
     cells = dots.reshape(dots.shape[0] // down, down, -1, across).transpose(0, 2, 1, 3)
     if across == 1:
         return "\n".join("".join("#" if dot else "." for dot in line.ravel()) for line in cells)
-    weights = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # Unicode's numbering of the dots
-    return "\n".join("".join(chr(0x2800 + code) for code in line) for line in (cells * weights).sum(axis=(2, 3)))
+    weights = np.array(
+        [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]]
+    )  # Unicode's numbering of the dots
+    return "\n".join(
+        "".join(chr(0x2800 + code) for code in line) for line in (cells * weights).sum(axis=(2, 3))
+    )
 
 
 def _draw(A: Any, J: Any, path: Path) -> None:

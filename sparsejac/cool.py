@@ -205,8 +205,13 @@ def balance(
     for name, flag in flags.items():
         _checks.flag(name, flag)
     if cis_only and trans_only:
-        raise ValueError("cis_only and trans_only exclude each other: leave both out for all contacts")
-    tol, max_products = _checks.nonnegative("tol", tol), _checks.positive_integer("max_products", max_products)
+        raise ValueError(
+            "cis_only and trans_only exclude each other: leave both out for all contacts"
+        )
+    tol, max_products = (
+        _checks.nonnegative("tol", tol),
+        _checks.positive_integer("max_products", max_products),
+    )
     support = _checks.choice("support", support, Examination)
     filters: dict[str, Any] = {
         "min_nnz": _checks.nonnegative_integer("min_nnz", min_nnz),
@@ -249,7 +254,9 @@ def balance(
         out["blacklist"] = listed, f"by {'blacklist' if bed is None else bed}"
     start = None
     if x0 is not None:
-        start = np.array(_checks.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False), np.float64)
+        start = np.array(
+            _checks.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False), np.float64
+        )
         out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
     share = np.ones(k)
     if trans_only:
@@ -260,14 +267,22 @@ def balance(
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
         result, unscaled = _scaled(
-            lambda: Scaling(sums, tol, max_products, support, None, bar, "bin"), out, start, chromosomes, cis_only
+            lambda: Scaling(sums, tol, max_products, support, None, bar, "bin"),
+            out,
+            start,
+            chromosomes,
+            cis_only,
         )
     result.weight = result.x * share
     result.unscaled = [names[c] for c in unscaled]
     if unscaled:
         reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
         message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
-        hint = "" if support == "drop_rows" else ', support="drop_rows" leaves out only their bins without support'
+        hint = (
+            ""
+            if support == "drop_rows"
+            else ', support="drop_rows" leaves out only their bins without support'
+        )
         if result.success:
             result.status, result.success = PARTLY, False
             result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"
@@ -283,7 +298,9 @@ def balance(
         **filters,
         "cis_only": cis_only,
         "ignore_diags": ignore_diags,
-        **_statistics(result, sums, marginal, chromosomes if cis_only else None, unscaled, len(names)),
+        **_statistics(
+            result, sums, marginal, chromosomes if cis_only else None, unscaled, len(names)
+        ),
         "divisive_weights": bool(store) and store_name in _columns.DIVISIVE,
         "residual": result.residual,
         "generator": f"sparsejac-hadamard {__version__}",
@@ -301,7 +318,12 @@ def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> _colu
 
 
 def write_balanced(
-    uri: str | os.PathLike[str], result: OptimizeResult, name: str, *, overwrite: bool, read: _columns.Identity | None
+    uri: str | os.PathLike[str],
+    result: OptimizeResult,
+    name: str,
+    *,
+    overwrite: bool,
+    read: _columns.Identity | None,
 ) -> None:
     """Write the weights of `balance`, if the file is still the one that `prepare` saw."""
     _columns.check_unchanged(uri, read)
@@ -413,7 +435,11 @@ def _bins(blacklist: Any, k: int) -> NDArray[Any]:
     except ValueError:  # a ragged list
         raise ValueError(f"{needed}, got a list whose items differ in length") from None
     if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
-        hint = ": pass np.flatnonzero(blacklist)" if bins.dtype.kind == "b" and bins.shape == (k,) else ""
+        hint = (
+            ": pass np.flatnonzero(blacklist)"
+            if bins.dtype.kind == "b" and bins.shape == (k,)
+            else ""
+        )
         raise ValueError(f"{needed}, got {bins.dtype} of shape {bins.shape}{hint}")
     wrong = (bins < 0) | (bins >= k)
     if wrong.any():
@@ -454,12 +480,18 @@ def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
         with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
             for number, line in enumerate(lines, 1):
                 if "\0" in line:
-                    raise ValueError(f"{path} cannot be read as a BED file: line {number} is no text")
+                    raise ValueError(
+                        f"{path} cannot be read as a BED file: line {number} is no text"
+                    )
                 fields = line.split()
                 if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
                     continue
                 chromosome, *bounds = fields[:3]
-                if len(bounds) < 2 or not all(map(_BOUND.fullmatch, bounds)) or int(bounds[0]) > int(bounds[1]):
+                if (
+                    len(bounds) < 2
+                    or not all(map(_BOUND.fullmatch, bounds))
+                    or int(bounds[0]) > int(bounds[1])
+                ):
                     raise ValueError(
                         f"{path}, line {number}: each line of a BED file must be a chromosome, a start and an end, integers with 0 <= start <= end, got "
                         f"{line.strip()[:80]!r}"
@@ -512,23 +544,31 @@ def _scaled(
         for name, (bins, words) in out.items():
             run.leave_out(name, bins, words)
         if unscaled:
-            run.leave_out("unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling")
+            run.leave_out(
+                "unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling"
+            )
         run.leave_lonely_out = True
         result = run.run(1.0, start)
         result.n_products += products
         if not by_chromosome or result.status not in (4, 5) or not result.kept.any():
             if by_chromosome and result.left_out.get("support"):
-                unscaled |= dict.fromkeys(_dropped_whole(result, chromosomes), "every bin lacks support")
+                unscaled |= dict.fromkeys(
+                    _dropped_whole(result, chromosomes), "every bin lacks support"
+                )
             return result, unscaled
         products = result.n_products
-        bad = np.unique(chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])])
+        bad = np.unique(
+            chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])]
+        )
         why = "no support" if result.status == 4 else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
 
 
 def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
     """The chromosomes of which ``support="drop_rows"`` has left no bin, though filters had."""
-    dropped: list[int] = np.setdiff1d(chromosomes[result.unsupported_rows], chromosomes[result.kept]).tolist()
+    dropped: list[int] = np.setdiff1d(
+        chromosomes[result.unsupported_rows], chromosomes[result.kept]
+    ).tolist()
     return dropped
 
 
@@ -552,5 +592,13 @@ def _statistics(
 
     converged = np.full(sizes.size, result.status in (1, PARTLY))
     converged[list(unscaled)] = False
-    found = {"scale": mean(marginal, np.nan), "converged": converged, "var": mean(deviation**2, 0.0)}
-    return found if chromosomes is not None else {name: value[0].item() for name, value in found.items()}
+    found = {
+        "scale": mean(marginal, np.nan),
+        "converged": converged,
+        "var": mean(deviation**2, 0.0),
+    }
+    return (
+        found
+        if chromosomes is not None
+        else {name: value[0].item() for name, value in found.items()}
+    )

@@ -22,7 +22,9 @@ from ._stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, StoredCSR, checksums
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
 
-_MAPPED = 2**16  # bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
+_MAPPED = (
+    2**16
+)  # bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
 
@@ -112,7 +114,9 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     return np.asarray(vector).reshape(-1)
 
 
-def write_csr(path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]], IO[bytes]] | None = None) -> None:
+def write_csr(
+    path: str | os.PathLike[str], J: Any, *, wrap: Callable[[IO[bytes]], IO[bytes]] | None = None
+) -> None:
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
     It is written under another name beside `path` (``.J.npz.0123456789abcdef.part``) and moved there when it is complete: whatever
@@ -210,7 +214,9 @@ def write_csr_blocks(
     """
     path = Path(path)
     if np.shape(shape) != (2,):
-        raise ValueError(f"shape must be (m, n), that of the whole matrix, got {shape!r}: pass builder.shape")
+        raise ValueError(
+            f"shape must be (m, n), that of the whole matrix, got {shape!r}: pass builder.shape"
+        )
     m, n = (_checks.nonnegative_integer("shape", size) for size in shape)
     check_output_folder(path)
     dtype, row = None, 0
@@ -222,12 +228,20 @@ def write_csr_blocks(
             _write_npz(file, J, wrap, checked=True, named=path)
             size = file.stat().st_size
             described.append(
-                {"file": file.name, "first_row": row, "rows": J.shape[0], "nnz": int(J.nnz), "bytes": size}
+                {
+                    "file": file.name,
+                    "first_row": row,
+                    "rows": J.shape[0],
+                    "nnz": int(J.nnz),
+                    "bytes": size,
+                }
             )
             dtype, row = J.dtype, row + J.shape[0]
             del item, J  # before the next one is made
         if row != m:
-            raise ValueError(f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before row {row}")
+            raise ValueError(
+                f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before row {row}"
+            )
         matrix = {
             "format": FORMAT,
             "version": VERSION,
@@ -286,13 +300,17 @@ def check_output(path: Path, suffix: str) -> None:
         if not path.is_file():  # a device such as /dev/null would be replaced by a file
             raise ValueError(f"the output {path} is no regular file: choose another name")
         if not os.access(path, os.W_OK):
-            raise ValueError(f"the output {path} is write-protected: make it writable, or choose another name")
+            raise ValueError(
+                f"the output {path} is write-protected: make it writable, or choose another name"
+            )
     _check_parent(path)
 
 
 def check_output_folder(path: Path) -> None:
     """The same for an output that is a folder."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)):
+    if path.exists() and not (
+        path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)
+    ):
         raise ValueError(
             f"the output {path} is there already, and only an empty folder, on which no disk is mounted, is replaced: "
             "remove it, or choose another name"
@@ -349,7 +367,9 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}"
-        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from error
+        raise (
+            OSError(message) if error.errno is None else OSError(error.errno, message)
+        ) from error
 
 
 def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
@@ -396,10 +416,10 @@ def _write_npz(
         "format": b"csr",
         "_is_array": True,
     }
-    if (
-        checked
-    ):  # parts of the arrays are read, which the archive's own checksums do not cover; SciPy ignores other names
-        arrays |= {f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")}
+    if checked:  # parts of the arrays are read, which the archive's own checksums do not cover; SciPy ignores other names
+        arrays |= {
+            f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")
+        }
     # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
     with (
         complete_or_absent(path, named) as file,
@@ -410,7 +430,9 @@ def _write_npz(
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def _rows_of(item: Any, row: int, shape: tuple[int, int], dtype: np.dtype[Any] | None) -> scipy.sparse.csr_array:
+def _rows_of(
+    item: Any, row: int, shape: tuple[int, int], dtype: np.dtype[Any] | None
+) -> scipy.sparse.csr_array:
     """The matrix of one item of `blocks`, if it is the one that begins at this row."""
     if not (
         isinstance(item, tuple)
@@ -469,7 +491,9 @@ def _read(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # a damaged file makes the readers raise almost anything
-        raise ValueError(f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}") from None
+        raise ValueError(
+            f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}"
+        ) from None
 
 
 def _read_npy(path: Path) -> Any:

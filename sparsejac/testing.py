@@ -22,7 +22,9 @@ from ._checks import Order, Rows
 __all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
 
 
-def dense_jacobian(A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C") -> NDArray[Any]:
+def dense_jacobian(
+    A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C"
+) -> NDArray[Any]:
     """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by plain loops over the definition.
 
     ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, one row for each (i, j). For small k: to compare with, and to read.
@@ -103,7 +105,13 @@ class Check:
 
 
 def check_jacobian(
-    A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
+    A: Any,
+    x: ArrayLike | None = None,
+    *,
+    J: Any = None,
+    rows: Rows | None = None,
+    order: Order = "C",
+    seed: int = 0,
 ) -> tuple[Check, ...]:
     """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x, by identities; raise if one does not hold.
 
@@ -179,7 +187,9 @@ def check_jacobian(
     """
     checks = tuple(verdicts(A, x, J=J, rows=rows, order=order, seed=seed))
     failed = [
-        f"{check.name} fails by {check.error:.3g} times its rounding error" for check in checks if not check.passed
+        f"{check.name} fails by {check.error:.3g} times its rounding error"
+        for check in checks
+        if not check.passed
     ]
     if failed:
         raise AssertionError("J is not the Jacobian of A∘(xxᵀ) at x: " + "; ".join(failed))
@@ -187,7 +197,13 @@ def check_jacobian(
 
 
 def verdicts(
-    A: Any, x: ArrayLike | None = None, *, J: Any = None, rows: Rows | None = None, order: Order = "C", seed: int = 0
+    A: Any,
+    x: ArrayLike | None = None,
+    *,
+    J: Any = None,
+    rows: Rows | None = None,
+    order: Order = "C",
+    seed: int = 0,
 ) -> Iterator[Check]:
     """The checks of `check_jacobian` one by one, failed ones too."""
     A = _checks.matrix(A)  # in memory: entries are looked at one by one
@@ -220,7 +236,10 @@ def verdicts(
     _check_range(size, x.dtype)
     products = [given @ h for h in steps]
     name = "F(x+h) - F(x-h) = 2 J h"
-    found = [_entrywise(name, F(x + h) - F(x - h), 2 * Jh, size) for h, Jh in zip(steps, products, strict=True)]
+    found = [
+        _entrywise(name, F(x + h) - F(x - h), 2 * Jh, size)
+        for h, Jh in zip(steps, products, strict=True)
+    ]
     # With those steps an entry of a row counts as much as x in its column. A wrong one where x is small hides behind the others
     # of its row, but not with steps of one size. There F(x+h) - F(x-h) would lose the digits of the smaller of x and h.
     for _ in range(2):
@@ -244,11 +263,18 @@ def verdicts(
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
     yield _entrywise(
-        "CSR @ v = operator @ v", csr @ v, op @ v, abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j])
+        "CSR @ v = operator @ v",
+        csr @ v,
+        op @ v,
+        abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j]),
     )
     transposed = csr.conj().T
     yield _entrywise(
-        "CSR^H @ w = operator^H @ w", transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=_longest_column(csr)
+        "CSR^H @ w = operator^H @ w",
+        transposed @ w,
+        op.H @ w,
+        abs(transposed) @ abs(w),
+        terms=_longest_column(csr),
     )
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
     yield _entrywise(
@@ -313,7 +339,12 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
 
 
 def _adjoint_entrywise(
-    op: Any, rng: np.random.Generator, a: NDArray[Any], x: NDArray[Any], i: NDArray[Any], j: NDArray[Any]
+    op: Any,
+    rng: np.random.Generator,
+    a: NDArray[Any],
+    x: NDArray[Any],
+    i: NDArray[Any],
+    j: NDArray[Any],
 ) -> Check:
     """Compare each entry of ``Jᴴ w`` with the definition, for a w that makes the rows of J equally large.
 
@@ -334,14 +365,22 @@ def _adjoint_entrywise(
     return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * terms_each)
 
 
-def _entrywise(name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1) -> Check:
+def _entrywise(
+    name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1
+) -> Check:
     """Compare with the rounding error of sums of `terms` products whose magnitudes add up to `size`."""
     if left.size == 0:
         return Check(name, 0.0, passed=True)
     limit = (16 + terms) * np.finfo(size.dtype).eps * size
     difference = abs(left - right)
     worst = int(
-        np.argmax(np.where(limit > 0, difference / np.where(limit > 0, limit, 1), np.where(difference > 0, np.inf, 0)))
+        np.argmax(
+            np.where(
+                limit > 0,
+                difference / np.where(limit > 0, limit, 1),
+                np.where(difference > 0, np.inf, 0),
+            )
+        )
     )
     return _verdict(name, difference[worst], limit[worst])
 
@@ -387,13 +426,19 @@ def _integers(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray
 
 def _normal(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     result = rng.standard_normal(n)
-    return (result + 1j * rng.standard_normal(n)).astype(dtype) if dtype.kind == "c" else result.astype(dtype)
+    return (
+        (result + 1j * rng.standard_normal(n)).astype(dtype)
+        if dtype.kind == "c"
+        else result.astype(dtype)
+    )
 
 
 def _entries(A: Any, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
     """``A[i, j]`` for arrays of indices."""
     if scipy.sparse.issparse(A):
-        return np.asarray(_wide_integers(A).tocsr()[i, j]).ravel() if i.size else np.zeros(0, A.dtype)
+        return (
+            np.asarray(_wide_integers(A).tocsr()[i, j]).ravel() if i.size else np.zeros(0, A.dtype)
+        )
     return np.asarray(A)[i, j]
 
 

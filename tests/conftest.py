@@ -20,13 +20,24 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--whole", action="store_true", help="all of each long cross product, not one case in twenty")
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="all of each long cross product, not one case in twenty",
+    )
 
 
 def pytest_configure(config):
     """Our marker, and those of SciPy's own tests, some of which test_operator.py runs."""
-    config.addinivalue_line("markers", "cross_product: one case in twenty is run, all of them with --whole")
-    for name in ("uses_xp_capabilities", "skip_xp_backends", "xfail_xp_backends", "array_api_backends"):
+    config.addinivalue_line(
+        "markers", "cross_product: one case in twenty is run, all of them with --whole"
+    )
+    for name in (
+        "uses_xp_capabilities",
+        "skip_xp_backends",
+        "xfail_xp_backends",
+        "array_api_backends",
+    ):
         config.addinivalue_line("markers", f"{name}: SciPy's own")
 
 
@@ -35,7 +46,9 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("whole"):
         return
     left_out = [
-        item for item in items if item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 20
+        item
+        for item in items
+        if item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 20
     ]
     config.hook.pytest_deselected(items=left_out)
     out = set(left_out)

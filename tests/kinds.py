@@ -60,14 +60,20 @@ class Kinds:
 
     def folder(self, B):
         S = scipy.sparse.csr_array(B)
-        io.write_csr_blocks(path := self.path(""), ((i, S[i : i + 2]) for i in range(0, K, 2)), shape=S.shape)
+        io.write_csr_blocks(
+            path := self.path(""), ((i, S[i : i + 2]) for i in range(0, K, 2)), shape=S.shape
+        )
         return path
 
     def cool(self, B):
         U = scipy.sparse.coo_array(np.triu(B))
         bins = cooler.binnify(pd.Series({"a": 10 * K}), 10)
-        pixels = pd.DataFrame({"bin1_id": U.row, "bin2_id": U.col, "count": U.data}).sort_values(["bin1_id", "bin2_id"])
-        cooler.create_cooler(uri := self.path(".cool"), bins, pixels, ordered=True, dtypes={"count": B.dtype})
+        pixels = pd.DataFrame({"bin1_id": U.row, "bin2_id": U.col, "count": U.data}).sort_values(
+            ["bin1_id", "bin2_id"]
+        )
+        cooler.create_cooler(
+            uri := self.path(".cool"), bins, pixels, ordered=True, dtypes={"count": B.dtype}
+        )
         return uri
 
 
@@ -97,7 +103,17 @@ STREAMED = {
     "cool": lambda kinds, B: kinds.cool(B),
 }
 KINDS = MEMORY | STREAMED
-SPARSE = {"csr", "csc", "coo", "mapped csr", "mapped csc", "half mapped", "writable mapped csr", "folder", "cool"}
+SPARSE = {
+    "csr",
+    "csc",
+    "coo",
+    "mapped csr",
+    "mapped csc",
+    "half mapped",
+    "writable mapped csr",
+    "folder",
+    "cool",
+}
 
 
 def numbers(rows, kind, dtype):

@@ -36,7 +36,14 @@ def least_squares(A, Y, x, v, pairs):
     residuals = [f - Y[i][j] for f, (i, j) in zip(value(A, x, pairs), pairs, strict=True)]
     Jt = transposed(J, len(x))
     product = times(Jt, times(J, v))
-    for r, (i, j) in zip(residuals, pairs, strict=True):  # each residual is a quadratic form of its own
+    for r, (i, j) in zip(
+        residuals, pairs, strict=True
+    ):  # each residual is a quadratic form of its own
         product[i] += r * A[i][j] * v[j]
         product[j] += r * A[i][j] * v[i]
-    return sum(r * r for r in residuals) / 2, times(Jt, residuals), product, [sum(e * e for e in row) for row in Jt]
+    return (
+        sum(r * r for r in residuals) / 2,
+        times(Jt, residuals),
+        product,
+        [sum(e * e for e in row) for row in Jt],
+    )

@@ -130,6 +130,8 @@ def compare(op, dense, *, seed=0, matrices=True):
             (op.matmat(np.stack([V, 2 * V])), np.stack([dense @ V, 2 * (dense @ V)])),
         ]:
             assert_same(product, exact)
-        if dtype == op.dtype == np.float64:  # other layouts are other kernels to compile: of one dtype
+        if (
+            dtype == op.dtype == np.float64
+        ):  # other layouts are other kernels to compile: of one dtype
             assert_same(op.T @ np.asfortranarray(W), dense.T @ W)
             assert_same(op.T @ W[:, 1], dense.T @ W[:, 1])

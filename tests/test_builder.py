@@ -41,7 +41,9 @@ def check_everything(A, x, rows, order, *, matrices=True):
     assert_same(builder.value(x), (toarray(A)[i, j] * x[i] * x[j]).astype(J.dtype))
     compare(builder.operator(x), expected, matrices=matrices and k < 50)
     assert_same(builder.operator(x).tocsr(), expected)
-    np.testing.assert_allclose(builder.operator(x).column_norms(), np.linalg.norm(expected, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        builder.operator(x).column_norms(), np.linalg.norm(expected, axis=0), rtol=1e-6
+    )
     for s in range(min(k, 7)):
         dF = np.zeros((k, k), J.dtype)
         dF[i, j] = expected[:, s]
@@ -57,7 +59,9 @@ def check_everything(A, x, rows, order, *, matrices=True):
 def check_blocks(builder, x, J, block_rows):
     blocks = list(builder.iter_csr(x, block_rows=block_rows))
     starts = [start for start, _ in blocks]
-    assert starts == list(range(0, J.shape[0], block_rows or J.shape[0])) if J.shape[0] else not blocks
+    assert (
+        starts == list(range(0, J.shape[0], block_rows or J.shape[0])) if J.shape[0] else not blocks
+    )
     for start, block in blocks:
         block.check_format(full_check=True)
         assert block.has_canonical_format
@@ -71,7 +75,9 @@ def check_blocks(builder, x, J, block_rows):
 @pytest.mark.parametrize("form", ["C", "csr"])
 @pytest.mark.parametrize("k", SIZES)
 def test_every_size(k, form, rows, order):
-    check_everything(matrix(k, form, symmetric=rows == "upper"), integers((k,), seed=5), rows, order)
+    check_everything(
+        matrix(k, form, symmetric=rows == "upper"), integers((k,), seed=5), rows, order
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -89,7 +95,12 @@ def test_read_only_memmap_and_matrix_classes(tmp_path):
     B = matrix(7)
     expected = dense_jacobian(B, x)
     np.save(tmp_path / "A.npy", B)
-    for A in (read_only(B), np.load(tmp_path / "A.npy", mmap_mode="r"), B.tolist(), np.broadcast_to(B[0], (7, 7))):
+    for A in (
+        read_only(B),
+        np.load(tmp_path / "A.npy", mmap_mode="r"),
+        B.tolist(),
+        np.broadcast_to(B[0], (7, 7)),
+    ):
         assert_same(jacobian(A, x), dense_jacobian(A, x))
     for form in SPARSE_FORMATS:
         assert_same(jacobian(getattr(scipy.sparse, f"{form}_matrix")(B), x), expected)
@@ -115,7 +126,8 @@ PACKED = ["bool", "int8", "uint8", "int16", "uint16", "uint32", "uint64"]
 def test_every_dtype(a_dtype, x_dtype, form):
     A, x = matrix(3, form, dtype=a_dtype, density=0.8), integers((3,), x_dtype, seed=8)
     counted = [
-        np.dtype(np.float64) if np.dtype(dtype).kind in "biu" else np.dtype(dtype) for dtype in (a_dtype, x_dtype)
+        np.dtype(np.float64) if np.dtype(dtype).kind in "biu" else np.dtype(dtype)
+        for dtype in (a_dtype, x_dtype)
     ]
     J = JacobianBuilder(A).tocsr(x)
     assert J.dtype == np.result_type(*counted)
@@ -128,7 +140,11 @@ def test_wide_indices(rows):
     """Those of 2³¹ entries and more, here of a few."""
     A = matrix(7, "csr", symmetric=rows == "upper")
     wide = scipy.sparse.csr_array(A.shape)
-    wide.data, wide.indices, wide.indptr = A.data, A.indices.astype(np.int64), A.indptr.astype(np.int64)
+    wide.data, wide.indices, wide.indptr = (
+        A.data,
+        A.indices.astype(np.int64),
+        A.indptr.astype(np.int64),
+    )
     check_everything(wide, integers((7,), seed=6), rows, "C")
 
 
@@ -146,15 +162,21 @@ def test_duplicates_are_summed_and_unsorted_is_sorted():
     x = np.array([1.0, 2.0, 3.0])
     expected = jacobian(np.array([[0, 200, 0], [2, 0, 4], [0, 0, 0.0]]), x).toarray()
     coo = scipy.sparse.coo_array((a, (i, j)), shape=(3, 3))
-    raw = scipy.sparse.csr_array((a, np.array(j, np.int32), np.array([0, 2, 5, 5], np.int32)), shape=(3, 3))
-    column_wise = scipy.sparse.csc_array((a, np.array(i, np.int32), np.array([0, 0, 3, 5], np.int32)), shape=(3, 3))
+    raw = scipy.sparse.csr_array(
+        (a, np.array(j, np.int32), np.array([0, 2, 5, 5], np.int32)), shape=(3, 3)
+    )
+    column_wise = scipy.sparse.csc_array(
+        (a, np.array(i, np.int32), np.array([0, 0, 3, 5], np.int32)), shape=(3, 3)
+    )
     column_wise.indices[:] = [0, 0, 1, 1, 1]
     for A in (coo, raw):
         data, columns = A.data.copy(), (A.col if A is coo else A.indices).copy()
         assert_same(jacobian(A, x), expected)  # 100 + 100 is not -56
         np.testing.assert_array_equal(A.data, data)
         np.testing.assert_array_equal(A.col if A is coo else A.indices, columns)
-    assert_same(jacobian(column_wise, x), jacobian(column_wise.astype(float).toarray(), x).toarray())
+    assert_same(
+        jacobian(column_wise, x), jacobian(column_wise.astype(float).toarray(), x).toarray()
+    )
 
 
 def test_duplicates_of_booleans_are_what_scipy_says():
@@ -172,12 +194,18 @@ def test_zeros_on_a_stored_diagonal_are_entries():
 def test_numbers_that_can_be_represented_do_not_overflow():
     """a (x + x) would; 2 (a x) does not. And nothing warns of what does."""
     builder = JacobianBuilder(np.array([[1e-5]]))
-    for data in (builder.tocsr([1e308]).data, builder.slice([1e308], 0).data, dense_jacobian([[1e-5]], [1e308])[0]):
+    for data in (
+        builder.tocsr([1e308]).data,
+        builder.slice([1e308], 0).data,
+        dense_jacobian([[1e-5]], [1e308])[0],
+    ):
         np.testing.assert_allclose(data, [2e303])
     huge = JacobianBuilder(np.full((2, 2), 1e10))
     assert np.isinf(huge.operator([1e300, 1]).column_norms()).all()
     assert np.isinf(huge.slice([1e300, 1], 0).data).any()
-    single = JacobianBuilder(np.full((2, 2), 1e30, np.float32)).operator(np.full(2, 1e5, np.float32))
+    single = JacobianBuilder(np.full((2, 2), 1e30, np.float32)).operator(
+        np.full(2, 1e5, np.float32)
+    )
     assert np.isinf(single.T @ np.full(4, 1e10, np.float32)).all()
     bad = JacobianBuilder(np.array([[1, 1j * np.nan], [0, 0]]), check_finite=False)
     assert np.isnan(bad.slice([np.inf, 0], 0).data).any()
@@ -242,7 +270,11 @@ def test_out_rewrites_the_numbers_only(form, rows):
     arrays = J.data, J.indices, J.indptr
     x = integers((7,), seed=12)
     assert builder.tocsr(x, out=J) is J
-    assert (J.data is arrays[0], J.indices is arrays[1], J.indptr is arrays[2]) == (True, True, True)
+    assert (J.data is arrays[0], J.indices is arrays[1], J.indptr is arrays[2]) == (
+        True,
+        True,
+        True,
+    )
     assert_same(J, builder.tocsr(x).toarray())
     assert builder.tocsr(x, out=J) is J  # as often as one likes
 

@@ -62,7 +62,9 @@ class Owner:
     def mapped_csr(self, folder):
         S = scipy.sparse.csr_array(BEFORE)
         data = self._mapped(folder, S.data)
-        return scipy.sparse.csr_array((data, S.indices, S.indptr), shape=S.shape), data.reshape(K, K)
+        return scipy.sparse.csr_array((data, S.indices, S.indptr), shape=S.shape), data.reshape(
+            K, K
+        )
 
     def dataset(self, folder):
         dataset = h5py.File(f"{folder}/A.h5", "w").create_dataset("A", data=BEFORE, chunks=(7, 7))
@@ -137,7 +139,8 @@ def test_a_memmap_whose_file_is_gone(folder):
     A = np.load(path, mmap_mode="r")
     os.remove(path)
     with pytest.raises(
-        FileNotFoundError, match=r"A.npy, of A, is not there any more: write it anew, or pass numpy.asarray\(A\)"
+        FileNotFoundError,
+        match=r"A.npy, of A, is not there any more: write it anew, or pass numpy.asarray\(A\)",
     ):
         JacobianBuilder(A)
 
@@ -156,7 +159,11 @@ def test_an_operator_of_row_sums_has_one_diagonal(folder, kind):
 @pytest.mark.parametrize("place", [(0, 5), (7, 7), (K - 1, 0)])
 def test_nan_that_comes_later_is_refused(folder, kind, place):
     owner = Owner(folder, kind)
-    builder, sums, problem = JacobianBuilder(owner.A), RowSums(owner.A), LeastSquares(owner.A, np.ones((K, K)))
+    builder, sums, problem = (
+        JacobianBuilder(owner.A),
+        RowSums(owner.A),
+        LeastSquares(owner.A, np.ones((K, K))),
+    )
     everything(builder, sums)
     problem.cost(2 * x)
     changed = BEFORE.copy()
@@ -171,7 +178,9 @@ def test_nan_that_comes_later_is_refused(folder, kind, place):
             sums.value(x)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("in_memory", "mapped_csr")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind not in ("in_memory", "mapped_csr")]
+)
 def test_a_target_that_changes(folder, kind):
     owner = Owner(folder, kind)
     A = BEFORE.copy()
@@ -192,7 +201,9 @@ def test_an_a_in_memory_beside_a_target_on_disk(folder):
     problem = LeastSquares(A, path)
     problem.hess(v).diagonal()  # a problem remembers what it found at its last x
     A[:] = AFTER
-    np.testing.assert_allclose(problem.hess(x).diagonal(), LeastSquares(AFTER, AFTER).hess(x).diagonal(), rtol=1e-13)
+    np.testing.assert_allclose(
+        problem.hess(x).diagonal(), LeastSquares(AFTER, AFTER).hess(x).diagonal(), rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("kind", ["memmap", "path_of_a_mapped_npy", "dataset", "in_memory"])
@@ -202,9 +213,13 @@ def test_signs_are_looked_at_when_a_scaling_begins(folder, kind):
     changed = BEFORE.copy()
     changed[3, 4] = changed[4, 3] = -1
     owner.change(changed)
-    with pytest.raises(ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"):
+    with pytest.raises(
+        ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"
+    ):
         sums._check_nonnegative()
-    with pytest.raises(ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"):
+    with pytest.raises(
+        ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"
+    ):
         symmetric_scaling(owner.A)
 
 
@@ -218,6 +233,13 @@ def test_columns_that_change_are_refused(folder):
     builder = JacobianBuilder(scipy.sparse.csr_array((data, indices, S.indptr), shape=S.shape))
     builder.value(x)
     indices[K + 3] = 10**9
-    for call in (lambda: builder.value(x), lambda: builder.operator(x).column_norms(), lambda: builder.tocsr(x)):
-        with pytest.raises(ValueError, match="the column indices of A have changed since it was handed over, in row 1"):
+    for call in (
+        lambda: builder.value(x),
+        lambda: builder.operator(x).column_norms(),
+        lambda: builder.tocsr(x),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="the column indices of A have changed since it was handed over, in row 1",
+        ):
             call()

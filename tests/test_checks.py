@@ -42,11 +42,24 @@ def test_a_is_square(A):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float16", "longdouble", "clongdouble", "O", "U3", "S3", "datetime64[s]", "timedelta64[s]", [("a", "f8")]]
+    "dtype",
+    [
+        "float16",
+        "longdouble",
+        "clongdouble",
+        "O",
+        "U3",
+        "S3",
+        "datetime64[s]",
+        "timedelta64[s]",
+        [("a", "f8")],
+    ],
 )
 def test_dtypes_that_are_refused(dtype):
     A = np.zeros((3, 3)).astype(dtype) if not isinstance(dtype, list) else np.zeros((3, 3), dtype)
-    with raises(TypeError, "A must have a dtype among bool, integers, float32", "got", "A.astype(np."):
+    with raises(
+        TypeError, "A must have a dtype among bool, integers, float32", "got", "A.astype(np."
+    ):
         JacobianBuilder(A)
     with raises(TypeError, "x must have a dtype among", "got", "x.astype"):
         jacobian(np.eye(3), A[0])
@@ -100,7 +113,9 @@ def test_a_is_finite():
             for order in "CF":
                 with raises(ValueError, "A must be finite, but A[200, 7] = ", "check_finite=False"):
                     JacobianBuilder(form, order=order)
-            with np.errstate(invalid="ignore"):  # what NaN and infinity do to the sums is the caller's wish
+            with np.errstate(
+                invalid="ignore"
+            ):  # what NaN and infinity do to the sums is the caller's wish
                 assert not np.isfinite(
                     JacobianBuilder(form, check_finite=False).operator(np.ones(300)) @ np.ones(300)
                 ).all()
@@ -120,7 +135,9 @@ def test_nan_and_infinity_stay_where_they_are():
     np.testing.assert_array_equal(np.isinf(op.T @ np.ones(16)), [False, False, False, True])
     np.testing.assert_array_equal(np.isnan(op.column_norms()), [False, True, True, False])
     x = np.array([1, np.nan, np.inf, 2])
-    np.testing.assert_array_equal(JacobianBuilder(np.eye(4), check_finite=False).value(x)[::5], [1, np.nan, np.inf, 4])
+    np.testing.assert_array_equal(
+        JacobianBuilder(np.eye(4), check_finite=False).value(x)[::5], [1, np.nan, np.inf, 4]
+    )
 
 
 # --- the structure of a sparse A ------------------------------------------------------------------------------------
@@ -141,7 +158,9 @@ def test_inconsistent_structures(format_, line):
         with raises(ValueError, message, f"{line} 1 has an index outside 0 … 2", "COO"):
             JacobianBuilder(broken(format_, indices=[0, 1, 2, 0, 1, bad, 0, 1, 2]))
     for indptr in ([0, 5, 3, 9], [1, 3, 6, 9], [0, 3, 6, 12], [0, 3, 6, -1]):
-        with raises(ValueError, message, "indptr must start at 0, not decrease and not pass the 9 values"):
+        with raises(
+            ValueError, message, "indptr must start at 0, not decrease and not pass the 9 values"
+        ):
             JacobianBuilder(broken(format_, indptr=indptr))
     with raises(ValueError, message, "indptr has 3 elements instead of 4"):
         JacobianBuilder(broken(format_, indptr=[0, 3, 9]))
@@ -183,7 +202,12 @@ def test_a_structure_that_changes_later_is_noticed():
     A.data[0] = 0
     A.eliminate_zeros()
     for use in (builder.tocsr, builder.value, builder.operator, builder.iter_csr):
-        with raises(ValueError, "the structure of A has changed", "it had 4 stored entries and now has 3", "copy of A"):
+        with raises(
+            ValueError,
+            "the structure of A has changed",
+            "it had 4 stored entries and now has 3",
+            "copy of A",
+        ):
             use(np.ones(2))
     with raises(ValueError, "the structure of A has changed"):
         builder.row_pairs()
@@ -211,7 +235,9 @@ def test_a_structure_that_changes_under_an_operator_is_noticed(rows):
         lambda: pickle.dumps(op),
         lambda: copy.deepcopy(builder),
     ):
-        with raises(ValueError, "the structure of A has changed", "it had 9 stored entries and now has 3"):
+        with raises(
+            ValueError, "the structure of A has changed", "it had 9 stored entries and now has 3"
+        ):
             use()
 
 
@@ -228,7 +254,9 @@ def test_x_is_a_vector_of_the_right_length():
         lambda x: builder.slice(x, 0),
         lambda x: jacobian(np.eye(3), x),
     ):
-        with raises(ValueError, "x must be a vector of length 3, as A is 3x3, got an array of shape (4,)"):
+        with raises(
+            ValueError, "x must be a vector of length 3, as A is 3x3, got an array of shape (4,)"
+        ):
             use(np.ones(4))
         with raises(ValueError, "got an array of shape (3, 1): pass x.ravel()"):
             use(np.ones((3, 1)))
@@ -236,13 +264,17 @@ def test_x_is_a_vector_of_the_right_length():
             use(1.0)
     with raises(ValueError, "shape (1, 3): pass x.ravel()"):
         builder.tocsr(np_matrix(np.ones(3)))
-    with raises(TypeError, "x must be a dense array, got a sparse scipy.coo_array: pass x.toarray()"):
+    with raises(
+        TypeError, "x must be a dense array, got a sparse scipy.coo_array: pass x.toarray()"
+    ):
         builder.tocsr(scipy.sparse.coo_array(np.ones(3)))
 
 
 def test_x_is_finite():
     with raises(
-        ValueError, "x must be finite, but 2 of its 3 values are not, the first x[1] = nan", "check_finite=False"
+        ValueError,
+        "x must be finite, but 2 of its 3 values are not, the first x[1] = nan",
+        "check_finite=False",
     ):
         jacobian(np.eye(3), [1, np.nan, np.inf])
     assert np.isnan(JacobianBuilder(np.eye(3), check_finite=False).tocsr([1, np.nan, 1]).data[1])
@@ -277,7 +309,9 @@ def test_upper_rows_need_a_symmetric_matrix(form):
     B[i, j] += 1
     B = scipy.sparse.csr_array(B).asformat(form) if form.startswith("cs") else B
     for order in "CF":
-        with raises(ValueError, 'rows="upper" needs a symmetric A, but A[', "] != A[", "(A + A.T) / 2"):
+        with raises(
+            ValueError, 'rows="upper" needs a symmetric A, but A[', "] != A[", "(A + A.T) / 2"
+        ):
             JacobianBuilder(B, rows="upper", order=order)
 
 
@@ -302,12 +336,36 @@ def test_lengths_of_operands_are_in_the_message():
     for product, name, operand in [
         (op.matvec, "J @ x, where J is 9x3: x must have length 3, got shape (4,)", np.ones(4)),
         (op.rmatvec, "J.H @ x, where J is 9x3: x must have length 9, got shape (4,)", np.ones(4)),
-        (op.matmat, "J @ X, where J is 9x3: X must have shape (3, n), got shape (4, 2)", np.ones((4, 2))),
-        (op.rmatmat, "J.H @ X, where J is 9x3: X must have shape (9, n), got shape (4, 2)", np.ones((4, 2))),
-        (op.T.matvec, "J.T @ x, where J.T is 3x9: x must have length 9, got shape (4,)", np.ones(4)),
-        (op.T.rmatvec, "J.T.H @ x, where J.T is 3x9: x must have length 3, got shape (4,)", np.ones(4)),
-        (op.H.matvec, "J.H @ x, where J.H is 3x9: x must have length 9, got shape (4,)", np.ones(4)),
-        (op.H.matmat, "J.H @ X, where J.H is 3x9: X must have shape (9, n), got shape (4, 2)", np.ones((4, 2))),
+        (
+            op.matmat,
+            "J @ X, where J is 9x3: X must have shape (3, n), got shape (4, 2)",
+            np.ones((4, 2)),
+        ),
+        (
+            op.rmatmat,
+            "J.H @ X, where J is 9x3: X must have shape (9, n), got shape (4, 2)",
+            np.ones((4, 2)),
+        ),
+        (
+            op.T.matvec,
+            "J.T @ x, where J.T is 3x9: x must have length 9, got shape (4,)",
+            np.ones(4),
+        ),
+        (
+            op.T.rmatvec,
+            "J.T.H @ x, where J.T is 3x9: x must have length 3, got shape (4,)",
+            np.ones(4),
+        ),
+        (
+            op.H.matvec,
+            "J.H @ x, where J.H is 3x9: x must have length 9, got shape (4,)",
+            np.ones(4),
+        ),
+        (
+            op.H.matmat,
+            "J.H @ X, where J.H is 3x9: X must have shape (9, n), got shape (4, 2)",
+            np.ones((4, 2)),
+        ),
         (op.matvec, "x must have length 3, got shape ()", 1.0),
         (op.matmat, "X must have shape (3, n), got shape (3,)", np.ones(3)),
     ]:
@@ -323,7 +381,10 @@ def test_lengths_of_operands_are_in_the_message():
             use()
     with raises(TypeError, "got a sparse", "toarray()"):
         op @ scipy.sparse.csr_array(np.eye(3))
-    for use in (lambda: op @ np.ma.masked_equal(X, 2), lambda: op.T.matvec(np.ma.masked_equal(np.ones(9), 2))):
+    for use in (
+        lambda: op @ np.ma.masked_equal(X, 2),
+        lambda: op.T.matvec(np.ma.masked_equal(np.ones(9), 2)),
+    ):
         with raises(TypeError, "x is a masked array"):
             use()
 
@@ -337,10 +398,16 @@ def test_out_of_elsewhere():
         J.copy(),
         J[:],
     ):
-        with raises(ValueError, "out must be a matrix that this builder's tocsr returned", "leave out= away"):
+        with raises(
+            ValueError, "out must be a matrix that this builder's tocsr returned", "leave out= away"
+        ):
             builder.tocsr(x, out=other)
     for other in (J.tocsc(), J.toarray(), scipy.sparse.csr_matrix(J)):
-        with raises(TypeError, "out must be a csr_array that this builder's tocsr returned, got", "leave out= away"):
+        with raises(
+            TypeError,
+            "out must be a csr_array that this builder's tocsr returned, got",
+            "leave out= away",
+        ):
             builder.tocsr(x, out=other)
     with raises(ValueError, "out must have dtype complex128", "got float64"):
         builder.tocsr(x * 1j, out=J)
@@ -365,7 +432,12 @@ def test_out_changed_in_its_structure():
     J.check_format(full_check=True)  # these two replace the index arrays by views of all of them
     J.prune()
     assert builder.tocsr([1, 2, 3], out=J) is J
-    for data in (J.data.tolist(), J.data[:-1], np.repeat(J.data, 2)[::2], np.broadcast_to(1.0, J.data.shape)):
+    for data in (
+        J.data.tolist(),
+        J.data[:-1],
+        np.repeat(J.data, 2)[::2],
+        np.broadcast_to(1.0, J.data.shape),
+    ):
         J.data = data
         with raises(ValueError, "out.data must be a writable, contiguous array of 15 numbers"):
             builder.tocsr(np.ones(3), out=J)
@@ -379,7 +451,10 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated():
     builder = JacobianBuilder(np.broadcast_to(1.0, (k, k)), check_finite=False)
     op = builder.operator(np.ones(k))
     with raises(
-        MemoryError, f"would take {builder.csr_nbytes()} bytes (1.5 TiB)", "available: builder.operator(x)", "iter_csr"
+        MemoryError,
+        f"would take {builder.csr_nbytes()} bytes (1.5 TiB)",
+        "available: builder.operator(x)",
+        "iter_csr",
     ):
         builder.tocsr(np.ones(k))
     for use in (op.matvec, builder.value):
@@ -400,7 +475,9 @@ def test_what_cannot_fit_for_a_sparse_matrix_names_stored_rows():
     k = 10**6
     builder = JacobianBuilder(scipy.sparse.eye_array(k, format="csr"))
     for use in (builder.tocsr, builder.value, builder.operator(np.ones(k)).matvec):
-        with raises(MemoryError, 'take rows="stored", one row for each of the 1000000 stored entries of A'):
+        with raises(
+            MemoryError, 'take rows="stored", one row for each of the 1000000 stored entries of A'
+        ):
             use(np.ones(k))
 
 
@@ -408,7 +485,9 @@ def test_a_k_that_is_too_large_for_its_row_pointers(monkeypatch):
     monkeypatch.setattr(_machine, "available_memory", lambda: 10**8)
     A = scipy.sparse.coo_array(([1.0], ([0], [0])), shape=(10**9, 10**9))
     with raises(
-        MemoryError, f"a builder for a {10**9}x{10**9} A would take", "leave out rows and columns without entries"
+        MemoryError,
+        f"a builder for a {10**9}x{10**9} A would take",
+        "leave out rows and columns without entries",
     ):
         JacobianBuilder(A, rows="stored")
 
@@ -445,8 +524,14 @@ def test_sums_are_honest_about_nan_and_infinity(form, special):
     k = 13
     A, W, x = integers((k, k), seed=8), integers((k, k), seed=9), integers((k,), seed=10)
     A[7, 7], W[3, 5], W[4, 4], W[12, 0], x[2] = special, special, -special, special, 0
-    i, j = np.nonzero((integers((k, k), seed=11) > 0) | ~np.isfinite(A) if form == "csr" else np.ones((k, k)))
-    given = scipy.sparse.csr_array((A[i, j], (i, j)), shape=(k, k)) if form == "csr" else np.array(A, order=form)
+    i, j = np.nonzero(
+        (integers((k, k), seed=11) > 0) | ~np.isfinite(A) if form == "csr" else np.ones((k, k))
+    )
+    given = (
+        scipy.sparse.csr_array((A[i, j], (i, j)), shape=(k, k))
+        if form == "csr"
+        else np.array(A, order=form)
+    )
     expected = np.zeros(k)
     with np.errstate(all="ignore"):
         for p, q in zip(i, j, strict=True):
@@ -465,25 +550,50 @@ def test_hints_that_fit_where_they_are_read():
     small = "memory must be at least 5 bytes for this A; got 1: pass more, or fewer workers"
     support = 'no scaling exists: support="drop_rows" leaves out rows; min_nnz=1 others'
     for message, taken, python, shell in [
-        (finite, {"check_finite"}, finite, finite.replace("check_finite=False", "--check-finite False")),
+        (
+            finite,
+            {"check_finite"},
+            finite,
+            finite.replace("check_finite=False", "--check-finite False"),
+        ),
         (finite, {"tol"}, finite.partition(": ")[0], finite.partition(": ")[0]),
         (small, {"memory", "workers"}, small, f"--{small}"),
-        (small, {"memory"}, small.removesuffix(", or fewer workers"), f"--{small.removesuffix(', or fewer workers')}"),
+        (
+            small,
+            {"memory"},
+            small.removesuffix(", or fewer workers"),
+            f"--{small.removesuffix(', or fewer workers')}",
+        ),
         (
             "max_products = 4 was reached",
             {"max_products"},
             "max_products = 4 was reached",
             "--max-products 4 was reached",
         ),
-        ("left out (2 by mad_max=5)", {"mad_max"}, "left out (2 by mad_max=5)", "left out (2 by --mad-max 5)"),
+        (
+            "left out (2 by mad_max=5)",
+            {"mad_max"},
+            "left out (2 by mad_max=5)",
+            "left out (2 by --mad-max 5)",
+        ),
         (
             support,
             {"support", "min_nnz"},
             support,
             "no scaling exists: --support drop_rows leaves out rows; --min-nnz 1 others",
         ),
-        (support, {"min_nnz"}, "no scaling exists: min_nnz=1 others", "no scaling exists: --min-nnz 1 others"),
-        ("A is odd: pass (A + A.T) / 2", set(), "A is odd: pass (A + A.T) / 2", "A is odd: write (A + A.T) / 2"),
+        (
+            support,
+            {"min_nnz"},
+            "no scaling exists: min_nnz=1 others",
+            "no scaling exists: --min-nnz 1 others",
+        ),
+        (
+            "A is odd: pass (A + A.T) / 2",
+            set(),
+            "A is odd: pass (A + A.T) / 2",
+            "A is odd: write (A + A.T) / 2",
+        ),
         ("a=b.mtx: no file", set(), "a=b.mtx: no file", "a=b.mtx: no file"),
         ("interrupted", set(), "interrupted", "interrupted"),
     ]:
@@ -492,7 +602,8 @@ def test_hints_that_fit_where_they_are_read():
 
 
 @pytest.mark.parametrize(
-    "name", ["tol=5.cool", "x: workers=3, y.npy", "workers", "tol must be", "pass (a).npy", "a, or tol="]
+    "name",
+    ["tol=5.cool", "x: workers=3, y.npy", "workers", "tol must be", "pass (a).npy", "a, or tol="],
 )
 def test_names_that_look_like_hints(name):
     """They stay as they are, in quotes or, if they are known, without."""
@@ -504,4 +615,7 @@ def test_names_that_look_like_hints(name):
         ]:
             assert _checks.fitting(message, {"tol"}, shell=shell, given=given) == message
     expected = f"{name} is A's: --tol 5"
-    assert _checks.fitting(f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name]) == expected
+    assert (
+        _checks.fitting(f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name])
+        == expected
+    )

@@ -59,15 +59,21 @@ def test_build(folder, capsys, form, order, rows):
         np.save("A.npy", A)
         scipy.sparse.save_npz("A.npz", scipy.sparse.csr_array(A))
         scipy.io.mmwrite("A.mtx", scipy.sparse.coo_matrix(A))
-    code, out, err = run(capsys, "build", f"A.{form}", f"x.{form}", "-o", "J.npz", "--rows", rows, "--order", order)
+    code, out, err = run(
+        capsys, "build", f"A.{form}", f"x.{form}", "-o", "J.npz", "--rows", rows, "--order", order
+    )
     assert (code, err) == (0, "")
-    expected = jacobian(A if form == "npy" else scipy.sparse.csr_array(A), np.load("x.npy"), rows=rows, order=order)
+    expected = jacobian(
+        A if form == "npy" else scipy.sparse.csr_array(A), np.load("x.npy"), rows=rows, order=order
+    )
     J = scipy.sparse.load_npz("J.npz")
     for name in ("data", "indices", "indptr"):
         np.testing.assert_array_equal(getattr(J, name), getattr(expected, name))
     m, k = expected.shape
     nbytes = expected.data.nbytes + expected.indices.nbytes + expected.indptr.nbytes
-    assert f"A: A.{form}, 3 x 3, {'dense' if form == 'npy' else '5 stored entries'}, float64\n" in out
+    assert (
+        f"A: A.{form}, 3 x 3, {'dense' if form == 'npy' else '5 stored entries'}, float64\n" in out
+    )
     assert f"J: {m} x {k}, {expected.nnz} stored entries, rows={rows}, order={order}\n" in out
     assert re.search(
         rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, written to J.npz in [\d.]+ s; peak memory [\d.]+ [MG]iB",
@@ -115,7 +121,10 @@ def test_build_what_cannot_fit(folder, capsys):
     np.save("ones.npy", np.ones(k))
     arguments = ["huge.npz", "ones.npy", "-o", "J.npz", "--rows", "all"]
     wrong_use(
-        capsys, "build", *arguments, message="would take .* bytes .* take --rows stored.* or write it block by block"
+        capsys,
+        "build",
+        *arguments,
+        message="would take .* bytes .* take --rows stored.* or write it block by block",
     )
     assert not os.path.exists("J.npz")
 
@@ -129,7 +138,8 @@ def test_build_a_folder_of_row_blocks(folder, capsys, size):
     assert (code, err) == (0, "")
     expected = jacobian(A, x)
     nbytes, blocks = re.search(
-        r"   (\d+) bytes \(.*\) in (\d+) blocks of rows; assembled and written to the folder J in [\d.]+ s", out
+        r"   (\d+) bytes \(.*\) in (\d+) blocks of rows; assembled and written to the folder J in [\d.]+ s",
+        out,
     ).groups()
     J = io.read_matrix("J")
     assert (J.shape, J.nnz) == (expected.shape, expected.nnz)
@@ -154,10 +164,20 @@ def test_build_a_folder_of_row_blocks(folder, capsys, size):
         message="end in .npz, or be the name of a new folder, without a dot",
     )
     io.write_csr_blocks("B", [(0, scipy.sparse.csr_array(A))], shape=A.shape)
-    wrong_use(capsys, "build", "B", "x.npy", "-o", "B/J", message="the output B/J is in a folder that is an input")
+    wrong_use(
+        capsys,
+        "build",
+        "B",
+        "x.npy",
+        "-o",
+        "B/J",
+        message="the output B/J is in a folder that is an input",
+    )
     assert run(capsys, "check", "B")[0] == 0
     assert run(capsys, "build", "B", "x.npy", "-o", "J2.npz")[0] == 0
-    np.testing.assert_array_equal(scipy.sparse.load_npz("J2.npz").data, scipy.sparse.load_npz("J.npz").data)
+    np.testing.assert_array_equal(
+        scipy.sparse.load_npz("J2.npz").data, scipy.sparse.load_npz("J.npz").data
+    )
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -184,7 +204,8 @@ def test_a_file_in_the_other_order(folder, capsys, monkeypatch, order):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("512", 512), ("64MiB", 2**26), ("2GB", 2 * 10**9), ("1.5 kib", 1536), ("3G", 3 * 10**9)]
+    ("text", "count"),
+    [("512", 512), ("64MiB", 2**26), ("2GB", 2 * 10**9), ("1.5 kib", 1536), ("3G", 3 * 10**9)],
 )
 def test_sizes(text, count):
     assert cli._bytes(text) == count
@@ -201,17 +222,40 @@ def test_memory_of_a_command(folder, capsys):
     assert run(capsys, "fit", "S.npy", "Y.npy", "-o", "fitted.npy", "--memory", "4MiB")[0] == 0
     np.testing.assert_allclose(np.load("fitted.npy"), np.arange(1, k + 1), rtol=1e-7)
     for bad in ("much", "-3", "0", "4 MiBs"):
-        wrong_use(capsys, "scale", "S.npy", f"--memory={bad}", message="must be a number of bytes, such as 512MiB")
-    wrong_use(capsys, "scale", "S.npy", "--memory", "10kB", message=r"error: --memory must be at least .*pass more$")
+        wrong_use(
+            capsys,
+            "scale",
+            "S.npy",
+            f"--memory={bad}",
+            message="must be a number of bytes, such as 512MiB",
+        )
+    wrong_use(
+        capsys,
+        "scale",
+        "S.npy",
+        "--memory",
+        "10kB",
+        message=r"error: --memory must be at least .*pass more$",
+    )
 
 
 @pytest.mark.parametrize("name", ["min_nnz=3.npy", "x: workers=3, y.npy", "tol=1; a (b).mtx"])
 def test_files_with_names_that_look_like_options(folder, capsys, name):
-    wrong_use(capsys, "scale", name, message=re.escape(f"error: [Errno 2] No such file or directory: '{name}'\n"))
+    wrong_use(
+        capsys,
+        "scale",
+        name,
+        message=re.escape(f"error: [Errno 2] No such file or directory: '{name}'\n"),
+    )
     (folder / name).write_bytes(b"")
     wrong_use(capsys, "scale", name, message=re.escape(f"error: {name} is empty\n"))
     wrong_use(
-        capsys, "scale", "A.npy", "--max-products", "0", message="error: --max-products must be a positive integer"
+        capsys,
+        "scale",
+        "A.npy",
+        "--max-products",
+        "0",
+        message="error: --max-products must be a positive integer",
     )
 
 
@@ -244,14 +288,23 @@ def test_fit(problem, capsys, form):
     np.testing.assert_allclose(np.load("x.npy"), [1, 2, 3], rtol=1e-6)
     assert f"A: A.{form}, 3 x 3" in out
     assert "fit: converged: optimality" in out
-    assert re.search(r"cost ½‖A∘xxᵀ - Y‖² = \S+ after \d+ steps, \d+ passes over A, in [\d.]+ s", out)
+    assert re.search(
+        r"cost ½‖A∘xxᵀ - Y‖² = \S+ after \d+ steps, \d+ passes over A, in [\d.]+ s", out
+    )
     assert out.endswith("   x written to x.npy\n")
-    assert run(capsys, "fit", f"A.{form}", "Y.npy", "-o", "x.npy", "--x0", "x0.npy", "--rows", "upper")[0] == 0
+    assert (
+        run(
+            capsys, "fit", f"A.{form}", "Y.npy", "-o", "x.npy", "--x0", "x0.npy", "--rows", "upper"
+        )[0]
+        == 0
+    )
     np.testing.assert_allclose(np.load("x.npy"), [-1, -2, -3], rtol=1e-6)
 
 
 def test_fit_that_does_not_converge(problem, capsys):
-    code, out, _ = run(capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15")
+    code, out, _ = run(
+        capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15"
+    )
     assert code == 1
     assert "fit: the maximum of 1 iterations was reached" in out
     assert np.load("x.npy").shape == (3,)
@@ -277,7 +330,12 @@ def test_fit_wrong_use(problem, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["A.npy"], ["A.npz", "x.npz"], ["A.mtx", "x.mtx", "--order", "F"], ["A.npz", "--rows", "all", "--seed", "7"]],
+    [
+        ["A.npy"],
+        ["A.npz", "x.npz"],
+        ["A.mtx", "x.mtx", "--order", "F"],
+        ["A.npz", "--rows", "all", "--seed", "7"],
+    ],
 )
 def test_check(folder, capsys, arguments):
     code, out, err = run(capsys, "check", *arguments)
@@ -291,7 +349,9 @@ def test_check_that_fails(folder, capsys, monkeypatch):
 
     value = JacobianBuilder.tocsr
     monkeypatch.setattr(
-        JacobianBuilder, "_assemble", lambda self, x, out=None: 2 * value(self, x) if False else _wrong(self, x)
+        JacobianBuilder,
+        "_assemble",
+        lambda self, x, out=None: 2 * value(self, x) if False else _wrong(self, x),
     )
     code, out, err = run(capsys, "check", "A.npy", "x.npy")
     assert (code, err) == (1, "")
@@ -301,7 +361,12 @@ def test_check_that_fails(folder, capsys, monkeypatch):
 
 def _wrong(builder, x):
     J = builder._block(
-        x, 0, builder.shape[0], builder._pattern.cut(0), builder._pattern.cut(builder.shape[0]), np.dtype(np.int32)
+        x,
+        0,
+        builder.shape[0],
+        builder._pattern.cut(0),
+        builder._pattern.cut(builder.shape[0]),
+        np.dtype(np.int32),
     )
     J.data[0] += 1
     return J
@@ -328,7 +393,9 @@ def test_demo(folder, capsys):
     assert "8 of 8 checks hold" in out
     assert scipy.sparse.load_npz("sparsejac-demo/J.npz").shape == (508, 77)
     assert (folder / "sparsejac-demo" / "J.png").read_bytes().startswith(b"\x89PNG")
-    picture = [line for line in out.splitlines() if line and all(0x2800 <= ord(c) < 0x2900 for c in line)]
+    picture = [
+        line for line in out.splitlines() if line and all(0x2800 <= ord(c) < 0x2900 for c in line)
+    ]
     assert len(picture) == 20
     assert len({len(line) for line in picture}) == 1
 
@@ -355,7 +422,10 @@ def test_picture_without_braille(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Ascii())
     eye = scipy.sparse.eye_array(3, format="coo")
     assert cli._picture(eye, width=80, height=20) == "#..\n.#.\n..#"
-    assert cli._picture(scipy.sparse.eye_array(100, format="coo"), width=10, height=5).splitlines()[0] == "##........"
+    assert (
+        cli._picture(scipy.sparse.eye_array(100, format="coo"), width=10, height=5).splitlines()[0]
+        == "##........"
+    )
 
 
 def test_picture_in_braille(monkeypatch):
@@ -384,7 +454,9 @@ def process(*arguments, **options):
 
 
 def test_python_m_and_the_entry_point(folder):
-    (script,) = [entry for entry in entry_points(group="console_scripts") if entry.name == "sparsejac"]
+    (script,) = [
+        entry for entry in entry_points(group="console_scripts") if entry.name == "sparsejac"
+    ]
     assert script.load() is cli.main
     with process("check", "A.npy") as running:
         out, err = running.communicate(timeout=120)
@@ -410,14 +482,22 @@ def test_a_reader_that_has_seen_enough(folder, unbuffered):
     ("redirection", "code"),
     [
         (">&-", 0),
-        pytest.param(">/dev/full", 2, marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")),
+        pytest.param(
+            ">/dev/full",
+            2,
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full"),
+        ),
     ],
 )
 def test_outputs_that_are_closed_or_full(folder, redirection, code):
     command = f"exec {sys.executable} -m sparsejac build A.npy x.npy -o J.npz {redirection}"
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        ["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=120
+    )
     assert done.returncode == code
-    assert done.stderr == ("" if code == 0 else "sparsejac build: error: [Errno 28] No space left on device\n")
+    assert done.stderr == (
+        "" if code == 0 else "sparsejac build: error: [Errno 28] No space left on device\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["demo"]])
@@ -465,7 +545,9 @@ def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):
     assert b"writing" in os.read(master, 10_000)
     os.close(slave)
     os.close(master)
-    quiet = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60)
+    quiet = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60
+    )
     assert quiet.stderr == b""  # not in a log file
 
 
@@ -481,9 +563,14 @@ def test_scale(folder, capsys, form):
     x = np.load("x.npy")
     np.testing.assert_allclose(x * (A @ x), 1, atol=1e-8)
     assert "scale: converged: the residual" in out
-    assert re.search(r"3 of 3 rows, \d+ passes over A, in [\d.]+ s, reading and compiling included\n", out)
+    assert re.search(
+        r"3 of 3 rows, \d+ passes over A, in [\d.]+ s, reading and compiling included\n", out
+    )
     assert out.endswith("   x written to x.npy\n")
-    assert run(capsys, "scale", f"S.{form}", "--target", "d.npy", "-o", "y.npy", "--tol", "1e-12")[0] == 0
+    assert (
+        run(capsys, "scale", f"S.{form}", "--target", "d.npy", "-o", "y.npy", "--tol", "1e-12")[0]
+        == 0
+    )
     y = np.load("y.npy")
     np.testing.assert_allclose(y * (A @ y), [3, 4, 5], atol=1e-11)
 
@@ -492,7 +579,9 @@ def test_scale_options(folder, capsys):
     scipy.sparse.save_npz("U.npz", scipy.sparse.csr_array(np.triu(np.ones((5, 5)))))
     assert run(capsys, "scale", "U.npz", "--uplo", "U", "-o", "x.npy")[0] == 0
     np.testing.assert_allclose(np.load("x.npy"), 1 / np.sqrt(5))
-    assert run(capsys, "scale", "U.npz", "--uplo", "U", "--ignore-diags", "1", "-o", "x.npy")[0] == 0
+    assert (
+        run(capsys, "scale", "U.npz", "--uplo", "U", "--ignore-diags", "1", "-o", "x.npy")[0] == 0
+    )
     np.testing.assert_allclose(np.load("x.npy"), 1 / 2)
     half = np.zeros((4, 4))
     half[:3, :3] = [[1, 1, 0], [1, 0, 1], [0, 1, 0]]
@@ -502,7 +591,9 @@ def test_scale_options(folder, capsys):
     code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "check")
     assert (code, "no total support: 2 of its entries" in out) == (1, True)
     assert "--support drop_rows leaves out rows until the rest has a scaling" in out
-    code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "drop", "-o", "x.npy")
+    code, out, _ = run(
+        capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "drop", "-o", "x.npy"
+    )
     assert (code, "scaled after dropping entries, and A itself is not" in out) == (3, True)
     assert "2 of its entries are dropped, in rows 0, 1" in out
     np.testing.assert_array_equal(np.isnan(np.load("x.npy")), [False, False, False, True])
@@ -528,10 +619,16 @@ def test_scale_wrong_use(folder, capsys):
         (["S.npy", "--mad-max", "3"], "--mad-max is for contact maps, and S.npy is a matrix"),
         (["S.npy", "--cis-only", "--trans-only"], "not allowed with"),
         (["S.npy", "--support", "x"], "invalid choice"),
-        (["S.npy", "--blacklist", "b.bed"], "--blacklist is for contact maps, and S.npy is a matrix"),
+        (
+            ["S.npy", "--blacklist", "b.bed"],
+            "--blacklist is for contact maps, and S.npy is a matrix",
+        ),
         (["S.npy", "--mad-max", "0"], "--mad-max is for contact maps, and S.npy is a matrix"),
         (["N.npy"], r"A must be finite, but A\[0, 1\] = nan$"),
-        (["M.npy"], r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute values$"),
+        (
+            ["M.npy"],
+            r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute values$",
+        ),
         (
             ["S.npy", "--target", "t.npy"],
             "target must be positive and finite in every row that is kept, but it is 0.0 in row 1: change it$",

@@ -27,7 +27,12 @@ def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "map.cool"
     bins = cooler.binnify(pd.Series({"a": 10 * K}), 10)
     i = np.arange(K)
-    cooler.create_cooler(str(path), bins, pd.DataFrame({"bin1_id": i, "bin2_id": i, "count": 1 + i % 7}), ordered=True)
+    cooler.create_cooler(
+        str(path),
+        bins,
+        pd.DataFrame({"bin1_id": i, "bin2_id": i, "count": 1 + i % 7}),
+        ordered=True,
+    )
     cool.write_weights(path, OLD, {"tol": 1.0})
     return path
 
@@ -70,7 +75,9 @@ def test_a_check_does_not_touch_the_file(uri):
     before, stat = Path(uri).read_bytes(), os.stat(uri)
     for name, overwrite in (("weight", True), ("other", False)):
         _columns.check(uri, name, overwrite=overwrite)
-    result = cool.balance(uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True, max_products=1, tol=0)
+    result = cool.balance(
+        uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True, max_products=1, tol=0
+    )
     assert not result.success
     assert Path(uri).read_bytes() == before
     assert (os.stat(uri).st_mtime_ns, os.stat(uri).st_ino) == (stat.st_mtime_ns, stat.st_ino)
@@ -138,7 +145,10 @@ print(json.dumps(codes))
 
 def in_children(cases):
     run = subprocess.run(
-        [sys.executable, "-c", IN_CHILDREN, json.dumps(cases)], check=True, timeout=120, stdout=subprocess.PIPE
+        [sys.executable, "-c", IN_CHILDREN, json.dumps(cases)],
+        check=True,
+        timeout=120,
+        stdout=subprocess.PIPE,
     )
     return json.loads(run.stdout)
 
@@ -151,7 +161,9 @@ def copies(made, folder, names):
 
 def test_a_kill_at_any_step(made, tmp_path):
     paths = list(copies(made, tmp_path, STEPS))
-    assert in_children(list(zip(paths, STEPS.values(), strict=True))) == [-signal.SIGKILL] * len(STEPS)
+    assert in_children(list(zip(paths, STEPS.values(), strict=True))) == [-signal.SIGKILL] * len(
+        STEPS
+    )
     for step, path in zip(STEPS, paths, strict=True):
         np.testing.assert_array_equal(column_of(path), NEW if step == "after that" else OLD)
         cool.write_weights(path, NEW, {}, overwrite=True)  # nothing is in the way of the next one
@@ -207,7 +219,9 @@ def test_a_full_disk(uri, after, monkeypatch):
         lambda: cool.write_weights(uri, NEW, {}, overwrite=True),
         lambda: cool.balance(uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True),
     ):
-        with pytest.raises(OSError, match=r"map.cool cannot be written: No space left on device") as caught:
+        with pytest.raises(
+            OSError, match=r"map.cool cannot be written: No space left on device"
+        ) as caught:
             call()
         assert caught.value.errno == errno.ENOSPC
         is_old(uri)
@@ -217,7 +231,8 @@ def test_a_disk_without_room_is_seen_beforehand(uri, monkeypatch, capsys):
     usage = shutil.disk_usage(Path(uri).parent)
     monkeypatch.setattr(_columns.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(
-        OSError, match=r"a copy of it takes \d+ bytes \(.*\) for a while, and 1000 bytes are free on its disk"
+        OSError,
+        match=r"a copy of it takes \d+ bytes \(.*\) for a while, and 1000 bytes are free on its disk",
     ):
         cool.balance(uri, store=True, overwrite=True)
     assert cli.main(["scale", str(uri), "--write", "--force"]) == 2
@@ -275,7 +290,8 @@ def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
     for change in (append, replace):
         changes = [change]
         with pytest.raises(
-            OSError, match=r"map.cool cannot be written: it has changed while it was copied; try it again"
+            OSError,
+            match=r"map.cool cannot be written: it has changed while it was copied; try it again",
         ):
             cool.write_weights(uri, NEW, {}, overwrite=True)
         is_old(uri)
@@ -307,7 +323,11 @@ def test_hdf5_cannot_write_meanwhile(uri, monkeypatch):
     def meanwhile(path, part):
         like(path, part)
         program = "import h5py, sys\ntry:\n    h5py.File(sys.argv[1], 'r+')\nexcept OSError as error:\n    sys.exit(3)"
-        seen.append(subprocess.run([sys.executable, "-c", program, str(uri)], check=False, timeout=60).returncode)
+        seen.append(
+            subprocess.run(
+                [sys.executable, "-c", program, str(uri)], check=False, timeout=60
+            ).returncode
+        )
 
     monkeypatch.setattr(_columns, "_like", meanwhile)
     cool.write_weights(uri, NEW, {}, overwrite=True)
@@ -319,10 +339,15 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
     with h5py.File(tmp_path / "linked.cool", "w") as file:
         for table in ("chroms", "bins", "pixels", "indexes"):
             file[table] = h5py.ExternalLink(str(uri), f"/{table}")
-    with pytest.raises(ValueError, match=r"linked.cool has its bin table in another file, .*map.cool: pass that one"):
+    with pytest.raises(
+        ValueError,
+        match=r"linked.cool has its bin table in another file, .*map.cool: pass that one",
+    ):
         cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PermissionError, match="a copy of it is written beside it, and its folder is read-only"):
+    with pytest.raises(
+        PermissionError, match="a copy of it is written beside it, and its folder is read-only"
+    ):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     monkeypatch.undo()
     opened = os.open
@@ -348,7 +373,8 @@ def test_what_version_01_left(uri):
         file[".other in the making"] = np.zeros(3)
     before = Path(uri).read_bytes()
     with pytest.raises(
-        ValueError, match=r'has a column "weight" already, which a killed run of version 0.1 has hidden: choose'
+        ValueError,
+        match=r'has a column "weight" already, which a killed run of version 0.1 has hidden: choose',
     ):
         _columns.check(uri, "weight", overwrite=False)
     assert Path(uri).read_bytes() == before
@@ -385,14 +411,17 @@ def test_attributes_that_cannot_be_written(uri, stats, message):
 @pytest.mark.parametrize("key", ["", "a\0b"])
 def test_attributes_whose_names_hdf5_would_cut(uri, key):
     with pytest.raises(
-        ValueError, match="stats must have names of attributes as keys, not empty and without NUL, got "
+        ValueError,
+        match="stats must have names of attributes as keys, not empty and without NUL, got ",
     ):
         cool.write_weights(uri, NEW, {key: 1}, overwrite=True)
     is_old(uri)
 
 
 def test_a_name_that_is_too_long(uri):
-    with pytest.raises(ValueError, match=r"a few characters without a slash, 200 at most, got 201: 'x{20}'…$"):
+    with pytest.raises(
+        ValueError, match=r"a few characters without a slash, 200 at most, got 201: 'x{20}'…$"
+    ):
         cool.write_weights(uri, NEW, {}, name="x" * 201)
     is_old(uri)
 
@@ -402,7 +431,9 @@ def test_a_link_that_leads_nowhere(uri, external):
     """It is in the way, and is replaced where that is asked for."""
     with h5py.File(uri, "r+") as file:
         del file["bins/weight"]
-        file["bins/weight"] = h5py.ExternalLink("none.h5", "/x") if external else h5py.SoftLink("/bins/none")
+        file["bins/weight"] = (
+            h5py.ExternalLink("none.h5", "/x") if external else h5py.SoftLink("/bins/none")
+        )
     with pytest.raises(ValueError, match='has a column "weight" already'):
         cool.write_weights(uri, NEW, {})
     _columns.check(uri, "weight", overwrite=True)
@@ -419,7 +450,10 @@ def test_the_file_object_that_hdf5_is_given(tmp_path):
     with open(tmp_path / "a", "rb") as below, open(tmp_path / "b", "r+b") as plain:
         changes = _columns._Changes(below.fileno(), len(content))
         for _ in range(300):
-            at, size = int(rng.integers(5 * _columns._PAGE)), int(rng.integers(1, 2 * _columns._PAGE))
+            at, size = (
+                int(rng.integers(5 * _columns._PAGE)),
+                int(rng.integers(1, 2 * _columns._PAGE)),
+            )
             act = rng.integers(6)
             for file in (changes, plain):
                 file.seek(at)

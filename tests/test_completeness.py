@@ -73,7 +73,9 @@ def complete():
         "columns": [(np.s_[i, :], source("a")[i % 4]) for i in range(K)],
         "overlapping": [*halves(), (np.s_[2:6], b)],
         "blocks": [
-            (np.s_[r : r + 4, c : c + 4], source(f)[:, c : c + 4]) for r, f in ((0, "a"), (4, "b")) for c in (0, 4)
+            (np.s_[r : r + 4, c : c + 4], source(f)[:, c : c + 4])
+            for r, f in ((0, "a"), (4, "b"))
+            for c in (0, 4)
         ],
     }
 
@@ -121,7 +123,9 @@ def test_incomplete_virtual_datasets(sources, opened, kind):
     ):
         with pytest.raises(ValueError, match=f"A is a virtual dataset, and .*{words}"):
             use(A)
-    with pytest.raises(ValueError, match=rf"{words}.*: write them, or pass lambda i0, i1: A\[i0:i1\] if that"):
+    with pytest.raises(
+        ValueError, match=rf"{words}.*: write them, or pass lambda i0, i1: A\[i0:i1\] if that"
+    ):
         JacobianBuilder(A)
 
 
@@ -131,7 +135,8 @@ def test_virtual_datasets_of_virtual_ones(sources, opened):
     check_complete("A", opened("outer.h5")["A"])
     os.remove("b.h5")
     with pytest.raises(
-        ValueError, match=r"source 'A' in inner\.h5 is a virtual dataset, and its source 'd' in b\.h5 is missing"
+        ValueError,
+        match=r"source 'A' in inner\.h5 is a virtual dataset, and its source 'd' in b\.h5 is missing",
     ):
         check_complete("A", opened("outer.h5")["A"])
 
@@ -161,7 +166,9 @@ def test_where_sources_are_looked_for(sources, opened, folder, monkeypatch):
         check_complete("A", opened("sub/v.h5")["A"])
     monkeypatch.setenv("HDF5_VDS_PREFIX", "${ORIGIN}/../elsewhere")
     check_complete("A", opened("sub/v.h5")["A"])
-    virtual("absolute.h5", halves(bottom=source(folder / "nowhere" / "a")))  # HDF5 looks for its last part, too
+    virtual(
+        "absolute.h5", halves(bottom=source(folder / "nowhere" / "a"))
+    )  # HDF5 looks for its last part, too
     os.replace("sub/a.h5", "a.h5")
     check_complete("A", opened("absolute.h5")["A"])
 
@@ -174,7 +181,9 @@ def test_sources_in_the_same_file(opened):
     check_complete("A", file.create_virtual_dataset("A", layout))
     layout = h5py.VirtualLayout((K, K), "f8")
     layout[:] = h5py.VirtualSource(".", "self", (K, K))
-    with pytest.raises(ValueError, match="is a virtual dataset that has itself as a source: write it anew"):
+    with pytest.raises(
+        ValueError, match="is a virtual dataset that has itself as a source: write it anew"
+    ):
         check_complete("A", file.create_virtual_dataset("self", layout))
 
 
@@ -203,7 +212,9 @@ def test_unlimited_virtual_datasets(opened):
     unlimited("one.h5", (b"u3.h5", range(6), False))
     check_complete("A", opened("one.h5")["A"])
     unlimited("two.h5", (b"u3.h5", range(3), False), (b"u5.h5", range(3, 6), False))
-    with pytest.raises(ValueError, match="its sources do not cover all of it; the rest would be read as 0"):
+    with pytest.raises(
+        ValueError, match="its sources do not cover all of it; the rest would be read as 0"
+    ):
         check_complete("A", opened("two.h5")["A"])
     unlimited("numbered.h5", (b"p%b.h5", range(6), True))
     A = opened("numbered.h5")["A"]
@@ -228,7 +239,9 @@ def test_datasets_that_were_never_written(opened):
     file = opened("f.h5", "w")
     A = file.create_dataset("A", (K, K), "f8")
     for use in (JacobianBuilder, symmetric_scaling, lambda A: check_complete("A", A)):
-        with pytest.raises(ValueError, match=r"A was made but never written, and would be read as 0\.0: write"):
+        with pytest.raises(
+            ValueError, match=r"A was made but never written, and would be read as 0\.0: write"
+        ):
             use(A)
     with pytest.raises(ValueError, match="A was made but never written"):
         JacobianBuilder(A.astype("f4"))
@@ -241,7 +254,9 @@ def test_chunks(opened):
     file = opened("f.h5", "w")
     A = file.create_dataset("A", (5, 5), "f8", chunks=(2, 2), maxshape=(None, None))
     A[:4] = 1
-    with pytest.raises(ValueError, match=r"A lacks 3 of its 9 chunks, which would be read as 0\.0: write it anew"):
+    with pytest.raises(
+        ValueError, match=r"A lacks 3 of its 9 chunks, which would be read as 0\.0: write it anew"
+    ):
         check_complete("A", A)
     A[4] = 1
     check_complete("A", A)
@@ -255,7 +270,9 @@ def test_chunks(opened):
 def test_nothing_is_missing_where_nothing_is_wanted(opened):
     file = opened("f.h5", "w")
     check_complete("A", file.create_dataset("contiguous", (0, 0), "f8"))
-    check_complete("A", file.create_dataset("chunked", (0, 0), "f8", chunks=(2, 2), maxshape=(None, None)))
+    check_complete(
+        "A", file.create_dataset("chunked", (0, 0), "f8", chunks=(2, 2), maxshape=(None, None))
+    )
     check_complete("A", file.create_dataset("null", data=h5py.Empty("f8")))
     virtual("v.h5", [], (0, 0))
     check_complete("A", opened("v.h5")["A"])
@@ -287,7 +304,9 @@ def test_external_files(opened, folder, monkeypatch):
         JacobianBuilder(opened("bad.h5")["A"])
     (folder / "sub").mkdir()
     os.replace("raw", "sub/raw")
-    with pytest.raises(ValueError, match="A has its numbers in the file raw, which is missing; they would be"):
+    with pytest.raises(
+        ValueError, match="A has its numbers in the file raw, which is missing; they would be"
+    ):
         check_complete("A", opened("one.h5")["A"])
     monkeypatch.setenv("HDF5_EXTFILE_PREFIX", "${ORIGIN}/sub")
     check_complete("A", opened("rest.h5")["A"])
@@ -302,7 +321,12 @@ def array():
 
     def make(fill, dtype="f8", shape=(5, 5), **options):
         return zarr.create_array(
-            {}, shape=shape, chunks=options.pop("chunks", (2, 2)), dtype=dtype, fill_value=fill, **options
+            {},
+            shape=shape,
+            chunks=options.pop("chunks", (2, 2)),
+            dtype=dtype,
+            fill_value=fill,
+            **options,
         )
 
     return make
@@ -310,7 +334,8 @@ def array():
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize(
-    ("fill", "dtype"), [(0, "i4"), (0.0, "f4"), (0.0, "f8"), (-0.0, "f8"), (False, "bool"), (0j, "c16")]
+    ("fill", "dtype"),
+    [(0, "i4"), (0.0, "f4"), (0.0, "f8"), (-0.0, "f8"), (False, "bool"), (0j, "c16")],
 )
 def test_absent_chunks_of_zeros(array, version, fill, dtype):
     A = array(fill, dtype, zarr_format=version)
@@ -321,7 +346,9 @@ def test_absent_chunks_of_zeros(array, version, fill, dtype):
     np.testing.assert_array_equal(JacobianBuilder(A).value(np.ones(5)), B.ravel())
 
 
-@pytest.mark.parametrize(("version", "fill"), [(2, 1), (2, np.nan), (2, None), (3, 1), (3, np.nan), (3, np.inf)])
+@pytest.mark.parametrize(
+    ("version", "fill"), [(2, 1), (2, np.nan), (2, None), (3, 1), (3, np.nan), (3, np.inf)]
+)
 def test_absent_chunks_of_something_else(array, version, fill):
     A = array(fill, zarr_format=version)
     A[:2] = 3

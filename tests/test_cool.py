@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsejac import JacobianBuilder, LeastSquares, RowSums, _columns, _pixels, cli, cool, io, symmetric_scaling
+from sparsejac import (
+    JacobianBuilder,
+    LeastSquares,
+    RowSums,
+    _columns,
+    _pixels,
+    cli,
+    cool,
+    io,
+    symmetric_scaling,
+)
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -45,7 +55,9 @@ def write(path, counts, group=""):
     uri = f"{path}{group}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cooler's own
-        cooler.create_cooler(uri, bins, pixels, ordered=True, dtypes={"count": counts.dtype}, mode="a")
+        cooler.create_cooler(
+            uri, bins, pixels, ordered=True, dtypes={"count": counts.dtype}, mode="a"
+        )
     return uri
 
 
@@ -92,7 +104,9 @@ OPTIONS = {
 def test_the_weights_are_those_of_cooler(uri, options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cooler divides by zero, and by its own iteration limit
-        expected, stats = cooler.balance_cooler(cooler.Cooler(uri), tol=1e-12, max_iters=3000, **options)
+        expected, stats = cooler.balance_cooler(
+            cooler.Cooler(uri), tol=1e-12, max_iters=3000, **options
+        )
     result = cool.balance(uri, **options)
     assert result.success
     np.testing.assert_array_equal(np.isnan(result.weight), np.isnan(expected))
@@ -130,7 +144,8 @@ def test_what_is_stored(uri):
     assert attributes["converged"]
     assert attributes["var"] < 1e-16
     with pytest.raises(
-        ValueError, match=r'has a column "weight" already: choose another name.*overwrite=True, --force'
+        ValueError,
+        match=r'has a column "weight" already: choose another name.*overwrite=True, --force',
     ):
         cool.balance(uri, store=True)
     cool.balance(uri, store=True, store_name="other", ignore_diags=1)
@@ -173,7 +188,9 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert np.isnan(result.weight[b]).all()
     assert np.isfinite(result.weight[:60]).sum() > 50
     assert result.stats["converged"].tolist() == [True, False, True, True]
-    assert cli.main(["scale", uri, "--cis-only", "--min-nnz", "1", "--mad-max", "0", "--write"]) == 4
+    assert (
+        cli.main(["scale", uri, "--cis-only", "--min-nnz", "1", "--mad-max", "0", "--write"]) == 4
+    )
     assert "scaled in part: 1 of 4 chromosomes" in capsys.readouterr().out
     assert "weight" not in cooler.Cooler(uri).bins().columns
     result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, support="drop_rows", store=True)
@@ -203,7 +220,17 @@ def test_a_chromosome_of_which_no_bin_has_support(tmp_path, memory, rest, capsys
     assert result.stats["converged"].tolist() == [True, rest > 0, True]
     assert ("weight" in cooler.Cooler(uri).bins().columns) == (rest > 0)
     if not rest:
-        shell = ["--cis-only", "--ignore-diags", "0", "--min-nnz", "0", "--mad-max", "0", "--support", "drop_rows"]
+        shell = [
+            "--cis-only",
+            "--ignore-diags",
+            "0",
+            "--min-nnz",
+            "0",
+            "--mad-max",
+            "0",
+            "--support",
+            "drop_rows",
+        ]
         assert cli.main(["scale", uri, "--write", *shell]) == 4
         assert "(c1: every bin lacks support)" in capsys.readouterr().out
     # What a filter of the user left out is no such case.
@@ -218,7 +245,8 @@ def test_one_map_of_several(tmp_path):
     result = cool.balance(uri, store=True)
     np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], result.weight)
     with pytest.raises(
-        ValueError, match="is not a contact map, as it has no table 'chroms': pass one of its 2 maps, "
+        ValueError,
+        match="is not a contact map, as it has no table 'chroms': pass one of its 2 maps, ",
     ) as caught:
         cool.balance(path)
     assert str(caught.value).endswith(f"{path}::/resolutions/10, {path}::/resolutions/20")
@@ -226,8 +254,16 @@ def test_one_map_of_several(tmp_path):
 
 def test_errors(uri, tmp_path, monkeypatch):
     for options, error, message in [
-        ({"cis_only": True, "trans_only": True}, ValueError, "cis_only and trans_only exclude each other"),
-        ({"blacklist": [500]}, ValueError, "blacklist must be the numbers of bins, integers from 0 to 135"),
+        (
+            {"cis_only": True, "trans_only": True},
+            ValueError,
+            "cis_only and trans_only exclude each other",
+        ),
+        (
+            {"blacklist": [500]},
+            ValueError,
+            "blacklist must be the numbers of bins, integers from 0 to 135",
+        ),
         ({"blacklist": [0.5]}, ValueError, "blacklist must be the numbers of bins"),
         ({"x0": [1.0]}, ValueError, "x0 must be a vector of length 136, a weight for each bin of "),
         ({"cis_only": 1}, TypeError, "cis_only must be True or False"),
@@ -240,15 +276,20 @@ def test_errors(uri, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"none.cool does not exist"):
         cool.read(tmp_path / "none.cool")
     (tmp_path / "text.cool").write_text("no HDF5")
-    with pytest.raises(ValueError, match=r"text.cool is not a contact map, as HDF5 cannot open it: "):
+    with pytest.raises(
+        ValueError, match=r"text.cool is not a contact map, as HDF5 cannot open it: "
+    ):
         cool.read(tmp_path / "text.cool")
-    with pytest.raises(ValueError, match="weight must be a vector of length 136, one for each bin of"):
+    with pytest.raises(
+        ValueError, match="weight must be a vector of length 136, one for each bin of"
+    ):
         cool.write_weights(uri, [1.0], {})
     with pytest.raises(ValueError, match='"start" is a coordinate of the bins'):
         cool.write_weights(uri, np.ones(136), {}, name="start", overwrite=True)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
-        ImportError, match=r"read with h5py, which comes with cooler, and is not installed: pip install '.\[cool\]'"
+        ImportError,
+        match=r"read with h5py, which comes with cooler, and is not installed: pip install '.\[cool\]'",
     ):
         cool.read(uri)
 
@@ -257,8 +298,13 @@ def test_a_square_map(tmp_path):
     bins = pd.DataFrame({"chrom": ["a"] * 3, "start": [0, 1, 2], "end": [1, 2, 3]})
     pixels = pd.DataFrame({"bin1_id": [0, 1], "bin2_id": [1, 0], "count": [1, 2]})
     with pytest.warns(UserWarning, match="non-symmetric"):
-        cooler.create_cooler(str(tmp_path / "s.cool"), bins, pixels, ordered=True, symmetric_upper=False)
-    with pytest.raises(ValueError, match="is not stored as the upper triangle of a symmetric matrix, but as 'square'"):
+        cooler.create_cooler(
+            str(tmp_path / "s.cool"), bins, pixels, ordered=True, symmetric_upper=False
+        )
+    with pytest.raises(
+        ValueError,
+        match="is not stored as the upper triangle of a symmetric matrix, but as 'square'",
+    ):
         cool.read(tmp_path / "s.cool")
 
 
@@ -268,7 +314,9 @@ def test_attributes_beyond_what_hdf5_holds(uri):
         assert dict(group["bins/weight"].attrs) == {"tol": 1.0}
 
 
-@pytest.mark.parametrize("name", ["/pixels/count", "a/b", "./start", "start", "", ".", "..", 3, "x" * 1000, "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["/pixels/count", "a/b", "./start", "start", "", ".", "..", 3, "x" * 1000, "a\0b"]
+)
 def test_names_that_lead_elsewhere(uri, name):
     before = Path(uri).read_bytes()
     for function in (
@@ -276,7 +324,8 @@ def test_names_that_lead_elsewhere(uri, name):
         lambda: cool.write_weights(uri, np.ones(136), {}, name=name, overwrite=True),
     ):
         with pytest.raises(
-            ValueError, match=r"the name of a column must be a few characters without a slash|is a coordinate"
+            ValueError,
+            match=r"the name of a column must be a few characters without a slash|is a coordinate",
         ):
             function()
     assert Path(uri).read_bytes() == before
@@ -285,7 +334,10 @@ def test_names_that_lead_elsewhere(uri, name):
 def test_only_columns_are_replaced(uri):
     with cooler.Cooler(uri).open("r+") as group:
         group.create_group("bins/weight")
-    with pytest.raises(ValueError, match=r'has "weight" in its bin table, which is not a column, and is not replaced'):
+    with pytest.raises(
+        ValueError,
+        match=r'has "weight" in its bin table, which is not a column, and is not replaced',
+    ):
         cool.balance(uri, store=True, overwrite=True)
 
 
@@ -299,7 +351,9 @@ def test_what_cannot_be_written_changes_nothing(uri, stats):
         assert sorted(group) == ["bins", "chroms", "indexes", "pixels"]
         np.testing.assert_array_equal(group["bins/weight"][:], 1)
         assert dict(group["bins/weight"].attrs) == {"tol": 1.0}
-    with pytest.raises(TypeError, match="a column of weights is for real numbers, and weight is complex128"):
+    with pytest.raises(
+        TypeError, match="a column of weights is for real numbers, and weight is complex128"
+    ):
         cool.write_weights(uri, np.ones(136) * 1j, {}, overwrite=True)
 
 
@@ -331,7 +385,9 @@ def test_a_file_that_others_have_open(uri, tmp_path, capsys):
 def test_a_table_that_is_missing(uri):
     with h5py.File(uri, "r+") as file:
         del file["pixels/count"]
-    with pytest.raises(ValueError, match=r"map.cool is not a contact map, as it has no column 'pixels/count'"):
+    with pytest.raises(
+        ValueError, match=r"map.cool is not a contact map, as it has no column 'pixels/count'"
+    ):
         cool.balance(uri)
 
 
@@ -367,8 +423,26 @@ def test_command(uri, tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(np.load("x.npy"), cooler.Cooler(uri).bins()["weight"][:])
     assert cli.main(["scale", uri, "--write"]) == 2
     assert 'has a column "weight" already' in capsys.readouterr().err
-    assert cli.main(["scale", uri, "--write", "--force", "--cis-only", "--mad-max", "3", "--ignore-diags", "1"]) == 0
-    assert cli.main(["scale", uri, "--write", "--name", "trans", "--trans-only", "--min-nnz", "5"]) == 0
+    assert (
+        cli.main(
+            [
+                "scale",
+                uri,
+                "--write",
+                "--force",
+                "--cis-only",
+                "--mad-max",
+                "3",
+                "--ignore-diags",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert (
+        cli.main(["scale", uri, "--write", "--name", "trans", "--trans-only", "--min-nnz", "5"])
+        == 0
+    )
     assert sorted(cooler.Cooler(uri).bins().columns) == ["chrom", "end", "start", "trans", "weight"]
     assert cli.main(["scale", uri, "--uplo", "U"]) == 2
     assert "--uplo is for matrices, and" in capsys.readouterr().err
@@ -385,7 +459,9 @@ def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(uri).rename(name)
     assert cli.main(["scale", name, "--write", "--mad-max", "1"]) == 0
-    assert re.search(r"left out \(\d+ by --min-nnz 10, \d+ by --mad-max 1\)", capsys.readouterr().out)
+    assert re.search(
+        r"left out \(\d+ by --min-nnz 10, \d+ by --mad-max 1\)", capsys.readouterr().out
+    )
     for given, column in ((name, "weight"), (f"{name}::/", "weight")):
         assert cli.main(["scale", given, "--write"]) == 2
         expected = f'{given} has a column "{column}" already: choose another name (--name), or pass --force\n'
@@ -398,7 +474,9 @@ def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
 def test_the_same_by_hand(uri):
     """What the docstring of `read` shows."""
     U, chromosomes = cool.read(uri)
-    result = symmetric_scaling(U, uplo="U", ignore_diags=2, min_nnz=10, groups=chromosomes, pairs="within")
+    result = symmetric_scaling(
+        U, uplo="U", ignore_diags=2, min_nnz=10, groups=chromosomes, pairs="within"
+    )
     balanced = cool.balance(uri, cis_only=True, mad_max=0)
     np.testing.assert_allclose(result.x, balanced.weight, rtol=1e-7)
     assert scipy.sparse.issparse(U)
@@ -416,18 +494,28 @@ def test_a_map_as_a(uri):
     assert repr(streamed) == repr(there)
     np.testing.assert_array_equal(streamed.value(x), there.value(x))
     np.testing.assert_array_equal(streamed.operator(x) @ x, there.operator(x) @ x)
-    np.testing.assert_array_equal(streamed.operator(x).T @ there.value(x), there.operator(x).T @ there.value(x))
+    np.testing.assert_array_equal(
+        streamed.operator(x).T @ there.value(x), there.operator(x).T @ there.value(x)
+    )
     by_column = JacobianBuilder(uri, order="F")
-    np.testing.assert_array_equal(by_column.operator(x).column_norms(), there.operator(x).column_norms())
+    np.testing.assert_array_equal(
+        by_column.operator(x).column_norms(), there.operator(x).column_norms()
+    )
     with pytest.raises(ValueError, match="A is stored by rows, and this needs its columns"):
         by_column.value(x)
     for rows in ("all", "stored"):
-        with pytest.raises(ValueError, match=f'rows must be "upper" for a contact map, .* got {rows!r}'):
+        with pytest.raises(
+            ValueError, match=f'rows must be "upper" for a contact map, .* got {rows!r}'
+        ):
             JacobianBuilder(uri, rows=rows)
     assert LeastSquares(uri, uri).cost(x) == LeastSquares(S, S, rows="upper").cost(x)
     np.testing.assert_array_equal(RowSums(uri).value(x), RowSums(S).value(x))
-    np.testing.assert_array_equal(RowSums(uri, uplo="U", ignore_diags=2).value(x), RowSums(S, ignore_diags=2).value(x))
-    with pytest.raises(ValueError, match='uplo must be "U" for a contact map, which holds the upper triangle, got'):
+    np.testing.assert_array_equal(
+        RowSums(uri, uplo="U", ignore_diags=2).value(x), RowSums(S, ignore_diags=2).value(x)
+    )
+    with pytest.raises(
+        ValueError, match='uplo must be "U" for a contact map, which holds the upper triangle, got'
+    ):
         RowSums(uri, uplo="L")
     result, expected = symmetric_scaling(uri, min_nnz=10), symmetric_scaling(S, min_nnz=10)
     np.testing.assert_allclose(result.x, expected.x, rtol=1e-6)
@@ -475,11 +563,14 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
         cool, "_statistics", lambda *_: {}
     )  # which reads the map once more, and sees it where it streams
     with pytest.raises(
-        OSError, match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew"
+        OSError,
+        match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew",
     ):
         cool.balance(uri, store=True, memory=memory)
     assert Path(uri).read_bytes() == last[0]
-    assert cli.main(["scale", uri, "--write", *([] if memory is None else ["--memory", "8MiB"])]) == 2
+    assert (
+        cli.main(["scale", uri, "--write", *([] if memory is None else ["--memory", "8MiB"])]) == 2
+    )
     assert "it has changed since it was read" in capsys.readouterr().err
     assert Path(uri).read_bytes() == last[0]
     # It is looked at under the lock, too.
@@ -507,7 +598,9 @@ def test_columns_by_which_cooler_divides(uri, name, way, capsys):
     assert _columns.DIVISIVE == cooler.api._4DN_DIVISIVE_WEIGHTS
     if way == "balance":
         result = cool.balance(uri, store=True, store_name=name)
-        assert (f"the column '{name}' is for 1/weight, as cooler divides" in result.message) == divisive
+        assert (
+            f"the column '{name}' is for 1/weight, as cooler divides" in result.message
+        ) == divisive
         assert result.stats["divisive_weights"] is divisive
     elif way == "write_weights":
         result = cool.balance(uri)
@@ -520,8 +613,12 @@ def test_columns_by_which_cooler_divides(uri, name, way, capsys):
     with cooler.Cooler(uri).open("r") as group:
         column = group[f"bins/{name}"]
         assert column.attrs["divisive_weights"] == divisive
-        np.testing.assert_allclose(column[:], 1 / result.weight if divisive else result.weight, rtol=1e-12)
-    with pytest.raises(ValueError, match="weight must have reciprocals, which are what is written into 'KR'"):
+        np.testing.assert_allclose(
+            column[:], 1 / result.weight if divisive else result.weight, rtol=1e-12
+        )
+    with pytest.raises(
+        ValueError, match="weight must have reciprocals, which are what is written into 'KR'"
+    ):
         cool.write_weights(uri, np.full(136, 1e-320), {}, name="KR", overwrite=True)
 
 
@@ -530,7 +627,10 @@ def hub(tmp_path):
     bins = cooler.binnify(pd.Series({"a": 20}), 10)
     path = str(tmp_path / "hub.cool")
     cooler.create_cooler(
-        path, bins, pd.DataFrame({"bin1_id": [0, 0], "bin2_id": [0, 1], "count": [500, 5]}), ordered=True
+        path,
+        bins,
+        pd.DataFrame({"bin1_id": [0, 0], "bin2_id": [0, 1], "count": [500, 5]}),
+        ordered=True,
     )
     return path
 
@@ -546,12 +646,22 @@ def test_weights_that_do_not_balance_the_map_are_not_stored(tmp_path, options, c
     assert np.max(result.stats["var"]) > 1
     assert result.stats["residual"] == result.residual > 1
     assert "1 of its entries is dropped, in bin 0" in result.message
-    shell = ["--ignore-diags", "0", "--mad-max", "0", "--min-nnz", "0", *["--cis-only"] * len(options)]
+    shell = [
+        "--ignore-diags",
+        "0",
+        "--mad-max",
+        "0",
+        "--min-nnz",
+        "0",
+        *["--cis-only"] * len(options),
+    ]
     assert cli.main(["scale", uri, *shell, "--support", "drop", "--write"]) == 3
     assert "written" not in capsys.readouterr().out
     assert Path(uri).read_bytes() == before
     assert cli.main(["scale", uri, *shell, "--support", "drop_rows", "--write"]) == 0
-    np.testing.assert_array_equal(cooler.Cooler(uri).bins()["weight"][:], [1 / np.sqrt(500), np.nan])
+    np.testing.assert_array_equal(
+        cooler.Cooler(uri).bins()["weight"][:], [1 / np.sqrt(500), np.nan]
+    )
 
 
 def test_a_shallow_map(tmp_path, capsys):
@@ -563,7 +673,9 @@ def test_a_shallow_map(tmp_path, capsys):
     i, j = rng.choice(k, (2, 5 * k // 2), p=coverage / coverage.sum())
     i, j = np.minimum(i, j), np.maximum(i, j)
     pixels = (
-        pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": 1}).groupby(["bin1_id", "bin2_id"], as_index=False).sum()
+        pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": 1})
+        .groupby(["bin1_id", "bin2_id"], as_index=False)
+        .sum()
     )
     uri = str(tmp_path / "shallow.cool")
     cooler.create_cooler(uri, bins, pixels, ordered=True)
@@ -592,7 +704,9 @@ def test_a_result_without_filters_can_be_printed(uri):
 def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
     start = np.ones(136)
     start[[4, 5, 6]] = 0, np.nan, np.inf
-    result = cool.balance(uri, blacklist=[3, 4, 100], x0=start, min_nnz=20, min_count=300, mad_max=3)
+    result = cool.balance(
+        uri, blacklist=[3, 4, 100], x0=start, min_nnz=20, min_count=300, mad_max=3
+    )
     assert list(result.left_out) == ["min_nnz", "min_count", "mad_max", "blacklist", "x0"]
     assert (result.left_out["blacklist"], result.left_out["x0"]) == (3, 2)
     assert sum(result.left_out.values()) == (~result.kept).sum()
@@ -601,16 +715,15 @@ def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
         assert words in result.message
     result = cool.balance(uri, min_nnz=1000)
     assert (
-        result.message == "no scaling exists: every bin is left out; 136 of 136 bins are left out (136 by min_nnz=1000)"
+        result.message
+        == "no scaling exists: every bin is left out; 136 of 136 bins are left out (136 by min_nnz=1000)"
     )
     assert cli.main(["scale", uri, "--min-nnz", "1000"]) == 1
     assert "(136 by --min-nnz 1000)" in capsys.readouterr().out
 
 
 def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
-    lines = (
-        "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
-    )
+    lines = "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
     bed = tmp_path / "out.bed"
     bed.write_text(lines)
     expected = cool.balance(uri, blacklist=[0, 1, 2, 60])
@@ -626,7 +739,10 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), result.weight)
     assert f"4 by {bed}" in capsys.readouterr().out
     for text, message in [
-        ("chrA\t5\n", r"out.bed, line 1: each line of a BED file must be a chromosome, a start and an end"),
+        (
+            "chrA\t5\n",
+            r"out.bed, line 1: each line of a BED file must be a chromosome, a start and an end",
+        ),
         ("chrA\t0\t5\nchrA\t-5\t8\n", r"out.bed, line 2: each line .* got 'chrA\\t-5\\t8'"),
         ("chrA\t9\t8\n", r"integers with 0 <= start <= end"),
         (
@@ -650,17 +766,37 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.bed.gz", b"chrA\t0\t10\n", r"a.bed.gz cannot be read as a BED file: Not a gzipped file"),
+        (
+            "a.bed.gz",
+            b"chrA\t0\t10\n",
+            r"a.bed.gz cannot be read as a BED file: Not a gzipped file",
+        ),
         (
             "a.bed.gz",
             gzip.compress(b"chrA\t0\t10\n", mtime=0)[:-8] + bytes(8),
             r"a.bed.gz cannot be read as a BED file: CRC check",
         ),
         ("a.bed", b"chrA\t0\t" + b"9" * 5000, r"a.bed, line 1: each line of a BED file must be"),
-        ("a.bed", b"chrA\t" + b"0" * 5000 + b"1\t9", r"a.bed, line 1: each line of a BED file must be"),
-        ("a.bed", "chrA\t\u0661\t\u0669\n".encode(), r"a.bed, line 1: each line of a BED file must be"),
-        ("a.bed", "chrA\t1\t9\n".encode("utf-16"), r"a.bed cannot be read as a BED file: line 1 is no text"),
-        ("a.bed", b"chr\xe9\t1\t9\n", r"a.bed names no chromosome of .*: it has chr\ufffd, and the map"),
+        (
+            "a.bed",
+            b"chrA\t" + b"0" * 5000 + b"1\t9",
+            r"a.bed, line 1: each line of a BED file must be",
+        ),
+        (
+            "a.bed",
+            "chrA\t\u0661\t\u0669\n".encode(),
+            r"a.bed, line 1: each line of a BED file must be",
+        ),
+        (
+            "a.bed",
+            "chrA\t1\t9\n".encode("utf-16"),
+            r"a.bed cannot be read as a BED file: line 1 is no text",
+        ),
+        (
+            "a.bed",
+            b"chr\xe9\t1\t9\n",
+            r"a.bed names no chromosome of .*: it has chr\ufffd, and the map",
+        ),
     ],
 )
 def test_lists_that_cannot_be_read(uri, tmp_path, name, content, message, capsys):
@@ -673,11 +809,15 @@ def test_lists_that_cannot_be_read(uri, tmp_path, name, content, message, capsys
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbfchrA\t0\t10\n", b"chrA\t0\t10\tcaf\xe9\n", b"chrA\t000\t010\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbfchrA\t0\t10\n", b"chrA\t0\t10\tcaf\xe9\n", b"chrA\t000\t010\r\n"]
+)
 def test_lists_in_any_encoding(uri, tmp_path, content, zipped):
     bed = tmp_path / ("a.bed.gz" if zipped else "a.bed")
     bed.write_bytes(gzip.compress(content) if zipped else content)
-    np.testing.assert_array_equal(cool.balance(uri, blacklist=bed).kept, cool.balance(uri, blacklist=[0]).kept)
+    np.testing.assert_array_equal(
+        cool.balance(uri, blacklist=bed).kept, cool.balance(uri, blacklist=[0]).kept
+    )
 
 
 @pytest.mark.parametrize(
@@ -691,7 +831,9 @@ def test_lists_in_any_encoding(uri, tmp_path, content, zipped):
     ],
 )
 def test_lists_of_other_things(uri, blacklist, message):
-    with pytest.raises(ValueError, match=f"^blacklist must be the numbers of bins, integers from .*{message}"):
+    with pytest.raises(
+        ValueError, match=f"^blacklist must be the numbers of bins, integers from .*{message}"
+    ):
         cool.balance(uri, blacklist=blacklist)
 
 
@@ -701,7 +843,11 @@ def test_lists_of_other_things(uri, blacklist, message):
 def change_columns(uri, change):
     """Change columns by ``change(columns)``, a dict."""
     with h5py.File(uri, "r+") as file:
-        names = [f"{table}/{name}" for table in ("chroms", "bins", "pixels", "indexes") for name in file[table]]
+        names = [
+            f"{table}/{name}"
+            for table in ("chroms", "bins", "pixels", "indexes")
+            for name in file[table]
+        ]
         columns = {name: file[name][:] for name in names}
         before = dict(columns)
         change(columns)
@@ -715,7 +861,9 @@ def change_columns(uri, change):
 def permuted(columns):
     """The pixels of each bin in another order."""
     rng, offsets = np.random.default_rng(0), columns["indexes/bin1_offset"]
-    order = np.concatenate([rng.permutation(np.arange(lo, hi)) for lo, hi in itertools.pairwise(offsets)])
+    order = np.concatenate(
+        [rng.permutation(np.arange(lo, hi)) for lo, hi in itertools.pairwise(offsets)]
+    )
     for name in ("pixels/bin2_id", "pixels/count"):
         columns[name] = columns[name][order.astype(int)]
 
@@ -732,11 +880,15 @@ def divided(columns):
     columns["pixels/count"] = new
     for name in ("pixels/bin1_id", "pixels/bin2_id"):
         columns[name] = np.repeat(columns[name], repeats)
-    columns["indexes/bin1_offset"] = np.append(first, first.size and new.size)[columns["indexes/bin1_offset"]]
+    columns["indexes/bin1_offset"] = np.append(first, first.size and new.size)[
+        columns["indexes/bin1_offset"]
+    ]
 
 
 @pytest.mark.parametrize("piece", [100, 2**17])
-@pytest.mark.parametrize("how", [[permuted], [divided], [divided, permuted]], ids=["permuted", "divided", "both"])
+@pytest.mark.parametrize(
+    "how", [[permuted], [divided], [divided, permuted]], ids=["permuted", "divided", "both"]
+)
 def test_pixels_in_any_order(uri, how, piece, monkeypatch):
     """As older versions of cooler left them: the same results in memory, streamed, and as A."""
     monkeypatch.setattr(_pixels, "_PIECE", piece)
@@ -755,7 +907,9 @@ def test_pixels_in_any_order(uri, how, piece, monkeypatch):
     np.testing.assert_array_equal(RowSums(uri, ignore_diags=2).value(x), sums)
     assert LeastSquares(uri, uri).cost(np.ones(136)) == 0
     found = symmetric_scaling(uri, min_nnz=10)
-    np.testing.assert_allclose(found.x, symmetric_scaling(cool.read(uri)[0], uplo="U", min_nnz=10).x, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.x, symmetric_scaling(cool.read(uri)[0], uplo="U", min_nnz=10).x, rtol=1e-6
+    )
 
 
 def test_counts_whose_sum_is_too_large(uri):
@@ -764,7 +918,11 @@ def test_counts_whose_sum_is_too_large(uri):
         columns["pixels/count"] = np.full_like(columns["pixels/count"], 2**31 - 1)
 
     change_columns(uri, change)
-    for call in (lambda: cool.read(uri), lambda: RowSums(uri), lambda: cool.balance(uri, memory=2**23)):
+    for call in (
+        lambda: cool.read(uri),
+        lambda: RowSums(uri),
+        lambda: cool.balance(uri, memory=2**23),
+    ):
         with pytest.raises(
             ValueError,
             match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, is no int32",
@@ -774,7 +932,10 @@ def test_counts_whose_sum_is_too_large(uri):
 
 SUMS = {
     "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, is no uint64"),
-    "u8, three": (np.array([2**64 - 1, 2**64 - 1, 2], np.uint64), ", 36893488147419103232, is no uint64"),
+    "u8, three": (
+        np.array([2**64 - 1, 2**64 - 1, 2], np.uint64),
+        ", 36893488147419103232, is no uint64",
+    ),
     "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, is no int64"),
     "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, is no int64"),
     "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, is no int32"),
@@ -790,12 +951,19 @@ def test_sums_that_leave_the_range(tmp_path, counts, message):
     """Not even a sum of 64 bits wraps around, and nothing warns."""
     path = str(tmp_path / "twice.cool")
     write_pixels(path, np.zeros(counts.size, int), counts)
-    for call in (lambda: cool.read(path), lambda: RowSums(path), lambda: cool.balance(path, memory=2**23)):
+    for call in (
+        lambda: cool.read(path),
+        lambda: RowSums(path),
+        lambda: cool.balance(path, memory=2**23),
+    ):
         with pytest.raises(
-            ValueError, match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel"
+            ValueError,
+            match=r"must be finite and not neg|column pixels/count of .*twice.cool has a pixel",
         ):
             call()
-    with pytest.raises(ValueError, match=f"more than once, and the sum of its counts{message}: make the map anew"):
+    with pytest.raises(
+        ValueError, match=f"more than once, and the sum of its counts{message}: make the map anew"
+    ):
         cool.read(path)
 
 
@@ -823,7 +991,11 @@ def write_pixels(path, columns, counts):
     with h5py.File(path, "w") as file:
         file["chroms/name"], file["chroms/length"] = np.array([b"a"]), [3]
         file["bins/chrom"], file["bins/start"], file["bins/end"] = [0, 0, 0], [0, 1, 2], [1, 2, 3]
-        file["pixels/bin1_id"], file["pixels/bin2_id"], file["pixels/count"] = 0 * columns, columns, counts
+        file["pixels/bin1_id"], file["pixels/bin2_id"], file["pixels/count"] = (
+            0 * columns,
+            columns,
+            counts,
+        )
         file["indexes/bin1_offset"], file["indexes/chrom_offset"] = [0, *[len(counts)] * 3], [0, 3]
 
 
@@ -882,9 +1054,13 @@ def test_damaged_tables(uri, change, message, capsys):
     """One line that names the file and the column, wherever the map is taken."""
     change_columns(uri, change)
     other = "chroms" in message or "chrom_offset" in message
-    for call in (*calls(uri), *([] if other else [lambda: JacobianBuilder(uri), lambda: cool.read(uri)])):
+    for call in (
+        *calls(uri),
+        *([] if other else [lambda: JacobianBuilder(uri), lambda: cool.read(uri)]),
+    ):
         with pytest.raises(
-            ValueError, match=f"map.cool is damaged: .*{message}.*; make the map anew, for instance with cooler$"
+            ValueError,
+            match=f"map.cool is damaged: .*{message}.*; make the map anew, for instance with cooler$",
         ):
             call()
     assert cli.main(["scale", uri]) == 2
@@ -941,10 +1117,15 @@ def test_damaged_bytes(uri, seed):
     for turn in range(15):
         damaged = bytearray(data)
         for at in rng.integers(0, len(data), int(rng.integers(1, 30))):
-            if not heap <= at < heap + 4096:  # HDF5 1.14 itself may loop for ever in a heap of strings that is damaged
+            if (
+                not heap <= at < heap + 4096
+            ):  # HDF5 1.14 itself may loop for ever in a heap of strings that is damaged
                 damaged[at] = rng.integers(256)
         Path(uri).write_bytes(damaged if turn % 3 else data[: rng.integers(len(data))])
-        for call in (*calls(uri), lambda: cool.write_weights(uri, np.ones(136), {}, overwrite=True)):
+        for call in (
+            *calls(uri),
+            lambda: cool.write_weights(uri, np.ones(136), {}, overwrite=True),
+        ):
             try:
                 call()
             except (ValueError, OSError, TypeError, MemoryError) as error:
@@ -980,9 +1161,13 @@ def test_colons_in_names(tmp_path, capsys, monkeypatch):
         cool.write_weights(name, expected.weight, {}, overwrite=True)
     assert cli.main(["scale", f"{folder}/x::y.cool"]) == 0
     np.save("c::d.npy", np.eye(3))
-    np.testing.assert_array_equal(JacobianBuilder(folder / "c::d.npy").value(np.ones(3)), np.eye(3).ravel())
+    np.testing.assert_array_equal(
+        JacobianBuilder(folder / "c::d.npy").value(np.ones(3)), np.eye(3).ravel()
+    )
     assert cli.main(["scale", str(folder / "c::d.npy")]) == 0
-    io.write_csr_blocks(folder / "e::f", [(0, scipy.sparse.eye_array(3, format="csr"))], shape=(3, 3))
+    io.write_csr_blocks(
+        folder / "e::f", [(0, scipy.sparse.eye_array(3, format="csr"))], shape=(3, 3)
+    )
     assert RowSums(str(folder / "e::f")).shape == (3, 3)
     assert cli.main(["scale", str(folder / "e::f")]) == 0
     capsys.readouterr()

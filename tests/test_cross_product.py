@@ -31,7 +31,9 @@ def targets(A, rows, pairs, dtype):
     if rows == "upper":
         Y = np.triu(Y) + np.triu(Y, 1).T
     vector = np.array([Y[i, j] for i, j in pairs], Y.dtype)
-    forms = {f"Y {name}": (make, Y) for name, make in KINDS.items() if name != "cool" or rows == "upper"}
+    forms = {
+        f"Y {name}": (make, Y) for name, make in KINDS.items() if name != "cool" or rows == "upper"
+    }
     forms |= {
         "Y vector": (lambda kinds, B: vector, Y),
         "Y strided vector": (lambda kinds, B: np.repeat(vector, 2)[::2], Y),
@@ -40,7 +42,8 @@ def targets(A, rows, pairs, dtype):
     }
     if rows == "upper":
         forms |= {
-            f"triu(Y) {name}": (KINDS[name], np.triu(Y)) for name in ("C", "csr", "npy", "npy in columns", "mapped csc")
+            f"triu(Y) {name}": (KINDS[name], np.triu(Y))
+            for name in ("C", "csr", "npy", "npy in columns", "mapped csc")
         }
     return Y, forms
 
@@ -62,7 +65,9 @@ def test_problems(kinds, rows, order, kind, dtype):
     pairs = oracle.rows_of_J(stored.tolist(), rows, order)
     Y, forms = targets(A, rows, pairs, dtype)
     wanted = oracle.least_squares(A.tolist(), Y.tolist(), x, v, pairs)
-    residuals = [f - Y[i, j] for f, (i, j) in zip(oracle.value(A.tolist(), x, pairs), pairs, strict=True)]
+    residuals = [
+        f - Y[i, j] for f, (i, j) in zip(oracle.value(A.tolist(), x, pairs), pairs, strict=True)
+    ]
     point, direction = np.array(x, float), np.array(v, float)
     wrong, refused = [], []
     for name, (make, B) in forms.items():
@@ -74,7 +79,9 @@ def test_problems(kinds, rows, order, kind, dtype):
         cost, gradient = problem.value_and_grad(point)
         found = cost, gradient, problem.hessp(point, direction), problem.x_scale(point) ** -2
         exact = [agree(a, b) for a, b in zip(found[:3], wanted[:3], strict=True)]
-        exact.append(np.allclose(found[3][np.array(wanted[3]) > 0], [d for d in wanted[3] if d], rtol=1e-14))
+        exact.append(
+            np.allclose(found[3][np.array(wanted[3]) > 0], [d for d in wanted[3] if d], rtol=1e-14)
+        )
         exact.append(agree(problem.hess(point).toarray() @ direction, wanted[2]))
         try:
             exact.append(agree(problem.fun(point), residuals))
@@ -88,7 +95,9 @@ def test_problems(kinds, rows, order, kind, dtype):
     in_columns = ("in columns", "csc")
     if kind in MEMORY:  # a file is refused where it lies the other way, and nothing else is
         assert not [
-            name for name, _ in refused if name in ("Y vector", "Y strided vector", *(f"Y {name}" for name in MEMORY))
+            name
+            for name, _ in refused
+            if name in ("Y vector", "Y strided vector", *(f"Y {name}" for name in MEMORY))
         ]
     assert len(refused) < len(forms) or (order == "F") != any(word in kind for word in in_columns)
 
@@ -139,16 +148,21 @@ def test_row_sums(kinds, uplo, kind, pairs, ignored):
     groups = [0, 0, 1, 1, 1, 2]
     counts = [
         [
-            abs(i - j) >= ignored and (pairs == "all" or (groups[i] == groups[j]) == (pairs == "within"))
+            abs(i - j) >= ignored
+            and (pairs == "all" or (groups[i] == groups[j]) == (pairs == "within"))
             for j in range(K)
         ]
         for i in range(K)
     ]
     part = {None: A, "U": np.triu(A), "L": np.tril(A)}[uplo]
-    sums = RowSums(KINDS[kind](kinds, part), uplo=uplo, ignore_diags=ignored, groups=groups, pairs=pairs)
+    sums = RowSums(
+        KINDS[kind](kinds, part), uplo=uplo, ignore_diags=ignored, groups=groups, pairs=pairs
+    )
     M = np.array([[A[i, j] if counts[i][j] else 0 for j in range(K)] for i in range(K)])
     point = np.array(x, float)
-    assert agree(sums.value(point), [x[i] * sum(M[i, j] * x[j] for j in range(K)) for i in range(K)])
+    assert agree(
+        sums.value(point), [x[i] * sum(M[i, j] * x[j] for j in range(K)) for i in range(K)]
+    )
     J = np.diag(M @ x) + np.array(x)[:, np.newaxis] * M
     op = sums.operator(point)
     assert agree(op @ np.array(v, float), J @ v)

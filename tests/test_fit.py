@@ -53,14 +53,25 @@ def test_a_minimum(form, noise, rows):
     np.testing.assert_array_equal(result.grad, problem.grad(result.x))
     assert result.cost == problem.cost(result.x)
     assert np.linalg.eigvalsh(problem.hess(result.x).toarray())[0] > 0
-    other = minimize(problem.value_and_grad, result.x * 1.01, jac=True, method="L-BFGS-B", options={"ftol": 1e-15})
+    other = minimize(
+        problem.value_and_grad,
+        result.x * 1.01,
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 1e-15},
+    )
     assert result.cost <= other.fun * (1 + 1e-12)
     norm = np.sqrt(2 * problem.cost(np.zeros(50)))
     scale = 1 / problem.x_scale(result.x)
     assert result.optimality == pytest.approx(np.linalg.norm(result.grad / scale) / norm, rel=1e-6)
 
 
-@given(k=st.integers(1, 12), seed=st.integers(0, 10**6), form=st.sampled_from(["C", "csr"]), log=st.integers(-12, 12))
+@given(
+    k=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+    form=st.sampled_from(["C", "csr"]),
+    log=st.integers(-12, 12),
+)
 def test_any_start_and_any_scale(k, seed, form, log):
     """It stops with a status that is true, never above its start, and scaling the data scales the answer."""
     A, Y, _ = weighted(form, k, 0.5, signs=seed % 2 == 0, seed=seed)
@@ -179,7 +190,8 @@ def test_what_is_not_finite_is_no_success(capfd):
 
 
 @pytest.mark.parametrize(
-    ("a", "y", "start"), [(1e70, 1e70, None), (1e60, 1, None), (1, 1e-60, None), (1, 1, 1e-90), (1, 1, 1e60)]
+    ("a", "y", "start"),
+    [(1e70, 1e70, None), (1e60, 1, None), (1, 1e-60, None), (1, 1, 1e-90), (1, 1, 1e60)],
 )
 def test_extreme_scales(a, y, start):
     A, Y, x = weighted("C", 20, 0)
@@ -292,7 +304,9 @@ def test_other_dtypes(form, dtype):
     result = fit(A, Y)
     assert result.success
     assert result.x.dtype == np.float64
-    np.testing.assert_allclose(result.x, fit(A.astype(np.float64), Y.astype(np.float64)).x, rtol=1e-7)
+    np.testing.assert_allclose(
+        result.x, fit(A.astype(np.float64), Y.astype(np.float64)).x, rtol=1e-7
+    )
 
 
 def test_what_is_refused():
@@ -305,7 +319,10 @@ def test_what_is_refused():
         fit(A, Y, callback=3)
     with pytest.raises(TypeError, match="progress must be True or False"):
         fit(A, Y, progress=1)
-    with pytest.raises(ValueError, match=r"x0 must be a vector of length 3, as A is 3x3, got an array of shape \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"x0 must be a vector of length 3, as A is 3x3, got an array of shape \(2,\)",
+    ):
         fit(A, Y, np.ones(2))
     with pytest.raises(ValueError, match="x0 must be finite"):
         fit(A, Y, [1, np.inf, 1])

@@ -81,7 +81,9 @@ def test_at_most_six_products_more(monkeypatch):
     Y = A.copy()
     Y.data = A.data * np.random.default_rng(0).lognormal(size=A.nnz)
     for k, few in ((300, A), (3, None)):
-        matrix, data = (few, Y) if few is not None else (np.ones((3, 3)), np.arange(9.0).reshape(3, 3) + 9)
+        matrix, data = (
+            (few, Y) if few is not None else (np.ones((3, 3)), np.arange(9.0).reshape(3, 3) + 9)
+        )
         checked = fit(matrix, data, np.ones(k))
         with monkeypatch.context() as patch:
             patch.setattr(_fit, "_RITZ", 0)
@@ -107,7 +109,8 @@ def test_a_saddle_that_cannot_be_left_is_no_success(monkeypatch):
     assert (result.status, result.success) == (4, False)
     assert result.optimality <= 1e-9
     assert (
-        "but this is a saddle that could not be left: the Hessian's least Ritz value is -0.43 of its" in result.message
+        "but this is a saddle that could not be left: the Hessian's least Ritz value is -0.43 of its"
+        in result.message
     )
 
 
@@ -149,7 +152,9 @@ def parts(seed, decades, *, signs):
         weight = 10.0 ** rng.uniform(-decades, decades)
         B = rng.random((k, k)) + 0.1
         blocks.append(weight * (B + B.T))
-        x.append(rng.lognormal(0, 1, k) * (rng.choice([-1, 1], k) if signs else 1) / np.sqrt(weight))
+        x.append(
+            rng.lognormal(0, 1, k) * (rng.choice([-1, 1], k) if signs else 1) / np.sqrt(weight)
+        )
         start.append(x[-1] * rng.lognormal(0, 0.1, k) * (rng.random() < 0.3))
     return blocks, x, np.concatenate(start)
 
@@ -173,9 +178,7 @@ def test_parts_of_any_weight_leave_zero(decades, signs):
                 if np.sum(Z**2) > 1e-6 * np.sum(Y**2):
                     assert LeastSquares(B, Z).cost(here) < 0.5 * np.sum(Z**2)
                     assert least_curvature(B, Z, here) >= -1e-6
-    if (
-        not signs
-    ):  # each end is a minimum, nearly always the best one; rounding decides, which differs between compilers
+    if not signs:  # each end is a minimum, nearly always the best one; rounding decides, which differs between compilers
         assert np.mean(np.array(left_over) <= 1e-6) >= 0.95
         assert np.max(left_over) <= 0.1
 
@@ -245,7 +248,15 @@ def test_conjugate_gradients_tell_what_curvature_they_met():
             hd = diagonal * d
             return hd, float(d @ hd)
 
-        return steihaug(product, np.array([1.0, 1.0]), np.ones(2), enough=1e-20, radius=np.inf, limit=9, longest=1.0)
+        return steihaug(
+            product,
+            np.array([1.0, 1.0]),
+            np.ones(2),
+            enough=1e-20,
+            radius=np.inf,
+            limit=9,
+            longest=1.0,
+        )
 
     assert step(np.array([1.0, 2.0])).bent is None
     bent = step(np.array([1.0, -2.0])).bent

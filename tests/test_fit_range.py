@@ -9,7 +9,9 @@ import scipy.sparse
 
 from sparsejac import fit
 
-OUT_OF_RANGE = "leave the range of float64, so cost and gradient are not reliable: multiply A by p and Y by q"
+OUT_OF_RANGE = (
+    "leave the range of float64, so cost and gradient are not reliable: multiply A by p and Y by q"
+)
 
 
 def square_root(number):
@@ -45,7 +47,9 @@ def exact_cost_and_optimality(A, Y, x):
         return 0.5, 0.0
     floor = square_root(norm * 2 / total) / 10000
     squares = [max(d[i], floor * degree[i]) for i in range(k)]
-    return float(cost / norm), float(sum(g[i] ** 2 / squares[i] for i in range(k) if squares[i]) / norm)
+    return float(cost / norm), float(
+        sum(g[i] ** 2 / squares[i] for i in range(k) if squares[i]) / norm
+    )
 
 
 def powers(rng, low, high, shape):
@@ -123,13 +127,20 @@ def test_a_success_is_one_in_exact_arithmetic(kind, form):
         ([[1.0]], [[5e-324]], None),
         ([[1e-310]], [[1.0]], None),
         ([[1e-170]], [[0.0]], [1.0]),
-        ([[0.0, 2e182], [-5e94, -2.7e174]], [[0.0, -1.5e109], [3.6e21, -4e-73]], [-8e-21, 2.6e-207]),
+        (
+            [[0.0, 2e182], [-5e94, -2.7e174]],
+            [[0.0, -1.5e109], [3.6e21, -4e-73]],
+            [-8e-21, 2.6e-207],
+        ),
         ([[1.0, 0], [1e-170, 0]], [[1.0, 0], [1e-170, 0]], None),
         ([[1.0, 0], [0, 1e170]], [[1.0, 0], [0, 1.0]], [1.0, 1.0]),
     ],
 )
 def test_out_of_range(A, Y, x0):
-    for B, C in ((np.array(A), np.array(Y)), (scipy.sparse.csr_array(A), scipy.sparse.csr_array(Y))):
+    for B, C in (
+        (np.array(A), np.array(Y)),
+        (scipy.sparse.csr_array(A), scipy.sparse.csr_array(Y)),
+    ):
         result = fit(B, C, x0)
         assert (result.status, result.success) == (3, False)
         assert OUT_OF_RANGE in result.message or "is not a finite number" in result.message

@@ -46,9 +46,15 @@ def test_formats(folder):
 
 
 def test_symmetric_pattern_and_complex_matrix_market(folder):
-    (folder / "p.mtx").write_text("%%MatrixMarket matrix coordinate pattern symmetric\n3 3 2\n2 1\n3 3\n")
-    np.testing.assert_array_equal(io.read_matrix("p.mtx").toarray(), [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    (folder / "c.mtx").write_text("%%MatrixMarket matrix coordinate complex general\n2 2 1\n2 1 1.5 -2\n")
+    (folder / "p.mtx").write_text(
+        "%%MatrixMarket matrix coordinate pattern symmetric\n3 3 2\n2 1\n3 3\n"
+    )
+    np.testing.assert_array_equal(
+        io.read_matrix("p.mtx").toarray(), [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    )
+    (folder / "c.mtx").write_text(
+        "%%MatrixMarket matrix coordinate complex general\n2 2 1\n2 1 1.5 -2\n"
+    )
     np.testing.assert_array_equal(io.read_matrix("c.mtx").toarray(), [[0, 0], [1.5 - 2j, 0]])
 
 
@@ -70,11 +76,17 @@ def test_neither_matrix_nor_vector(folder):
     np.save("t.npy", np.ones((2, 2, 2)))
     np.save("m.npy", np.ones((2, 3)))
     np.save("v.npy", np.ones(3))
-    with pytest.raises(ValueError, match=r"t.npy does not hold a matrix: its array has shape \(2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"t.npy does not hold a matrix: its array has shape \(2, 2, 2\)"
+    ):
         io.read_matrix("t.npy")
-    with pytest.raises(ValueError, match=r"v.npy does not hold a matrix: its array has shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"v.npy does not hold a matrix: its array has shape \(3,\)"
+    ):
         io.read_matrix("v.npy")
-    with pytest.raises(ValueError, match=r"m.npy does not hold a vector: its array has shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"m.npy does not hold a vector: its array has shape \(2, 3\)"
+    ):
         io.read_vector("m.npy")
 
 
@@ -86,7 +98,9 @@ def test_missing_and_unknown(folder):
         io.read_matrix("folder.npy")
     for name in ("a.txt", "a", "a.csv"):
         (folder / name).write_text("1 2\n")
-        with pytest.raises(ValueError, match=f"{name} is of an unknown format: Matrix Market .* are read"):
+        with pytest.raises(
+            ValueError, match=f"{name} is of an unknown format: Matrix Market .* are read"
+        ):
             io.read_matrix(name)
 
 
@@ -110,13 +124,20 @@ def good(folder):
 def test_truncated(good, name, part):
     content = (good / name).read_bytes()
     (good / name).write_bytes(content[: int(part * len(content))])
-    with pytest.raises(ValueError, match=f"{name} (cannot be read: |cannot be read as Matrix Market|is empty)"):
+    with pytest.raises(
+        ValueError, match=f"{name} (cannot be read: |cannot be read as Matrix Market|is empty)"
+    ):
         io.read_matrix(name)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
-    "content", [b"\x00\xff nonsense \n" * 50, b"%%MatrixMarket matrix nonsense\n", b"\x1f\x8b\x08\x00 nonsense"]
+    "content",
+    [
+        b"\x00\xff nonsense \n" * 50,
+        b"%%MatrixMarket matrix nonsense\n",
+        b"\x1f\x8b\x08\x00 nonsense",
+    ],
 )
 def test_of_another_format(folder, name, content):
     (folder / name).write_bytes(content)
@@ -132,7 +153,9 @@ def test_archives_and_arrays_with_the_others_name(good):
     with pytest.raises(ValueError, match=r"a\.npz cannot be read.*it is no archive; name it \.npy"):
         io.read_matrix("a.npz")
     np.savez("two.npz", a=np.eye(2), b=np.eye(2))
-    with pytest.raises(ValueError, match=r"two\.npz cannot be read.*one array was expected, it has 2: a, b"):
+    with pytest.raises(
+        ValueError, match=r"two\.npz cannot be read.*one array was expected, it has 2: a, b"
+    ):
         io.read_matrix("two.npz")
 
 
@@ -218,7 +241,9 @@ def test_matrix_market_cut_anywhere(folder, kind, zipped):
     """SciPy's reader crashes the process on a last line that does not end, and reads 5 where 5.97 was cut."""
     B = np.array([[1.5, 0, -2e-3], [0, 3.25, 0], [0, 0, 12345.6789]])
     sparse = scipy.sparse.coo_matrix(B if kind == "general" else B != 0)
-    scipy.io.mmwrite("full.mtx", B if kind == "array" else sparse, field="pattern" if kind == "pattern" else None)
+    scipy.io.mmwrite(
+        "full.mtx", B if kind == "array" else sparse, field="pattern" if kind == "pattern" else None
+    )
     content = (folder / "full.mtx").read_bytes()
     name = "cut.mtx.gz" if zipped else "cut.mtx"
     for end in range(1, len(content)):
@@ -226,10 +251,13 @@ def test_matrix_market_cut_anywhere(folder, kind, zipped):
         with pytest.raises(ValueError, match=f"{name} cannot be read"):
             io.read_matrix(name)
     (folder / name).write_bytes(gzip.compress(content) if zipped else content)
-    np.testing.assert_array_equal(toarray(io.read_matrix(name)), toarray(sparse) if kind == "pattern" else B)
+    np.testing.assert_array_equal(
+        toarray(io.read_matrix(name)), toarray(sparse) if kind == "pattern" else B
+    )
     (folder / name).write_bytes(gzip.compress(content[:-1]) if zipped else content[:-1])
     with pytest.raises(
-        ValueError, match="its last line does not end, so it may be truncated: if it is complete, add a newline"
+        ValueError,
+        match="its last line does not end, so it may be truncated: if it is complete, add a newline",
     ):
         io.read_matrix(name)
 
@@ -241,7 +269,9 @@ def test_damaged_headers(good):
     (good / "text.npy").write_text("1 2 3\n")
     archive = bytearray((good / "one.npz").read_bytes())
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        archive[archive.index(signature) + offset] = 93  # a method of compression that Python has not
+        archive[archive.index(signature) + offset] = (
+            93  # a method of compression that Python has not
+        )
     (good / "one.npz").write_bytes(archive)
     for name, words in [
         ("a.npy", ""),
@@ -268,7 +298,13 @@ def market(text, header="matrix coordinate real general", name="m.mtx"):
     """Read a file of this text; a text of one line is the only entry of a 1×1 matrix."""
     if isinstance(text, str):
         kind = header.split()[1]
-        text = text if "\n" in text else f"1 1 1\n1 1 {text}\n" if kind == "coordinate" else f"1 1\n{text}\n"
+        text = (
+            text
+            if "\n" in text
+            else f"1 1 1\n1 1 {text}\n"
+            if kind == "coordinate"
+            else f"1 1\n{text}\n"
+        )
         text = f"%%MatrixMarket {header}\n{text}".encode()
     with open(name, "wb") as file:
         file.write(gzip.compress(text) if name.endswith(".gz") else text)
@@ -319,38 +355,47 @@ def test_numbers(folder, kind, name):
         found = market(text, f"matrix {kind} integer general", name)
         assert found.dtype == np.int64
         assert found == int(text)
-    assert market("18446744073709551615", f"matrix {kind} unsigned-integer general", name) == 2**64 - 1
+    assert (
+        market("18446744073709551615", f"matrix {kind} unsigned-integer general", name) == 2**64 - 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["coordinate", "array"])
 def test_what_is_no_number(folder, kind):
     cases = [("real", "a real number", text) for text in NO_NUMBER]
-    cases += [("complex", "two real numbers", text) for text in [*REAL[:3], "1.5 2,5", "1 2 3", "1 0x1"]]
     cases += [
-        ("integer", "an integer", text) for text in ["1e3", "3.7", "3.0", "1D3", "1 2", "inf", "0x10", "+-3", "1,000"]
+        ("complex", "two real numbers", text) for text in [*REAL[:3], "1.5 2,5", "1 2 3", "1 0x1"]
+    ]
+    cases += [
+        ("integer", "an integer", text)
+        for text in ["1e3", "3.7", "3.0", "1D3", "1 2", "inf", "0x10", "+-3", "1,000"]
     ]
     cases += [("unsigned-integer", "an integer without a sign", text) for text in ["-5", "1.0"]]
     line = 3
     for field, words, text in cases:
         with pytest.raises(
-            ValueError, match=rf"m\.mtx cannot be read .*: line {line}, .*, must be .*{words}, as the header says"
+            ValueError,
+            match=rf"m\.mtx cannot be read .*: line {line}, .*, must be .*{words}, as the header says",
         ):
             market(text, f"matrix {kind} {field} general")
     if kind == "coordinate":
         for text in ("7", "1.5", "1 2"):
             with pytest.raises(
-                ValueError, match=r"line 3, '1 1 .*', must be a row and a column, as .* \(coordinate pattern\)"
+                ValueError,
+                match=r"line 3, '1 1 .*', must be a row and a column, as .* \(coordinate pattern\)",
             ):
                 market(text, f"matrix {kind} pattern general")
 
 
 @pytest.mark.parametrize(
-    "line", ["1", "1 1", "a 1 1", "1 b 1", "+1 1 1", "1.0 1 1", "-1 1 1", "1,1,1", "1 1\t", "1 1 1 %"]
+    "line",
+    ["1", "1 1", "a 1 1", "1 b 1", "+1 1 1", "1.0 1 1", "-1 1 1", "1,1,1", "1 1\t", "1 1 1 %"],
 )
 def test_lines_that_are_no_entries(folder, line):
     text = f"2 2 3\n1 1 1\n{line}\n2 2 1\n"
     with pytest.raises(
-        ValueError, match=rf"line 4, {re.escape(repr(line.strip()))}, must be a row, a column and a real number, as"
+        ValueError,
+        match=rf"line 4, {re.escape(repr(line.strip()))}, must be a row, a column and a real number, as",
     ):
         market(text)
 
@@ -373,7 +418,9 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
     ]
     for end in ("\n", "\r\n"):
         for after in ("", " \n\n", "\r\n"):
-            text = "%%MatrixMarket matrix coordinate real general \n" + end.join(lines) + end + after
+            text = (
+                "%%MatrixMarket matrix coordinate real general \n" + end.join(lines) + end + after
+            )
             np.testing.assert_array_equal(market(text.encode("latin-1")), [[1.5, 2.5], [0, 3.5]])
     text = "%%matrixmarket MATRIX Array Real GENERAL\n% \xe9\n2 2\n1\n\n2\n 3\n+4\n"
     np.testing.assert_array_equal(market(text.encode("latin-1")), [[1, 3], [2, 4]])
@@ -383,7 +430,8 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
     lines.append("2 2 4")
     lines[-2] = "2 1 1"
     with pytest.raises(
-        ValueError, match="line 13, '2 2 4', is one more than the 3 lines with entries that the size line says"
+        ValueError,
+        match="line 13, '2 2 4', is one more than the 3 lines with entries that the size line says",
     ):
         market(raw("matrix coordinate real general\n" + "\n".join(lines) + "\n"))
 
@@ -471,20 +519,35 @@ def test_one_triangle_or_the_other_but_not_both(folder, monkeypatch, symmetry, f
     value = {"real": " 2.5", "complex": " 2 3", "integer": " 4", "pattern": ""}[field]
     number = complex(*map(float, value.split())) if value else 1
     other = {"symmetric": number, "skew-symmetric": -number, "hermitian": np.conj(number)}[symmetry]
-    np.testing.assert_array_equal(market(f"3 3 1\n3 1{value}\n", header), [[0, 0, other], [0] * 3, [number, 0, 0]])
-    np.testing.assert_array_equal(market(f"3 3 1\n1 3{value}\n", header), [[0, 0, number], [0] * 3, [other, 0, 0]])
+    np.testing.assert_array_equal(
+        market(f"3 3 1\n3 1{value}\n", header), [[0, 0, other], [0] * 3, [number, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        market(f"3 3 1\n1 3{value}\n", header), [[0, 0, number], [0] * 3, [other, 0, 0]]
+    )
     for lines, line, words in [
-        ((f"3 1{value}", f"3 2{value}", f"1 3{value}"), 5, "is above the diagonal, where those before are below it"),
-        ((f"1 3{value}", f"1 2{value}", f"3 1{value}"), 5, "is below the diagonal, where those before are above it"),
+        (
+            (f"3 1{value}", f"3 2{value}", f"1 3{value}"),
+            5,
+            "is above the diagonal, where those before are below it",
+        ),
+        (
+            (f"1 3{value}", f"1 2{value}", f"3 1{value}"),
+            5,
+            "is below the diagonal, where those before are above it",
+        ),
         ((f"1 2{value}", f"2 1{value}", f"3 1{value}"), 4, "is below the diagonal"),
     ]:
         with pytest.raises(
-            ValueError, match=rf"line {line}, '.*', {words}.*: a {symmetry} file holds one triangle, so write"
+            ValueError,
+            match=rf"line {line}, '.*', {words}.*: a {symmetry} file holds one triangle, so write",
         ):
             market("3 3 3\n" + "\n".join(lines) + "\n", header)
     if symmetry == "symmetric":
         text = f"3 3 3\n2 2{value}\n2 1{value}\n1 1{value}\n"
-        np.testing.assert_array_equal(market(text, header), number * np.array([[1, 1, 0], [1, 1, 0], [0, 0, 0]]))
+        np.testing.assert_array_equal(
+            market(text, header), number * np.array([[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+        )
 
 
 def test_arrays_of_one_triangle(folder):
@@ -494,9 +557,13 @@ def test_arrays_of_one_triangle(folder):
     )
     skew = [[0, -1, -2], [1, 0, -3], [2, 3, 0]]
     for field in ("real", "integer"):
-        np.testing.assert_array_equal(market("3 3\n1\n2\n3\n", f"matrix array {field} skew-symmetric"), skew)
+        np.testing.assert_array_equal(
+            market("3 3\n1\n2\n3\n", f"matrix array {field} skew-symmetric"), skew
+        )
     hermitian = [[1, 2 - 3j], [2 + 3j, 4]]
-    np.testing.assert_array_equal(market("2 2\n1 0\n2 3\n4 0\n", "matrix array complex hermitian"), hermitian)
+    np.testing.assert_array_equal(
+        market("2 2\n1 0\n2 3\n4 0\n", "matrix array complex hermitian"), hermitian
+    )
 
 
 @pytest.mark.parametrize("field", ["real", "complex", "integer", "unsigned-integer", "pattern"])
@@ -541,10 +608,14 @@ def test_the_numbers_are_those_of_scipy(folder):
     """On a file of many blocks, with all signs, exponents and lengths."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal(30_000) * 10.0 ** rng.integers(-300, 300, 30_000)
-    A = scipy.sparse.coo_array((values, (rng.permutation(30_000), rng.integers(0, 500, 30_000))), shape=(30_000, 500))
+    A = scipy.sparse.coo_array(
+        (values, (rng.permutation(30_000), rng.integers(0, 500, 30_000))), shape=(30_000, 500)
+    )
     scipy.io.mmwrite("A.mtx", A)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy 1.18, about the class of the result
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of SciPy 1.18, about the class of the result
         expected = scipy.io.mmread("A.mtx")
     found = io.read_matrix("A.mtx")
     for name in ("row", "col", "data"):
@@ -614,16 +685,25 @@ def test_vectors_of_all_formats(folder):
     with pytest.raises(ValueError, match=r"its row\[0\] is 1, outside 0 … 0"):
         io.read_vector("m.npz")
     # A CSR array of one axis, which SciPy has from 1.15 on
-    arrays = {"data": x[[1, 3]], "indices": np.array([1, 3]), "indptr": np.array([0, 2]), "shape": (4,)}
+    arrays = {
+        "data": x[[1, 3]],
+        "indices": np.array([1, 3]),
+        "indptr": np.array([0, 2]),
+        "shape": (4,),
+    }
     np.savez("m.npz", format=b"csr", _is_array=True, **arrays)
     np.testing.assert_array_equal(io.read_vector("m.npz"), x)
-    with pytest.raises(ValueError, match=r"m\.npz does not hold a matrix: its array has shape \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"m\.npz does not hold a matrix: its array has shape \(4,\)"
+    ):
         io.read_matrix("m.npz")
     np.savez("m.npz", format=b"csr", _is_array=True, **(arrays | {"indices": np.array([1, 4])}))
     with pytest.raises(ValueError, match=r"its indices\[1\] is 4, outside 0 … 3"):
         io.read_vector("m.npz")
     np.savez("m.npz", format=b"csc", _is_array=True, **arrays)
-    with pytest.raises(ValueError, match=r"its format is 'csc', and its 'shape' \(4,\) is none of a matrix"):
+    with pytest.raises(
+        ValueError, match=r"its format is 'csc', and its 'shape' \(4,\) is none of a matrix"
+    ):
         io.read_vector("m.npz")
 
 
@@ -660,7 +740,11 @@ def test_diagonals_beyond_the_matrix(folder, far):
         expected = B - np.diag(np.diag(B, matrix.offsets[place]), matrix.offsets[place])
         np.testing.assert_array_equal(io.read_matrix("m.npz").toarray(), expected)
     for shape in [(3, 3), (3, 5), (5, 3), (1, 3), (3, 1), (0, 3), (3, 0)]:
-        for data, offsets in [(np.ones((3, 5)), [-1, 0, 1]), (np.ones((2, 3)), [0, 5]), (np.ones((1, 7)), [-6])]:
+        for data, offsets in [
+            (np.ones((3, 5)), [-1, 0, 1]),
+            (np.ones((2, 3)), [0, 5]),
+            (np.ones((1, 7)), [-6]),
+        ]:
             matrix = scipy.sparse.dia_array((data, offsets), shape=shape)
             scipy.sparse.save_npz("m.npz", matrix)
             found = io.read_matrix("m.npz")
@@ -675,7 +759,10 @@ def test_an_index_that_is_none_of_int64(folder, format_):
     array = np.abs(getattr(matrix, name)).astype(np.uint64)
     array[1] = 2**64 - 1
     saved(matrix, **{name: array})
-    with pytest.raises(ValueError, match=rf"its {name}\[1\] is 18446744073709551615, which is no index: write it anew"):
+    with pytest.raises(
+        ValueError,
+        match=rf"its {name}\[1\] is 18446744073709551615, which is no index: write it anew",
+    ):
         io.read_matrix("m.npz")
 
 
@@ -735,7 +822,10 @@ def test_arrays_that_do_not_fit(folder, format_, changes, words):
         matrix = scipy.sparse.bsr_array(B, blocksize=(2, 2))
     if format_ == "dia" and "offsets" in changes and changes["offsets"] == [0, 0, 1, 2]:
         changes = {"offsets": [0] * len(matrix.offsets)}
-    saved(matrix, **{key: value if value is None else np.array(value) for key, value in changes.items()})
+    saved(
+        matrix,
+        **{key: value if value is None else np.array(value) for key, value in changes.items()},
+    )
     for read in (io.read_matrix, io.read_vector):
         with pytest.raises(ValueError, match=rf"m\.npz cannot be read as .*: {words}"):
             read("m.npz")
@@ -789,7 +879,11 @@ print(refused, read)
 
 def test_changed_arrays_neither_crash_nor_pass(folder):
     done = subprocess.run(
-        [sys.executable, "-c", FUZZ, "0", "300"], check=False, timeout=100, capture_output=True, text=True
+        [sys.executable, "-c", FUZZ, "0", "300"],
+        check=False,
+        timeout=100,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     refused, read = map(int, done.stdout.split())
@@ -802,7 +896,9 @@ def test_a_damaged_archive(good):
         expected = toarray(io.read_matrix(name))
         content = (good / name).read_bytes()
         for place in range(0, len(content), 5):
-            (good / name).write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+            (good / name).write_bytes(
+                content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+            )
             for read in (io.read_matrix, io.read_vector):
                 with contextlib.suppress(ValueError):
                     np.testing.assert_array_equal(toarray(read(name)), expected)
@@ -826,7 +922,10 @@ def test_headers_that_are_damaged_anywhere(folder, version):
     content = (folder / "good.npy").read_bytes()
     np.testing.assert_array_equal(io.read_matrix("good.npy"), A)
     np.testing.assert_array_equal(JacobianBuilder("good.npy").value(np.ones(3)), A.ravel())
-    for damaged in (*(content[:end] for end in range(len(content))), *flips(content, len(content) - 72)):
+    for damaged in (
+        *(content[:end] for end in range(len(content))),
+        *flips(content, len(content) - 72),
+    ):
         (folder / "m.npy").write_bytes(damaged)
         for read in (io.read_matrix, io.read_vector, streamed):
             try:
@@ -874,7 +973,8 @@ def test_what_a_npy_cannot_be(folder, capsys, make, words):
             read("m.npy")
     for read in (streamed, JacobianBuilder):
         with pytest.raises(
-            ValueError, match=rf"m\.npy, of A, (cannot be read as a \.npy: |has [0-9]+ bytes where ).*{words}"
+            ValueError,
+            match=rf"m\.npy, of A, (cannot be read as a \.npy: |has [0-9]+ bytes where ).*{words}",
         ):
             read("m.npy")
     assert cli.main(["check", "m.npy"]) == cli.MISUSED
@@ -883,7 +983,9 @@ def test_what_a_npy_cannot_be(folder, capsys, make, words):
 
 def write_npy(shape, count):
     with open("m.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": shape}
+        )
         file.write(bytes(count))
 
 
@@ -893,7 +995,10 @@ def test_a_byte_order_mark(folder):
     Path("bom.mtx").write_bytes(text)
     Path("bom.mtx.gz").write_bytes(gzip.compress(text))
     for name in ("bom.mtx", "bom.mtx.gz"):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as .*, but a byte order mark stands before that"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{name} cannot be read as .*, but a byte order mark stands before that",
+        ):
             io.read_matrix(name)
 
 
@@ -976,7 +1081,9 @@ def test_permissions_are_those_of_the_umask_or_of_the_file_before(folder, mask):
         io.write_vector("old.npy", np.ones(3))
     finally:
         os.umask(before)
-    modes = [stat.S_IMODE(os.stat(name).st_mode) for name in ("new.npy", "old.npy", "J", "J/matrix.json")]
+    modes = [
+        stat.S_IMODE(os.stat(name).st_mode) for name in ("new.npy", "old.npy", "J", "J/matrix.json")
+    ]
     assert modes == [0o666 & ~mask, 0o640, 0o777 & ~mask, 0o666 & ~mask]
 
 
@@ -991,13 +1098,19 @@ def test_outputs_that_are_not_replaced(folder, monkeypatch):
     os.mkfifo("pipe.npy")
     (folder / "link.npy").symlink_to("pipe.npy")
     for name in ("pipe.npy", "link.npy"):
-        with pytest.raises(ValueError, match=rf"the output {re.escape(name)} is no regular file: choose another name"):
+        with pytest.raises(
+            ValueError,
+            match=rf"the output {re.escape(name)} is no regular file: choose another name",
+        ):
             io.write_vector(name, np.ones(3))
     assert stat.S_ISFIFO(os.stat("pipe.npy").st_mode)
     (folder / "there.npy").write_bytes(b"precious")
-    monkeypatch.setattr("os.access", lambda path, _: str(path) != "there.npy")  # permission bits do not stop root
+    monkeypatch.setattr(
+        "os.access", lambda path, _: str(path) != "there.npy"
+    )  # permission bits do not stop root
     with pytest.raises(
-        ValueError, match=r"the output there\.npy is write-protected: make it writable, or choose another name"
+        ValueError,
+        match=r"the output there\.npy is write-protected: make it writable, or choose another name",
     ):
         io.write_vector("there.npy", np.ones(3))
     assert (folder / "there.npy").read_bytes() == b"precious"

@@ -21,7 +21,12 @@ USE = (
 
 def python(program, folder, **environment):
     """Run a program with a copy of the package in `folder`, and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error", **environment}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PYTHONWARNINGS": "error",
+        **environment,
+    }
     program = program.replace("FOLDER", repr(str(folder)))
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -68,7 +73,8 @@ def test_a_folder_that_stops_being_writable(copy):
     program = (
         "import numpy as np, sparsejac, numba.core.caching as caching\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
-        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile._save_data = lambda *_: True, full\n" + USE
+        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile._save_data = lambda *_: True, full\n"
+        + USE
     )
     assert python(program, copy) == "6.0"
 
@@ -88,7 +94,8 @@ def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy)
     """The last one to write the index has not seen what the other one compiled: here float64, and then integers."""
     assert python(USE, copy) == "6.0"
     ((index, of_the_first),) = [
-        (file, file.read_bytes()) for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi")
+        (file, file.read_bytes())
+        for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi")
     ]
     index.unlink()
     integers = USE.replace("np.eye(3)", "np.eye(3, dtype=np.int64)")
@@ -133,4 +140,7 @@ def test_nothing_is_compiled_twice_for_read_only_and_writable_arrays():
     w.flags.writeable = False
     op = JacobianBuilder(A).operator(x)
     op @ x, op.T @ w
-    assert (len(_kernels.matvec.compiled.signatures), len(_kernels.rmatvec.compiled.signatures)) == before
+    assert (
+        len(_kernels.matvec.compiled.signatures),
+        len(_kernels.rmatvec.compiled.signatures),
+    ) == before

@@ -63,13 +63,19 @@ def test_normal(k, form, order, rows):
 def test_normal_of_every_dtype(form, dtype):
     k = 7
     A = matrix(k, form, dtype=dtype)
-    kinds = {"float32": ["float32", "complex128"], "int16": ["float64"], "complex64": ["complex64", "float32"]}
+    kinds = {
+        "float32": ["float32", "complex128"],
+        "int16": ["float64"],
+        "complex64": ["complex64", "float32"],
+    }
     for x_dtype in kinds.get(dtype, ["complex128"]):
         x = integers((k,), x_dtype, seed=5)
         J = dense_form(A, x, "all", "C")[0]
         N = JacobianBuilder(A).operator(x).normal()
         assert N.dtype == np.result_type(x_dtype, "float64" if dtype == "int16" else dtype)
-        J = J.astype(np.result_type(J, np.float64))  # products beyond 2²⁴ are rounded once, at the end
+        J = J.astype(
+            np.result_type(J, np.float64)
+        )  # products beyond 2²⁴ are rounded once, at the end
         dense, v = J.conj().T @ J, integers((k,), x_dtype, seed=6)
         if N.dtype in (np.float32, np.complex64):
             assert_same(N @ v, (dense @ v).astype(N.dtype))
@@ -133,7 +139,14 @@ def test_many_pieces_and_any_number_of_workers(form, monkeypatch):
             op = JacobianBuilder(B, rows="stored", workers=workers).operator(x)
             problem = LeastSquares(B, B * 0.5, workers=workers)
             cost, gradient = problem.value_and_grad(x)
-            results += [op.normal() @ v, op.normal() @ V, cost, gradient, problem.hess(x) @ v, problem.normal(x) @ V]
+            results += [
+                op.normal() @ v,
+                op.normal() @ V,
+                cost,
+                gradient,
+                problem.hess(x) @ v,
+                problem.normal(x) @ V,
+            ]
         found.append(results)
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
@@ -149,7 +162,9 @@ def test_many_pieces_and_any_number_of_workers(form, monkeypatch):
 
 def test_the_explicit_matrix_has_the_pattern_of_both_triangles_and_the_diagonal():
     """Whatever the values: zeros of A and x, and sums that cancel, are entries."""
-    A = scipy.sparse.csr_array((np.array([0.0, 1.0]), (np.array([0, 1]), np.array([2, 0]))), shape=(4, 4))
+    A = scipy.sparse.csr_array(
+        (np.array([0.0, 1.0]), (np.array([0, 1]), np.array([2, 0]))), shape=(4, 4)
+    )
     N = JacobianBuilder(A, rows="stored").operator(np.zeros(4)).normal().tocsr()
     assert N.has_canonical_format
     i, j = N.tocoo().coords
@@ -194,11 +209,16 @@ def test_what_is_refused():
             op.normal(damping)
     with pytest.raises(TypeError, match=r"tocsr is for a sparse A.*toarray\(\)"):
         op.normal().tocsr()
-    with pytest.raises(ValueError, match=r"w must be a vector of length 9, a weight for each row of J.*shape \(3,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"w must be a vector of length 9, a weight for each row of J.*shape \(3,\)",
+    ):
         builder.hessian(np.ones(3))
     with pytest.raises(ValueError, match="w must be finite"):
         builder.hessian(np.full(9, np.nan))
-    assert np.isnan(JacobianBuilder(np.eye(3), check_finite=False).hessian(np.full(9, np.nan)) @ np.ones(3)).all()
+    assert np.isnan(
+        JacobianBuilder(np.eye(3), check_finite=False).hessian(np.full(9, np.nan)) @ np.ones(3)
+    ).all()
     with pytest.raises(TypeError, match="Hessian of wᵀF is for real numbers, and w is complex128"):
         builder.hessian(np.ones(9) * 1j)
     with pytest.raises(TypeError, match="Hessian of wᵀF is for real numbers, and A is complex128"):
@@ -209,8 +229,14 @@ def test_what_is_refused():
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated():
     k = 10**6
-    N = JacobianBuilder(scipy.sparse.eye_array(k, format="csr"), rows="stored").operator(np.ones(k)).normal()
-    with pytest.raises(MemoryError, match=r"1000000x1000000 array.*multiply by it without forming it"):
+    N = (
+        JacobianBuilder(scipy.sparse.eye_array(k, format="csr"), rows="stored")
+        .operator(np.ones(k))
+        .normal()
+    )
+    with pytest.raises(
+        MemoryError, match=r"1000000x1000000 array.*multiply by it without forming it"
+    ):
         N.toarray()
     assert N.tocsr().nnz == k
 

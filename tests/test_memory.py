@@ -75,7 +75,10 @@ def operations_of(form, size=K):
         "J.H @ w": (lambda: op.H @ w, sums),
         "J @ V": (lambda: op @ V, 8 * 4 * m),
         "J.T @ W": (lambda: op.T @ W, 8 * (k + 4) * 4 * (1 + 2)),
-        "column_norms": (op.column_norms, sums + 8 * k * 3),  # x as float64, |x|² and its square on the way
+        "column_norms": (
+            op.column_norms,
+            sums + 8 * k * 3,
+        ),  # x as float64, |x|² and its square on the way
         "row_pairs": (builder.row_pairs, 2 * 4 * m),
         "slice": (lambda: builder.slice(x, 3), 8 * 40 * k),
         "iter_csr": (
@@ -104,8 +107,14 @@ def operations_of(form, size=K):
         checks = 2 * 2**20  # of finiteness, symmetry and sign
         mixed = signed(C)
         operations |= {
-            f"fit from mixed data{name}": (lambda B=B, C=mixed: fit(B, C, workers=2, max_iter=3), dense + 8 * 35 * k),
-            f"LeastSquares{name}": (lambda B=B, C=C: LeastSquares(B, C, workers=2), checks + 8 * 12 * k),
+            f"fit from mixed data{name}": (
+                lambda B=B, C=mixed: fit(B, C, workers=2, max_iter=3),
+                dense + 8 * 35 * k,
+            ),
+            f"LeastSquares{name}": (
+                lambda B=B, C=C: LeastSquares(B, C, workers=2),
+                checks + 8 * 12 * k,
+            ),
             f"fun{name}": (lambda p=fitted: p.fun(x), 8 * fitted.shape[0] + 8 * 2 * k),
             f"value_and_grad{name}": (lambda p=fitted: fresh(p).value_and_grad(x), 8 * 16 * k),
             f"hessp{name}": (lambda p=fitted: fresh(p).hessp(x, x), 8 * 16 * k),
@@ -126,8 +135,14 @@ def operations_of(form, size=K):
         "RowSumsOperator @ v": (lambda: both @ x, pass_over),
         "RowSumsOperator.T @ v": (lambda: both.T @ x, pass_over),
         "RowSumsOperator.diagonal": (both.diagonal, 8 * 3 * k),
-        "symmetric_scaling": (lambda: symmetric_scaling(U, uplo="U", workers=1), dense + 8 * 20 * k),
-        "symmetric_scaling, two workers": (lambda: symmetric_scaling(U, uplo="U", workers=2), dense + 8 * 23 * k),
+        "symmetric_scaling": (
+            lambda: symmetric_scaling(U, uplo="U", workers=1),
+            dense + 8 * 20 * k,
+        ),
+        "symmetric_scaling, two workers": (
+            lambda: symmetric_scaling(U, uplo="U", workers=2),
+            dense + 8 * 23 * k,
+        ),
     }
     J = builder.tocsr(x)
     operations["tocsr(out=)"] = (lambda: builder.tocsr(x, out=J), 8 * k)
@@ -159,7 +174,8 @@ def test_checking_symmetry_takes_no_transposed_copy():
     for matrix, allowed in ((A, 2**20), (S, 8 * 5 * K)):
         JacobianBuilder(matrix, rows="upper", check_finite=False)
         assert (
-            peak(lambda matrix=matrix: JacobianBuilder(matrix, rows="upper", check_finite=False))[1] < allowed + MARGIN
+            peak(lambda matrix=matrix: JacobianBuilder(matrix, rows="upper", check_finite=False))[1]
+            < allowed + MARGIN
         )
 
 
@@ -193,7 +209,8 @@ for name, (function, allowed) in operations.items():
 
 
 @pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="the high-water mark is reset the Linux way"
+    not os.access("/proc/self/clear_refs", os.W_OK),
+    reason="the high-water mark is reset the Linux way",
 )
 @pytest.mark.parametrize("form", ["C", "F", "csr"])
 def test_high_water_mark_of_the_process(form):
@@ -209,7 +226,9 @@ def test_high_water_mark_of_the_process(form):
     lines = [line.split(";") for line in done.stdout.splitlines()]
     assert len(lines) == (34 if form == "F" else 41)
     for name, found, allowed in lines:
-        assert int(found) < int(allowed) + 6 * 2**20, name  # pages, and what the allocator keeps for later
+        assert int(found) < int(allowed) + 6 * 2**20, (
+            name
+        )  # pages, and what the allocator keeps for later
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
@@ -227,7 +246,9 @@ def test_scaling_along_curves():
     k = 20 * K
     valley = np.array([[1e-2, 1e5], [1e5, 1e-8]])
     A = scipy.sparse.kron(
-        scipy.sparse.diags_array(1 + np.arange(k // 2) / k), scipy.sparse.csr_array(valley), format="csr"
+        scipy.sparse.diags_array(1 + np.arange(k // 2) / k),
+        scipy.sparse.csr_array(valley),
+        format="csr",
     )
     symmetric_scaling(A, max_products=210, workers=1)
     result, found = peak(lambda: symmetric_scaling(A, workers=1))

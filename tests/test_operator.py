@@ -53,7 +53,14 @@ def test_scipys_dot_tests(dtype, form):
     suite = scipy_tests.TestDotTests()
     for op in (operator(4, dtype, form=form), operator(4, dtype).T, operator(4, dtype).H):
         suite.check_matvec(np, op, "float64", complex_data=dtype == "complex128")
-        suite.check_matmat(np, op, "float64", complex_data=dtype == "complex128", check_operators=True, check_dot=True)
+        suite.check_matmat(
+            np,
+            op,
+            "float64",
+            complex_data=dtype == "complex128",
+            check_operators=True,
+            check_dot=True,
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
@@ -62,7 +69,11 @@ def test_pylops_dot_test(dtype):
     wrapped = pylops.LinearOperator(op) if hasattr(pylops, "LinearOperator") else op
     flag = 3 if dtype == "complex128" else 0
     assert pylops.utils.dottest(
-        wrapped, *op.shape, rtol=1e-4 if dtype == "float32" else 1e-10, complexflag=flag, raiseerror=True
+        wrapped,
+        *op.shape,
+        rtol=1e-4 if dtype == "float32" else 1e-10,
+        complexflag=flag,
+        raiseerror=True,
     )
 
 
@@ -90,16 +101,35 @@ def test_attributes():
 def test_columns_and_np_matrix_keep_their_form():
     op = operator(3)
     column = np.array([[1.0], [2], [3]])
-    with pytest.warns(FutureWarning, match="column vectors") if SCIPY_118 else contextlib.nullcontext():
+    with (
+        pytest.warns(FutureWarning, match="column vectors")
+        if SCIPY_118
+        else contextlib.nullcontext()
+    ):
         assert op.matvec(column).shape == (9, 1)
-    with pytest.warns(FutureWarning, match="column vectors") if SCIPY_118 else contextlib.nullcontext():
+    with (
+        pytest.warns(FutureWarning, match="column vectors")
+        if SCIPY_118
+        else contextlib.nullcontext()
+    ):
         assert op.rmatvec(np.ones((9, 1))).shape == (3, 1)
     assert (op @ column).shape == (9, 1)
     assert isinstance(op @ np_matrix(np.eye(3)), np.ndarray)
     assert_same(op.rmatmat(np_matrix(np.eye(9))), op.tocsr().toarray().T)
 
 
-OPERANDS = ["bool", "int8", "uint64", "int64", "float32", "float64", "complex64", "complex128", ">f8", ">i4"]
+OPERANDS = [
+    "bool",
+    "int8",
+    "uint64",
+    "int64",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    ">f8",
+    ">i4",
+]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +148,11 @@ def test_operands_of_every_dtype(dtype, operand):
     dense = op.tocsr().toarray()
     v, w = integers((3,), operand, 2), integers((9,), operand, 3)
     counted = np.float64 if np.dtype(operand).kind in "biu" else np.dtype(operand).newbyteorder("=")
-    for product, exact in [(op @ v, dense @ v), (op.T @ w, dense.T @ w), (op.H @ w, dense.conj().T @ w)]:
+    for product, exact in [
+        (op @ v, dense @ v),
+        (op.T @ w, dense.T @ w),
+        (op.H @ w, dense.conj().T @ w),
+    ]:
         assert product.dtype == np.result_type(op.dtype, counted)
         assert_same(product, exact)
 
@@ -160,7 +194,9 @@ def test_svds(problem):
     expected = np.linalg.svd(dense, compute_uv=False)[:4]
     for J in forms:
         found = (
-            scipy.sparse.linalg.svds(J, k=4, return_singular_vectors=False, rng=np.random.default_rng(0))
+            scipy.sparse.linalg.svds(
+                J, k=4, return_singular_vectors=False, rng=np.random.default_rng(0)
+            )
             if SCIPY_118
             else (scipy.sparse.linalg.svds(J, k=4, return_singular_vectors=False, v0=np.ones(12)))
         )
@@ -186,8 +222,19 @@ def test_least_squares(form, loss, bounds):
     A, answer = 1 + rng.random((k, k)), 1 + rng.random(k)
     builder = JacobianBuilder(A)
     Y = builder.value(answer)
-    jacobian = {"csr": builder.tocsr, "operator": builder.operator, "dense": lambda x: builder.tocsr(x).toarray()}[form]
-    options = {"jac": jacobian, "bounds": bounds, "loss": loss, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    jacobian = {
+        "csr": builder.tocsr,
+        "operator": builder.operator,
+        "dense": lambda x: builder.tocsr(x).toarray(),
+    }[form]
+    options = {
+        "jac": jacobian,
+        "bounds": bounds,
+        "loss": loss,
+        "xtol": 1e-15,
+        "ftol": 1e-15,
+        "gtol": 1e-15,
+    }
     found = scipy.optimize.least_squares(lambda x: builder.value(x) - Y, np.ones(k), **options)
     np.testing.assert_allclose(found.x, answer, rtol=1e-7)
 
@@ -200,6 +247,9 @@ def test_least_squares_with_exact_column_norms():
     Y = builder.value(answer)
     x0 = np.full(6, 2.0)
     found = scipy.optimize.least_squares(
-        lambda x: builder.value(x) - Y, x0, jac=builder.operator, x_scale=1 / builder.operator(x0).column_norms()
+        lambda x: builder.value(x) - Y,
+        x0,
+        jac=builder.operator,
+        x_scale=1 / builder.operator(x0).column_norms(),
     )
     np.testing.assert_allclose(found.x, answer, rtol=1e-6)

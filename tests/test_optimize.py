@@ -191,7 +191,9 @@ def test_a_pickle_holds_a_and_y_once():
     assert len(text) < 2 * A.nbytes + 20_000
     x = np.ones(300)
     assert pickle.loads(text).cost(x) == problem.cost(x)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(problem.hess(x))) @ x, problem.hess(x) @ x)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(problem.hess(x))) @ x, problem.hess(x) @ x
+    )
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse", "vector"])
@@ -200,7 +202,8 @@ def test_entries_of_y_where_a_has_none(form):
     Y = np.array([[1.0, 0, 5], [0, 7, 0], [0, 0, 0]])
     one = {"dense": Y, "sparse": scipy.sparse.csr_array(Y), "vector": Y.ravel()}[form]
     with pytest.raises(
-        ValueError, match=r"Y has 2 entries that are not zero where A stores none, the first at \(0, 2\)"
+        ValueError,
+        match=r"Y has 2 entries that are not zero where A stores none, the first at \(0, 2\)",
     ):
         LeastSquares(A, one, rows="all")
     transposed = {"dense": Y.T, "sparse": scipy.sparse.csr_array(Y.T), "vector": Y.ravel()}[form]
@@ -214,15 +217,30 @@ def test_what_is_refused():
     A, Y = np.eye(3), np.eye(3)
     for wrong in (np.ones((2, 2)), np.ones(3), np.ones((3, 3, 1)), 5.0):
         with pytest.raises(
-            ValueError, match=r"Y must be a 3x3 matrix as A is, or a vector of length 9 in the order of J's rows"
+            ValueError,
+            match=r"Y must be a 3x3 matrix as A is, or a vector of length 9 in the order of J's rows",
         ):
             LeastSquares(A, wrong)
     for one, other, name in ((A * 1j, Y, "A"), (A, Y * 1j, "Y")):
-        with pytest.raises(TypeError, match=f"least squares is for real numbers, and {name} is complex128"):
+        with pytest.raises(
+            TypeError, match=f"least squares is for real numbers, and {name} is complex128"
+        ):
             LeastSquares(one, other)
     problem = LeastSquares(A, Y)
-    for method in ("fun", "jac", "jac_csr", "cost", "grad", "value_and_grad", "hess", "normal", "x_scale"):
-        with pytest.raises(TypeError, match="least squares is for real numbers, and x is complex128"):
+    for method in (
+        "fun",
+        "jac",
+        "jac_csr",
+        "cost",
+        "grad",
+        "value_and_grad",
+        "hess",
+        "normal",
+        "x_scale",
+    ):
+        with pytest.raises(
+            TypeError, match="least squares is for real numbers, and x is complex128"
+        ):
             getattr(problem, method)(np.ones(3) * 1j)
         with pytest.raises(ValueError, match="x must be a vector of length 3"):
             getattr(problem, method)(np.ones(4))
@@ -232,12 +250,16 @@ def test_what_is_refused():
         problem.hessp(np.ones(3), np.ones(4))
     Y[1, 2] = np.nan
     for one in (Y, scipy.sparse.csr_array(Y)):
-        with pytest.raises(ValueError, match=r"Y must be finite, but Y\[1, 2\] = nan: leave out unknown entries"):
+        with pytest.raises(
+            ValueError, match=r"Y must be finite, but Y\[1, 2\] = nan: leave out unknown entries"
+        ):
             LeastSquares(A, one)
     with pytest.raises(ValueError, match=r"but Y\[5\] = nan"):
         LeastSquares(A, Y.ravel())
     assert np.isnan(LeastSquares(A, Y, check_finite=False).cost(np.ones(3)))
-    with pytest.raises(TypeError, match="Y must be a NumPy array, a SciPy sparse array or matrix, got dict"):
+    with pytest.raises(
+        TypeError, match="Y must be a NumPy array, a SciPy sparse array or matrix, got dict"
+    ):
         LeastSquares(A, {})
     with pytest.raises(TypeError, match="Y must have a dtype among"):
         LeastSquares(A, np.eye(3, dtype=object))
@@ -317,14 +339,21 @@ def test_every_solver(small, call):
     builder = problem.builder
     i, low, high = np.arange(36.0), -1e9, 1e9
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SciPy's about its own matrices, and about covariances of exact fits
+        warnings.simplefilter(
+            "ignore"
+        )  # SciPy's about its own matrices, and about covariances of exact fits
         names = {"problem": problem, "builder": builder, "x0": x0, "i": i, "low": low, "high": high}
         for module in (scipy.integrate, scipy.optimize, scipy.sparse, scipy.sparse.linalg):
             names |= {name: getattr(module, name) for name in module.__all__}
         result = eval(call, names)
         if isinstance(result, NonlinearConstraint):
             result = minimize(
-                problem.cost, x0, jac=problem.grad, hess=problem.hess, constraints=[result], method="trust-constr"
+                problem.cost,
+                x0,
+                jac=problem.grad,
+                hess=problem.hess,
+                constraints=[result],
+                method="trust-constr",
             )
     found = result[0] if isinstance(result, tuple) else result
     found = found.y[:, -1] if "solve_ivp" in call else getattr(found, "x", found)
@@ -339,7 +368,9 @@ def test_spectra(small):
     problem, _, x0 = small
     J = problem.jac_csr(x0).toarray()
     singular = np.linalg.svd(J, compute_uv=False)
-    np.testing.assert_allclose(svds(problem.jac(x0), k=2, return_singular_vectors=False)[::-1], singular[:2])
+    np.testing.assert_allclose(
+        svds(problem.jac(x0), k=2, return_singular_vectors=False)[::-1], singular[:2]
+    )
     N = problem.normal(x0)
     np.testing.assert_allclose(eigsh(N, k=1, return_eigenvectors=False), singular[:1] ** 2)
     assert onenormest(N) == pytest.approx(np.linalg.norm(J.T @ J, 1))

@@ -59,7 +59,9 @@ def results(functions):
 
 
 def bits(found):
-    return {name: (numbers.dtype, numbers.shape, numbers.tobytes()) for name, numbers in found.items()}
+    return {
+        name: (numbers.dtype, numbers.shape, numbers.tobytes()) for name, numbers in found.items()
+    }
 
 
 @cross_product
@@ -76,7 +78,10 @@ def test_results_are_the_callers_own_and_nothing_of_theirs_is_written_to(kinds, 
     assert bits(results(maps | sums)) == before
     assert np.array_equal(point, x)
     assert np.array_equal(direction, v)
-    assert bits(results(calls(JacobianBuilder(there, rows=rows, order=order), x, v)[0])).items() <= before.items()
+    assert (
+        bits(results(calls(JacobianBuilder(there, rows=rows, order=order), x, v)[0])).items()
+        <= before.items()
+    )
 
 
 @cross_product
@@ -117,14 +122,20 @@ DTYPES = ["bool", "int8", "uint16", "int64", "float32", "float64", "complex64", 
 
 @pytest.mark.parametrize("x_dtype", ["int8", "float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("cool", "foreign", "strided")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind not in ("cool", "foreign", "strided")]
+)
 def test_dtypes(kinds, kind, dtype, x_dtype):
     """`numpy.result_type` of A and x, where integers and booleans count as float64."""
     A, _ = numbers("all", kind, "float64")
     builder = JacobianBuilder(
-        KINDS[kind](kinds, A.astype(dtype)), rows="stored", order="F" if "c" in kind[-3:] or "columns" in kind else "C"
+        KINDS[kind](kinds, A.astype(dtype)),
+        rows="stored",
+        order="F" if "c" in kind[-3:] or "columns" in kind else "C",
     )
-    counted = [np.dtype(d) if np.dtype(d).kind in "fc" else np.dtype(np.float64) for d in (dtype, x_dtype)]
+    counted = [
+        np.dtype(d) if np.dtype(d).kind in "fc" else np.dtype(np.float64) for d in (dtype, x_dtype)
+    ]
     point = integers((K,), x_dtype, low=1)
     assert builder.dtype == counted[0]
     assert builder._point(point).dtype == np.result_type(*counted)
@@ -133,19 +144,26 @@ def test_dtypes(kinds, kind, dtype, x_dtype):
         "float64",
         "float32",
     ):  # of others each is a kernel to compile
-        assert {result.dtype for result in results(calls(builder, point, v)[0]).values()} == {np.result_type(*counted)}
+        assert {result.dtype for result in results(calls(builder, point, v)[0]).values()} == {
+            np.result_type(*counted)
+        }
 
 
 @pytest.mark.parametrize("dtype", ["float16", "longdouble", "object", "str"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("cool", "foreign")])
 def test_other_dtypes_are_refused_everywhere(kinds, kind, dtype):
     A, _ = numbers("all", kind, "float64")
-    if (kind in SPARSE or kind in ("hdf5", "zarr") or "memmap" in kind) and dtype in ("object", "str", "longdouble"):
+    if (kind in SPARSE or kind in ("hdf5", "zarr") or "memmap" in kind) and dtype in (
+        "object",
+        "str",
+        "longdouble",
+    ):
         pytest.skip("there is no such matrix")
     if kind in SPARSE:
         pytest.skip("SciPy has no sparse matrices of float16")
     with pytest.raises(
-        (TypeError, ValueError), match=r"dtype among bool, integers|pickle|Object arrays|none of numbers"
+        (TypeError, ValueError),
+        match=r"dtype among bool, integers|pickle|Object arrays|none of numbers",
     ):
         JacobianBuilder(KINDS[kind](kinds, A.astype(dtype)))
 
@@ -155,20 +173,29 @@ def test_workers_threads_pickles_and_forks(kinds, rows, order, kind):
     A, _ = numbers(rows, kind, "float64")
     A = A * np.pi  # so that sums round
     builders = [
-        JacobianBuilder(KINDS[kind](kinds, A), rows=rows, order=order, workers=workers) for workers in (1, 2, 7)
+        JacobianBuilder(KINDS[kind](kinds, A), rows=rows, order=order, workers=workers)
+        for workers in (1, 2, 7)
     ]
-    wanted, *others = (bits(results({**maps, **sums})) for maps, sums in (calls(b, x, v) for b in builders))
+    wanted, *others = (
+        bits(results({**maps, **sums})) for maps, sums in (calls(b, x, v) for b in builders)
+    )
     assert wanted
     assert others == [wanted, wanted]
     maps, sums = calls(builders[1], x, v)
     at_once = []
-    threads = [threading.Thread(target=lambda: at_once.append(bits(results(maps | sums)))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: at_once.append(bits(results(maps | sums))))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert at_once == [wanted] * 3
-    if kind not in ("function", "hdf5"):  # a function of a test, and a data set of h5py, do not pickle
+    if kind not in (
+        "function",
+        "hdf5",
+    ):  # a function of a test, and a data set of h5py, do not pickle
         maps, sums = calls(pickle.loads(pickle.dumps(builders[1])), x, v)
         assert bits(results(maps | sums)) == wanted
     if order == "C" and rows != "stored":  # a fork is slow
@@ -203,15 +230,21 @@ def test_nan_and_infinity_are_refused(kinds, rows, order, kind, bad):
     broken[i, j] = broken[j, i] = bad
     places = rf"\[({i}, {j}|{j}, {i})\] = {bad}"
     with pytest.raises(ValueError, match=rf"A must be finite, but A{places}"):
-        JacobianBuilder(KINDS[kind](kinds, broken), rows=rows, order=order).operator(x).column_norms()
-    unchecked = JacobianBuilder(KINDS[kind](kinds, broken), rows=rows, order=order, check_finite=False)
+        JacobianBuilder(KINDS[kind](kinds, broken), rows=rows, order=order).operator(
+            x
+        ).column_norms()
+    unchecked = JacobianBuilder(
+        KINDS[kind](kinds, broken), rows=rows, order=order, check_finite=False
+    )
     assert not np.isfinite(unchecked.operator(x).column_norms()).all()
     builder = JacobianBuilder(KINDS[kind](kinds, A), rows=rows, order=order)
     for call in (builder.value, builder.tocsr, builder.operator):
         with pytest.raises(ValueError, match="x must be finite, but 1 of its 6 values are not"):
             call(np.array([1, 1, bad, 1, 1, 1]))
     if kind != "cool":
-        with pytest.raises(ValueError, match=rf"Y must be finite, but Y{places}|Y must be stored as A is"):
+        with pytest.raises(
+            ValueError, match=rf"Y must be finite, but Y{places}|Y must be stored as A is"
+        ):
             LeastSquares(
                 A if kind not in SPARSE else scipy.sparse.csr_array(A),
                 KINDS[kind](kinds, broken),
@@ -230,8 +263,13 @@ def test_streamed_maps_have_the_bits_of_memory_and_sums_its_rounding(kinds, rows
     A = A * np.pi
     point, direction = x / 7, v / 3
     streamed = JacobianBuilder(KINDS[kind](kinds, A), rows=rows, order=order)
-    there = JacobianBuilder(scipy.sparse.csr_array(A) if kind in SPARSE else A, rows=rows, order=order)
-    (maps, sums), (maps_there, sums_there) = calls(streamed, point, direction), calls(there, point, direction)
+    there = JacobianBuilder(
+        scipy.sparse.csr_array(A) if kind in SPARSE else A, rows=rows, order=order
+    )
+    (maps, sums), (maps_there, sums_there) = (
+        calls(streamed, point, direction),
+        calls(there, point, direction),
+    )
     found = bits(results(maps))
     assert found.items() <= bits(results(maps_there)).items()
     assert len(found) == len(maps) or streamed._rows.flipped
@@ -239,7 +277,12 @@ def test_streamed_maps_have_the_bits_of_memory_and_sums_its_rounding(kinds, rows
     terms = results(calls(absolute, abs(point), abs(direction))[1])
     for name, wanted in results(sums_there).items():
         if name in (found_sums := results(sums)):
-            assert (abs(found_sums[name] - wanted) <= 2 * K * np.finfo(float).eps * np.max(terms[name])).all(), name
+            assert (
+                abs(found_sums[name] - wanted) <= 2 * K * np.finfo(float).eps * np.max(terms[name])
+            ).all(), name
     if rows == "upper":
-        one, other = RowSums(KINDS[kind](kinds, A), uplo="U" if kind == "cool" else None), RowSums(A)
+        one, other = (
+            RowSums(KINDS[kind](kinds, A), uplo="U" if kind == "cool" else None),
+            RowSums(A),
+        )
         np.testing.assert_allclose(one.value(point), other.value(point), rtol=1e-14, atol=1e-14)

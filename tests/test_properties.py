@@ -18,7 +18,11 @@ def matrices(draw, symmetric=False):
     """A k×k matrix of small integers, dense in some layout or sparse in some format, with zeros stored or not."""
     k = draw(st.integers(0, 8))
     dtype = draw(st.sampled_from(DTYPES))
-    B = draw(hnp.arrays(np.int8, (k, k), elements=st.integers(0, 1) if dtype is np.bool_ else st.integers(-9, 9)))
+    B = draw(
+        hnp.arrays(
+            np.int8, (k, k), elements=st.integers(0, 1) if dtype is np.bool_ else st.integers(-9, 9)
+        )
+    )
     if symmetric:
         B = np.triu(B) + np.triu(B, 1).T
     B = B.astype(dtype)
@@ -43,7 +47,12 @@ def problems(draw):
     rows = draw(st.sampled_from(["all", "stored", "upper"]))
     A = draw(matrices(symmetric=rows == "upper"))
     x = draw(hnp.arrays(np.int8, A.shape[0], elements=st.integers(-9, 9)))
-    return A, x.astype(draw(st.sampled_from([np.float64, np.complex128]))), rows, draw(st.sampled_from("CF"))
+    return (
+        A,
+        x.astype(draw(st.sampled_from([np.float64, np.complex128]))),
+        rows,
+        draw(st.sampled_from("CF")),
+    )
 
 
 @given(problems(), st.integers(1, 70))

@@ -47,9 +47,13 @@ def test_picture_of_the_pattern():
     J = JacobianBuilder(np.ones((4, 4))).tocsr([1.0, 1, 1, 1])
     for r in range(16):
         i, j = divmod(r, 4)
-        cells = ["■" if i == j == s else "i" if s == i else "j" if s == j else " " for s in range(4)]
+        cells = [
+            "■" if i == j == s else "i" if s == i else "j" if s == j else " " for s in range(4)
+        ]
         assert f"{i} {j}  {'  '.join(cells).rstrip()}" in drawing
-        assert [s for s in range(4) if cells[s] != " "] == J.indices[J.indptr[r] : J.indptr[r + 1]].tolist()
+        assert [s for s in range(4) if cells[s] != " "] == J.indices[
+            J.indptr[r] : J.indptr[r + 1]
+        ].tolist()
 
 
 def test_commands(tmp_path, monkeypatch, capsys):

@@ -46,7 +46,18 @@ def test_build_and_check_a_contact_map(real_data, tmp_path, capsys):
     path = real_data("hic_dm6_100kb.npz")
     np.save(tmp_path / "x.npy", np.linspace(0.5, 1.5, 1380))
     assert (
-        cli.main(["build", str(path), str(tmp_path / "x.npy"), "-o", str(tmp_path / "J.npz"), "--rows", "stored"]) == 0
+        cli.main(
+            [
+                "build",
+                str(path),
+                str(tmp_path / "x.npy"),
+                "-o",
+                str(tmp_path / "J.npz"),
+                "--rows",
+                "stored",
+            ]
+        )
+        == 0
     )
     J = scipy.sparse.load_npz(tmp_path / "J.npz")
     A = scipy.sparse.load_npz(path)
@@ -77,7 +88,9 @@ def many_contigs_of_cooler(path):
     with h5py.File(path) as file:
         pixels = {name: file[f"pixels/{name}"][:] for name in ("bin1_id", "bin2_id", "count")}
         k = file["bins/start"].shape[0]
-    return scipy.sparse.coo_array((pixels["count"], (pixels["bin1_id"], pixels["bin2_id"])), shape=(k, k)).tocsr()
+    return scipy.sparse.coo_array(
+        (pixels["count"], (pixels["bin1_id"], pixels["bin2_id"])), shape=(k, k)
+    ).tocsr()
 
 
 @pytest.mark.parametrize("source", ["made", "file"])
@@ -94,7 +107,9 @@ def test_ten_million_rows_with_few_entries(source, request):
     J, op = builder.tocsr(x), builder.operator(x)
     assert J.shape == (A.nnz, k)
     np.testing.assert_array_equal(op @ x, 2 * A.data)
-    np.testing.assert_array_equal(op.T @ np.ones(A.nnz), np.asarray(A.sum(axis=0) + A.sum(axis=1)).ravel())
+    np.testing.assert_array_equal(
+        op.T @ np.ones(A.nnz), np.asarray(A.sum(axis=0) + A.sum(axis=1)).ravel()
+    )
     np.testing.assert_array_equal((J.T @ np.ones(A.nnz)), op.T @ np.ones(A.nnz))
 
 
@@ -113,7 +128,9 @@ assert (op @ x).sum() == 2 * 3673
 assert (op.T @ np.ones(3673)).sum() == 2 * 3673
 print(_machine.peak_memory())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+    )
     assert int(done.stdout) < 2**30
 
 
@@ -132,7 +149,9 @@ def test_stored_weights_of_cooler(real_data, name):
     result = symmetric_scaling(A, mask=np.isnan(weight), ignore_diags=2)
     assert result.success
     assert_same_but_for_a_factor(result.x, weight)
-    upper = symmetric_scaling(scipy.sparse.triu(A).tocsr(), uplo="U", mask=np.isnan(weight), ignore_diags=2)
+    upper = symmetric_scaling(
+        scipy.sparse.triu(A).tocsr(), uplo="U", mask=np.isnan(weight), ignore_diags=2
+    )
     np.testing.assert_allclose(upper.x, result.x, rtol=1e-7)
 
 
@@ -140,14 +159,17 @@ def test_stored_vector_of_juicer(real_data):
     A = scipy.sparse.load_npz(real_data("hic_dm6_100kb.npz"))
     stored = np.load(real_data("hic_dm6_100kb_weights.npz"))
     expected, chromosome = 1 / stored["KR"], stored["chrom"]
-    result = symmetric_scaling(A, mask=~np.isfinite(expected), groups=chromosome, pairs="within", min_nnz=1)
+    result = symmetric_scaling(
+        A, mask=~np.isfinite(expected), groups=chromosome, pairs="within", min_nnz=1
+    )
     assert result.success
     for one in np.unique(chromosome[np.isfinite(expected)]):
         assert_same_but_for_a_factor(result.x[chromosome == one], expected[chromosome == one])
 
 
 @pytest.mark.parametrize(
-    ("name", "epsilon"), [*itertools.product(GRAPHS[:3], [1e-2, 1e-4, 1e-6]), ("graph_as_caida", 1e-4)]
+    ("name", "epsilon"),
+    [*itertools.product(GRAPHS[:3], [1e-2, 1e-4, 1e-6]), ("graph_as_caida", 1e-4)],
 )
 def test_weakly_supported_graphs(real_data, name, epsilon):
     A = scipy.sparse.load_npz(real_data(f"{name}.npz")).astype(np.float64)
@@ -172,7 +194,11 @@ def test_a_map_without_total_support(real_data):
     assert "no total support: 234 of its entries" in result.message
     assert result.n_products < 100
     dropped = symmetric_scaling(A, min_nnz=1, support="drop")
-    assert (dropped.status, dropped.residual_after_dropping <= 1e-8, dropped.residual > 1) == (6, True, True)
+    assert (dropped.status, dropped.residual_after_dropping <= 1e-8, dropped.residual > 1) == (
+        6,
+        True,
+        True,
+    )
     left = symmetric_scaling(A, min_nnz=1, support="drop_rows")
     assert left.success
     assert left.left_out["support"] < 100

@@ -68,7 +68,11 @@ def test_large_problems_are_right(form):
     a = A.data if form == "csr" else A.ravel()
     J, op, w = builder.tocsr(x), builder.operator(x), a - 0.5
     expected = scipy.sparse.coo_array(
-        (np.concatenate([a * x[j], a * x[i]]), (np.tile(np.arange(i.size), 2), np.concatenate([i, j]))), shape=J.shape
+        (
+            np.concatenate([a * x[j], a * x[i]]),
+            (np.tile(np.arange(i.size), 2), np.concatenate([i, j])),
+        ),
+        shape=J.shape,
     )
     assert abs(J - expected.tocsr()).max() < 1e-15
     np.testing.assert_allclose(op @ v, J @ v, rtol=1e-12, atol=1e-12)
@@ -86,7 +90,9 @@ def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
     for one, other in zip(everything(plain, x, 1), everything(A, x, 2), strict=True):
         assert_same(other, one)
     for (_, one), (_, other) in zip(
-        JacobianBuilder(plain).iter_csr(x, block_rows=123), JacobianBuilder(A).iter_csr(x, block_rows=123), strict=True
+        JacobianBuilder(plain).iter_csr(x, block_rows=123),
+        JacobianBuilder(A).iter_csr(x, block_rows=123),
+        strict=True,
     ):
         assert_same(other, one.toarray())
 
@@ -116,7 +122,9 @@ def test_sums_overflow_in_silence(form, workers):
     A = large(form)
     values = A.data if form == "csr" else A.reshape(-1)
     values[:1000], values[-1000:] = np.inf, -np.inf
-    op = JacobianBuilder(A, rows="stored", check_finite=False, workers=workers).operator(np.ones(A.shape[0]))
+    op = JacobianBuilder(A, rows="stored", check_finite=False, workers=workers).operator(
+        np.ones(A.shape[0])
+    )
     with np.errstate(all="raise"):
         assert np.isnan(op.T @ np.ones(op.shape[0])).any()
 
@@ -125,7 +133,12 @@ def test_sums_overflow_in_silence(form, workers):
 @pytest.mark.parametrize("form", ["C", "csr"])
 def test_results_own_their_memory(form, k):
     op = JacobianBuilder(matrix(k, form), rows="all").operator(np.ones(k))
-    for result in (op @ np.ones(k), op.T @ np.ones(k * k), op.H @ np.ones(k * k), op.T @ np.ones((k * k, 2))):
+    for result in (
+        op @ np.ones(k),
+        op.T @ np.ones(k * k),
+        op.H @ np.ones(k * k),
+        op.T @ np.ones((k * k, 2)),
+    ):
         assert result.base is None
         assert result.flags.c_contiguous
         assert result.flags.writeable
@@ -134,7 +147,11 @@ def test_results_own_their_memory(form, k):
 def test_a_block_of_vectors_wakes_threads_sooner(monkeypatch):
     """What counts is the numbers that are moved: here 10 000 entries, and 10 000 times 8."""
     pieces = []
-    monkeypatch.setattr(_rows, "on_threads", lambda work, n, workers: pieces.append(n) or on_threads(work, n, workers))
+    monkeypatch.setattr(
+        _rows,
+        "on_threads",
+        lambda work, n, workers: pieces.append(n) or on_threads(work, n, workers),
+    )
     op = JacobianBuilder(np.ones((100, 100)), workers=2).operator(np.ones(100))
     op @ np.ones(100), op.T @ np.ones(10_000)
     assert pieces == []
@@ -195,7 +212,12 @@ def test_pickles(form, rows):
     x, v = integers((7,), seed=6), integers((7,), seed=7)
     builder = JacobianBuilder(A, rows=rows, order="F", check_finite=False)
     op = builder.operator(x)
-    for again in (pickle.loads(pickle.dumps(op)), copy.copy(op), copy.deepcopy(op), pickle.loads(pickle.dumps(op.T)).T):
+    for again in (
+        pickle.loads(pickle.dumps(op)),
+        copy.copy(op),
+        copy.deepcopy(op),
+        pickle.loads(pickle.dumps(op.T)).T,
+    ):
         assert_same(again @ v, op @ v)
         assert again.dtype == op.dtype
     J = pickle.loads(pickle.dumps(builder)).tocsr(x)
@@ -205,7 +227,10 @@ def test_pickles(form, rows):
 def test_a_pickle_holds_a_once():
     A = large("csr")
     size = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
-    assert len(pickle.dumps(JacobianBuilder(A, rows="stored").operator(np.ones(70_000)))) < size + 8 * 70_000 + 10_000
+    assert (
+        len(pickle.dumps(JacobianBuilder(A, rows="stored").operator(np.ones(70_000))))
+        < size + 8 * 70_000 + 10_000
+    )
 
 
 def test_an_exception_reaches_the_caller_and_stops_the_threads():
@@ -294,7 +319,11 @@ print("done", interrupted > 10)
 def test_interrupted_again_and_again():
     """Ctrl-C at any moment: the threads stop before the caller goes on, and nothing hangs."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, "0", "3"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", INTERRUPTED, "0", "3"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (done.stdout, done.stderr) == ("done True\n", "")
 
@@ -306,5 +335,7 @@ def test_works_while_the_interpreter_shuts_down():
         "op @ np.ones(1100)\n"
         "atexit.register(lambda: print((op @ np.ones(1100)).sum()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == "2420000.0"

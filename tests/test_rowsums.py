@@ -63,9 +63,21 @@ def given(k, form, uplo, dtype=np.float64):
     A = matrix(k, "C" if dense else "csr", dtype=dtype, symmetric=True)
     A = abs(A)
     if dense:
-        B = A if uplo is None else np.triu(A) + 7 * np.tril(A, -1) if uplo == "U" else np.tril(A) + 7 * np.triu(A, 1)
+        B = (
+            A
+            if uplo is None
+            else np.triu(A) + 7 * np.tril(A, -1)
+            if uplo == "U"
+            else np.tril(A) + 7 * np.triu(A, 1)
+        )
         B = B.astype(dtype)
-        return np.asfortranarray(B) if form == "F" else np.repeat(B, 2, axis=1)[:, ::2] if form == "strided" else B
+        return (
+            np.asfortranarray(B)
+            if form == "F"
+            else np.repeat(B, 2, axis=1)[:, ::2]
+            if form == "strided"
+            else B
+        )
     part = A if uplo is None else scipy.sparse.triu(A) if uplo == "U" else scipy.sparse.tril(A)
     return getattr(scipy.sparse.csr_array(part), f"to{form}")()
 
@@ -103,7 +115,9 @@ def test_operator(form, part):
         assert_same(J.tocsr(), dense)
         assert J.tocsr().has_canonical_format
     else:
-        with pytest.raises(TypeError, match=r"tocsr is for a sparse A, and this A is dense: toarray\(\)"):
+        with pytest.raises(
+            TypeError, match=r"tocsr is for a sparse A, and this A is dense: toarray\(\)"
+        ):
             J.tocsr()
 
 
@@ -115,7 +129,9 @@ def test_quadratic():
     assert_same(sums.value(x), JacobianBuilder(A.toarray()).value(x).reshape(50, 50).sum(axis=1))
 
 
-@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.int64, np.float32, np.dtype(">f8")])
+@pytest.mark.parametrize(
+    "dtype", [np.bool_, np.uint8, np.int32, np.int64, np.float32, np.dtype(">f8")]
+)
 @pytest.mark.parametrize("form", ["C", "F", "csr"])
 def test_dtypes_are_read_as_they_are(form, dtype):
     A = given(23, form, "U")
@@ -177,7 +193,9 @@ def test_zeros_that_only_one_side_stores():
 def test_what_is_beside_a_triangle_is_not_read():
     for A, uplo in [([[1.0, 2.0], [np.nan, 3.0]], "U"), ([[1.0, -np.inf], [2.0, 3.0]], "L")]:
         assert_same(RowSums(A, uplo=uplo).value(np.ones(2)), np.array([3.0, 5.0]))
-        assert_same(RowSums(np.asfortranarray(A), uplo=uplo).value(np.ones(2)), np.array([3.0, 5.0]))
+        assert_same(
+            RowSums(np.asfortranarray(A), uplo=uplo).value(np.ones(2)), np.array([3.0, 5.0])
+        )
         assert symmetric_scaling(A, uplo=uplo).success
 
 
@@ -239,7 +257,9 @@ def test_errors(arguments, error, message):
 def test_errors_of_x():
     sums = RowSums(S)
     for method in (sums.value, sums.operator):
-        with pytest.raises(ValueError, match=r"x must be a vector of length 2, as A is 2x2, got .* shape \(3,\)"):
+        with pytest.raises(
+            ValueError, match=r"x must be a vector of length 2, as A is 2x2, got .* shape \(3,\)"
+        ):
             method(np.ones(3))
         with pytest.raises(ValueError, match="x must be finite"):
             method([1.0, np.nan])
@@ -250,5 +270,7 @@ def test_errors_of_x():
 def test_too_large_for_memory(monkeypatch):
     monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
     monkeypatch.setattr("sparsejac._checks.LARGE", 1)
-    with pytest.raises(MemoryError, match="the 100x100 array, while it is made, would take 120000 bytes"):
+    with pytest.raises(
+        MemoryError, match="the 100x100 array, while it is made, would take 120000 bytes"
+    ):
         RowSums(np.eye(100)).operator(np.ones(100)).toarray()

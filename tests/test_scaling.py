@@ -30,7 +30,9 @@ STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
 HALF = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0]])  # support, but (0, 1) is on no positive diagonal
 
 
-@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, scipy.sparse.csr_array, scipy.sparse.csc_matrix])
+@pytest.mark.parametrize(
+    "form", [np.asarray, np.asfortranarray, scipy.sparse.csr_array, scipy.sparse.csc_matrix]
+)
 @pytest.mark.parametrize("k", [1, 2, 5, 60])
 def test_converges(form, k):
     A = form(positive(k))
@@ -66,7 +68,12 @@ def test_any_scale(scale):
     assert symmetric_scaling(positive(20), scale).residual <= 1e-8
 
 
-@given(st.integers(1, 30), st.integers(0, 2**32), st.floats(0, 12), st.sampled_from(["dense", "sparse"]))
+@given(
+    st.integers(1, 30),
+    st.integers(0, 2**32),
+    st.floats(0, 12),
+    st.sampled_from(["dense", "sparse"]),
+)
 def test_every_positive_diagonal(k, seed, spread, form):
     """Entries and targets over many powers of ten: a scaling exists, and is found."""
     rng = np.random.default_rng(seed)
@@ -102,7 +109,9 @@ def test_one_triangle_of_counts():
         for form in ("csr", "csc", "coo"):
             one = symmetric_scaling(part.asformat(form), uplo=uplo)
             np.testing.assert_allclose(one.x, whole.x, rtol=1e-7)
-    np.testing.assert_array_equal(symmetric_scaling(A, workers=1).x, symmetric_scaling(A, workers=2).x)
+    np.testing.assert_array_equal(
+        symmetric_scaling(A, workers=1).x, symmetric_scaling(A, workers=2).x
+    )
 
 
 def test_parts_of_the_matrix():
@@ -133,7 +142,9 @@ def test_rows_that_are_left_out():
     lonely = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]])
     first = symmetric_scaling(lonely, min_nnz=2)
     assert symmetric_scaling(lonely, [1.0, 1.0, 1.0, np.nan], min_nnz=2, x0=first.x).nit <= 1
-    assert symmetric_scaling(A, np.where(mask, -1.0, 1.0), mask=mask).success  # nobody asks for those targets
+    assert symmetric_scaling(
+        A, np.where(mask, -1.0, 1.0), mask=mask
+    ).success  # nobody asks for those targets
 
 
 def test_rows_with_too_little():
@@ -187,7 +198,10 @@ def test_a_row_without_entries():
 def test_no_support(support):
     result = symmetric_scaling(STAR, support=support)
     assert result.status == 4
-    assert "the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs" in result.message
+    assert (
+        "the 3 rows 1, 2, 3 have entries only in 1 column, whose target is less than theirs"
+        in result.message
+    )
     assert result.unsupported_rows.tolist() == [1, 2, 3]
     assert result.n_products < 100
     assert result.message.endswith('; support="drop_rows" would leave out every row')
@@ -229,7 +243,11 @@ def test_what_dropped_entries_do_to_the_matrix():
     A = np.array([[500.0, 5.0], [5.0, 0.0]])
     for form in (np.asarray, scipy.sparse.csr_array):
         result = symmetric_scaling(form(A), support="drop")
-        assert (result.status, result.success, result.unsupported_entries.tolist()) == (6, False, [[0, 0]])
+        assert (result.status, result.success, result.unsupported_entries.tolist()) == (
+            6,
+            False,
+            [[0, 0]],
+        )
         assert result.residual == pytest.approx(residual(A, result.x))
         assert result.residual > 1
         assert result.residual_after_dropping <= 1e-8
@@ -240,9 +258,14 @@ def test_what_dropped_entries_do_to_the_matrix():
             result.message,
         )
     wide = np.kron(np.eye(4), A)
-    assert symmetric_scaling(wide, support="drop").message.endswith("4 of its entries are dropped, in rows 0, 2, 4, …")
+    assert symmetric_scaling(wide, support="drop").message.endswith(
+        "4 of its entries are dropped, in rows 0, 2, 4, …"
+    )
     slow = np.block(
-        [[np.diag([500.0, 0.0]) + 5 * (1 - np.eye(2)), np.zeros((2, 30))], [np.zeros((30, 2)), positive(30)]]
+        [
+            [np.diag([500.0, 0.0]) + 5 * (1 - np.eye(2)), np.zeros((2, 30))],
+            [np.zeros((30, 2)), positive(30)],
+        ]
     )
     for most in range(1, 12):
         result = symmetric_scaling(slow, support="drop", max_products=most)
@@ -275,7 +298,10 @@ def test_rows_without_support_are_left_out():
     """Until the rest has a scaling: then that is success, for the rows that are kept."""
     result = symmetric_scaling(STAR, support="drop_rows")
     assert (result.status, result.success) == (4, False)
-    assert result.message == "no scaling exists: every row is left out; 4 of 4 rows are left out (4 without support)"
+    assert (
+        result.message
+        == "no scaling exists: every row is left out; 4 of 4 rows are left out (4 without support)"
+    )
     both = scipy.sparse.csr_array(scipy.linalg.block_diag(STAR, positive(5), HALF))
     result = symmetric_scaling(both, support="drop_rows")
     assert result.success
@@ -293,12 +319,20 @@ def test_rows_without_support_are_left_out():
     sides = np.block([[np.diag([7.0, 0, 0]), C], [C, np.zeros((3, 3))]])
     result = symmetric_scaling(sides, support="drop_rows")
     assert (result.success, result.kept.sum()) == (True, 4)
-    assert symmetric_scaling([[500.0, 5.0], [5.0, 0.0]], support="drop_rows").kept.tolist() == [True, False]
+    assert symmetric_scaling([[500.0, 5.0], [5.0, 0.0]], support="drop_rows").kept.tolist() == [
+        True,
+        False,
+    ]
     # With other targets.
     result = symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="drop_rows")
     assert result.success
     assert (
-        residual(HALF[result.kept][:, result.kept], result.x[result.kept], np.array([2.0, 1, 1])[result.kept]) <= 1e-8
+        residual(
+            HALF[result.kept][:, result.kept],
+            result.x[result.kept],
+            np.array([2.0, 1, 1])[result.kept],
+        )
+        <= 1e-8
     )
 
 
@@ -312,9 +346,14 @@ def test_how_many_rows_each_filter_leaves_out():
     assert result.success
     assert result.left_out == {"mask": 2, "min_nnz": 1, "min_count": 1}
     assert sum(result.left_out.values()) == (~result.kept).sum()
-    assert result.message.endswith("; 4 of 20 rows are left out (2 by mask, 1 by min_nnz=2, 1 by min_count=6.5)")
+    assert result.message.endswith(
+        "; 4 of 20 rows are left out (2 by mask, 1 by min_nnz=2, 1 by min_count=6.5)"
+    )
     result = symmetric_scaling(A, min_nnz=30)
-    assert result.message == "no scaling exists: every row is left out; 20 of 20 rows are left out (20 by min_nnz=30)"
+    assert (
+        result.message
+        == "no scaling exists: every row is left out; 20 of 20 rows are left out (20 by min_nnz=30)"
+    )
 
 
 @pytest.mark.parametrize("support", ["auto", "check", "drop", "drop_rows", "skip"])
@@ -332,7 +371,11 @@ def test_verdicts_are_proofs(support):
 def test_integer_ratios_are_exact():
     """Whatever the integers are multiplied by, as long as it is exact."""
     for scale in (1.0, 0.1, 2.0**-1000, 2.0**70, 1 / 3):
-        for d, status in ((np.array([2.0, 1, 1]), 5), (np.array([1.0, 1, 2]), 4), (np.array([2.0**20, 1, 1]), 5)):
+        for d, status in (
+            (np.array([2.0, 1, 1]), 5),
+            (np.array([1.0, 1, 2]), 4),
+            (np.array([2.0**20, 1, 1]), 5),
+        ):
             assert symmetric_scaling(HALF, scale * d, support="check").status == status
     assert (
         symmetric_scaling(STAR, [0.3, 0.1, 0.1, 0.1], support="check", max_products=30).status != 4
@@ -398,7 +441,9 @@ def test_the_examination_needs_memory(monkeypatch):
     A = scipy.sparse.csr_array(HALF)
     monkeypatch.setattr(_machine, "available_memory", lambda: 100)
     monkeypatch.setattr("sparsejac._checks.LARGE", 1)
-    with pytest.raises(MemoryError, match=r'examination of A\'s support would take .* leave out support="check"'):
+    with pytest.raises(
+        MemoryError, match=r'examination of A\'s support would take .* leave out support="check"'
+    ):
         symmetric_scaling(A, support="check")
 
 
@@ -416,7 +461,9 @@ def test_no_more_products_than_allowed(most):
 def test_max_products():
     result = symmetric_scaling(positive(30), max_products=4)
     assert (result.status, result.success, result.n_products) == (0, False, 4)
-    assert re.match(r"max_products = 4 was reached: the residual is \S+, tol is 1e-08", result.message)
+    assert re.match(
+        r"max_products = 4 was reached: the residual is \S+, tol is 1e-08", result.message
+    )
 
 
 def test_rounding():
@@ -474,7 +521,12 @@ def exact_residual(A, x, d):
 def test_success_is_that_of_x_at_every_scale(of_A, of_d):
     """A finite, positive x, with the residual that is reported; or no success."""
     for k in (1, 3):
-        A = np.maximum(np.arange(1.0, k * k + 1).reshape(k, k), np.arange(1.0, k * k + 1).reshape(k, k).T) * of_A
+        A = (
+            np.maximum(
+                np.arange(1.0, k * k + 1).reshape(k, k), np.arange(1.0, k * k + 1).reshape(k, k).T
+            )
+            * of_A
+        )
         d = np.full(k, of_d)
         for options in (
             {},
@@ -486,7 +538,9 @@ def test_success_is_that_of_x_at_every_scale(of_A, of_d):
             result = symmetric_scaling(A, d, **options)
             assert (result.x > 0).all()
             assert np.isfinite(result.x).all()
-            assert result.residual == pytest.approx(exact_residual(A, result.x, d), rel=1e-6, abs=1e-12)
+            assert result.residual == pytest.approx(
+                exact_residual(A, result.x, d), rel=1e-6, abs=1e-12
+            )
             representable = np.log10(of_d) - np.log10(of_A) < 616
             if "max_products" not in options:
                 assert result.success == (result.residual <= 1e-8) == representable

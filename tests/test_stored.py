@@ -40,7 +40,9 @@ def matrix(m=23, n=7, dtype=np.float64, index=np.int32):
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(index)
     values = integers((int(indptr[-1]),), dtype, low=1, high=99)
     values[:1] = 0
-    return scipy.sparse.csr_array((values, rng.integers(0, n, indptr[-1]).astype(index), indptr), shape=(m, n))
+    return scipy.sparse.csr_array(
+        (values, rng.integers(0, n, indptr[-1]).astype(index), indptr), shape=(m, n)
+    )
 
 
 def cut(J, *cuts):
@@ -93,7 +95,9 @@ def test_what_the_builder_yields():
     builder, x = JacobianBuilder(np.arange(25.0).reshape(5, 5)), np.arange(1.0, 6)
     io.write_csr_blocks("J", builder.iter_csr(x, block_rows=4), shape=builder.shape)
     assert_bits(io.read_matrix("J")[:], builder.tocsr(x))
-    assert repr(io.read_matrix("J")).startswith("<StoredCSR: 25x5, 45 entries, float64; 7 blocks in '/")
+    assert repr(io.read_matrix("J")).startswith(
+        "<StoredCSR: 25x5, 45 entries, float64; 7 blocks in '/"
+    )
 
 
 def test_the_manifest():
@@ -111,7 +115,13 @@ def test_the_manifest():
         "nnz": J.nnz,
         "dtype": "float64",
         "blocks": [
-            {"file": name, "first_row": a, "rows": b - a, "nnz": J[a:b].nnz, "bytes": os.path.getsize(f"J/{name}")}
+            {
+                "file": name,
+                "first_row": a,
+                "rows": b - a,
+                "nnz": J[a:b].nnz,
+                "bytes": os.path.getsize(f"J/{name}"),
+            }
             for name, a, b in zip(names, (0, 5), (5, 23), strict=True)
         ],
     }
@@ -139,14 +149,24 @@ def test_no_blocks():
 
 def test_slices():
     J, stored = written()
-    for rows in (slice(3), slice(4, 6), slice(5, 5), slice(9, 2), slice(-4, None), slice(-99, 99), slice(20, 21, 1)):
+    for rows in (
+        slice(3),
+        slice(4, 6),
+        slice(5, 5),
+        slice(9, 2),
+        slice(-4, None),
+        slice(-99, 99),
+        slice(20, 21, 1),
+    ):
         found = stored[rows]
         np.testing.assert_array_equal(found.toarray(), J[rows].toarray())
         assert found.shape == J[rows].shape
     for index in (3, (slice(3), slice(3)), [1, 2], None):
         with pytest.raises(TypeError, match="a stored matrix gives slices of its rows"):
             stored[index]
-    with pytest.raises(IndexError, match="a stored matrix gives rows that follow each other, got a step of -1"):
+    with pytest.raises(
+        IndexError, match="a stored matrix gives rows that follow each other, got a step of -1"
+    ):
         stored[::-1]
 
 
@@ -162,14 +182,18 @@ def test_indices_of_both_kinds_are_read_as_the_wider(monkeypatch):
     out = np.empty(J.nnz, np.int32)
     with (
         stored.open(),
-        pytest.raises(ValueError, match=r"out must be a writeable, contiguous array of [0-9]+ int64, got"),
+        pytest.raises(
+            ValueError, match=r"out must be a writeable, contiguous array of [0-9]+ int64, got"
+        ),
     ):
         stored.read("indices", 0, J.nnz, out)
 
 
 def test_indices_are_int64_from_2_to_the_31_on():
     shape = (2, 2**31)
-    io.write_csr_blocks("J", [(0, scipy.sparse.csr_array(([1.0], ([1], [2**31 - 1])), shape=shape))], shape=shape)
+    io.write_csr_blocks(
+        "J", [(0, scipy.sparse.csr_array(([1.0], ([1], [2**31 - 1])), shape=shape))], shape=shape
+    )
     stored = io.read_matrix("J")
     assert stored.index_dtype == np.int64
     assert stored[:].indices.tolist() == [2**31 - 1]
@@ -185,7 +209,10 @@ def test_parts_across_blocks(dtype, monkeypatch):
     with stored.open():
         for start in range(0, J.nnz + 1, 3):
             for stop in range(start, J.nnz + 1, 4):
-                for name, expected, kinds in (("data", J.data, [dtype]), ("indices", J.indices, [np.int32, np.int64])):
+                for name, expected, kinds in (
+                    ("data", J.data, [dtype]),
+                    ("indices", J.indices, [np.int32, np.int64]),
+                ):
                     for kind in kinds:
                         around = np.full(stop - start + 2, 77, kind)
                         stored.read(name, start, stop, around[1:-1])
@@ -207,8 +234,17 @@ def test_what_cannot_be_read_into():
         for start, stop in ((-1, 2), (2, 1), (0, J.nnz + 1)):
             with pytest.raises(IndexError, match="entries must be 0 <= start <= stop <= "):
                 stored.read("data", start, stop, out)
-        for bad in (np.empty(4), np.empty(3, np.float32), np.empty(6)[::2], np.empty((3, 1)), read_only, [0, 0, 0]):
-            with pytest.raises(ValueError, match="out must be a writeable, contiguous array of 3 float64, got"):
+        for bad in (
+            np.empty(4),
+            np.empty(3, np.float32),
+            np.empty(6)[::2],
+            np.empty((3, 1)),
+            read_only,
+            [0, 0, 0],
+        ):
+            with pytest.raises(
+                ValueError, match="out must be a writeable, contiguous array of 3 float64, got"
+            ):
                 stored.read("data", 0, 3, bad)
         with pytest.raises(
             ValueError,
@@ -306,7 +342,9 @@ def test_products(dtype):
             ):
                 np.testing.assert_array_equal(product, exact)
                 assert product.dtype == np.result_type(dtype, kind)
-    np.testing.assert_array_equal(op.rmatmat(integers((23, 2), dtype)), dense.conj().T @ integers((23, 2), dtype))
+    np.testing.assert_array_equal(
+        op.rmatmat(integers((23, 2), dtype)), dense.conj().T @ integers((23, 2), dtype)
+    )
 
 
 def test_sums_over_blocks_are_in_double_precision():
@@ -341,17 +379,25 @@ def test_memory_is_that_of_one_block():
         for number in range(count):
             indptr = np.arange(0, rows * each + 1, each, dtype=np.int32)
             indices = np.tile(np.arange(each, dtype=np.int32), rows)
-            yield number * rows, scipy.sparse.csr_array((np.ones(rows * each), indices, indptr), shape=(rows, each))
+            yield (
+                number * rows,
+                scipy.sparse.csr_array((np.ones(rows * each), indices, indptr), shape=(rows, each)),
+            )
             del indptr, indices
 
     shape, nnz = (rows * count, each), rows * count * each
     chunk = rows * each * 8  # NumPy copies up to 16 MiB at a time, and so all of a small array
-    assert peak(lambda: io.write_csr_blocks("J", blocks(), shape=shape)) < block + chunk + 4 * rows + margin
+    assert (
+        peak(lambda: io.write_csr_blocks("J", blocks(), shape=shape))
+        < block + chunk + 4 * rows + margin
+    )
     stored = io.read_matrix("J")
     assert peak(lambda: io.read_matrix("J")) < margin
     assert peak(stored.indptr) < 8 * shape[0] + 2**19 + margin
     reading = block + 8 * rows + 2**19 + margin
-    assert peak(lambda: [None for _ in stored]) < 2 * block + reading  # the caller's, beside the next
+    assert (
+        peak(lambda: [None for _ in stored]) < 2 * block + reading
+    )  # the caller's, beside the next
     assert peak(lambda: stored[:rows]) < reading
     op, v, w = stored.operator(), np.ones(each), np.ones(shape[0])
     assert peak(lambda: op @ v) < 8 * shape[0] + reading + 8 * rows
@@ -372,7 +418,8 @@ def test_rows_that_do_not_fit(monkeypatch):
     monkeypatch.setattr("sparsejac._checks.LARGE", 0)
     monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 300)
     with pytest.raises(
-        MemoryError, match=r"23 rows of .*J would take .*: take a smaller slice of rows, or operator\(\)"
+        MemoryError,
+        match=r"23 rows of .*J would take .*: take a smaller slice of rows, or operator\(\)",
     ):
         stored[:]
     assert stored[:2].shape == (2, 7)
@@ -439,7 +486,11 @@ def test_any_step_may_fail(monkeypatch, function):
     J = matrix()
     module, _, name = function.rpartition(".")
     real = getattr(sys.modules.get(module, Path), name)
-    steps = {"os.fsync": (0, 2, 4), "pathlib.Path.replace": range(4), "json.dumps": (0,)}  # a folder's fsync may fail
+    steps = {
+        "os.fsync": (0, 2, 4),
+        "pathlib.Path.replace": range(4),
+        "json.dumps": (0,),
+    }  # a folder's fsync may fail
     for n in steps[function]:
         calls = []
 
@@ -507,7 +558,8 @@ def test_a_process_that_is_killed():
     assert left.endswith(".part")
     assert sorted(os.listdir(left)) == [f"rows-{number:08d}.npz" for number in range(3)]
     with pytest.raises(
-        ValueError, match=r"has no matrix\.json, so it is no matrix of row blocks, or not a complete one"
+        ValueError,
+        match=r"has no matrix\.json, so it is no matrix of row blocks, or not a complete one",
     ):
         StoredCSR(left)
     with pytest.raises(ValueError, match=r"and by read_matrix a folder with its matrix\.json"):
@@ -528,14 +580,16 @@ def test_outputs_that_cannot_be(monkeypatch):
     Path("full/thing").write_text("precious")
     for name in ("file", "full", "/"):
         with pytest.raises(
-            ValueError, match=f"the output {name} is there already, .*: remove it, or choose another name"
+            ValueError,
+            match=f"the output {name} is there already, .*: remove it, or choose another name",
         ):
             io.write_csr_blocks(name, never(), shape=(1, 1))
     with pytest.raises(ValueError, match=r"the folder of the output nowhere/J does not exist"):
         io.write_csr_blocks("nowhere/J", never(), shape=(1, 1))
     for shape in (None, 3, (1, 2, 3)):
         with pytest.raises(
-            ValueError, match=r"shape must be \(m, n\), that of the whole matrix, got .*: pass builder\.shape"
+            ValueError,
+            match=r"shape must be \(m, n\), that of the whole matrix, got .*: pass builder\.shape",
         ):
             io.write_csr_blocks("J", never(), shape=shape)
     with pytest.raises(TypeError, match=r"shape must be an integer, 0 or more, got 2\.5"):
@@ -544,7 +598,9 @@ def test_outputs_that_cannot_be(monkeypatch):
         io.write_csr_blocks("J", never(), shape=(-1, 2))
     os.mkdir("disk")
     monkeypatch.setattr("os.path.ismount", lambda path: path == Path("disk"))
-    with pytest.raises(ValueError, match=r"the output disk is there already, .* on which no disk is mounted"):
+    with pytest.raises(
+        ValueError, match=r"the output disk is there already, .* on which no disk is mounted"
+    ):
         io.write_csr_blocks("disk", never(), shape=(1, 1))
     monkeypatch.setattr("os.access", lambda *_: False)  # permission bits do not stop root
     with pytest.raises(ValueError, match="the folder of the output J is not writable"):
@@ -565,19 +621,34 @@ def test_blocks_that_are_not_the_rows_of_one_matrix():
     inconsistent = J[:6].copy()
     inconsistent.indices[-1] = 3
     for blocks, words in [
-        ([(0, J[:2]), (3, J[3:])], "row 2 is next, but a block begins at row 3: yield them in the order of their rows"),
+        (
+            [(0, J[:2]), (3, J[3:])],
+            "row 2 is next, but a block begins at row 3: yield them in the order of their rows",
+        ),
         ([(0, J[:2]), (1, J[1:])], "row 2 is next, but a block begins at row 1"),
         ([(1, J)], "row 0 is next, but a block begins at row 1"),
-        ([(0, J[:2]), (2, J[2:, :2].tocsr())], r"the one at row 2 has shape \(4, 2\): pass the shape of the whole"),
-        ([(0, J), (6, J)], r"blocks must be rows of a matrix of shape \(6, 3\), but the one at row 6 has shape"),
-        ([(0, J[:2]), (2, J[2:5])], r"blocks must cover all 6 rows, as shape is \(6, 3\), but they end before row 5"),
+        (
+            [(0, J[:2]), (2, J[2:, :2].tocsr())],
+            r"the one at row 2 has shape \(4, 2\): pass the shape of the whole",
+        ),
+        (
+            [(0, J), (6, J)],
+            r"blocks must be rows of a matrix of shape \(6, 3\), but the one at row 6 has shape",
+        ),
+        (
+            [(0, J[:2]), (2, J[2:5])],
+            r"blocks must cover all 6 rows, as shape is \(6, 3\), but they end before row 5",
+        ),
         ([], "blocks must cover all 6 rows"),
         (
             [(0, J[:2]), (2, J[2:].astype(np.float32))],
             "one dtype, float64 as the first, but the one at row 2 has float32",
         ),
         ([(0, J.tocsc())], "got int and scipy.csc_array: yield "),
-        ([(0, J.toarray())], "blocks must yield pairs of a first row and a CSR matrix, .* got int and numpy.ndarray"),
+        (
+            [(0, J.toarray())],
+            "blocks must yield pairs of a first row and a CSR matrix, .* got int and numpy.ndarray",
+        ),
         ([J], "got scipy.csr_array: yield "),
         ([(0.0, J)], "got float and scipy.csr_array"),
         ([(0, J, 1)], "got int and scipy.csr_array and int"),
@@ -624,7 +695,8 @@ def test_a_manifest_that_is_none():
     for text in (b"", b"\xff\xfe", b"[" * 100_000, b"[]", b"7", b"{}", b"null", content[:-9]):
         Path("J/matrix.json").write_bytes(text)
         with pytest.raises(
-            ValueError, match=r"matrix\.json does not describe a matrix of row blocks .*: write it anew, with"
+            ValueError,
+            match=r"matrix\.json does not describe a matrix of row blocks .*: write it anew, with",
         ):
             io.read_matrix("J")
 
@@ -654,7 +726,9 @@ def test_a_manifest_that_is_none():
 def test_a_manifest_that_is_wrong(change, words):
     written()
     edit(change)
-    with pytest.raises(ValueError, match=rf"J/matrix\.json does not describe .*{words}.*: write it anew"):
+    with pytest.raises(
+        ValueError, match=rf"J/matrix\.json does not describe .*{words}.*: write it anew"
+    ):
         io.read_matrix("J")
 
 
@@ -664,12 +738,20 @@ def replaced(name, J, *, save=None, **members):
     if save is not None:
         save(path)
     elif members:
-        whole = {"data": J.data, "indices": J.indices, "indptr": J.indptr, "shape": J.shape, "format": b"csr"}
+        whole = {
+            "data": J.data,
+            "indices": J.indices,
+            "indptr": J.indptr,
+            "shape": J.shape,
+            "format": b"csr",
+        }
         whole = {key: value for key, value in {**whole, **members}.items() if value is not None}
         np.savez(path, **whole)
     else:
         scipy.sparse.save_npz(path, J, compressed=False)
-    edit(lambda d: [b.update(bytes=os.path.getsize(path)) for b in d["blocks"] if b["file"] == name])
+    edit(
+        lambda d: [b.update(bytes=os.path.getsize(path)) for b in d["blocks"] if b["file"] == name]
+    )
 
 
 def padded(path):
@@ -705,7 +787,9 @@ def padded(path):
 def test_a_block_that_is_another(change, words):
     J, _ = written()
     change(J)
-    with pytest.raises(ValueError, match=rf"J/rows-00000000\.npz .*{words}.*: write it anew, with sparsejac.io"):
+    with pytest.raises(
+        ValueError, match=rf"J/rows-00000000\.npz .*{words}.*: write it anew, with sparsejac.io"
+    ):
         io.read_matrix("J")
 
 
@@ -722,7 +806,9 @@ def read_in_parts(stored):
 
 
 @pytest.mark.parametrize(
-    "read", [lambda s: s[:], lambda s: next(iter(s))[1], read_in_parts], ids=["rows", "blocks", "parts"]
+    "read",
+    [lambda s: s[:], lambda s: next(iter(s))[1], read_in_parts],
+    ids=["rows", "blocks", "parts"],
 )
 def test_damaged_anywhere(read):
     """A changed byte is an error of ours when it is opened or read, or no number depends on it."""
@@ -784,7 +870,9 @@ def test_a_damaged_folder_beside_a_product_and_in_the_builder():
         lambda: io.read_matrix("A").operator().H @ np.ones(5),
         lambda: JacobianBuilder("A", rows="stored").value(np.ones(5)),
     ):
-        with pytest.raises(ValueError, match=r"rows-00000000\.npz is damaged: the checksum of its data"):
+        with pytest.raises(
+            ValueError, match=r"rows-00000000\.npz is damaged: the checksum of its data"
+        ):
             use()
 
 
@@ -797,7 +885,9 @@ def test_checksums_that_are_none():
         indices_crc32=np.zeros(1),
         indptr_crc32=np.zeros(1),
     )
-    with pytest.raises(ValueError, match=r"it has checksums of uint32 and shape \(3,\) for [0-9]+ bytes"):
+    with pytest.raises(
+        ValueError, match=r"it has checksums of uint32 and shape \(3,\) for [0-9]+ bytes"
+    ):
         io.read_matrix("J")
 
 
@@ -820,7 +910,9 @@ def test_two_writers_to_one_folder():
         written(first, (5,), "J")
         yield 4, second[4:]
 
-    with pytest.raises(ValueError, match=r"the output .*J is there already, .*: remove it, or choose another name"):
+    with pytest.raises(
+        ValueError, match=r"the output .*J is there already, .*: remove it, or choose another name"
+    ):
         io.write_csr_blocks("J", meanwhile(), shape=second.shape)
     assert os.listdir() == ["J"]
     assert_bits(io.read_matrix("J")[:], first)
@@ -865,7 +957,13 @@ def test_pointers_and_columns_are_looked_at_before_they_are_used():
         array[place] = value
         replaced("rows-00000000.npz", good, **{name: array})
         stored = io.read_matrix("J")
-        for read in (lambda s: s[:], lambda s: s[:4], lambda s: s[1:5], list, lambda s: s.operator() @ np.ones(7)):
+        for read in (
+            lambda s: s[:],
+            lambda s: s[:4],
+            lambda s: s[1:5],
+            list,
+            lambda s: s.operator() @ np.ones(7),
+        ):
             try:
                 read(stored)
             except ValueError as error:
@@ -916,7 +1014,12 @@ def test_a_file_that_changes_before_it_is_read(change, inside):
                 stored.read("data", 0, J.nnz, out)
     else:
         change(path)
-    for use in (lambda: stored[:1], stored.indptr, lambda: next(iter(stored)), lambda: stored.operator() @ np.ones(7)):
+    for use in (
+        lambda: stored[:1],
+        stored.indptr,
+        lambda: next(iter(stored)),
+        lambda: stored.operator() @ np.ones(7),
+    ):
         with pytest.raises(ValueError, match=words):
             use()
     assert stored._held == {}
@@ -928,7 +1031,10 @@ def test_a_file_that_is_cut_short_while_it_is_read():
     with stored.open():
         stored.read("data", 0, J.nnz, out)
         os.truncate("J/rows-00000002.npz", 120)
-        with pytest.raises(OSError, match=r"rows-00000002\.npz ends at byte [0-9]+, earlier than when it was opened"):
+        with pytest.raises(
+            OSError,
+            match=r"rows-00000002\.npz ends at byte [0-9]+, earlier than when it was opened",
+        ):
             stored.read("data", 0, J.nnz, out)
 
 

@@ -17,7 +17,16 @@ import scipy.sparse
 from kinds import Sliced
 from support import integers, matrix
 
-from sparsejac import JacobianBuilder, LeastSquares, RowSums, _sources, _streamed, fit, io, symmetric_scaling
+from sparsejac import (
+    JacobianBuilder,
+    LeastSquares,
+    RowSums,
+    _sources,
+    _streamed,
+    fit,
+    io,
+    symmetric_scaling,
+)
 from sparsejac.testing import check_jacobian
 
 K = 23
@@ -58,7 +67,9 @@ class Sources:
 
     def hdf5(self, B):
         file = h5py.File(self.path(".h5"), "w")
-        return file.create_dataset("A", data=B, chunks=(min(5, len(B)), min(4, len(B))), compression="gzip")
+        return file.create_dataset(
+            "A", data=B, chunks=(min(5, len(B)), min(4, len(B))), compression="gzip"
+        )
 
     def mapped(self, array):
         """A vector mapped from a file."""
@@ -79,7 +90,9 @@ class Sources:
     def folder_of_blocks(self, B):
         S = scipy.sparse.csr_array(B)
         path = self.path("")
-        io.write_csr_blocks(path, ((i, S[i : i + 6]) for i in range(0, S.shape[0], 6)), shape=S.shape)
+        io.write_csr_blocks(
+            path, ((i, S[i : i + 6]) for i in range(0, S.shape[0], 6)), shape=S.shape
+        )
         return path
 
 
@@ -141,20 +154,26 @@ def compare_builders(streamed, there):
     for function in backward.values():
         if flipped and sparse:
             with pytest.raises(
-                ValueError, match=r"A is stored by (rows|columns), and this needs its (rows|columns): take order="
+                ValueError,
+                match=r"A is stored by (rows|columns), and this needs its (rows|columns): take order=",
             ):
                 function(streamed)
         else:
             same(function(streamed), function(there))
     for function in forward.values():
         if flipped:
-            with pytest.raises(ValueError, match=r'and this needs its (rows|columns): take order="(C|F)", with which'):
+            with pytest.raises(
+                ValueError,
+                match=r'and this needs its (rows|columns): take order="(C|F)", with which',
+            ):
                 function(streamed)
         else:
             same(function(streamed), function(there))
     if not flipped:
         same(np.stack(streamed.row_pairs()), np.stack(there.row_pairs()))
-        blocks = zip(streamed.iter_csr(x, block_rows=50), there.iter_csr(x, block_rows=50), strict=True)
+        blocks = zip(
+            streamed.iter_csr(x, block_rows=50), there.iter_csr(x, block_rows=50), strict=True
+        )
         for (row, J), (expected_row, expected) in blocks:
             assert row == expected_row
             same(J, expected)
@@ -182,13 +201,18 @@ def test_sparse(sources, block, kind, rows):
         compare_builders(streamed, JacobianBuilder(A, rows=rows, order=order))
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float32", ">f8", "complex64", "complex128"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "int64", "float32", ">f8", "complex64", "complex128"]
+)
 @pytest.mark.parametrize("kind", ["npy", "csr"])
 def test_dtypes(sources, kind, dtype):
     A = matrix(K, "C" if kind == "npy" else "csr", dtype=np.dtype(dtype).newbyteorder("="))
     if kind == "npy":
         A = A.astype(dtype)
-    streamed, there = JacobianBuilder(getattr(sources, kind)(A), rows="stored"), JacobianBuilder(A, rows="stored")
+    streamed, there = (
+        JacobianBuilder(getattr(sources, kind)(A), rows="stored"),
+        JacobianBuilder(A, rows="stored"),
+    )
     w = integers((there.shape[0],), seed=3)
     same(streamed.value(x), there.value(x))
     same(streamed.tocsr(x), there.tocsr(x))
@@ -232,7 +256,9 @@ def test_a_hint_about_dtypes_can_be_followed(sources):
         match=r"what A returned for rows\(0, 1\) must have a dtype among .* got float16: convert it to float64",
     ):
         JacobianBuilder(lambda i0, i1: np.ones((i1 - i0, 3), np.float16))
-    with pytest.raises(TypeError, match=r"x_dtype must have a dtype among .* got float16: convert it to float64"):
+    with pytest.raises(
+        TypeError, match=r"x_dtype must have a dtype among .* got float16: convert it to float64"
+    ):
         JacobianBuilder(np.ones((2, 2))).csr_nbytes(np.float16)
 
 
@@ -245,13 +271,17 @@ def compare_problems(streamed, there, *, maps=True):
     same(streamed.hess(x).diagonal(), there.hess(x).diagonal())
     same(streamed.normal(x) @ v, there.normal(x) @ v)
     same(streamed.x_scale(x), there.x_scale(x))
-    np.testing.assert_allclose(streamed._sums.beginning()[0], there._sums.beginning()[0], rtol=1e-14)
+    np.testing.assert_allclose(
+        streamed._sums.beginning()[0], there._sums.beginning()[0], rtol=1e-14
+    )
     assert streamed._sums.beginning()[1:] == there._sums.beginning()[1:]
     if maps:
         same(streamed.fun(x), there.fun(x))
 
 
-@pytest.mark.parametrize("y_kind", ["npy", "function", "hdf5", "csr", "ndarray", "sparse", "vector", "mapped vector"])
+@pytest.mark.parametrize(
+    "y_kind", ["npy", "function", "hdf5", "csr", "ndarray", "sparse", "vector", "mapped vector"]
+)
 @pytest.mark.parametrize("kind", ["npy", "csr", "ndarray", "in memory"])
 def test_least_squares(sources, monkeypatch, kind, y_kind):
     """A of every kind beside Y of every kind, of which one at least is not in memory."""
@@ -281,12 +311,24 @@ def test_least_squares_in_columns(sources, block):
     A, Y = matrix(K), integers((K, K), seed=9)
     for order in ("C", "F"):
         there = LeastSquares(A, Y, order=order)
-        for beside in (sources.fortran(Y), Y, np.asfortranarray(Y), scipy.sparse.csr_array(Y), Y.ravel(order=order)):
-            compare_problems(LeastSquares(sources.fortran(A), beside, order=order), there, maps=order == "F")
+        for beside in (
+            sources.fortran(Y),
+            Y,
+            np.asfortranarray(Y),
+            scipy.sparse.csr_array(Y),
+            Y.ravel(order=order),
+        ):
+            compare_problems(
+                LeastSquares(sources.fortran(A), beside, order=order), there, maps=order == "F"
+            )
     for beside in (sources.npy(Y), sources.function(Y), sources.mapped(Y.ravel())):
-        with pytest.raises(ValueError, match="Y must be stored as A is, which is read along its columns"):
+        with pytest.raises(
+            ValueError, match="Y must be stored as A is, which is read along its columns"
+        ):
             LeastSquares(sources.fortran(A), beside)
-    with pytest.raises(ValueError, match="which is read along its rows, but Y can be read along its columns only"):
+    with pytest.raises(
+        ValueError, match="which is read along its rows, but Y can be read along its columns only"
+    ):
         LeastSquares(sources.npy(A), sources.fortran(Y))
     S = matrix(K, "csr")
     T = S * 2
@@ -306,12 +348,16 @@ def test_y_beside_nothing(sources):
     Y[i, j] = 3
     A.eliminate_zeros()
     for beside in (Y, sources.npy(Y), sources.csr(Y)):
-        with pytest.raises(ValueError, match=rf"not zero where A stores none, the first at \({i}, {j}\)"):
+        with pytest.raises(
+            ValueError, match=rf"not zero where A stores none, the first at \({i}, {j}\)"
+        ):
             LeastSquares(sources.csr(A), beside).cost(x)
     i, j = int(A.indices[0] * 0 + np.flatnonzero(np.diff(A.indptr))[0]), int(A.indices[0])
     Y = A.astype(float).copy()
     Y.data[0] = np.nan
-    with pytest.raises(ValueError, match=rf"Y must be finite, but Y\[{i}, {j}\] = nan: leave out unknown"):
+    with pytest.raises(
+        ValueError, match=rf"Y must be finite, but Y\[{i}, {j}\] = nan: leave out unknown"
+    ):
         LeastSquares(sources.csr(A), sources.csr(Y)).cost(x)
     assert np.isnan(LeastSquares(sources.csr(A), sources.csr(Y), check_finite=False).cost(x))
     with pytest.raises(ValueError, match="Y must be a 23x23 matrix as A is, got 5x5"):
@@ -322,9 +368,15 @@ def test_finiteness_is_found_in_the_pass(sources, block):
     A = np.ones((K, K))
     A[11, 4] = np.inf
     for kind in DENSE:
-        with pytest.raises(ValueError, match=r"A must be finite, but A\[11, 4\] = inf: pass check_finite=False"):
+        with pytest.raises(
+            ValueError, match=r"A must be finite, but A\[11, 4\] = inf: pass check_finite=False"
+        ):
             JacobianBuilder(getattr(sources, kind)(A)).operator(x).column_norms()
-        assert np.isinf(JacobianBuilder(getattr(sources, kind)(A), check_finite=False).operator(x).column_norms()).any()
+        assert np.isinf(
+            JacobianBuilder(getattr(sources, kind)(A), check_finite=False)
+            .operator(x)
+            .column_norms()
+        ).any()
     with pytest.raises(ValueError, match=r"A must be finite, but A\[11, 4\] = inf"):
         JacobianBuilder(sources.csr(A)).operator(x).column_norms()
     # What is beside the triangle that counts is not looked at.
@@ -370,7 +422,9 @@ def test_sums_agree_to_rounding(sources, monkeypatch, kind):
             found.append(sums_of(builder, problem, w))
             same(builder.value(w[:k]), there.value(w[:k]))
             for name, value in found[-1].items():
-                assert (abs(value - expected[name]) <= 2 * k * np.finfo(float).eps * expected[name]).all(), name
+                assert (
+                    abs(value - expected[name]) <= 2 * k * np.finfo(float).eps * expected[name]
+                ).all(), name
         for name in expected:  # and whatever the number of workers, the same bits
             same(found[-1][name], found[-3][name])
             same(found[-2][name], found[-3][name])
@@ -406,9 +460,14 @@ def test_what_is_not_symmetric(sources, kind):
     S += S.T
     S[3, 17] *= 1 + 1e-9
     source = getattr(sources, kind)(S)
-    with pytest.raises(ValueError, match=r"RowSums needs a symmetric A, but the products of row (3|17) and of column"):
+    with pytest.raises(
+        ValueError,
+        match=r"RowSums needs a symmetric A, but the products of row (3|17) and of column",
+    ):
         RowSums(source)
-    with pytest.raises(ValueError, match=r'rows="upper" needs a symmetric A, but the products of row'):
+    with pytest.raises(
+        ValueError, match=r'rows="upper" needs a symmetric A, but the products of row'
+    ):
         JacobianBuilder(source, rows="upper")
     if kind != "function":
         JacobianBuilder(getattr(sources, kind)(S * 1j + S * 1j), rows="all")
@@ -435,7 +494,9 @@ def test_five_eighths_of_a_file_are_read(sources, monkeypatch):
     for u in (x, v):
         read.clear()
         same(sums.value(u), u * (S @ u))
-        assert sum(read) <= 5 / 8 * K * (K + 4)  # rows of which more than half is wanted are read whole
+        assert sum(read) <= 5 / 8 * K * (
+            K + 4
+        )  # rows of which more than half is wanted are read whole
 
 
 def positive(k, seed=0):
@@ -452,7 +513,9 @@ def test_scaling(sources, block, kind):
     np.testing.assert_allclose(streamed.x, there.x, rtol=1e-6)
     np.testing.assert_allclose(streamed.x * (A @ streamed.x), 1, rtol=1.1e-8)
     A[5, 6] = A[6, 5] = -1
-    with pytest.raises(ValueError, match=r"A must have no negative entries, but A\[(5, 6|6, 5)\] = -1"):
+    with pytest.raises(
+        ValueError, match=r"A must have no negative entries, but A\[(5, 6|6, 5)\] = -1"
+    ):
         symmetric_scaling(getattr(sources, kind)(A))
 
 
@@ -461,10 +524,15 @@ def test_scaling_where_support_matters(sources):
     assert symmetric_scaling(sources.npy(star), support="check").status == 4
     path = np.array([[0, 1.0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]])
     assert symmetric_scaling(sources.csr(path), support="check").status == 5
-    with pytest.raises(ValueError, match='support="drop" leaves out 1 entries of A in a copy of it, and A is not in'):
+    with pytest.raises(
+        ValueError,
+        match='support="drop" leaves out 1 entries of A in a copy of it, and A is not in',
+    ):
         symmetric_scaling(sources.csr(path), support="drop")
     with pytest.raises(MemoryError, match="the examination of A's support would take"):
-        symmetric_scaling(sources.npy(np.ones((300, 300)) - np.eye(300)), support="check", memory=2_400_000)
+        symmetric_scaling(
+            sources.npy(np.ones((300, 300)) - np.eye(300)), support="check", memory=2_400_000
+        )
 
 
 # --- passes -----------------------------------------------------------------------------------------------------------
@@ -521,8 +589,14 @@ def test_a_bar_is_shown_if_it_is_asked_for(sources, monkeypatch, capsys):
 
 
 def test_a_budget_that_is_too_small_says_what_is_needed(sources):
-    for source in (sources.npy(matrix(K)), sources.csr(matrix(K, "csr")), sources.function(matrix(K))):
-        with pytest.raises(ValueError, match=r"memory must be at least (\d+) bytes .* of 23 rows") as error:
+    for source in (
+        sources.npy(matrix(K)),
+        sources.csr(matrix(K, "csr")),
+        sources.function(matrix(K)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"memory must be at least (\d+) bytes .* of 23 rows"
+        ) as error:
             JacobianBuilder(source, memory=100)
         needed = int(str(error.value).split("at least ")[1].split()[0])
         JacobianBuilder(source, memory=needed).operator(x).column_norms()
@@ -606,12 +680,21 @@ def test_anonymous_memory_stays_within_the_budget(tmp_path):
 
 def test_what_cannot_be_streamed(sources, tmp_path):
     for source, message in [
-        (str(tmp_path / "A.mtx"), r"A may be the path of a \.npy, a \.cool, or a folder of row blocks, got '.*A\.mtx'"),
+        (
+            str(tmp_path / "A.mtx"),
+            r"A may be the path of a \.npy, a \.cool, or a folder of row blocks, got '.*A\.mtx'",
+        ),
         (sources.npy(np.ones((3, 4))), r"A must be a square matrix, got shape \(3, 4\)"),
         (sources.npy(np.ones(4)), r"A must be a square matrix, got shape \(4,\)"),
         (Sliced(np.ones((3, 4))), r"A must be a square matrix, got shape \(3, 4\)"),
-        (lambda i, j: np.ones(3), r"A must return rows 0 to 0 as an array of shape \(1, k\), got shape \(3,\)"),
-        (lambda i, j: np.ones((1, 4)), r"A must return rows 0 to 3 as an array of shape \(4, 4\), got shape \(1, 4\)"),
+        (
+            lambda i, j: np.ones(3),
+            r"A must return rows 0 to 0 as an array of shape \(1, k\), got shape \(3,\)",
+        ),
+        (
+            lambda i, j: np.ones((1, 4)),
+            r"A must return rows 0 to 3 as an array of shape \(4, 4\), got shape \(1, 4\)",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             JacobianBuilder(source).operator(np.ones(4)).column_norms()
@@ -620,7 +703,10 @@ def test_what_cannot_be_streamed(sources, tmp_path):
     (tmp_path / "text.npy").write_text("1 2 3")
     with pytest.raises(ValueError, match="does not start as an array of NumPy does"):
         JacobianBuilder(tmp_path / "text.npy")
-    for source in (sources.npy(np.ones((3, 3), np.float16)), Sliced(np.ones((3, 3), np.longdouble))):
+    for source in (
+        sources.npy(np.ones((3, 3), np.float16)),
+        Sliced(np.ones((3, 3), np.longdouble)),
+    ):
         with pytest.raises(TypeError, match="A must have a dtype among"):
             JacobianBuilder(source)
     with pytest.raises(TypeError, match="least squares is for real numbers, and A is complex128"):
@@ -640,7 +726,9 @@ def test_structures_that_cannot_be_read(sources):
     first = int(S.indptr[row])
     swapped[[first, first + 1]] = swapped[[first + 1, first]]
     beyond[first] = K
-    with pytest.raises(ValueError, match=f"in ascending order and none twice, which fails in row {row}"):
+    with pytest.raises(
+        ValueError, match=f"in ascending order and none twice, which fails in row {row}"
+    ):
         JacobianBuilder(mapped(S.data, swapped, S.indptr), rows="stored")
     with pytest.raises(ValueError, match=f"row {row} has an index outside 0 … 22"):
         JacobianBuilder(mapped(S.data, beyond, S.indptr), rows="stored")
@@ -738,7 +826,10 @@ def test_objects_that_are_not_what_they_say(sources):
         def __getitem__(self, rows):
             return self._B[rows].astype(complex)
 
-    with pytest.raises(ValueError, match=r"A\[0:23\] must be float64 of shape \(23, 23\), as A says, got complex128"):
+    with pytest.raises(
+        ValueError,
+        match=r"A\[0:23\] must be float64 of shape \(23, 23\), as A says, got complex128",
+    ):
         JacobianBuilder(Liar(matrix(K))).value(x)
     file = h5py.File(sources.path(".h5"), "w")
     A = file.create_dataset("A", (K, K), np.float64, chunks=(5, K))
@@ -762,7 +853,9 @@ def test_objects_that_change_their_shape(sources):
     A = Sliced(matrix(K))
     builder = JacobianBuilder(A)
     A.shape = (K + 1, K + 1)
-    with pytest.raises(ValueError, match=r"A has become float64 of shape \(24, 24\) since it was handed over"):
+    with pytest.raises(
+        ValueError, match=r"A has become float64 of shape \(24, 24\) since it was handed over"
+    ):
         builder.value(x)
 
 
@@ -771,7 +864,8 @@ def test_a_budget_is_refused_before_anything_is_made():
     with pytest.raises(ValueError, match=r"memory must be at least .* of 1000000000 rows"):
         JacobianBuilder(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)), memory=10**6)
     with pytest.raises(
-        MemoryError, match="k-vectors for this A of 1000000000 rows, and for each thread 1 of them, would take"
+        MemoryError,
+        match="k-vectors for this A of 1000000000 rows, and for each thread 1 of them, would take",
     ):
         RowSums(lambda i, j: np.broadcast_to(1.0, (j - i, 10**9)))
 
@@ -780,14 +874,27 @@ def test_a_budget_is_refused_before_anything_is_made():
 def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
     A = matrix(K, "csr" if kind in ("csr", "sparse") else "C", symmetric=True)
     Y = A.toarray() if scipy.sparse.issparse(A) else A.copy()
-    source = {"ndarray": lambda B: B, "sparse": scipy.sparse.csr_array}.get(kind) or getattr(sources, kind)
-    ours = sources.fortran(A) if kind == "fortran" else sources.csr(A) if scipy.sparse.issparse(A) else sources.npy(A)
+    source = {"ndarray": lambda B: B, "sparse": scipy.sparse.csr_array}.get(kind) or getattr(
+        sources, kind
+    )
+    ours = (
+        sources.fortran(A)
+        if kind == "fortran"
+        else sources.csr(A)
+        if scipy.sparse.issparse(A)
+        else sources.npy(A)
+    )
     for order in ("C", "F"):
         there = LeastSquares(A, A, rows="upper", order=order)
         for beside in (Y, np.triu(Y)):
-            if beside is not Y and kind in ("npy", "csr", "fortran") and (order == "F") != (kind == "fortran"):
+            if (
+                beside is not Y
+                and kind in ("npy", "csr", "fortran")
+                and (order == "F") != (kind == "fortran")
+            ):
                 with pytest.raises(
-                    ValueError, match='of these files rows="upper" reads the lower triangle of a symmetric A and Y'
+                    ValueError,
+                    match='of these files rows="upper" reads the lower triangle of a symmetric A and Y',
                 ):
                     LeastSquares(ours, source(beside), rows="upper", order=order)
             else:
@@ -796,7 +903,9 @@ def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
                 same(streamed.fun(x), there.fun(x))
     i, j = (int(index[-1]) for index in np.nonzero(np.tril(Y, -1)))
     Y[i, j] += 1
-    with pytest.raises(ValueError, match=rf'rows="upper" reads .* but the products of row ({i}|{j}) and of column'):
+    with pytest.raises(
+        ValueError, match=rf'rows="upper" reads .* but the products of row ({i}|{j}) and of column'
+    ):
         LeastSquares(ours, source(Y), rows="upper")
 
 
@@ -839,7 +948,8 @@ def test_a_function_that_waits_for_itself():
     same(operator.column_norms(), expected)
     nested[0] = operator.column_norms
     with pytest.raises(
-        RuntimeError, match="A was asked for rows while it was returning rows, which would wait for ever"
+        RuntimeError,
+        match="A was asked for rows while it was returning rows, which would wait for ever",
     ):
         operator.column_norms()
     nested.clear()
@@ -883,10 +993,13 @@ def test_chunks_are_not_read_twice(sources):
     A = file.create_dataset("A", data=positive(300), chunks=(300, 20), compression="gzip")
     place = JacobianBuilder(A)._rows
     assert list(place._blocks((0, 300), None)) == [(0, 300)]
-    with pytest.raises(ValueError, match="and for each thread a block of 300 rows, as its chunks have"):
+    with pytest.raises(
+        ValueError, match="and for each thread a block of 300 rows, as its chunks have"
+    ):
         JacobianBuilder(A, memory=4 * 2**20)
     with pytest.raises(
-        TypeError, match=r"A must be a NumPy array or a SciPy sparse array or matrix, got h5py\.Dataset"
+        TypeError,
+        match=r"A must be a NumPy array or a SciPy sparse array or matrix, got h5py\.Dataset",
     ):
         check_jacobian(A, np.ones(300))
 

@@ -40,7 +40,16 @@ ARROWS = {
     "_linear": {"_checks"},
     "_stored": {"_checks", "_linear", "_pattern"},
     "_rows": {"_pattern", "_kernels"},
-    "_sources": {"_checks", "_completeness", "_kernels", "_npy", "_pattern", "_pixels", "_rows", "_stored"},
+    "_sources": {
+        "_checks",
+        "_completeness",
+        "_kernels",
+        "_npy",
+        "_pattern",
+        "_pixels",
+        "_rows",
+        "_stored",
+    },
     "_pixels": {"_checks", "_completeness", "_pattern", "_rows", "_sources"},
     "_streamed": {"_checks", "_pattern", "_progress", "_rows", "_sources"},
     "_beside": {"_checks", "_kernels", "_matrix", "_pattern", "_rows", "_sources", "_streamed"},
@@ -58,7 +67,17 @@ ARROWS = {
         "_sources",
         "_streamed",
     },
-    "_optimize": {"_beside", "_builder", "_checks", "_kspace", "_matrix", "_operator", "_pattern", "_rows", "_sources"},
+    "_optimize": {
+        "_beside",
+        "_builder",
+        "_checks",
+        "_kspace",
+        "_matrix",
+        "_operator",
+        "_pattern",
+        "_rows",
+        "_sources",
+    },
     "_steihaug": {"_kernels"},
     "_lanczos": set(),
     "_range": set(),
@@ -73,9 +92,27 @@ ARROWS = {
         "_range",
         "_steihaug",
     },
-    "_rowsums": {"_checks", "_linear", "_machine", "_matrix", "_pattern", "_rows", "_sources", "_streamed"},
+    "_rowsums": {
+        "_checks",
+        "_linear",
+        "_machine",
+        "_matrix",
+        "_pattern",
+        "_rows",
+        "_sources",
+        "_streamed",
+    },
     "_support": {"_rowsums"},
-    "_scaling": {"_checks", "_forks", "_kernels", "_machine", "_progress", "_rowsums", "_steihaug", "_support"},
+    "_scaling": {
+        "_checks",
+        "_forks",
+        "_kernels",
+        "_machine",
+        "_progress",
+        "_rowsums",
+        "_steihaug",
+        "_support",
+    },
     "_columns": {"_checks", "_files", "_pixels", "_sources"},
     "cool": {"_checks", "_columns", "_pixels", "_progress", "_rowsums", "_scaling", "__version__"},
     "testing": {"_builder", "_checks"},
@@ -157,7 +194,9 @@ def public_functions():
     yield from members
 
 
-@pytest.mark.parametrize("documented", list(public_functions()), ids=lambda function: function.__qualname__)
+@pytest.mark.parametrize(
+    "documented", list(public_functions()), ids=lambda function: function.__qualname__
+)
 def test_docstrings(documented):
     """numpydoc: the parameters are those of the signature, with their defaults; results, errors, memory and an example are there."""
     text = inspect.getdoc(documented)
@@ -192,7 +231,10 @@ def test_docstrings(documented):
     )  # the class says it for all of them
     if not inherited:
         assert ">>> " in bodies["Examples"]
-        assert "**Memory.**" in bodies.get("Notes", "") or documented.__name__ in ("csr_nbytes", "tocsr")
+        assert "**Memory.**" in bodies.get("Notes", "") or documented.__name__ in (
+            "csr_nbytes",
+            "tocsr",
+        )
     if documented not in (
         JacobianBuilder,
         LeastSquares,
@@ -210,17 +252,30 @@ def test_docstrings(documented):
 
 def test_every_error_message_is_matched_by_a_test():
     """Each `raise` of the package has words that occur, literally, in what a test expects."""
-    tests = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "\n".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")
+    )
     tests = tests.replace("\\", "")
     missing = []
     for path in sorted(PACKAGE.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error")):
+            if not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id.endswith("Error")
+            ):
                 continue
             texts = [
-                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                part.value
+                for part in ast.walk(node)
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
             ]
-            words = [piece.strip() for text in texts for piece in re.split(r"[:;,(]", text) if len(piece.strip()) >= 6]
+            words = [
+                piece.strip()
+                for text in texts
+                for piece in re.split(r"[:;,(]", text)
+                if len(piece.strip()) >= 6
+            ]
             if words and not any(word in tests for word in words):
                 missing.append(f"{path.name}:{node.lineno} {words[0]}")
     assert not missing

@@ -35,7 +35,10 @@ def files(tmp_path_factory):
             "chunks of 3 rows": file["three"],
             "function": lambda i0, i1: DENSE[i0:i1],
             "csr": scipy.sparse.csr_array(
-                tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("data", "indices", "indptr"))
+                tuple(
+                    np.load(folder / f"{name}.npy", mmap_mode="r")
+                    for name in ("data", "indices", "indptr")
+                )
             ),
         }
 
@@ -47,12 +50,18 @@ def least_memory(A, **options):
 
 
 @pytest.mark.cross_product
-@pytest.mark.parametrize("kind", ["rows", "columns", "chunks of 7 rows", "chunks of 3 rows", "function", "csr"])
+@pytest.mark.parametrize(
+    "kind", ["rows", "columns", "chunks of 7 rows", "chunks of 3 rows", "function", "csr"]
+)
 def test_streamed(files, kind):
     A = files[kind]
     k = SPARSE.shape[0] if kind == "csr" else K
     x, v = np.random.default_rng(1).random((2, k))
-    Y = scipy.sparse.csr_array((SPARSE.data**2, SPARSE.indices, SPARSE.indptr)) if kind == "csr" else DENSE**2
+    Y = (
+        scipy.sparse.csr_array((SPARSE.data**2, SPARSE.indices, SPARSE.indptr))
+        if kind == "csr"
+        else DENSE**2
+    )
     w = np.random.default_rng(2).random(SPARSE.nnz if kind == "csr" else K * K)
     found = {}
     for workers in (1, 2, 5):
@@ -81,7 +90,10 @@ def test_streamed(files, kind):
 def test_many_workers_get_smaller_blocks_and_the_same_bits(files, workers):
     """Without `memory`, 256 MiB are shared by all threads."""
     x = np.random.default_rng(1).random(K)
-    one, other = (JacobianBuilder(files["rows"], workers=count).operator(x).column_norms() for count in (1, workers))
+    one, other = (
+        JacobianBuilder(files["rows"], workers=count).operator(x).column_norms()
+        for count in (1, workers)
+    )
     assert one.tobytes() == other.tobytes()
 
 

@@ -63,7 +63,8 @@ def test_rounding_is_accepted(tmp_path, use, form, dtype):
 def test_more_is_refused(tmp_path, use, form, dtype):
     B = nearly(dtype, 2)
     with pytest.raises(
-        ValueError, match=r"\[(2, 20|20, 2)\] != .\[(20, 2|2, 20)\], by more than rounding: pass \(. \+ .\.T\) / 2"
+        ValueError,
+        match=r"\[(2, 20|20, 2)\] != .\[(20, 2|2, 20)\], by more than rounding: pass \(. \+ .\.T\) / 2",
     ):
         USES[use](FORMS[form](B, tmp_path))
 
@@ -74,7 +75,8 @@ def test_more_is_refused_when_streamed(tmp_path, use):
     USES[use](streamed(nearly("float64", np.sqrt(K) / 2), tmp_path / "A.npy"))
     for B in (nearly("float64", 4 * np.sqrt(K)), nearly("float32", 4 * np.sqrt(K))):
         with pytest.raises(
-            ValueError, match=r"the products of row (2|20) and of column (2|20) (of A |of Y )?with one vector differ"
+            ValueError,
+            match=r"the products of row (2|20) and of column (2|20) (of A |of Y )?with one vector differ",
         ):
             USES[use](streamed(B, tmp_path / "B.npy"))
 
@@ -92,12 +94,16 @@ def test_each_row_has_its_own_measure():
 def test_an_entry_that_is_not_stored_is_zero(form):
     for value, accepted in ((0.0, True), (1e-16, True), (1e-6, False)):
         i, j = np.array([0, 1, 2, 0]), np.array([0, 1, 2, 2])
-        A = scipy.sparse.coo_array((np.array([1.0, 1.0, 1.0, value]), (i, j)), shape=(3, 3)).asformat(form)
+        A = scipy.sparse.coo_array(
+            (np.array([1.0, 1.0, 1.0, value]), (i, j)), shape=(3, 3)
+        ).asformat(form)
         for use in (RowSums, USES["builder"], symmetric_scaling):
             if accepted:
                 use(A)
             else:
-                with pytest.raises(ValueError, match=r"A\[(0, 2|2, 0)\] != A\[(0, 2|2, 0)\], by more than rounding"):
+                with pytest.raises(
+                    ValueError, match=r"A\[(0, 2|2, 0)\] != A\[(0, 2|2, 0)\], by more than rounding"
+                ):
                     use(A)
 
 
@@ -144,6 +150,17 @@ def test_kernels_by_blas(tmp_path):
     X = np.random.default_rng(0).random((200, 7))
     squares = (X**2).sum(axis=1)
     K = np.exp(-(squares[:, np.newaxis] + squares - 2 * X @ X.T) / 0.1)
-    for A in (K, np.abs(np.corrcoef(X.T)), np.abs(np.corrcoef(X)), (X @ X.T).astype(np.float32), X @ (3 * X).T):
-        for form in (A, np.asfortranarray(A), streamed(A, tmp_path / "A.npy"), lambda i0, i1, A=A: A[i0:i1]):
+    for A in (
+        K,
+        np.abs(np.corrcoef(X.T)),
+        np.abs(np.corrcoef(X)),
+        (X @ X.T).astype(np.float32),
+        X @ (3 * X).T,
+    ):
+        for form in (
+            A,
+            np.asfortranarray(A),
+            streamed(A, tmp_path / "A.npy"),
+            lambda i0, i1, A=A: A[i0:i1],
+        ):
             assert symmetric_scaling(form, tol=1e-5).success

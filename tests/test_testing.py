@@ -13,18 +13,24 @@ from sparsejac.testing import assert_adjoint, check_jacobian, dense_jacobian
 def test_dense_jacobian_by_hand():
     A = np.array([[1.0, 2], [3, 4]])
     np.testing.assert_array_equal(dense_jacobian(A, [1, 10]), [[2, 0], [20, 2], [30, 3], [0, 80]])
-    np.testing.assert_array_equal(dense_jacobian(A, [1, 10], order="F"), [[2, 0], [30, 3], [20, 2], [0, 80]])
+    np.testing.assert_array_equal(
+        dense_jacobian(A, [1, 10], order="F"), [[2, 0], [30, 3], [20, 2], [0, 80]]
+    )
     S = scipy.sparse.coo_array(([5.0, 5.0], ([0, 1], [1, 0])), shape=(2, 2))
     np.testing.assert_array_equal(dense_jacobian(S, [1, 10], rows="stored"), [[50, 5], [50, 5]])
     np.testing.assert_array_equal(dense_jacobian(S, [1, 10], rows="upper"), [[50, 5]])
     np.testing.assert_array_equal(dense_jacobian(S, [1, 10]), [[0, 0], [50, 5], [50, 5], [0, 0]])
-    assert dense_jacobian(np.eye(2, dtype=np.float32), np.ones(2, np.complex64)).dtype == np.complex64
+    assert (
+        dense_jacobian(np.eye(2, dtype=np.float32), np.ones(2, np.complex64)).dtype == np.complex64
+    )
 
 
 def test_dense_jacobian_against_differences():
     """Central differences are exact for a quadratic."""
     A, x = matrix(5), integers((5,), seed=1)
-    expected = [(A * np.outer(x + e, x + e) - A * np.outer(x - e, x - e)).ravel() / 2 for e in np.eye(5)]
+    expected = [
+        (A * np.outer(x + e, x + e) - A * np.outer(x - e, x - e)).ravel() / 2 for e in np.eye(5)
+    ]
     np.testing.assert_array_equal(dense_jacobian(A, x), np.transpose(expected))
 
 
@@ -48,7 +54,9 @@ def test_the_smallest(k):
 
 
 @pytest.mark.parametrize(
-    "convert", [lambda J: J.toarray(), lambda J: J, aslinearoperator], ids=["dense", "csr", "operator"]
+    "convert",
+    [lambda J: J.toarray(), lambda J: J, aslinearoperator],
+    ids=["dense", "csr", "operator"],
 )
 def test_jacobians_of_others_pass(convert):
     A, x = matrix(6), integers((6,), seed=2)
@@ -61,7 +69,9 @@ def spoiled():
     good = dense_jacobian(A, x)
     diagonal = good.copy()
     diagonal[np.arange(5) * 6] /= 2  # forgot that a diagonal entry counts twice
-    one_sided = np.repeat(np.eye(5), 5, axis=0) * (A * x).reshape(-1, 1)  # forgot the second term of the product rule
+    one_sided = np.repeat(np.eye(5), 5, axis=0) * (A * x).reshape(
+        -1, 1
+    )  # forgot the second term of the product rule
     tiny = good.copy()
     tiny[7, 1] *= 1 + 1e-12
     return (
@@ -78,10 +88,14 @@ def spoiled():
     )
 
 
-@pytest.mark.parametrize("mistake", ["diagonal", "one-sided", "other order", "tiny", "of A.T", "NaN"])
+@pytest.mark.parametrize(
+    "mistake", ["diagonal", "one-sided", "other order", "tiny", "of A.T", "NaN"]
+)
 def test_wrong_jacobians_fail(mistake):
     A, x, jacobians = spoiled()
-    with pytest.raises(AssertionError, match=r"J is not the Jacobian of A∘\(xxᵀ\) at x: .* fails by "):
+    with pytest.raises(
+        AssertionError, match=r"J is not the Jacobian of A∘\(xxᵀ\) at x: .* fails by "
+    ):
         check_jacobian(A, x, J=jacobians[mistake])
     with pytest.raises(AssertionError, match="fails by"):
         check_jacobian(A, x, J=aslinearoperator(jacobians[mistake]))
@@ -177,13 +191,16 @@ def test_zeros_in_x_are_no_place_to_hide():
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_numbers_whose_squares_leave_the_range_are_refused(size, dtype):
     A = np.arange(1.0, 10).reshape(3, 3).astype(dtype) * size
-    with pytest.raises(ValueError, match=r"the entries of F are as large as .* multiply A by a power of two"):
+    with pytest.raises(
+        ValueError, match=r"the entries of F are as large as .* multiply A by a power of two"
+    ):
         check_jacobian(A)
 
 
 def test_check_jacobian_needs_the_right_shape():
     with pytest.raises(
-        ValueError, match=r"J must have shape \(9, 3\), a row for each of the 9 entries .* got \(3, 3\)"
+        ValueError,
+        match=r"J must have shape \(9, 3\), a row for each of the 9 entries .* got \(3, 3\)",
     ):
         check_jacobian(np.eye(3), np.ones(3), J=np.eye(3))
     with pytest.raises(ValueError, match="got None"):
@@ -224,9 +241,15 @@ def test_assert_adjoint_finds_a_broken_one(dtype):
     one_entry[3, 4] += small
     broken = [-M.conj().T, (1 + small) * M.conj().T, one_entry]
     if M.dtype.kind == "c":
-        broken += [M.T, M.real.T, (M.conj().T) * np.exp(1j * small)]  # the last one errs in the imaginary part
+        broken += [
+            M.T,
+            M.real.T,
+            (M.conj().T) * np.exp(1j * small),
+        ]  # the last one errs in the imaginary part
     for N in broken:
-        with pytest.raises(AssertionError, match=r"the adjoint does not belong to the operator: .* fails by"):
+        with pytest.raises(
+            AssertionError, match=r"the adjoint does not belong to the operator: .* fails by"
+        ):
             assert_adjoint(Broken(M, N.astype(dtype)))
 
 

@@ -60,7 +60,9 @@ def test_column_norms_are_the_root_of_the_diagonal_of_jhj():
     S = abs(A) ** 2 + (abs(A) ** 2).T
     # JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄); on integers only the root rounds
     JHJ = np.diag(S @ abs(x) ** 2) + np.diag(x) @ S @ np.diag(x.conj())
-    np.testing.assert_allclose(JacobianBuilder(A).operator(x).column_norms(), np.sqrt(np.diag(JHJ).real), rtol=4e-16)
+    np.testing.assert_allclose(
+        JacobianBuilder(A).operator(x).column_norms(), np.sqrt(np.diag(JHJ).real), rtol=4e-16
+    )
 
 
 def test_a_by_hand():

@@ -97,7 +97,10 @@ def test_an_object_and_its_call_are_one_function():
 @pytest.mark.parametrize("kind", ["a function", "a partial function"])
 def test_a_pickled_copy_takes_turns_as_well(kind):
     builder = JacobianBuilder(HANDED_OVER[kind]())
-    calls = [lambda b=b: np.array_equal(b.value(x), B.ravel()) for b in (builder, pickle.loads(pickle.dumps(builder)))]
+    calls = [
+        lambda b=b: np.array_equal(b.value(x), B.ravel())
+        for b in (builder, pickle.loads(pickle.dumps(builder)))
+    ]
     assert ask(calls) == (0, 1)
 
 

@@ -16,14 +16,19 @@ def problem(request):
     k = request.param
     rng = np.random.default_rng(0)
     A, x, v, w = rng.random((k, k)), rng.random(k), rng.random(k), rng.random(k * k)
-    others = {"JAX": peers.of_jax(A, x), "PyTorch": peers.of_torch(A, x), "NumPy": peers.of_numpy(A, x)}
+    others = {
+        "JAX": peers.of_jax(A, x),
+        "PyTorch": peers.of_torch(A, x),
+        "NumPy": peers.of_numpy(A, x),
+    }
     return k, A, x, v, w, others
 
 
 def two_forms(A, x):
     """The builder and its operator, for two workers and for one."""
     return [
-        (builder, builder.operator(x)) for builder in (JacobianBuilder(A, workers=2), JacobianBuilder(A, workers=1))
+        (builder, builder.operator(x))
+        for builder in (JacobianBuilder(A, workers=2), JacobianBuilder(A, workers=1))
     ]
 
 
@@ -44,7 +49,10 @@ def test_assembly(race, k):
         contestants["SciPy kron"] = lambda: peers.kronecker(A, x)
         i, j = builder.row_pairs()
         contestants["SciPy COO"] = lambda: peers.triplets(A.ravel(), i, j, x, builder.shape)
-    for name, make, largest in (("asdex", peers.asdex_jacobian, 100), ("CasADi", peers.casadi_jacobian, 300)):
+    for name, make, largest in (
+        ("asdex", peers.asdex_jacobian, 100),
+        ("CasADi", peers.casadi_jacobian, 300),
+    ):
         evaluate = make(A, x) if k <= largest else None
         if evaluate is not None:
             contestants[name] = evaluate
@@ -61,7 +69,14 @@ def test_assembly_of_the_numbers(race, k):
     contestants = {
         "tocsr(out=)": lambda: builder.tocsr(x, out=J),
         "limit: data.fill": lambda: data.fill(1),
-        **two_threads(k, {"limit: the same, two threads": lambda: on_two_threads(lambda array: array.fill(1), data)}),
+        **two_threads(
+            k,
+            {
+                "limit: the same, two threads": lambda: on_two_threads(
+                    lambda array: array.fill(1), data
+                )
+            },
+        ),
         "one worker": lambda: one.tocsr(x, out=J1),
     }
     race("tocsr(out=J)", f"k = {k}", contestants)
@@ -125,7 +140,12 @@ def test_blocks_of_8(race, problem, operation):
             "op @ V": lambda: op @ V,
             "limit: filling the result": lambda: filled([(8 * k * k, np.float64)]),
             **two_threads(
-                k, {"limit: the same, two threads": lambda: filled_on_two_threads([(8 * k * k, np.float64)])}
+                k,
+                {
+                    "limit: the same, two threads": lambda: filled_on_two_threads(
+                        [(8 * k * k, np.float64)]
+                    )
+                },
             ),
             "one worker": lambda: one @ V,
             "variant: one vector": lambda: op @ v,
@@ -169,5 +189,7 @@ def test_layouts_and_dtypes(race, operation):
         }[operation]
 
     contestants = {name: times(A) for name, A in variants.items()}
-    contestants = {name if name == "float64" else f"variant: {name}": run for name, run in contestants.items()}
+    contestants = {
+        name if name == "float64" else f"variant: {name}": run for name, run in contestants.items()
+    }
     race(f"{operation}, other A", f"dense, {k} rows", contestants)

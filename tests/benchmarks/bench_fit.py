@@ -24,7 +24,9 @@ def problem(request):
         A = random_csr(10_000, 10)
         A = (A + A.T).tocsr()
     else:
-        A = scipy.sparse.csr_array(scipy.sparse.load_npz(request.getfixturevalue("real_data")(f"{name}.npz")))
+        A = scipy.sparse.csr_array(
+            scipy.sparse.load_npz(request.getfixturevalue("real_data")(f"{name}.npz"))
+        )
         A = A.astype(np.float64)
         A.sum_duplicates()
     A.data[:] = 1
@@ -32,7 +34,11 @@ def problem(request):
     k = A.shape[0]
     x = rng.lognormal(0, 0.5, k)
     Y = A.copy()
-    Y.data = x[np.repeat(np.arange(k), np.diff(A.indptr))] * x[A.indices] * (1 + 0.1 * rng.standard_normal(A.nnz))
+    Y.data = (
+        x[np.repeat(np.arange(k), np.diff(A.indptr))]
+        * x[A.indices]
+        * (1 + 0.1 * rng.standard_normal(A.nnz))
+    )
     return name, A, Y, np.ones(k)
 
 
@@ -57,13 +63,20 @@ def trust_krylov(A, Y, x0):
 
     tolerance = 1e-8 * np.linalg.norm(scale * problem.grad(x0))
     options = {"gtol": tolerance, "maxiter": 1000}
-    result = minimize(value_and_grad, x0 / scale, jac=True, hessp=hessp, method="trust-krylov", options=options)
+    result = minimize(
+        value_and_grad, x0 / scale, jac=True, hessp=hessp, method="trust-krylov", options=options
+    )
     return result.x * scale, passes[0]
 
 
 def lbfgs(A, Y, x0):
     problem = LeastSquares(A, Y)
-    options = {"maxiter": 5000, "maxfun": 10000, "ftol": 1e-15, "gtol": 1e-8 * np.abs(problem.grad(x0)).max()}
+    options = {
+        "maxiter": 5000,
+        "maxfun": 10000,
+        "ftol": 1e-15,
+        "gtol": 1e-8 * np.abs(problem.grad(x0)).max(),
+    }
     result = minimize(problem.value_and_grad, x0, jac=True, method="L-BFGS-B", options=options)
     return result.x, result.nfev
 
@@ -81,7 +94,12 @@ def test_fit(problem, benchmark, record):
     name, A, Y, x0 = problem
     check = LeastSquares(A, Y)
     start = np.linalg.norm(check.grad(x0))
-    solvers = {"fit": ours, "trust-krylov": trust_krylov, "L-BFGS-B": lbfgs, "least_squares": scipy_csr}
+    solvers = {
+        "fit": ours,
+        "trust-krylov": trust_krylov,
+        "L-BFGS-B": lbfgs,
+        "least_squares": scipy_csr,
+    }
     times = {solver: [] for solver in solvers}
     found = {}
 
@@ -131,7 +149,11 @@ def test_random_starts(problem, benchmark, record, kind):
     def all_seeds():
         for seed in SEEDS:
             rng = np.random.default_rng(seed)
-            start = rng.lognormal(0, 1, x0.size) if kind == "lognormal" else rng.standard_normal(x0.size)
+            start = (
+                rng.lognormal(0, 1, x0.size)
+                if kind == "lognormal"
+                else rng.standard_normal(x0.size)
+            )
             results.append(fit(A, Y, start))
 
     benchmark.group, benchmark.name = "random starts", f"{kind}, {name}"

@@ -28,14 +28,21 @@ def test_normal_dense(race, k):
         "variant: 8 vectors": lambda: N @ V,
         "variant: 8 vectors, problem": lambda: half @ V,
     }
-    race("JᵀJ v", f"k = {k}", contestants | (peers.take({"JAX": peers.of_jax(A, x)}, "normal", v) if k <= 3000 else {}))
+    race(
+        "JᵀJ v",
+        f"k = {k}",
+        contestants | (peers.take({"JAX": peers.of_jax(A, x)}, "normal", v) if k <= 3000 else {}),
+    )
 
 
 @pytest.mark.parametrize("k", [10_000, 100_000, 1_000_000])
 def test_normal_sparse(race, k):
     A = random_csr(k, 20)
     x, v = np.random.default_rng(1).random((2, k))
-    N, one = (JacobianBuilder(A, rows="stored", workers=workers).operator(x).normal() for workers in (2, 1))
+    N, one = (
+        JacobianBuilder(A, rows="stored", workers=workers).operator(x).normal()
+        for workers in (2, 1)
+    )
     square = A.multiply(A).tocsr()
     S = (square + square.T).tocsr()
     d = S @ (x * x)

@@ -74,7 +74,10 @@ def test_where_it_pays(capsys):
                 peaks[name].append(tracemalloc.get_traced_memory()[1] / 2**20)
                 tracemalloc.stop()
             columns = [
-                " ".join(f"{np.median(times[name]):8.3g}" for name in jacobians) for times in (alone, whole, peaks)
+                " ".join(f"{np.median(times[name]):8.3g}" for name in jacobians)
+                for times in (alone, whole, peaks)
             ]
             ratio = peaks["csr"][0] * 2**20 / JacobianBuilder(np.ones((k, k))).csr_nbytes()
-            print(f"{k:5d}  |            {columns[0]} |          {columns[1]} |          {columns[2]} | {ratio:8.1f}")
+            print(
+                f"{k:5d}  |            {columns[0]} |          {columns[1]} |          {columns[2]} | {ratio:8.1f}"
+            )

@@ -48,7 +48,9 @@ def load(request):
             A = random_csr(10_000, 10)
             return (A + A.T).tocsr()
         real_data = request.getfixturevalue("real_data")
-        A = scipy.sparse.csr_array(abs(scipy.sparse.load_npz(real_data(f"{name}.npz"))).astype(np.float64))
+        A = scipy.sparse.csr_array(
+            abs(scipy.sparse.load_npz(real_data(f"{name}.npz"))).astype(np.float64)
+        )
         k = A.shape[0]
         if epsilon:
             return (A + float(epsilon.removesuffix(" I")) * scipy.sparse.eye_array(k)).tocsr()
@@ -57,10 +59,15 @@ def load(request):
             return scipy.sparse.csr_array(band_removed(A, 2)[kept][:, kept])
         if rest == "each chromosome":
             stored = np.load(real_data(f"{name}_weights.npz"))
-            chromosome, whole = stored["chrom"], scipy.sparse.diags_array(np.isfinite(stored["KR"]).astype(float))
+            chromosome, whole = (
+                stored["chrom"],
+                scipy.sparse.diags_array(np.isfinite(stored["KR"]).astype(float)),
+            )
             A = (whole @ A @ whole).tocoo()
             same = chromosome[A.row] == chromosome[A.col]
-            A = scipy.sparse.coo_array((A.data[same], (A.row[same], A.col[same])), shape=A.shape).tocsr()
+            A = scipy.sparse.coo_array(
+                (A.data[same], (A.row[same], A.col[same])), shape=A.shape
+            ).tocsr()
         if name == "hic_gm12878_2mb":
             result = symmetric_scaling(A, min_nnz=1, support="drop")
             A = A.tolil()
@@ -113,7 +120,9 @@ def as_stored(A, upper):
     return scipy.sparse.csr_array(scipy.sparse.triu(A)) if upper else A
 
 
-@pytest.mark.parametrize("problem", ["random, 10000 rows", *MAPS, "graph_facebook + 0.01 I", "graph_enron + 0.01 I"])
+@pytest.mark.parametrize(
+    "problem", ["random, 10000 rows", *MAPS, "graph_facebook + 0.01 I", "graph_enron + 0.01 I"]
+)
 def test_time(problem, load, benchmark, record):
     """Medians of interleaved rounds, to 1e-8: from the matrix on, its checks included; the peer gets float64, and checks nothing."""
     A = load(problem)
@@ -132,7 +141,8 @@ def test_time(problem, load, benchmark, record):
     ours = medians["symmetric_scaling"]
     record(
         "to 1e-8: ms, and how many times as long the others took",
-        {"matrix": problem, "ms": f"{1e3 * ours:.3g}"} | {n: f"{t / ours:.2f}" for n, t in list(medians.items())[1:]},
+        {"matrix": problem, "ms": f"{1e3 * ours:.3g}"}
+        | {n: f"{t / ours:.2f}" for n, t in list(medians.items())[1:]},
     )
 
 
@@ -188,7 +198,9 @@ def test_tools_of_genomics(name, real_data, tmp_path, benchmark, record):
         "damped Sinkhorn, SciPy": lambda: padded(damped_sinkhorn(part, tol)[1], kept),
         **peers.of_iced(far, kept, lambda x: residual_of(far, kept, x) <= 1.05 * tol),
     }
-    medians = interleaved(contestants, benchmark, f"tools, {name}", slow=("cooler.balance_cooler", "iced"))
+    medians = interleaved(
+        contestants, benchmark, f"tools, {name}", slow=("cooler.balance_cooler", "iced")
+    )
     for contestant, function in contestants.items():
         tracemalloc.start()
         x = function()
@@ -251,7 +263,12 @@ def test_peak(source, tmp_path, request, benchmark, record):
 
     def run():
         found.append(
-            subprocess.run([sys.executable, "-c", PEAK, *uris[::-1]], capture_output=True, text=True, check=True)
+            subprocess.run(
+                [sys.executable, "-c", PEAK, *uris[::-1]],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
         )
 
     benchmark.group, benchmark.name = "scaling", f"peak, {source}"

@@ -34,4 +34,8 @@ def test_small_calls(race, form):
 
         return run
 
-    race("100 calls", f"{form}, 10 rows", {name: a_hundred_times(call) for name, call in calls.items()})
+    race(
+        "100 calls",
+        f"{form}, 10 rows",
+        {name: a_hundred_times(call) for name, call in calls.items()},
+    )

@@ -28,7 +28,10 @@ def problem(request):
     k = A.shape[0]
     x, v, w = rng.random(k), rng.random(k), rng.random(A.nnz)
     others = {"JAX": peers.of_jax(A, x), "NumPy": peers.of_numpy_sparse(A, x)}
-    builders = JacobianBuilder(A, rows="stored", workers=2), JacobianBuilder(A, rows="stored", workers=1)
+    builders = (
+        JacobianBuilder(A, rows="stored", workers=2),
+        JacobianBuilder(A, rows="stored", workers=1),
+    )
     return title, A, x, v, w, others, builders
 
 
@@ -41,7 +44,9 @@ def test_assembly(race, problem):
     contestants = {
         "tocsr": lambda: builder.tocsr(x),
         "limit: filling three fresh arrays": lambda: filled(sizes),
-        **two_threads(builder.shape[1], {"limit: the same, two threads": lambda: filled_on_two_threads(sizes)}),
+        **two_threads(
+            builder.shape[1], {"limit: the same, two threads": lambda: filled_on_two_threads(sizes)}
+        ),
         "one worker": lambda: one.tocsr(x),
         "SciPy COO": lambda: peers.triplets(A.data, i, j, x, builder.shape),
     }
@@ -59,11 +64,15 @@ def test_assembly_of_the_numbers(race, problem):
     race("sparse tocsr(out=J)", title, contestants)
 
 
-@pytest.mark.parametrize("operation", ["F(x)", "J v", "Jᵀw", "column norms", "J V, 8 vectors", "JᵀW, 8 vectors"])
+@pytest.mark.parametrize(
+    "operation", ["F(x)", "J v", "Jᵀw", "column norms", "J V, 8 vectors", "JᵀW, 8 vectors"]
+)
 def test_products(race, problem, operation):
     title, A, x, v, w, others, (builder, one) = problem
     if A.nnz > 10**7 and "8" in operation:
-        pytest.skip("2·10⁷ entries and 8 vectors: the peers need more memory than most machines have")
+        pytest.skip(
+            "2·10⁷ entries and 8 vectors: the peers need more memory than most machines have"
+        )
     V, W = (np.stack([array] * 8, axis=1) if "8" in operation else None for array in (v, w))
     op, op1 = builder.operator(x), one.operator(x)
     functions = {
@@ -82,5 +91,7 @@ def test_products(race, problem, operation):
         M = scipy.sparse.csr_array((A.data * w, A.indices, A.indptr), shape=A.shape)
         contestants["SciPy, A∘W given"] = lambda: M @ x + M.T @ x
     if "8" in operation:
-        contestants["variant: one vector"] = (lambda: op @ v) if operation[1] == " " else (lambda: op.T @ w)
+        contestants["variant: one vector"] = (
+            (lambda: op @ v) if operation[1] == " " else (lambda: op.T @ w)
+        )
     race(f"sparse {operation}", title, contestants | peers.take(others, name, operand))

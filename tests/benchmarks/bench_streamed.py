@@ -29,7 +29,10 @@ def files():
     try:
         rng = np.random.default_rng(0)
         a, x = 3 * rng.standard_normal(K), rng.uniform(0.5, 2, K)
-        A, Y = (np.lib.format.open_memmap(folder / name, "w+", np.float64, (K, K)) for name in ("A.npy", "Y.npy"))
+        A, Y = (
+            np.lib.format.open_memmap(folder / name, "w+", np.float64, (K, K))
+            for name in ("A.npy", "Y.npy")
+        )
         for i in range(0, K, 512):
             rows = slice(i, i + 512)
             A[rows] = np.exp(np.sin(np.multiply.outer(a[rows], a)))
@@ -92,14 +95,19 @@ def passes(A, Y, budget):
     sums = RowSums(A, memory=budget)
     steps = iter(range(1, 10**6))
     return {
-        "cost, gradient, diagonal": (lambda: problem.value_and_grad(x * (1 + 1e-3 * next(steps))), (A, Y)),
+        "cost, gradient, diagonal": (
+            lambda: problem.value_and_grad(x * (1 + 1e-3 * next(steps))),
+            (A, Y),
+        ),
         "JᵀJ v": (lambda: normal @ x, (A,)),
         "column norms": (operator.column_norms, (A,)),
         "row sums, of five eighths of the file": (lambda: sums.value(x), (A,)),
     }
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing here tells the system to forget a file")
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fadvise"), reason="nothing here tells the system to forget a file"
+)
 @pytest.mark.parametrize("cache", ["cold", "warm"])
 def test_passes(record, files, cache):
     """How many times as fast as reading the same files a pass is; each reading is the one beside the pass."""

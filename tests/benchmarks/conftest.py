@@ -50,7 +50,9 @@ def race(benchmark):
                     times[name].append(time.perf_counter() - begin)
                     del result
             medians = {name: float(np.median(measured)) for name, measured in times.items()}
-            return medians[ours], {name: median / medians[ours] for name, median in medians.items() if name != ours}
+            return medians[ours], {
+                name: median / medians[ours] for name, median in medians.items() if name != ours
+            }
 
         def both():
             seconds, found = heat([ours, *(name for name in contestants if heats[name])])
@@ -63,7 +65,15 @@ def race(benchmark):
         benchmark.group, benchmark.name = group, f"{group}, {problem}"
         seconds = benchmark.pedantic(both, rounds=1)
         benchmark.extra_info.update({"seconds": seconds, **ratios})
-        _races.append((group, problem, ours, seconds, {name: ratios[name] for name in contestants if name != ours}))
+        _races.append(
+            (
+                group,
+                problem,
+                ours,
+                seconds,
+                {name: ratios[name] for name in contestants if name != ours},
+            )
+        )
 
     return run
 
@@ -92,7 +102,11 @@ def _assert_same(name, found, expected):
         tolerance = 1e-4 if expected.dtype == np.float32 else 1e-9
         scale = np.abs(expected).max()
         np.testing.assert_allclose(
-            np.asarray(found).reshape(expected.shape), expected, rtol=tolerance, atol=tolerance * scale, err_msg=name
+            np.asarray(found).reshape(expected.shape),
+            expected,
+            rtol=tolerance,
+            atol=tolerance * scale,
+            err_msg=name,
         )
 
 
@@ -146,18 +160,30 @@ def plot(races):
             groups.setdefault(group, {})[int(problem.removeprefix("k = "))] = ratios
     groups = {group: sizes for group, sizes in groups.items() if len(sizes) > 1}
     mpl.rcParams.update({"svg.hashsalt": "sparsejac", "font.size": 8, "axes.titlesize": 8})
-    names = dict.fromkeys(name for sizes in groups.values() for ratios in sizes.values() for name in ratios)
+    names = dict.fromkeys(
+        name for sizes in groups.values() for ratios in sizes.values() for name in ratios
+    )
     peers = [name for name in names if not name.startswith(("limit", "variant", "one worker"))]
-    styles = {name: {"color": f"C{number}", "marker": "o", "markersize": 3} for number, name in enumerate(peers)}
+    styles = {
+        name: {"color": f"C{number}", "marker": "o", "markersize": 3}
+        for number, name in enumerate(peers)
+    }
     columns = 4
     rows = -(-len(groups) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(10, 0.6 + 2 * rows), layout="constrained", squeeze=False, sharey=True
+        rows,
+        columns,
+        figsize=(10, 0.6 + 2 * rows),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
     )
     for axis, (group, sizes) in zip(axes.flat, groups.items(), strict=False):
         axis.axhline(1, color="black", linewidth=2, label="sparsejac")
         limits = [
-            name for name in names if name.startswith("limit") and any(name in ratios for ratios in sizes.values())
+            name
+            for name in names
+            if name.startswith("limit") and any(name in ratios for ratios in sizes.values())
         ]
         for limit in limits:  # NumPy's BLAS has threads of its own
             on_two = "two threads" in limit or "np.dot" in limit
@@ -165,18 +191,34 @@ def plot(races):
         for name in [*limits, *peers]:
             points = sorted((k, ratios[name]) for k, ratios in sizes.items() if name in ratios)
             if points:
-                axis.plot(*zip(*points, strict=True), label=None if name in limits else name, **styles[name])
-        under = next((name.removeprefix("limit: ") for name in limits if "the same" not in name), "")
-        axis.set(title=f"{group}\n{under}", xscale="log", yscale="log", xticks=list(sizes), yticks=[0.1, 1, 10, 100])
+                axis.plot(
+                    *zip(*points, strict=True),
+                    label=None if name in limits else name,
+                    **styles[name],
+                )
+        under = next(
+            (name.removeprefix("limit: ") for name in limits if "the same" not in name), ""
+        )
+        axis.set(
+            title=f"{group}\n{under}",
+            xscale="log",
+            yscale="log",
+            xticks=list(sizes),
+            yticks=[0.1, 1, 10, 100],
+        )
         axis.set(xticklabels=map(_short, sizes), yticklabels=["0.1", "1", "10", "100"])
         axis.minorticks_off()
         axis.grid(visible=True, alpha=0.3)
     for axis in axes.flat[len(groups) :]:
         axis.remove()
     handles = {
-        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False
+    )
     figure.suptitle(
         "time divided by that of sparsejac, over k; dashed: the limit under the title, dotted: on two threads"
     )

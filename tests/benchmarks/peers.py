@@ -32,7 +32,10 @@ def of_jax(A, x):
     numpy, x = module.numpy, module.numpy.asarray(x)
     if scipy.sparse.issparse(A):
         i = np.repeat(np.arange(A.shape[0], dtype=A.indices.dtype), np.diff(A.indptr))
-        shape, a = (-1,), tuple(map(numpy.asarray, (A.data, i, A.indices)))  # constants would be slow to compile
+        shape, a = (
+            (-1,),
+            tuple(map(numpy.asarray, (A.data, i, A.indices))),
+        )  # constants would be slow to compile
     else:
         shape, a = A.shape, numpy.asarray(A)
 
@@ -49,7 +52,9 @@ def of_jax(A, x):
         function = module.jit(function)
 
         def prepare(operand):
-            operand = numpy.asarray(operand.reshape(*shape, *operand.shape[1:]) if shape else operand)
+            operand = numpy.asarray(
+                operand.reshape(*shape, *operand.shape[1:]) if shape else operand
+            )
             return lambda: function(a, x, operand).block_until_ready()
 
         return prepare
@@ -120,7 +125,10 @@ def of_numpy(A, x):
         "value": lambda _: A * np.outer(x, x), "matvec": matvec, "rmatvec": rmatvec, "matmat": matmat,
         "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
-    return {name: lambda operand, f=function: lambda: f(operand) for name, function in operations.items()}
+    return {
+        name: lambda operand, f=function: lambda: f(operand)
+        for name, function in operations.items()
+    }
 
 
 def of_numpy_sparse(A, x):
@@ -146,12 +154,17 @@ def of_numpy_sparse(A, x):
         "value": lambda _: a * x[i] * x[j], "matvec": lambda v: a * (v[i] * x[j] + x[i] * v[j]), "rmatvec": rmatvec,
         "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
-    return {name: lambda operand, f=function: lambda: f(operand) for name, function in operations.items()}
+    return {
+        name: lambda operand, f=function: lambda: f(operand)
+        for name, function in operations.items()
+    }
 
 
 def take(others, operation, operand):
     """{name: function to time} of those that have the operation."""
-    return {name: makers[operation](operand) for name, makers in others.items() if operation in makers}
+    return {
+        name: makers[operation](operand) for name, makers in others.items() if operation in makers
+    }
 
 
 # --- J as a sparse matrix --------------------------------------------------------------------------------------------
@@ -159,7 +172,10 @@ def take(others, operation, operand):
 
 def kronecker(A, x):
     """``diags(vec A) @ (kron(x, I) + kron(I, x))``, the textbooks' formula, in SciPy."""
-    column, identity = scipy.sparse.csr_array(x[:, np.newaxis]), scipy.sparse.eye_array(len(x), format="csr")
+    column, identity = (
+        scipy.sparse.csr_array(x[:, np.newaxis]),
+        scipy.sparse.eye_array(len(x), format="csr"),
+    )
     return scipy.sparse.diags_array(A.ravel()) @ (
         scipy.sparse.kron(column, identity) + scipy.sparse.kron(identity, column)
     )
@@ -168,7 +184,10 @@ def kronecker(A, x):
 def triplets(a, i, j, x, shape):
     """What one writes by hand: two entries for each row of J as COO, and SciPy's conversion."""
     rows = np.arange(shape[0], dtype=i.dtype)
-    entries = np.concatenate([a * x[j], a * x[i]]), (np.concatenate([rows, rows]), np.concatenate([i, j]))
+    entries = (
+        np.concatenate([a * x[j], a * x[i]]),
+        (np.concatenate([rows, rows]), np.concatenate([i, j])),
+    )
     return scipy.sparse.coo_array(entries, shape=shape).tocsr()
 
 
@@ -184,13 +203,17 @@ def asdex_jacobian(A, x):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        jacobian = module.jit(asdex.jacobian_from_coloring(F, asdex.jacobian_coloring(F, module.numpy.asarray(x))))
+        jacobian = module.jit(
+            asdex.jacobian_from_coloring(F, asdex.jacobian_coloring(F, module.numpy.asarray(x)))
+        )
         jacobian(x).block_until_ready()
 
     def evaluate():
         J = jacobian(x).block_until_ready()
         positions = np.asarray(J.indices)
-        return scipy.sparse.csr_array((np.asarray(J.data), (positions[:, 0], positions[:, 1])), shape=(k * k, k))
+        return scipy.sparse.csr_array(
+            (np.asarray(J.data), (positions[:, 0], positions[:, 1])), shape=(k * k, k)
+        )
 
     return evaluate
 
@@ -213,7 +236,9 @@ def write_cool(cooler, path, A, chromosome):
     sizes = np.bincount(chromosome)
     names = np.array([f"chr{number + 1}" for number in range(sizes.size)])
     start = np.concatenate([np.arange(size) for size in sizes])
-    bins = pandas.DataFrame({"chrom": names[chromosome], "start": 1000 * start, "end": 1000 * (start + 1)})
+    bins = pandas.DataFrame(
+        {"chrom": names[chromosome], "start": 1000 * start, "end": 1000 * (start + 1)}
+    )
     U = scipy.sparse.triu(A).tocsr().tocoo()
     pixels = pandas.DataFrame({"bin1_id": U.row, "bin2_id": U.col, "count": U.data})
     with warnings.catch_warnings():
@@ -233,7 +258,9 @@ def of_iced(A, kept, good_enough):
     def scaled(eps):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, bias = module.normalization.ICE_normalization(part, max_iter=10_000, eps=eps, output_bias=True)
+            _, bias = module.normalization.ICE_normalization(
+                part, max_iter=10_000, eps=eps, output_bias=True
+            )
         x = np.full(kept.size, np.nan)
         x[kept] = 1 / np.asarray(bias).ravel()
         rows = np.nan_to_num(x) * (A @ np.nan_to_num(x))
