@@ -1,20 +1,14 @@
 """The sparse Jacobian of ``F(x) = A ∘ (x xᵀ)``: as a CSR matrix built from its index pattern, and matrix-free."""
 
-from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
-from importlib.metadata import version as _version
-
-from ._builder import JacobianBuilder, jacobian
-from ._fit import fit
-from ._kspace import HessianOperator, NormalOperator
-from ._operator import JacobianOperator
-from ._optimize import LeastSquares
-from ._rowsums import RowSums, RowSumsOperator
-from ._scaling import symmetric_scaling
-
-try:
-    __version__ = _version("sparsejac-hadamard")
-except _PackageNotFoundError:  # imported from a source tree that is not installed
-    __version__ = "0+unknown"
+from ._operators.hermitian import HessianOperator, NormalOperator
+from ._operators.jacobian import JacobianOperator
+from ._operators.row_sums import RowSumsOperator
+from ._system.version import __version__ as __version__
+from .fitting import fit
+from .jacobian import JacobianBuilder, jacobian
+from .least_squares import LeastSquares
+from .row_sums import RowSums
+from .scaling import symmetric_scaling
 
 __all__ = [
     "HessianOperator",

@@ -15,12 +15,16 @@ from typing import Any, NoReturn, get_args
 
 import numpy as np
 
-from . import __version__, _checks, _columns, _machine, _pixels, io, testing
-from ._builder import JacobianBuilder
-from ._fit import fit
-from ._progress import bar as _progress_bar
-from ._scaling import Examination, symmetric_scaling
-from ._stored import StoredCSR
+from . import _validation, io, testing
+from ._matrix import columns, pixels
+from ._operators.stored import StoredCSR
+from ._solvers.scaling import Examination
+from ._system import machine
+from ._system.progress import bar as _progress_bar
+from ._system.version import __version__
+from .fitting import fit
+from .jacobian import JacobianBuilder
+from .scaling import symmetric_scaling
 
 DONE, FAILED, MISUSED, DROPPED, PARTLY = 0, 1, 2, 3, 4
 _CODES = {
@@ -71,9 +75,9 @@ def _fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = 
     for value in vars(arguments).values():
         if isinstance(value, (str, Path)):
             path = str(value)
-            for name in (path, _pixels.split(path)[0]):
+            for name in (path, pixels.split(path)[0]):
                 given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
-    return _checks.fitting(message, vars(arguments), shell=True, given=given)
+    return _validation.fitting(message, vars(arguments), shell=True, given=given)
 
 
 def _say(text: str = "") -> None:
@@ -113,13 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     def pattern_options(to: argparse.ArgumentParser) -> None:
         to.add_argument(
             "--rows",
-            choices=get_args(_checks.Rows),
+            choices=get_args(_validation.Rows),
             default="stored",
             help="the entries of F that are rows of J (default: %(default)s)",
         )
         to.add_argument(
             "--order",
-            choices=get_args(_checks.Order),
+            choices=get_args(_validation.Order),
             default="C",
             help="rows by rows of F (C) or by its columns (F) (default: %(default)s)",
         )
@@ -187,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     memory_option(fit)
     fit.add_argument(
         "--rows",
-        choices=get_args(_checks.Rows),
+        choices=get_args(_validation.Rows),
         default="stored",
         help="the entries that are compared (default: %(default)s)",
     )
@@ -241,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
         "--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)"
     )
     scale.add_argument(
-        "--uplo", choices=get_args(_checks.Uplo), help="of a matrix: the file has one triangle only"
+        "--uplo",
+        choices=get_args(_validation.Uplo),
+        help="of a matrix: the file has one triangle only",
     )
     part = scale.add_mutually_exclusive_group()
     part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
@@ -326,8 +332,8 @@ def _assemble_and_write(
     x: Any,
     output: Path,
     *,
-    rows: _checks.Rows,
-    order: _checks.Order,
+    rows: _validation.Rows,
+    order: _validation.Order,
     memory: int | None = None,
 ) -> Any:
     """Write J, whole or as a folder of row blocks; the whole of it is returned."""
@@ -369,10 +375,10 @@ def _assemble_and_write(
             io.write_csr_blocks(output, counted(), shape=builder.shape)
         took = f"assembled and written to the folder {output} in {time.perf_counter() - started:.3f} s, compiling included"
         kinds = f"in {blocks} blocks of rows"
-    peak = _machine.peak_memory()
+    peak = machine.peak_memory()
     _say(
-        f"   {nbytes} bytes ({_checks.human_bytes(nbytes)}) {kinds}; {took}; "
-        f"peak memory {'unknown' if peak is None else _checks.human_bytes(peak)}"
+        f"   {nbytes} bytes ({_validation.human_bytes(nbytes)}) {kinds}; {took}; "
+        f"peak memory {'unknown' if peak is None else _validation.human_bytes(peak)}"
     )
     return J
 
@@ -397,19 +403,19 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
 
 def _refuse_maps(*paths: Path) -> None:
     for path in paths:
-        if _pixels.is_map(path):
+        if pixels.is_map(path):
             raise ValueError(
                 f"{path} is a contact map, which only sparsejac scale takes: in Python, JacobianBuilder, LeastSquares, fit and RowSums take its path"
             )
 
 
-def _read_by_rows(path: Path, order: _checks.Order, memory: int | None) -> Any:
+def _read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> Any:
     """A matrix whose rows, or with ``order="F"`` whose columns, can be read: one that lies the other way in its file is loaded, if it fits."""
     A = io.read_matrix(path)
     if isinstance(A, np.memmap) and not (
         A.flags.c_contiguous if order == "C" else A.flags.f_contiguous
     ):
-        room = _machine.available_memory() if memory is None else memory
+        room = machine.available_memory() if memory is None else memory
         if room is not None and 2 * A.nbytes < room:
             return np.array(A, order=order)
     return A
@@ -443,7 +449,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return _print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
 
 
-def _print_verdicts(A: Any, x: Any, *, rows: _checks.Rows, order: _checks.Order, seed: int) -> int:
+def _print_verdicts(
+    A: Any, x: Any, *, rows: _validation.Rows, order: _validation.Order, seed: int
+) -> int:
     passed = []
     for check in testing.verdicts(A, x, rows=rows, order=order, seed=seed):
         passed.append(check.passed)
@@ -493,8 +501,8 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    is_map = _pixels.is_map(arguments.A)
-    path = Path(_pixels.split(arguments.A)[0] if is_map else arguments.A)
+    is_map = pixels.is_map(arguments.A)
+    path = Path(pixels.split(arguments.A)[0] if is_map else arguments.A)
     target: Path | None = arguments.target
     if arguments.output is not None:
         _check_output(arguments.output, ".npy", [path] if target is None else [path, target])
@@ -528,7 +536,7 @@ def _scale(arguments: argparse.Namespace) -> int:
     if arguments.write:
         from . import cool
 
-        _columns.check_name(name)
+        columns.check_name(name)
         read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
     result = _scale_map(arguments, options) if is_map else _scale_matrix(arguments, options)
     seconds = time.perf_counter() - started
@@ -542,7 +550,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         _say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
     if arguments.write and result.success:
         cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
-        how = ", as 1/weight, by which cooler divides" if name in _columns.DIVISIVE else ""
+        how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
         _say(f'   weights written to column "{name}" of {arguments.A}{how}')
     return DONE if result.success else _CODES.get(result.status, FAILED)
 

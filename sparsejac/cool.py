@@ -19,14 +19,15 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
-from . import __version__, _checks, _columns, _pixels
-from ._checks import Pairs
-from ._progress import passes
-from ._rowsums import RowSums
-from ._scaling import Examination, Scaling
+from . import _validation
+from ._matrix import columns, pixels
+from ._solvers.scaling import Examination, Scaling
+from ._system.progress import passes
+from ._system.version import __version__
+from ._validation import Pairs
+from .row_sums import RowSums
 
 __all__ = ["balance", "read", "write_weights"]
-
 _BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one is no int64
 PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
@@ -80,7 +81,7 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with _pixels.reading(uri) as map_:
+    with pixels.reading(uri) as map_:
         return map_.matrix(strict=False), map_.chromosomes()
 
 
@@ -203,27 +204,27 @@ def balance(
         "progress": progress,
     }
     for name, flag in flags.items():
-        _checks.flag(name, flag)
+        _validation.flag(name, flag)
     if cis_only and trans_only:
         raise ValueError(
             "cis_only and trans_only exclude each other: leave both out for all contacts"
         )
     tol, max_products = (
-        _checks.nonnegative("tol", tol),
-        _checks.positive_integer("max_products", max_products),
+        _validation.nonnegative("tol", tol),
+        _validation.positive_integer("max_products", max_products),
     )
-    support = _checks.choice("support", support, Examination)
+    support = _validation.choice("support", support, Examination)
     filters: dict[str, Any] = {
-        "min_nnz": _checks.nonnegative_integer("min_nnz", min_nnz),
-        "min_count": _checks.nonnegative("min_count", min_count),
-        "mad_max": _checks.nonnegative("mad_max", mad_max),
+        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
+        "min_count": _validation.nonnegative("min_count", min_count),
+        "mad_max": _validation.nonnegative("mad_max", mad_max),
     }
     read_from = None
     if store:
-        _columns.check_name(store_name)
+        columns.check_name(store_name)
         read_from = prepare(uri, store_name, overwrite=overwrite)
     bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
-    with _pixels.reading(uri) as map_:
+    with pixels.reading(uri) as map_:
         names, chromosomes, k = map_.names(), map_.chromosomes(), map_.k
         unknown: list[str] = []
         if blacklist is None:
@@ -232,13 +233,13 @@ def balance(
             listed = _bins(blacklist, k)
         else:
             listed, unknown = _bed(bed, map_, names, chromosomes)
-        pixels: Any = map_.matrix(strict=True) if memory is None else None
+        A: Any = map_.matrix(strict=True) if memory is None else None
     if memory is not None:
-        pixels = _pixels.source("A", os.fsdecode(uri), strict=True)
+        A = pixels.source("A", os.fsdecode(uri), strict=True)
 
     def sums_of(pairs: Pairs) -> RowSums:
         return RowSums(
-            pixels,
+            A,
             uplo="U",
             ignore_diags=ignore_diags,
             groups=chromosomes,
@@ -255,7 +256,8 @@ def balance(
     start = None
     if x0 is not None:
         start = np.array(
-            _checks.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False), np.float64
+            _validation.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False),
+            np.float64,
         )
         out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
     share = np.ones(k)
@@ -267,7 +269,7 @@ def balance(
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
         result, unscaled = _scaled(
-            lambda: Scaling(sums, tol, max_products, support, None, bar, "bin"),
+            lambda: Scaling(sums._products, tol, max_products, support, None, bar, "bin"),
             out,
             start,
             chromosomes,
@@ -291,7 +293,7 @@ def balance(
     if unknown:
         shown = ", ".join(unknown[:3]) + ", …" * (len(unknown) > 3)
         result.message += f"; {bed} names chromosomes that the map does not have ({shown})"
-    if store and store_name in _columns.DIVISIVE:
+    if store and store_name in columns.DIVISIVE:
         result.message += f"; the column {store_name!r} is for 1/weight, as cooler divides by columns of this name"
     result.stats = {
         "tol": tol,
@@ -301,7 +303,7 @@ def balance(
         **_statistics(
             result, sums, marginal, chromosomes if cis_only else None, unscaled, len(names)
         ),
-        "divisive_weights": bool(store) and store_name in _columns.DIVISIVE,
+        "divisive_weights": bool(store) and store_name in columns.DIVISIVE,
         "residual": result.residual,
         "generator": f"sparsejac-hadamard {__version__}",
     }
@@ -310,11 +312,11 @@ def balance(
     return result
 
 
-def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> _columns.Identity:
+def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> columns.Identity:
     """Refuse a column that could not be written, before anything is computed, and tell which file is going to be read."""
-    _columns.recover(uri)
-    _columns.check(uri, name, overwrite=overwrite)
-    return _columns.file_of(uri)
+    columns.recover(uri)
+    columns.check(uri, name, overwrite=overwrite)
+    return columns.file_of(uri)
 
 
 def write_balanced(
@@ -323,10 +325,10 @@ def write_balanced(
     name: str,
     *,
     overwrite: bool,
-    read: _columns.Identity | None,
+    read: columns.Identity | None,
 ) -> None:
     """Write the weights of `balance`, if the file is still the one that `prepare` saw."""
-    _columns.check_unchanged(uri, read)
+    columns.check_unchanged(uri, read)
     _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
 
 
@@ -399,30 +401,32 @@ def _write(
     name: str,
     *,
     overwrite: bool,
-    read: _columns.Identity | None = None,
+    read: columns.Identity | None = None,
 ) -> None:
-    _columns.check_name(name)
-    overwrite = _checks.flag("overwrite", overwrite)
+    columns.check_name(name)
+    overwrite = _validation.flag("overwrite", overwrite)
     if not isinstance(stats, Mapping):
-        raise TypeError(f"stats must be a mapping of attributes, got {_checks.type_name(stats)}")
-    with _pixels.reading(uri) as map_:
+        raise TypeError(
+            f"stats must be a mapping of attributes, got {_validation.type_name(stats)}"
+        )
+    with pixels.reading(uri) as map_:
         k = map_.k
-    values = _checks.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
-    _checks.real("weight", values.dtype, "a column of weights", "pass weight.real")
+    values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
+    _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")
     column = values.astype(np.float64)
     attributes = dict(stats)
-    if name in _columns.DIVISIVE:
+    if name in columns.DIVISIVE:
         with np.errstate(all="ignore"):
             column = 1 / column
         if not np.array_equal(np.isinf(column), values == 0):
             raise ValueError(
                 f"weight must have reciprocals, which are what is written into {name!r}, but 1/weight overflows"
             )
-    if name in _columns.DIVISIVE or "divisive_weights" in attributes:
-        attributes["divisive_weights"] = name in _columns.DIVISIVE
+    if name in columns.DIVISIVE or "divisive_weights" in attributes:
+        attributes["divisive_weights"] = name in columns.DIVISIVE
     if read is None:
         prepare(uri, name, overwrite=overwrite)
-    _columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
+    columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
 
 
 # --- cooler's filters -----------------------------------------------------------------------------------------------
@@ -450,7 +454,7 @@ def _bins(blacklist: Any, k: int) -> NDArray[Any]:
 
 
 def _bed(
-    path: str, map_: _pixels.Map, names: list[str], chromosomes: NDArray[Any]
+    path: str, map_: pixels.Map, names: list[str], chromosomes: NDArray[Any]
 ) -> tuple[NDArray[np.bool_], list[str]]:
     """The bins that overlap with an interval of a BED file, and the chromosomes in it that are not in the map."""
     starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))

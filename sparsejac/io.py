@@ -16,15 +16,15 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from . import _checks, _matrix_market, _npy, _npz
-from ._files import sync_folder, temporary_name
-from ._stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, StoredCSR, checksums
+from . import _validation
+from ._matrix import matrix_market, npy, npz
+from ._matrix.stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
+from ._operators.stored import StoredCSR
+from ._system.files import sync_folder, temporary_name
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
-
-_MAPPED = (
-    2**16
-)  # bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
+# bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
+_MAPPED = 2**16
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
 
@@ -217,7 +217,7 @@ def write_csr_blocks(
         raise ValueError(
             f"shape must be (m, n), that of the whole matrix, got {shape!r}: pass builder.shape"
         )
-    m, n = (_checks.nonnegative_integer("shape", size) for size in shape)
+    m, n = (_validation.nonnegative_integer("shape", size) for size in shape)
     check_output_folder(path)
     dtype, row = None, 0
     described: list[dict[str, Any]] = []
@@ -445,7 +445,7 @@ def _rows_of(
         parts = item if isinstance(item, tuple) else [item]
         raise ValueError(
             "blocks must yield pairs of a first row and a CSR matrix, as JacobianBuilder.iter_csr does, "
-            f"got {' and '.join(map(_checks.type_name, parts))}: yield (first_row, matrix.tocsr())"
+            f"got {' and '.join(map(_validation.type_name, parts))}: yield (first_row, matrix.tocsr())"
         )
     (m, n), (first_row, J) = shape, item
     if first_row != row:
@@ -476,9 +476,9 @@ def _read(path: Path) -> Any:
     if name.endswith(".npy"):
         reader: Callable[[Path], Any] = _read_npy
     elif name.endswith(".npz"):
-        reader = _npz.read
+        reader = npz.read
     elif name.endswith((".mtx", ".mtx.gz")):
-        reader = _matrix_market.read
+        reader = matrix_market.read
     else:
         raise ValueError(
             f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder with its {MANIFEST}"
@@ -499,8 +499,8 @@ def _read(path: Path) -> Any:
 def _read_npy(path: Path) -> Any:
     size = path.stat().st_size
     with path.open("rb") as file:
-        shape, _, dtype = _npy.header(file)
-        _npy.check_size(shape, dtype, size - file.tell())
+        shape, _, dtype = npy.header(file)
+        npy.check_size(shape, dtype, size - file.tell())
         if size < _MAPPED or 0 in shape:
             file.seek(0)
             return np.load(file, allow_pickle=False)

@@ -15,9 +15,9 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from . import _checks
-from ._builder import JacobianBuilder
-from ._checks import Order, Rows
+from . import _validation
+from ._validation import Order, Rows
+from .jacobian import JacobianBuilder
 
 __all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
 
@@ -62,11 +62,13 @@ def dense_jacobian(
            [30.,  3.],
            [ 0., 80.]])
     """
-    A = _checks.matrix(A)
-    rows, order = _checks.rows(rows), _checks.order(order)
+    A = _validation.matrix(A)
+    rows, order = _validation.rows(rows), _validation.order(order)
     k = A.shape[0]
-    x = _checks.point(x, k, finite=False)
-    dtype = np.result_type(_checks.float_dtype("A", A.dtype), _checks.float_dtype("x", x.dtype))
+    x = _validation.point(x, k, finite=False)
+    dtype = np.result_type(
+        _validation.float_dtype("A", A.dtype), _validation.float_dtype("x", x.dtype)
+    )
     values, stored = _dense_with_pattern(A)
     pairs = [(i, j) if order == "C" else (j, i) for i in range(k) for j in range(k)]
     if rows != "all":
@@ -206,18 +208,24 @@ def verdicts(
     seed: int = 0,
 ) -> Iterator[Check]:
     """The checks of `check_jacobian` one by one, failed ones too."""
-    A = _checks.matrix(A)  # in memory: entries are looked at one by one
+    A = _validation.matrix(A)  # in memory: entries are looked at one by one
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
     rng = np.random.default_rng(seed)
-    x = _integers(rng, k, np.dtype(np.float64)) if x is None else _checks.point(x, k, finite=True)
-    x = x.astype(np.result_type(builder.dtype, _checks.float_dtype("x", x.dtype)))
+    x = (
+        _integers(rng, k, np.dtype(np.float64))
+        if x is None
+        else _validation.point(x, k, finite=True)
+    )
+    x = x.astype(np.result_type(builder.dtype, _validation.float_dtype("x", x.dtype)))
     if J is not None and getattr(J, "shape", None) != (m, k):
         raise ValueError(
             f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, "
             f"got {getattr(J, 'shape', None)}"
         )
-    _checks.fits("the check", 16 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A')
+    _validation.fits(
+        "the check", 16 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A'
+    )
     op = builder.operator(x)
     given = op if J is None else J
     i, j = builder.row_pairs()
@@ -316,7 +324,9 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
     """
     if not hasattr(op, "shape"):
         op = np.asarray(op)
-    check = _adjoint(op, np.random.default_rng(seed), _checks.float_dtype("op", np.dtype(op.dtype)))
+    check = _adjoint(
+        op, np.random.default_rng(seed), _validation.float_dtype("op", np.dtype(op.dtype))
+    )
     if not check.passed:
         raise AssertionError(
             f"the adjoint does not belong to the operator: {check.name} fails by {check.error:.3g} times its rounding error"

@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse
 from support import integers, matrix, np_matrix
 
-from sparsejac import JacobianBuilder, _checks, _machine, jacobian
+from sparsejac import JacobianBuilder, _validation, jacobian
+from sparsejac._system import machine as _machine
 
 X = np.ones(3)
 
@@ -513,7 +514,7 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     assert _machine.available_memory() is None
     assert _machine.cpu_count() >= 1
-    monkeypatch.setattr("sparsejac._checks.LARGE", 0)
+    monkeypatch.setattr("sparsejac._validation.LARGE", 0)
     assert JacobianBuilder(np.eye(3)).tocsr(X).nnz == 15
 
 
@@ -597,8 +598,8 @@ def test_hints_that_fit_where_they_are_read():
         ("a=b.mtx: no file", set(), "a=b.mtx: no file", "a=b.mtx: no file"),
         ("interrupted", set(), "interrupted", "interrupted"),
     ]:
-        assert _checks.fitting(message, taken) == python
-        assert _checks.fitting(message, taken, shell=True) == shell
+        assert _validation.fitting(message, taken) == python
+        assert _validation.fitting(message, taken, shell=True) == shell
 
 
 @pytest.mark.parametrize(
@@ -613,9 +614,11 @@ def test_names_that_look_like_hints(name):
             (f"no file: {name}", [name]),
             (f"{name} is odd: {name!r}: {name}", [name, name[:6]]),
         ]:
-            assert _checks.fitting(message, {"tol"}, shell=shell, given=given) == message
+            assert _validation.fitting(message, {"tol"}, shell=shell, given=given) == message
     expected = f"{name} is A's: --tol 5"
     assert (
-        _checks.fitting(f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name])
+        _validation.fitting(
+            f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name]
+        )
         == expected
     )

@@ -189,7 +189,7 @@ def test_a_file_in_the_other_order(folder, capsys, monkeypatch, order):
     assert run(capsys, "build", "A.npy", "x.npy", "-o", "J.npz", "--order", order)[0] == 0
     assert abs(scipy.sparse.load_npz("J.npz") - jacobian(A, x, order=order)).max() == 0
     assert run(capsys, "check", "A.npy", "--order", order)[0] == 0
-    monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
+    monkeypatch.setattr("sparsejac._system.machine.available_memory", lambda: 1000)
     wrong_use(
         capsys,
         "build",
@@ -345,7 +345,7 @@ def test_check(folder, capsys, arguments):
 
 
 def test_check_that_fails(folder, capsys, monkeypatch):
-    from sparsejac._builder import JacobianBuilder
+    from sparsejac.jacobian import JacobianBuilder
 
     value = JacobianBuilder.tocsr
     monkeypatch.setattr(

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsejac import _columns, cli, cool
+from sparsejac import cli, cool
+from sparsejac._matrix import columns as _columns
 
 cooler = pytest.importorskip("cooler", reason="contact maps are made by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -112,7 +113,8 @@ STEPS = {
 # A process of its own, in which there are no threads, forks a child for each file.
 IN_CHILDREN = """
 import errno, json, os, resource, signal, sys, h5py, numpy as np
-from sparsejac import _columns, cool
+from sparsejac import cool
+from sparsejac._matrix import columns as _columns
 new, codes = np.random.default_rng(0).random(3000), []
 def kill(owner, name, when):
     whole, calls = getattr(owner, name), []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparsejac import JacobianBuilder, symmetric_scaling
-from sparsejac._completeness import check_complete
+from sparsejac._matrix.completeness import check_complete
 
 h5py = pytest.importorskip("h5py")
 
@@ -226,7 +226,7 @@ def test_unlimited_virtual_datasets(opened):
 
 
 def test_a_grid_that_is_too_large_to_look_at(sources, opened, monkeypatch):
-    monkeypatch.setattr("sparsejac._completeness._CELLS", 1)
+    monkeypatch.setattr("sparsejac._matrix.completeness._CELLS", 1)
     virtual("v.h5", halves())
     with pytest.raises(ValueError, match="do not cover all of it"):
         check_complete("A", opened("v.h5")["A"])

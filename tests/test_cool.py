@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsejac import (
-    JacobianBuilder,
-    LeastSquares,
-    RowSums,
-    _columns,
-    _pixels,
-    cli,
-    cool,
-    io,
-    symmetric_scaling,
-)
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, cli, cool, io, symmetric_scaling
+from sparsejac._matrix import columns as _columns
+from sparsejac._matrix import pixels as _pixels
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")

@@ -26,19 +26,19 @@ import pytest
 import scipy.sparse
 from support import integers, toarray
 
-from sparsejac import (
-    JacobianBuilder,
-    LeastSquares,
-    RowSums,
-    _progress,
-    _rows,
-    _sources,
-    _stored,
-    _streamed,
-    fit,
-    io,
-    symmetric_scaling,
-)
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
+from sparsejac._backends import memory as _memory
+from sparsejac._backends import partition as _partition
+from sparsejac._backends import rows as _rows
+from sparsejac._backends import streamed as _streamed
+from sparsejac._backends import threads as _threads
+from sparsejac._kernels import compile as _compile
+from sparsejac._matrix import dense as _dense
+from sparsejac._matrix import numbers as _numbers
+from sparsejac._matrix import registry as _registry
+from sparsejac._matrix import stored as _stored
+from sparsejac._system import locks as _locks
+from sparsejac._system import progress as _progress
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.filterwarnings(
 def _small_blocks(monkeypatch):
     """Blocks of a few rows, and more than one partial sum."""
     monkeypatch.setattr(_streamed, "_BLOCK", STEP * K * 8)
-    monkeypatch.setattr(_rows, "_PIECE", 1)
+    monkeypatch.setattr(_partition, "_PIECE", 1)
 
 
 # --- one matrix, in every place -------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def made(what, A, place):
         return LeastSquares(A, target(place), rows=rows_of(place), workers=WORKERS)
     if what == "sums":
         return RowSums(A, workers=WORKERS)
-    return _sources.find("A", A) or A
+    return _registry.source_of("A", A) or A
 
 
 def run(name, of, place):
@@ -495,7 +495,7 @@ def reads(place, monkeypatch, act):
     owner, name = {
         "blocks": (_stored, "_fill"),
         "cool": (h5py.Dataset, "read_direct"),
-    }.get(place, (_sources, "read_at"))
+    }.get(place, (_numbers, "read_at"))
     read = getattr(owner, name)
 
     def patched(*args):
@@ -557,7 +557,7 @@ def test_a_chunk_of_zarr_is_missing(tmp_path):
 def test_a_chunk_of_zarr_goes_missing_during_a_pass(tmp_path, monkeypatch):
     """Zeros in its place are never taken for what was there."""
     A, left = zarr_array(tmp_path), [np.inf]
-    read = _sources.ObjectRows._read
+    read = _dense.ObjectRows._read
 
     def patched(*args):
         left[0] -= 1
@@ -565,7 +565,7 @@ def test_a_chunk_of_zarr_goes_missing_during_a_pass(tmp_path, monkeypatch):
             shutil.rmtree(tmp_path / "A.zarr" / "c" / "2")
         return read(*args)
 
-    monkeypatch.setattr(_sources.ObjectRows, "_read", patched)
+    monkeypatch.setattr(_dense.ObjectRows, "_read", patched)
 
     def check(name):
         A[:] = dense()
@@ -831,7 +831,8 @@ def test_an_interrupt_that_a_function_raises_itself(name):
 AGAIN_AND_AGAIN = """
 import os, signal, sys, tempfile, threading, time
 import numpy as np
-from sparsejac import JacobianBuilder, _streamed
+from sparsejac import JacobianBuilder
+from sparsejac._backends import streamed as _streamed
 
 _streamed._BLOCK = 5 * 60 * 8
 np.save(os.path.join(sys.argv[1], "A.npy"), np.ones((60, 60)))
@@ -879,7 +880,8 @@ def test_interrupted_again_and_again(tmp_path):
 INTERRUPTED = """
 import sys, threading, time
 import numpy as np
-from sparsejac import JacobianBuilder, _streamed
+from sparsejac import JacobianBuilder
+from sparsejac._backends import streamed as _streamed
 
 _streamed._BLOCK = 1
 A, calls, slow = np.ones((40, 40)), [], [0]
@@ -995,9 +997,9 @@ def test_interrupted_while_files_are_opened(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(_sources, "_mappings", list)  # it has many lines to read
+    monkeypatch.setattr(_numbers, "_mappings", list)  # it has many lines to read
     A, left = PLACES[place][0](tmp_path), [0]
-    ours = (_stored.__file__, _sources.__file__)
+    ours = (_stored.__file__, _dense.__file__, _numbers.__file__)
 
     def trace(frame, event, _):
         caller = frame.f_back.f_code.co_filename  # Numba uses contextlib as well
@@ -1131,7 +1133,7 @@ def shown():
 )
 def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
     """The child can do all of that itself."""
-    monkeypatch.setattr(_rows, "_INLINE", 0)
+    monkeypatch.setattr(_memory, "_INLINE", 0)
     paths = npy(tmp_path), blocks(tmp_path)
     large = scipy.sparse.eye_array(100_000, format="csr")
     in_memory = JacobianBuilder(dense(), workers=WORKERS).operator(x)
@@ -1240,7 +1242,7 @@ def test_a_fork_waits_for_locks_and_gives_them_back():
     compiler = sys.modules["numba.core.compiler_lock"].global_compiler_lock._lock
     from tqdm.std import TqdmDefaultWriteLock
 
-    for lock in (compiler, TqdmDefaultWriteLock.th_lock, _rows.Turn()):
+    for lock in (compiler, TqdmDefaultWriteLock.th_lock, _locks.Turn()):
         has, times = threading.Event(), []
 
         def hold(lock=lock, has=has, times=times):
@@ -1265,14 +1267,14 @@ def test_a_fork_waits_for_locks_and_gives_them_back():
 
 @forks
 def test_a_turn_belongs_to_the_thread_that_forks():
-    turn = _rows.Turn()
+    turn = _locks.Turn()
     with turn:
         assert turn.owner == threading.get_ident()
         assert forked(lambda: turn.owner == threading.get_ident()) == 1
         with contextlib.ExitStack() as stack:  # which asks in another way
             stack.enter_context(turn)
     assert turn.owner == 0
-    assert type(pickle.loads(pickle.dumps(turn))) is _rows.Turn
+    assert type(pickle.loads(pickle.dumps(turn))) is _locks.Turn
 
 
 # --- bars -----------------------------------------------------------------------------------------------------------
@@ -1351,7 +1353,7 @@ def right_or_refused(act, expected):
 def test_any_allocation_may_fail(tmp_path, monkeypatch):
     """The nth one of any thread: whoever waits hears of it, and the next call works."""
     testcapi = pytest.importorskip("_testcapi", reason="which makes allocations fail")
-    monkeypatch.setattr(_rows, "_INLINE", 0)
+    monkeypatch.setattr(_memory, "_INLINE", 0)
     for number, act in enumerate(passes(tmp_path)):
         expected = act()
         for n in range(3 + 5 * number, 500, 61):
@@ -1368,9 +1370,9 @@ def test_any_allocation_may_fail(tmp_path, monkeypatch):
 
 
 PLACES_OF_FAILURE = [
-    (_rows._Job, "run"), (_rows._Job, "_take"), (_rows._Job, "_look"), (_rows._Job, "_wait"), (_rows._Thread, "lives"),
-    (_rows.InOrder, "wait"), (_rows.InOrder, "done"), (_rows.Sum, "part"), (_rows, "_leave_no_record"), (_rows, "_run"),
-    (_rows, "_serve"), (_rows, "_taken_lock"), (_stored, "File"), (_sources, "File"), (_streamed, "Room"), (_streamed, "frozen"),
+    (_threads._Job, "run"), (_threads._Job, "_take"), (_threads._Job, "_look"), (_threads._Job, "_wait"), (_threads._Thread, "lives"),
+    (_threads.InOrder, "wait"), (_threads.InOrder, "done"), (_rows.Sum, "part"), (_threads, "_leave_no_record"), (_threads, "_run"),
+    (_threads, "_serve"), (_threads, "_taken_lock"), (_stored, "File"), (_numbers, "File"), (_streamed, "Room"), (_streamed, "frozen"),
 ]  # fmt: skip
 
 
@@ -1380,13 +1382,13 @@ PLACES_OF_FAILURE = [
 )
 def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
     """When it is called, or when it has done what it does."""
-    monkeypatch.setattr(_rows, "_INLINE", 0)
+    monkeypatch.setattr(_memory, "_INLINE", 0)
     for act in list(passes(tmp_path))[:6]:  # in memory, and from a file
         expected, function = act(), getattr(where, name)
         for n, afterwards in [(1, False), (2, True)]:
 
             def child(act=act, expected=expected, function=function, n=n, afterwards=afterwards):
-                _rows._forget_threads()
+                _threads._forget_threads()
                 calls = iter(range(1, 10**9))
 
                 def failing(*args, **kwargs):
@@ -1411,13 +1413,13 @@ def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource", reason="which limits memory")
     if not os.path.isfile("/proc/self/statm"):
         pytest.skip("the size of a process is read where Linux says it")
-    monkeypatch.setattr(_rows, "_INLINE", 0)
+    monkeypatch.setattr(_memory, "_INLINE", 0)
     for act in passes(tmp_path):
         expected = act()
         for room in (0, 2**20, 2**23 + 2**16, 2**24 + 2**17):
 
             def child(act=act, expected=expected, room=room):
-                _rows._forget_threads()
+                _threads._forget_threads()
                 with open("/proc/self/statm") as file:
                     size = int(file.read().split()[0]) * resource.getpagesize()
                 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -1431,8 +1433,8 @@ def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
 
 def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
     """As one does that finds no memory for its first step."""
-    monkeypatch.setattr(_rows, "_INLINE", 0)
-    monkeypatch.setattr(_rows, "_threads", [])
+    monkeypatch.setattr(_memory, "_INLINE", 0)
+    monkeypatch.setattr(_threads, "_threads", [])
     in_memory, streamed = (
         JacobianBuilder(A, workers=WORKERS).operator(x) for A in (dense(), npy(tmp_path))
     )
@@ -1440,7 +1442,7 @@ def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
     for name, operator in (("_run", streamed), ("_serve", in_memory)):
         expected = operator.T @ np.ones(K * K)
         with monkeypatch.context() as patch:
-            patch.setattr(_rows, "_threads", [])
+            patch.setattr(_threads, "_threads", [])
             patch.setattr(_rows, name, lambda *_: None)
             if name == "_run":
                 with pytest.raises(
@@ -1457,9 +1459,9 @@ def test_no_lock_to_be_had(monkeypatch):
         raise RuntimeError("can't allocate lock")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_rows.threading, "Lock", no_lock)
+        patch.setattr(_threads.threading, "Lock", no_lock)
         with pytest.raises(MemoryError, match="there is no memory left for a lock"):
-            _rows.InOrder(_rows.Stop()).wait(0)
+            _threads.InOrder(_threads.Stop()).wait(0)
 
 
 def test_an_error_is_kept_by_nobody():
@@ -1470,7 +1472,7 @@ def test_an_error_is_kept_by_nobody():
 
     gc.disable()
     try:
-        for run_on in (_rows.on_threads, _rows.on_own_threads):
+        for run_on in (_threads.on_threads, _threads.on_own_threads):
             try:
                 run_on(failing, 4, 2)
             except Failure as error:
@@ -1488,8 +1490,6 @@ def test_a_compilation_that_is_interrupted_keeps_no_lock(monkeypatch):
     """Numba takes its lock in Python code, where Ctrl-C may come just after."""
     from numba.core.compiler_lock import global_compiler_lock
 
-    from sparsejac import _kernels
-
     def interrupted():
         global_compiler_lock._lock.acquire()
         raise error
@@ -1497,7 +1497,7 @@ def test_a_compilation_that_is_interrupted_keeps_no_lock(monkeypatch):
     for error in (KeyboardInterrupt(), MemoryError()):
         with monkeypatch.context() as patch:
             patch.setattr(global_compiler_lock, "acquire", interrupted)
-            kernel = _kernels._kernel()(lambda x: x + 1)  # a new one, which is to be compiled
+            kernel = _compile._kernel()(lambda x: x + 1)  # a new one, which is to be compiled
             with pytest.raises(type(error)):
                 kernel(1.0)
         with ThreadPoolExecutor(1) as pool:

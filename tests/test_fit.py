@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from support import random_csr
 
-from sparsejac import LeastSquares, _fit, fit
+from sparsejac import LeastSquares, fit
+from sparsejac._backends import sums as _sums
+from sparsejac._solvers import fit as _fit
 
 
 def weighted(form, k, noise, *, signs=False, seed=0):
@@ -224,7 +226,7 @@ def test_counts_are_true(monkeypatch):
     counted = {"beginning": 0, "gradient": 0, "squares": 0, "curvature": 0}
 
     def counting(name):
-        method = getattr(_fit.Sums, name)
+        method = getattr(_sums.Sums, name)
 
         def run(self, *args):
             counted[name] += 1
@@ -233,7 +235,7 @@ def test_counts_are_true(monkeypatch):
         return run
 
     for name in counted:
-        monkeypatch.setattr(_fit.Sums, name, counting(name))
+        monkeypatch.setattr(_sums.Sums, name, counting(name))
     seen = []
     result = fit(A, Y, np.ones(300), callback=seen.append)
     assert result.nfev == counted["gradient"]

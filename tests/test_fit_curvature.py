@@ -6,9 +6,10 @@ import scipy.linalg
 import scipy.sparse
 from support import random_csr
 
-from sparsejac import LeastSquares, _fit, fit
-from sparsejac._lanczos import Lanczos
-from sparsejac._steihaug import steihaug
+from sparsejac import LeastSquares, fit
+from sparsejac._solvers import fit as _fit
+from sparsejac._solvers.lanczos import Lanczos
+from sparsejac._solvers.steihaug import steihaug
 
 PAIR = np.array([[1, -0.3], [-0.3, 1]])
 
@@ -104,7 +105,7 @@ def test_each_time_that_a_saddle_is_left_is_a_step():
 
 
 def test_a_saddle_that_cannot_be_left_is_no_success(monkeypatch):
-    monkeypatch.setattr(_fit._Newton, "_lower_along", lambda *_, **__: None)
+    monkeypatch.setattr(_fit.Newton, "_lower_along", lambda *_, **__: None)
     result = fit(np.ones((2, 2)), PAIR)
     assert (result.status, result.success) == (4, False)
     assert result.optimality <= 1e-9

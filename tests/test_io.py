@@ -20,7 +20,10 @@ import scipy.io
 import scipy.sparse
 from support import toarray
 
-from sparsejac import JacobianBuilder, _matrix_market, cli, io, jacobian
+from sparsejac import JacobianBuilder, cli, io, jacobian
+from sparsejac._matrix import dense as _dense
+from sparsejac._matrix import matrix_market as _matrix_market
+from sparsejac._matrix import registry as _registry
 
 
 @pytest.fixture
@@ -940,12 +943,11 @@ def test_headers_that_are_damaged_anywhere(folder, version):
 
 def streamed(path):
     """What a builder reads from a .npy; its first block is enough."""
-    from sparsejac import _sources
-    from sparsejac._rows import Room
+    from sparsejac._matrix.buffers import Room
 
-    source = _sources.npy("A", path)
+    source = _registry.npy_source("A", path)
     with source.opened() as read:
-        found = np.array(read(_sources.Part(0, source.k, 0, source.k), Room()))
+        found = np.array(read(_dense.Part(0, source.k, 0, source.k), Room()))
     return found.T if source.transposed else found
 
 

@@ -56,12 +56,12 @@ def test_import_does_not_import_numba(copy):
 
 def test_compiled_kernels_are_kept_on_disk(copy):
     assert python(USE, copy) == "6.0"
-    assert list(copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbc"))
+    assert list(copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbc"))
 
 
 def test_no_folder_is_writable(copy):
     """Permission bits do not stop root, files in the place of folders do."""
-    (copy / "sparsejac" / "__pycache__").write_text("")
+    (copy / "sparsejac" / "_kernels" / "__pycache__").write_text("")
     (copy / "home").write_text("")
     home = str(copy / "home")
     assert python(USE, copy, HOME=home, XDG_CACHE_HOME=home, NUMBA_CACHE_DIR="") == "6.0"
@@ -81,13 +81,13 @@ def test_a_folder_that_stops_being_writable(copy):
 
 def test_a_damaged_cache_is_named(copy):
     assert python(USE, copy) == "6.0"
-    for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi"):
+    for file in copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbi"):
         file.write_bytes(file.read_bytes()[:10])
     lines = "\n    ".join(USE.split("; "))
     program = f"try:\n    {lines}\nexcept RuntimeError as error:\n    print(error)"
     printed = python(program, copy)
     assert "Numba cannot use its cache of the compiled kernel matvec: remove the folder" in printed
-    assert str(copy / "sparsejac" / "__pycache__") in printed
+    assert str(copy / "sparsejac" / "_kernels" / "__pycache__") in printed
 
 
 def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy):
@@ -95,7 +95,7 @@ def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy)
     assert python(USE, copy) == "6.0"
     ((index, of_the_first),) = [
         (file, file.read_bytes())
-        for file in copy.glob("sparsejac/__pycache__/_kernels.matvec-*.nbi")
+        for file in copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbi")
     ]
     index.unlink()
     integers = USE.replace("np.eye(3)", "np.eye(3, dtype=np.int64)")
@@ -103,6 +103,11 @@ def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy)
     index.write_bytes(of_the_first)
     assert python(USE, copy) == "6.0"
     assert python(integers, copy) == "6.0"
+
+
+def test_a_kernel_has_a_name():
+    with pytest.raises(AttributeError, match="there is no kernel 'none'"):
+        _kernels.none  # noqa: B018
 
 
 def test_kernels_release_the_gil_and_are_honest_about_nan():

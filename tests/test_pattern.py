@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sparsejac import JacobianBuilder
-from sparsejac._pattern import index_dtype, searchsorted
+from sparsejac._matrix.pattern import index_dtype, searchsorted
 
 
 def huge(k):
@@ -52,7 +52,7 @@ def test_int64_index_arrays_are_written(monkeypatch):
     builder = JacobianBuilder(np.arange(16.0).reshape(4, 4))
     x = np.arange(1.0, 5)
     expected = builder.tocsr(x)
-    monkeypatch.setattr("sparsejac._pattern.index_dtype", lambda *_: np.dtype(np.int64))
+    monkeypatch.setattr("sparsejac._matrix.pattern.index_dtype", lambda *_: np.dtype(np.int64))
     J = builder.tocsr(x)
     assert J.indices.dtype == J.indptr.dtype == np.int64
     np.testing.assert_array_equal(J.toarray(), expected.toarray())

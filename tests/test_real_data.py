@@ -116,7 +116,7 @@ def test_ten_million_rows_with_few_entries(source, request):
 def test_ten_million_rows_stay_below_a_gibibyte():
     program = """
 import numpy as np, scipy.sparse
-from sparsejac import JacobianBuilder, _machine
+from sparsejac import JacobianBuilder
 k = 10**7
 i = np.arange(3673) * 2000
 A = scipy.sparse.coo_array((np.ones(3673), (i, i[::-1])), shape=(k, k)).tocsr()

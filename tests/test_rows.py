@@ -15,8 +15,11 @@ import pytest
 import scipy.sparse
 from support import assert_same, integers, matrix, random_csr, toarray
 
-from sparsejac import JacobianBuilder, _rows
-from sparsejac._rows import on_threads
+from sparsejac import JacobianBuilder
+from sparsejac._backends import memory as _memory
+from sparsejac._backends import partition as _partition
+from sparsejac._backends import threads as _threads
+from sparsejac._backends.threads import on_threads
 
 K = 700
 
@@ -24,8 +27,8 @@ K = 700
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Pieces of which matrices that are small enough for a test have several, of maps and of sums."""
-    monkeypatch.setattr(_rows, "_INLINE", 2**14)
-    monkeypatch.setattr(_rows, "_PIECE", 2**15)
+    monkeypatch.setattr(_memory, "_INLINE", 2**14)
+    monkeypatch.setattr(_partition, "_PIECE", 2**15)
 
 
 def large(form, dtype=np.float64):
@@ -83,7 +86,7 @@ def test_large_problems_are_right(form):
 @pytest.mark.parametrize("form", ["F", "strided", "reversed", "csr"])
 def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
     """A layout or dtype that the kernels do not read is copied block by block: here many, at cut rows too."""
-    monkeypatch.setattr(_rows, "_PACK", 320)
+    monkeypatch.setattr(_memory, "_PACK", 320)
     A = matrix(50, form, dtype="int16" if form == "csr" else "float64", density=0.2)
     plain = A.astype(np.float64) if form == "csr" else np.ascontiguousarray(A)
     x = integers((50,), seed=3)
@@ -148,7 +151,7 @@ def test_a_block_of_vectors_wakes_threads_sooner(monkeypatch):
     """What counts is the numbers that are moved: here 10 000 entries, and 10 000 times 8."""
     pieces = []
     monkeypatch.setattr(
-        _rows,
+        _memory,
         "on_threads",
         lambda work, n, workers: pieces.append(n) or on_threads(work, n, workers),
     )
@@ -249,7 +252,7 @@ def test_an_exception_reaches_the_caller_and_stops_the_threads():
 
 def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
     op = JacobianBuilder(large("C"), workers=4).operator(np.ones(K))
-    run = _rows.MemoryRows._run
+    run = _memory.MemoryRows._run
     calls = iter(range(100))
 
     def failing(self, *args):
@@ -257,7 +260,7 @@ def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
             raise ZeroDivisionError("second piece")
         run(self, *args)
 
-    monkeypatch.setattr(_rows.MemoryRows, "_run", failing)
+    monkeypatch.setattr(_memory.MemoryRows, "_run", failing)
     with pytest.raises(ZeroDivisionError, match="second piece"):
         op.T @ np.ones(K * K)
     monkeypatch.undo()
@@ -268,7 +271,7 @@ def test_no_thread_to_be_had(monkeypatch):
     def start_new_thread(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_rows, "_threads", [])
+    monkeypatch.setattr(_threads, "_threads", [])
     monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
     done = []
     on_threads(done.append, 7, 4)

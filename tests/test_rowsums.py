@@ -268,8 +268,8 @@ def test_errors_of_x():
 
 
 def test_too_large_for_memory(monkeypatch):
-    monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 1000)
-    monkeypatch.setattr("sparsejac._checks.LARGE", 1)
+    monkeypatch.setattr("sparsejac._system.machine.available_memory", lambda: 1000)
+    monkeypatch.setattr("sparsejac._validation.LARGE", 1)
     with pytest.raises(
         MemoryError, match="the 100x100 array, while it is made, would take 120000 bytes"
     ):

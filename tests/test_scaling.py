@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from sparsejac import _machine, symmetric_scaling
+from sparsejac import symmetric_scaling
+from sparsejac._system import machine as _machine
 
 
 def positive(k, seed=0):
@@ -440,7 +441,7 @@ def test_targets_without_a_common_measure():
 def test_the_examination_needs_memory(monkeypatch):
     A = scipy.sparse.csr_array(HALF)
     monkeypatch.setattr(_machine, "available_memory", lambda: 100)
-    monkeypatch.setattr("sparsejac._checks.LARGE", 1)
+    monkeypatch.setattr("sparsejac._validation.LARGE", 1)
     with pytest.raises(
         MemoryError, match=r'examination of A\'s support would take .* leave out support="check"'
     ):

@@ -21,8 +21,9 @@ import scipy.sparse
 from scipy.sparse.linalg import lsmr
 from support import integers
 
-from sparsejac import JacobianBuilder, _stored, io
-from sparsejac._stored import StoredCSR
+from sparsejac import JacobianBuilder, io
+from sparsejac._matrix import stored as _stored
+from sparsejac._operators.stored import StoredCSR
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
@@ -415,8 +416,8 @@ def test_memory_is_that_of_one_block():
 
 def test_rows_that_do_not_fit(monkeypatch):
     _, stored = written()
-    monkeypatch.setattr("sparsejac._checks.LARGE", 0)
-    monkeypatch.setattr("sparsejac._machine.available_memory", lambda: 300)
+    monkeypatch.setattr("sparsejac._validation.LARGE", 0)
+    monkeypatch.setattr("sparsejac._system.machine.available_memory", lambda: 300)
     with pytest.raises(
         MemoryError,
         match=r"23 rows of .*J would take .*: take a smaller slice of rows, or operator\(\)",

@@ -17,16 +17,11 @@ import scipy.sparse
 from kinds import Sliced
 from support import integers, matrix
 
-from sparsejac import (
-    JacobianBuilder,
-    LeastSquares,
-    RowSums,
-    _sources,
-    _streamed,
-    fit,
-    io,
-    symmetric_scaling,
-)
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
+from sparsejac._backends import streamed as _streamed
+from sparsejac._matrix import dense as _dense
+from sparsejac._matrix import numbers as _numbers
+from sparsejac._matrix import registry as _registry
 from sparsejac.testing import check_jacobian
 
 K = 23
@@ -478,16 +473,16 @@ def test_what_is_not_symmetric(sources, kind):
 
 def test_five_eighths_of_a_file_are_read(sources, monkeypatch):
     """Of a symmetric A the other half is looked at once."""
-    monkeypatch.setattr(_sources, "_SMALL", 0)
+    monkeypatch.setattr(_dense, "_SMALL", 0)
     monkeypatch.setattr(_streamed, "_BLOCK", 4 * K * 8)
     read = []
-    fill = _sources.FileNumbers.fill
+    fill = _numbers.FileNumbers.fill
 
     def counting(self, file, start, numbers):
         read.append(numbers.size)
         fill(self, file, start, numbers)
 
-    monkeypatch.setattr(_sources.FileNumbers, "fill", counting)
+    monkeypatch.setattr(_numbers.FileNumbers, "fill", counting)
     S = matrix(K, symmetric=True)
     sums = RowSums(sources.npy(S))
     assert sum(read) == K * K
@@ -742,8 +737,8 @@ def test_structures_that_cannot_be_read(sources):
 
 def test_what_stays_in_memory():
     """Arrays that are no file's: a copy on write, a plain view of a map, and what NumPy calls a map of nothing."""
-    assert _sources.find("A", np.ones((3, 3))) is None
-    assert _sources.find("A", scipy.sparse.csr_array(np.eye(3))) is None
+    assert _registry.source_of("A", np.ones((3, 3))) is None
+    assert _registry.source_of("A", scipy.sparse.csr_array(np.eye(3))) is None
 
 
 def test_copies_on_write_are_read_from_memory(sources):
@@ -751,7 +746,7 @@ def test_copies_on_write_are_read_from_memory(sources):
     A = np.load(path, mmap_mode="c")
     A[0, 0] = 5
     assert JacobianBuilder(A).value(np.ones(3))[0] == 5
-    assert _sources.find("A", np.asarray(np.load(path, mmap_mode="r"))) is None
+    assert _registry.source_of("A", np.asarray(np.load(path, mmap_mode="r"))) is None
 
 
 @pytest.mark.parametrize("kind", ["npy", "memmap", "csr", "folder_of_blocks"])

@@ -23,146 +23,74 @@ from sparsejac import (
 
 PACKAGE = Path(sparsejac.__file__).parent
 
-# What each module may import from the package: arrows run one way. A type-checking import is none.
-ARROWS = {
-    "_machine": set(),
-    "_kernels": set(),
-    "_progress": set(),
-    "_completeness": set(),
-    "_files": set(),
-    "_matrix_market": set(),
-    "_npy": set(),
-    "_npz": {"_npy"},
-    "_forks": set(),
-    "_checks": {"_machine"},
-    "_pattern": {"_checks", "_forks", "_kernels"},
-    "_matrix": {"_checks", "_kernels", "_pattern"},
-    "_linear": {"_checks"},
-    "_stored": {"_checks", "_linear", "_pattern"},
-    "_rows": {"_pattern", "_kernels"},
-    "_sources": {
-        "_checks",
-        "_completeness",
-        "_kernels",
-        "_npy",
-        "_pattern",
-        "_pixels",
-        "_rows",
-        "_stored",
-    },
-    "_pixels": {"_checks", "_completeness", "_pattern", "_rows", "_sources"},
-    "_streamed": {"_checks", "_pattern", "_progress", "_rows", "_sources"},
-    "_beside": {"_checks", "_kernels", "_matrix", "_pattern", "_rows", "_sources", "_streamed"},
-    "_kspace": {"_checks", "_linear", "_pattern", "_rows"},
-    "_operator": {"_checks", "_kspace", "_linear", "_pattern", "_rows"},
-    "_builder": {
-        "_checks",
-        "_kspace",
-        "_linear",
-        "_machine",
-        "_matrix",
-        "_operator",
-        "_pattern",
-        "_rows",
-        "_sources",
-        "_streamed",
-    },
-    "_optimize": {
-        "_beside",
-        "_builder",
-        "_checks",
-        "_kspace",
-        "_matrix",
-        "_operator",
-        "_pattern",
-        "_rows",
-        "_sources",
-    },
-    "_steihaug": {"_kernels"},
-    "_lanczos": set(),
-    "_range": set(),
-    "_fit": {
-        "_checks",
-        "_kernels",
-        "_kspace",
-        "_lanczos",
-        "_optimize",
-        "_pattern",
-        "_progress",
-        "_range",
-        "_steihaug",
-    },
-    "_rowsums": {
-        "_checks",
-        "_linear",
-        "_machine",
-        "_matrix",
-        "_pattern",
-        "_rows",
-        "_sources",
-        "_streamed",
-    },
-    "_support": {"_rowsums"},
-    "_scaling": {
-        "_checks",
-        "_forks",
-        "_kernels",
-        "_machine",
-        "_progress",
-        "_rowsums",
-        "_steihaug",
-        "_support",
-    },
-    "_columns": {"_checks", "_files", "_pixels", "_sources"},
-    "cool": {"_checks", "_columns", "_pixels", "_progress", "_rowsums", "_scaling", "__version__"},
-    "testing": {"_builder", "_checks"},
-    "io": {"_checks", "_files", "_matrix_market", "_npy", "_npz", "_stored"},
-    "cli": {
-        "_builder",
-        "_checks",
-        "_columns",
-        "_fit",
-        "_machine",
-        "_pixels",
-        "_progress",
-        "_scaling",
-        "_stored",
-        "__version__",
-        "cool",
-        "io",
-        "testing",
-    },
-    "__init__": {"_builder", "_fit", "_kspace", "_operator", "_optimize", "_rowsums", "_scaling"},
-    "__main__": {"cli"},
+# A package may import only itself and those on lines above its own.
+CHAIN = [
+    ["_system"],
+    ["_validation"],
+    ["_kernels"],
+    ["_matrix"],
+    ["_backends"],
+    ["_operators"],
+    ["_solvers"],
+    ["jacobian", "least_squares", "row_sums", "fitting", "scaling", "cool", "io", "testing"],
+    ["__init__"],
+    ["cli"],
+    ["__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(CHAIN) for name in names}
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
 
 
-def imports_of(path):
-    """Names that a module imports from the package itself, except for the type checker."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and node not in skipped:
-            yield from [node.module] if node.module else [alias.name for alias in node.names]
+def imports_of(module):
+    """Modules of the package that a module imports, anywhere in it, also for the type checker."""
+    folder = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.ImportFrom) and node.level):
+            continue
+        base = folder[: len(folder) - node.level + 1] + (node.module or "").split(".")
+        base = [part for part in base if part]
+        for alias in node.names:
+            names = [".".join([*base, alias.name]), ".".join(base)]
+            files = [name + end for name in names for end in ("", ".__init__")]
+            yield next((file for file in files if file in MODULES), "__init__")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_imports_run_one_way(path):
-    assert set(imports_of(path)) <= ARROWS[path.stem]
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    """Each import is of the same package, or of one to its left in the chain."""
+    own = module.split(".")[0]
+    for found in imports_of(module):
+        package = found.split(".")[0]
+        both_public = LEVEL[package] == LEVEL[own] == LEVEL["jacobian"]
+        assert package == own or both_public or LEVEL[package] < LEVEL[own], found
+
+
+def test_no_modules_import_each_other():
+    """Following imports never leads back to a module."""
+    done, under_way = set(), []
+
+    def follow(module):
+        assert module not in under_way, [*under_way, module]
+        if module not in done:
+            under_way.append(module)
+            for found in sorted(set(imports_of(module)) - {module}):
+                follow(found)
+            done.add(under_way.pop())
+
+    for module in MODULES:
+        follow(module)
 
 
 def test_only_the_kernels_import_numba():
-    users = [
-        path.stem
-        for path in PACKAGE.glob("*.py")
+    users = {
+        module.split(".")[0]
+        for module, path in MODULES.items()
         if re.search(r"^\s*(import|from) numba", path.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
-    assert users == ["_kernels"]
+    }
+    assert users == {"_kernels"}
 
 
 def test_public_names():
@@ -257,7 +185,7 @@ def test_every_error_message_is_matched_by_a_test():
     )
     tests = tests.replace("\\", "")
     missing = []
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (
                 isinstance(node, ast.Call)

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, symmetric_scaling
-from sparsejac._checks import symmetry_tolerance
+from sparsejac._validation import symmetry_tolerance
 
 K = 30
 x = np.random.default_rng(3).uniform(0.5, 1.5, K)

@@ -7,6 +7,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from support import integers, matrix
 
 from sparsejac import JacobianBuilder, jacobian
+from sparsejac._backends import memory as _memory
 from sparsejac.testing import assert_adjoint, check_jacobian, dense_jacobian
 
 
@@ -104,16 +105,15 @@ def test_wrong_jacobians_fail(mistake):
 @pytest.mark.parametrize("kernel", ["matvec", "rmatvec", "csr_data", "squares"])
 def test_a_wrong_kernel_is_found(kernel, monkeypatch):
     """Spoil one number that one of our own kernels computes."""
-    from sparsejac import _rows
 
-    run = _rows.MemoryRows._run
+    run = _memory.MemoryRows._run
 
     def spoiling(self, name, i0, i1, args, *more, **options):
         run(self, name, i0, i1, args, *more, **options)
         if name == kernel:
             args[-1].reshape(-1)[2] += 1
 
-    monkeypatch.setattr(_rows.MemoryRows, "_run", spoiling)
+    monkeypatch.setattr(_memory.MemoryRows, "_run", spoiling)
     with pytest.raises(AssertionError, match="fails by"):
         check_jacobian(np.arange(1.0, 10).reshape(3, 3), [1.0, 2, 3])
 

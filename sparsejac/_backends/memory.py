@@ -1,0 +1,184 @@
+"""The backend of a matrix in memory: kernels run on threads over its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._kernels import compiled_kernel
+from .._matrix.buffers import Room
+from .._matrix.entries import Entries
+from .._matrix.pattern import Indices, Pattern, searchsorted
+from .partition import bounds_of, partial_sums, pieces
+from .rows import Rows, Sum
+from .threads import InOrder, Stop, on_threads
+
+# Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
+_INLINE = 2**20
+# bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
+_PACK = 2**20
+_SUM_PIECES = 8  # partial sums, at most
+_EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
+
+
+class MemoryRows(Rows):
+    """The rows of A in memory: a dense matrix, or the values of a CSR matrix."""
+
+    def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
+        self.entries = Entries(values, pattern)
+        self.dtype = self.entries.dtype
+        self._square = pattern.entries == pattern.k**2  # no triangle
+        self.pattern = pattern
+        self.workers = workers
+        # Only A decides on the pieces. A power of two of them, so that as many threads share them evenly.
+        self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
+
+    def map(
+        self,
+        kernel: str,
+        *args: Any,
+        rows: tuple[int, int] | None = None,
+        columns: int = 1,
+        structure: bool = False,
+        compact: bool = False,
+        target: Any = None,
+    ) -> None:
+        """Run a kernel over all rows, or ``rows[0] <= i < rows[1]``, of which each entry makes so many `columns`.
+
+        With `structure`, the kernel is one that does not read A's values; with a `target`, it reads that beside them.
+        """
+        self.pattern.check_unchanged()
+        if rows is None:
+            (i0, i1), entries = (0, self.pattern.k), self.pattern.entries
+        else:
+            i0, i1 = rows
+            entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
+        if entries * columns <= _INLINE:
+            self._run(kernel, i0, i1, args, target, structure=structure, compact=compact)
+            return
+        bounds = bounds_of(self.pattern, i0, i1, pieces(entries * columns, self.workers))
+
+        def write(piece: int) -> None:
+            self._run(
+                kernel,
+                bounds[piece],
+                bounds[piece + 1],
+                args,
+                target,
+                structure=structure,
+                compact=compact,
+            )
+            if self.tick is not None:
+                self.tick(
+                    int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]])
+                )
+
+        on_threads(write, len(bounds) - 1, self.workers)
+
+    def diagonal(self) -> NDArray[Any]:
+        return self._gathered_diagonal(
+            self.entries, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64)
+        )
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        return self._gathered_diagonal(target, np.dtype(np.float64))
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        return self.entries.at(entries)
+
+    def sum(
+        self,
+        kernel: str,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        *args: Any,
+        outputs: int = 1,
+        extra: int = 0,
+        columns: int | None = None,
+        target: Any = None,
+    ) -> NDArray[Any]:
+        """The sum, in the dtype of x, that a kernel adds up over all rows: of which vectors, and how many, see `Sum`.
+
+        Memory: the result, and for each worker one of its size (for sparse rows: and of that of x) and with `columns` four of its rows.
+        """
+        self.pattern.check_unchanged()
+        dense, bounds = self.pattern.indices is None, self._sum_bounds
+        of = Sum(x, outputs, extra, columns, dense=dense)
+
+        def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
+            self._run(kernel, bounds[piece], bounds[piece + 1], of.arguments(args, out), target)
+            return of.found(out)
+
+        if len(bounds) == 2:
+            sums = add_rows(0, of.part())
+            return sums.copy() if of.packed else sums
+        total = np.zeros(of.shape, of.dtype)
+        spare: list[
+            NDArray[Any]
+        ] = []  # a thread that is done with one uses it again: fresh memory is slow
+        stop = Stop()
+        order = InOrder(stop)
+
+        def add(piece: int) -> None:
+            try:
+                out = spare.pop()
+            except IndexError:
+                out = of.part()
+            sums = add_rows(piece, out)
+            # Pieces are taken in order, so those before this one are done or under way: no deadlock.
+            if not order.wait(piece):
+                return
+            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                np.add(total, sums, out=total)
+            order.done(piece)
+            sums[:] = 0
+            spare.append(out)
+
+        # A sum over a sparse row takes twice as long for each entry.
+        numbers = self.pattern.entries * (columns or of.inputs) * (1 if dense else 2)
+        workers = self.workers if numbers > _INLINE else 1
+        on_threads(add, len(bounds) - 1, workers, stop)
+        return total
+
+    def _run(
+        self,
+        kernel: str,
+        i0: int,
+        i1: int,
+        args: tuple[Any, ...],
+        target: Any = None,
+        *,
+        structure: bool = False,
+        compact: bool = False,
+    ) -> None:
+        run = compiled_kernel(kernel)
+        pattern, own = self.pattern, self.entries
+        spans = self.spans(compact=compact)
+        if structure:
+            run(None, pattern.indices, 0, *spans, i0, i1, *args)
+        elif own.direct and (target is None or target.direct):
+            args = args if target is None else (target.values, 0, *args)
+            run(own.values, pattern.indices, 0, *spans, i0, i1, *args)
+        elif own.transposed is not None and self._square and kernel in _EITHER_WAY:
+            run(own.transposed.reshape(-1), None, 0, *spans, i0, i1, *args)
+        else:
+            rooms = Room(), Room()
+            for b0, b1 in self._blocks(i0, i1):
+                data, base = own.packed(b0, b1, rooms[0])
+                beside = () if target is None else target.packed(b0, b1, rooms[1])
+                indices = None if pattern.indices is None else pattern.indices[base:]
+                run(data, indices, base, *spans, b0, b1, *beside, *args)
+
+    def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:
+        """Consecutive rows whose entries fit into a buffer."""
+        pattern, itemsize = self.pattern, self.dtype.itemsize
+        while i0 < i1:
+            if pattern.indices is None:
+                stop = min(i0 + max(32, _PACK // (pattern.k * itemsize)), i1)
+            else:
+                end = int(pattern.lo[i0]) + _PACK // itemsize
+                stop = min(max(searchsorted(pattern.hi, end, side="right"), i0 + 1), i1)
+            yield i0, stop
+            i0 = stop

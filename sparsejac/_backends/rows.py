@@ -1,0 +1,192 @@
+"""What all backends have in common.
+
+A backend offers two things. `map` runs a kernel that writes each row's own part of an output; the threads share out the
+rows as they come. `sum` runs a kernel that adds into a k-vector; there the partial sums are fixed by A alone and added
+in order, so that the result has the same bits for every number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._matrix.pattern import Indices, Pattern, frozen, index_dtype
+
+
+class Rows:
+    """What all places have in common: numbers of A that are not a kernel's, gathered by the two things that they offer."""
+
+    pattern: Pattern
+    workers: int
+    dtype: np.dtype[Any]  # in which the kernels are given A
+    entries: Any  # A's numbers, by themselves
+    tick: Callable[[int], object] | None = (
+        None  # told of the entries of each piece that `map` has done
+    )
+    memory: int | None = None  # bytes that may be held at a time, where there is such a limit
+    flipped = False  # whether these rows are the columns of the matrix whose rows J goes by
+
+    def map(self, kernel: str, *args: Any, **how: Any) -> None:
+        raise NotImplementedError
+
+    def sum(
+        self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any
+    ) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The values of these entries, of which there are not many: O(k)."""
+        raise NotImplementedError
+
+    def check_budget(self, target: Any) -> None:
+        """Refuse a budget that is too small for what is beside A."""
+
+    def diagonal(self) -> NDArray[Any]:
+        """A's diagonal, in double precision; 0 where it stores none."""
+        raise NotImplementedError
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        """The same of what is beside A, in float64."""
+        raise NotImplementedError
+
+    def any_nonzero(self, target: Any) -> bool:
+        """Whether a number of what is beside A is not zero, however small: without a pass over A, where it is in memory."""
+        return bool(np.any(target.values))
+
+    def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
+        if self.pattern.indices is None:
+            return x, v
+        packed = np.empty((x.size, 2), x.dtype)
+        packed[:, 0], packed[:, 1] = x, v
+        return frozen(packed), None
+
+    def visited(self) -> tuple[Indices, Indices]:
+        """(i, j) of the entries that are visited."""
+        pattern, count = self.pattern, self.pattern.entries
+        dtype = index_dtype(pattern.k, pattern.k, count)
+        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        self.map("pairs", i, j, structure=True, compact=True)
+        return i, j
+
+    def positions(self) -> Any:
+        """Which of A's values those are."""
+        pattern = self.pattern
+        if pattern.entries == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
+            return slice(None)
+        return np.arange(pattern.entries) + np.repeat(
+            pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo
+        )
+
+    def values(self, target: Any = None) -> NDArray[Any]:
+        """A's numbers at the entries that are visited, or the target's, in double precision: a vector of so many."""
+        k, dtype = self.pattern.k, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64)
+        found = np.empty(self.pattern.entries, dtype)
+        if target is None:
+            self.map("value", None, 0, frozen(np.ones(k, dtype)), found, compact=True)
+            return found
+        self.map("value", frozen(np.zeros(k, dtype)), found, compact=True, target=target)  # 0 - y
+        return np.negative(found, out=found)
+
+    def matrix(self, target: Any = None) -> NDArray[Any]:
+        """The same of a dense A as a k×k array."""
+        pattern, k = self.pattern, self.pattern.k
+        found = self.values(target)
+        if found.size == k * k:
+            return found.reshape(k, k)
+        out = np.zeros((k, k), found.dtype)
+        for i in range(k):
+            j0 = i * k
+            out[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = found[
+                pattern.first[i] : pattern.first[i + 1]
+            ]
+        return out
+
+    def _gathered_diagonal(self, numbers: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        entries = self.pattern.diagonal_entries()
+        found = entries >= 0
+        diagonal = np.zeros(entries.size, dtype)
+        diagonal[found] = numbers.at(entries[found])
+        return diagonal
+
+    def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of m rows for a map to fill: zero where A has no entries."""
+        return np.empty(shape, dtype) if self.pattern.grid is None else np.zeros(shape, dtype)
+
+    def spans(self, *, compact: bool = False) -> tuple[Any, ...]:
+        """What every kernel is told of the rows. With `compact`, as if J had a row for each entry that is visited."""
+        pattern = self.pattern
+        return pattern.lo, pattern.hi, pattern.first, None if compact else pattern.grid
+
+
+class Sum:
+    """The k-vectors that a sum is made of: those that are given, and how its parts are laid out for the kernels.
+
+    x is a k-vector, and so is the sum, or with `columns` a matrix of so many; or x is several k-vectors, as a tuple or as rows of a
+    matrix, and the sum as many rows as there are `outputs`, of k numbers and so many `extra` ones. For sparse rows the kernel is
+    given the vectors and the sums packed, side by side, except with `columns`.
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        outputs: int,
+        extra: int,
+        columns: int | None,
+        *,
+        dense: bool,
+    ) -> None:
+        self.several = isinstance(x, tuple) or x.ndim == 2
+        self._given = x if isinstance(x, tuple) else (x,)
+        self._vectors: list[NDArray[Any]] = list(x) if self.several else [x]  # type: ignore[list-item]  # it is no tuple then
+        self._k, self._extra, self._outputs, self._columns = (
+            self._vectors[0].size,
+            extra,
+            outputs,
+            columns,
+        )
+        self.dtype, self.inputs = self._vectors[0].dtype, len(self._vectors)
+        self.packed, self._dense = not dense and columns is None, dense
+        self.shape: tuple[int, ...] = (outputs, self._k + extra) if self.several else (self._k,)
+        if columns is not None:
+            self.shape = (self._k, columns)
+
+    @property
+    def part_nbytes(self) -> int:
+        """What a part takes."""
+        numbers = self._k * (self.inputs + self._outputs) if self.packed else math.prod(self.shape)
+        return numbers * self.dtype.itemsize
+
+    def part(self) -> NDArray[Any]:
+        """Where a kernel may add."""
+        if not self.packed:
+            return np.zeros(self.shape, self.dtype)
+        out = _in_cache_lines(self._k + self._extra, self.inputs + self._outputs, self.dtype)
+        for column, vector in enumerate(self._vectors):
+            out[: self._k, column] = vector
+        out[:, self.inputs :] = 0
+        return out
+
+    def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
+        """The last arguments of a kernel that adds into a part."""
+        seen = (None,) * len(self._given) if self.packed else self._given
+        four = 4 if self._dense and self._k >= 4 else 0
+        room = () if self._columns is None else (np.empty((four, self._columns), self.dtype),)
+        return (*seen, *args, *room, out)
+
+    def found(self, out: NDArray[Any]) -> NDArray[Any]:
+        """The sums in a part."""
+        if not self.packed:
+            return out
+        return out[:, self.inputs :].T if self.several else out[:, 1]
+
+
+def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An empty array that starts where a cache line does, so that rows of a power of two of numbers do not straddle two."""
+    memory = np.empty(rows * columns + 64 // dtype.itemsize, dtype)
+    start = -memory.ctypes.data % 64 // dtype.itemsize
+    return memory[start : start + rows * columns].reshape(rows, columns)

@@ -1,0 +1,672 @@
+"""Rows that are not in memory, and how a kernel runs over them: block after block, while the next ones are read.
+
+A pass opens its sources, which see to it that they are what they were, and starts threads of its own: one more than may
+compute, so that one of them can read while the others do. Each takes the next block, in order, reads it into a buffer of its
+own, and runs the kernel on it. When the pass is over, or has failed, threads, files and buffers are gone.
+
+In a first pass the blocks are looked at as they come: whether they are finite, what is on the diagonal, and how small and large
+they are. Of a file that has not changed nobody needs to know again. What its owner may change unnoticed is looked at in every pass.
+
+The bits of a sum depend on A alone. A is cut into units of rows, and each unit belongs to one of a few partial sums, to which units
+are added in order. A budget that leaves no room for a whole unit cuts it into blocks, where the kernels allow that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._kernels import compiled_kernel
+from .._matrix.buffers import Room
+from .._matrix.csr import CsrSource, Source, row_blocks
+from .._matrix.dense import DenseSource, Part
+from .._matrix.entries import Entries, Weights
+from .._matrix.pattern import Indices, Pattern, Spans, frozen
+from .._system import progress
+from .._system.locks import Turn
+from .partition import partial_sums
+from .rows import Rows, Sum
+from .threads import InOrder, Stop, aside, on_own_threads
+
+# bytes of a block, if there is room: from here on the time between two of them does not show
+_BLOCK = 2**23
+_DEFAULT = 2**28  # bytes for blocks, where nobody says how many
+_PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
+_SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take, of those below
+_TOGETHER = 4  # dense rows that the kernels of sums take at a time
+_LONG = 2**26  # bytes of so many rows above which a budget need not have room for all of them
+_DELAY = 2  # seconds before a bar is shown
+_VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
+_OTHER = 2**21  # bytes of threads, and of what they leave with malloc
+_COMPILED = tuple(
+    map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
+)
+
+
+class Summary(NamedTuple):
+    """What one pass has seen of a real matrix."""
+
+    diagonal: NDArray[np.float64]
+    lowest: float
+    lowest_at: tuple[int, int]
+    largest: float
+
+
+class StreamedEntries:
+    """The numbers of A, or of Y beside it, where they are read block by block; and what has been seen of them."""
+
+    def __init__(
+        self,
+        source: Source,
+        pattern: Pattern,
+        name: str,
+        *,
+        check_finite: bool,
+        compiled: tuple[np.dtype[Any], ...] = _COMPILED,
+    ) -> None:
+        self.extremes = False  # whether anybody wants to know of them
+        self.whole_diagonal = (
+            False  # whether what is on the diagonal is noted even where it is not visited
+        )
+        self._noting = Turn()
+        self.source, self.name, self._pattern, self.check_finite = (
+            source,
+            name,
+            pattern,
+            check_finite,
+        )
+        self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
+        self.seen = np.zeros(k, np.bool_)
+        self.diagonal = np.zeros(k, np.complex128 if self.dtype.kind == "c" else np.float64)
+        self.lowest, self.lowest_at, self.largest = np.inf, (0, 0), -np.inf
+
+    @property
+    def extra(self) -> int:
+        return self.source.extra
+
+    @property
+    def mutable(self) -> bool:
+        return self.source.mutable
+
+    @property
+    def scan_each_pass(self) -> bool:
+        return self.source.scan_each_pass
+
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry takes in the buffers of one thread."""
+        return entry_bytes(self.source, self.dtype)
+
+    def reader(self, opened: Any) -> Callable[..., Any]:
+        """``read(i0, i1, rooms, …)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
+        return (
+            self._dense_reader(opened)
+            if isinstance(self.source, DenseSource)
+            else self._csr_reader(*opened)
+        )
+
+    def _dense_reader(self, read: Any) -> Callable[..., Any]:
+        pattern, k = self._pattern, self._pattern.k
+        whole = pattern.entries == k * k
+
+        def block_of(
+            i0: int, i1: int, rooms: list[Room], *_: Any, **__: Any
+        ) -> tuple[NDArray[Any], None, int]:
+            c0, c1 = 0, k
+            if not whole:
+                i = np.arange(i0, i1) * k
+                c0, c1 = int(np.min(pattern.lo[i0:i1] - i)), int(np.max(pattern.hi[i0:i1] - i))
+                if self.whole_diagonal:
+                    c0, c1 = min(c0, i0), max(c1, i1)
+            return (
+                self._readable(read(Part(i0, i1, c0, max(c0, c1)), rooms[0]), rooms[1]),
+                None,
+                i0 * k,
+            )
+
+        return block_of
+
+    def _csr_reader(self, read: Any, read_columns: Any) -> Callable[..., Any]:
+        assert isinstance(self.source, CsrSource)
+        source = self.source
+        indptr, dtype = source.indptr, source.index_dtype
+
+        def block_of(
+            i0: int, i1: int, rooms: list[Room], *, structure: bool
+        ) -> tuple[Any, Any, int]:
+            base, end = int(indptr[i0]), int(indptr[i1])
+            columns = _converted(read_columns(base, end, rooms[2]), dtype, rooms[3])
+            if source.stored_indices.mutable:  # a kernel would write beyond its arrays
+                defect, line = compiled_kernel("csr_defect")(
+                    indptr, columns, base, i0, i1, self._pattern.k
+                )
+                if defect:
+                    raise _validation.changed_columns(self.name, int(line))
+            data = None if structure else self._readable(read(base, end, rooms[0]), rooms[1])
+            return data, frozen(columns), base
+
+        return block_of
+
+    def _readable(self, block: NDArray[Any], room: Room) -> NDArray[Any]:
+        return frozen(_converted(block, self.dtype, room).reshape(-1))
+
+    # --- what is seen -------------------------------------------------------------------------------------------------
+
+    def look(self, i0: int, i1: int, data: NDArray[Any], base: int, *, again: bool = False) -> None:
+        """Look at the entries of rows ``i0 <= i < i1`` that are visited, unless they have been seen, or even then."""
+        if self.seen[i0:i1].all() and not again:
+            return
+        if data.size:
+            self._look_at_values(i0, i1, data, base)
+        on_diagonal = diagonal_entries(self._pattern, i0, i1, visited=not self.whole_diagonal)
+        found = on_diagonal >= 0
+        diagonal = data[on_diagonal[found] - base]
+        if self.whole_diagonal and self.check_finite and not np.isfinite(diagonal).all():
+            q = int(np.argmin(np.isfinite(diagonal)))
+            i = int(np.flatnonzero(found)[q]) + i0
+            raise _validation.not_finite(self.name, (i, i), diagonal[q])
+        self.diagonal[i0:i1][found] = diagonal
+        self.seen[i0:i1] = True
+
+    def _look_at_values(self, i0: int, i1: int, data: NDArray[Any], base: int) -> None:
+        pattern = self._pattern
+        lo, hi = pattern.lo[i0:i1], pattern.hi[i0:i1]
+        if int(pattern.first[i1] - pattern.first[i0]) == data.size:
+            self._look_at(data, base)
+        else:
+            for begin, end in zip(lo.tolist(), hi.tolist(), strict=True):
+                if begin < end:
+                    self._look_at(data[begin - base : end - base], begin)
+
+    def _look_at(self, data: NDArray[Any], base: int) -> None:
+        if self.check_finite and data.dtype.kind in "fc":
+            parts = data.view(data.real.dtype) if data.dtype.kind == "c" else data
+            if compiled_kernel("not_finite")(parts):
+                q = int(np.argmin(np.isfinite(data)))
+                raise _validation.not_finite(self.name, self.place(base + q), data[q])
+        if self.extremes:
+            lowest, largest = float(np.min(data)), float(np.max(data))
+            with self._noting:
+                if (
+                    lowest < self.lowest and lowest < 0
+                ):  # of one that is not negative nobody asks where
+                    self.lowest_at = self.place(base + int(np.argmax(data == lowest)))
+                self.lowest = min(self.lowest, lowest)
+                self.largest = max(self.largest, largest)
+
+    def summary(self) -> Summary:
+        """What has been seen."""
+        return Summary(self.diagonal.astype(np.float64), self.lowest, self.lowest_at, self.largest)
+
+    def place(self, entry: int) -> tuple[int, int]:
+        """(i, j) of an entry, as its user counts."""
+        pattern = self._pattern
+        if pattern.indices is None:
+            i, j = divmod(entry, pattern.k)
+        else:
+            assert pattern.indptr is not None
+            i = int(np.searchsorted(pattern.indptr, entry, side="right")) - 1
+            j = int(pattern.indices[entry : entry + 1][0])
+        return (j, i) if self.source.transposed else (i, j)
+
+
+class Block(NamedTuple):
+    """Rows i0 ≤ i < i1 of A as a kernel wants them, and what is beside them: its numbers, and the number of the first."""
+
+    number: int  # of the block
+    i0: int
+    i1: int
+    data: NDArray[Any]
+    indices: NDArray[Any] | None
+    base: int
+    beside: tuple[Any, ...]
+
+
+class StreamedRows(Rows):
+    """The rows of A on disk or from a function, with `map` and `sum` as `MemoryRows` has them."""
+
+    def __init__(
+        self,
+        source: Source,
+        pattern: Pattern,
+        workers: int,
+        memory: int | None,
+        *,
+        check_finite: bool = True,
+        flipped: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.pattern, self.workers, self.memory = pattern, workers, memory
+        self.entries = StreamedEntries(source, pattern, "A", check_finite=check_finite)
+        self.dtype = self.entries.dtype
+        self.flipped, self.progress = (
+            flipped,
+            progress,
+        )  # flipped: these rows are the columns of what J's rows go by
+        self.passes = 0
+
+    # --- the two things -----------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        kernel: str,
+        *args: Any,
+        rows: tuple[int, int] | None = None,
+        columns: int = 1,  # noqa: ARG002  # in memory it decides on threads
+        structure: bool = False,
+        compact: bool = False,
+        target: Any = None,
+    ) -> None:
+        """As `MemoryRows.map`."""
+        alike = structure and self.pattern.indices is None  # rows and columns have the same
+        if self.flipped and not compact and not alike:
+            raise _validation.wrong_order(columns=self.entries.source.transposed)
+        run, spans = compiled_kernel(kernel), self.spans(compact=compact)
+
+        def write(block: Block) -> None:
+            run(
+                block.data,
+                block.indices,
+                block.base,
+                *spans,
+                block.i0,
+                block.i1,
+                *block.beside,
+                *args,
+            )
+
+        if alike:
+            run(None, None, 0, *spans, *(rows or (0, self.pattern.k)), *args)
+        else:
+            self._pass_over(kernel, write, rows or (0, self.pattern.k), target, structure=structure)
+
+    def sum(
+        self,
+        kernel: str,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        *args: Any,
+        outputs: int = 1,
+        extra: int = 0,
+        columns: int | None = None,
+        target: Any = None,
+    ) -> NDArray[Any]:
+        """As `MemoryRows.sum`. A unit of rows adds into one of a few partial sums, which A alone decides."""
+        if isinstance(target, Weights) and self.flipped and self.pattern.indices is not None:
+            raise _validation.wrong_order(columns=self.entries.source.transposed)
+        of = Sum(x, outputs, extra, columns, dense=self.pattern.indices is None)
+        run, spans = compiled_kernel(kernel), self.spans()
+        count = partial_sums(self.pattern, _PARTIAL_SUMS)
+        while count > 1 and count * of.part_nbytes > _SUM_VECTORS * 8 * (self.pattern.k + extra):
+            count //= 2
+        parts: list[NDArray[Any] | None] = [None] * count
+        blocks = list(self._blocks((0, self.pattern.k), target, columns or 1))
+        turns, before = [], [0] * count
+        for unit in self._units(blocks):
+            which = unit % count
+            turns.append((which, before[which]))
+            before[which] += 1
+        source, step = self.entries.source, self.pattern.k
+        if isinstance(source, DenseSource) and granule(source) % _TOGETHER:
+            step = granule(source)  # a block may end within four rows of its unit
+        stop = Stop()
+        orders = [InOrder(stop) for _ in parts]
+
+        def add(block: Block) -> None:
+            which, earlier = turns[block.number]
+            # Blocks are taken in order, so those before this one are done or under way: no deadlock.
+            if not orders[which].wait(earlier):
+                return
+            out = parts[which]
+            if out is None:
+                out = parts[which] = of.part()
+            last = of.arguments(args, out)
+            for i0 in range(block.i0, block.i1, step):
+                i1 = min(i0 + step, block.i1)
+                run(block.data, block.indices, block.base, *spans, i0, i1, *block.beside, *last)
+            orders[which].done(earlier)
+
+        self._pass(kernel, add, blocks, target, stop=stop)
+        total = np.zeros(of.shape, of.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            for out in parts:
+                if out is not None:
+                    np.add(total, of.found(out), out=total)
+        return total
+
+    # --- a pass -------------------------------------------------------------------------------------------------------
+
+    def _pass_over(
+        self,
+        name: str,
+        visit: Callable[[Block], None],
+        rows: tuple[int, int],
+        target: Any = None,
+        *,
+        structure: bool = False,
+    ) -> None:
+        """Visit blocks of these rows, whatever their order, on threads."""
+        self._pass(name, visit, list(self._blocks(rows, target)), target, structure=structure)
+
+    def _pass(
+        self,
+        name: str,
+        visit: Callable[[Block], None],
+        blocks: list[tuple[int, int]],
+        target: Any = None,
+        *,
+        structure: bool = False,
+        stop: Stop | None = None,
+    ) -> None:
+        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set."""
+        for numbers in (self.entries, target):
+            turn = getattr(getattr(numbers, "source", None), "turn", None)
+            if turn is not None and turn.owner == threading.get_ident():
+                raise _validation.asked_while_answering(numbers.name)
+        stop = stop or Stop()
+        run = self._pass_aside
+        aside(lambda: run(name, visit, blocks, target, stop, structure=structure), stop)
+
+    def _pass_aside(
+        self,
+        name: str,
+        visit: Callable[[Block], None],
+        blocks: list[tuple[int, int]],
+        target: Any,
+        stop: Stop,
+        *,
+        structure: bool,
+    ) -> None:
+        own: StreamedEntries = self.entries
+        streamed = target if hasattr(target, "reader") else None
+        rows = sum(i1 - i0 for i0, i1 in blocks)
+        serial = own.source.serial or (streamed is not None and streamed.source.serial)
+        taking, showing = threading.Lock(), threading.Lock()
+        waiting = iter(range(len(blocks)))
+        spare: list[tuple[list[Room], list[Room]]] = []
+        self.passes += not structure and rows == self.pattern.k
+
+        with contextlib.ExitStack() as stack:
+            read = own.reader(stack.enter_context(own.source.opened()))
+            read_beside = (
+                None
+                if streamed is None
+                else streamed.reader(stack.enter_context(streamed.source.opened()))
+            )
+            bar = stack.enter_context(_bar(name, rows, shown=self.progress))
+            again = own.scan_each_pass
+            again_beside = streamed is not None and streamed.scan_each_pass
+
+            def fetch(number: int, rooms: tuple[list[Room], list[Room]]) -> Block:
+                i0, i1 = blocks[number]
+                data, indices, base = read(i0, i1, rooms[0], structure=structure)
+                beside: tuple[Any, ...] = ()
+                if streamed is not None and read_beside is not None:
+                    numbers, _, first = read_beside(i0, i1, rooms[1], indices)
+                    streamed.look(i0, i1, numbers, first, again=again_beside)
+                    beside = numbers, first
+                elif target is not None:
+                    beside = target.packed(i0, i1, rooms[1][0])
+                if not structure:
+                    own.look(i0, i1, data, base, again=again)
+                return Block(number, i0, i1, data, indices, base, beside)
+
+            def taken(rooms: tuple[list[Room], list[Room]]) -> Block | None:
+                """The next block, or None if there is to be no other."""
+                with taking:
+                    if stop.is_set:
+                        return None
+                    if not serial:
+                        number = next(waiting)
+                    else:
+                        try:
+                            return fetch(next(waiting), rooms)
+                        except BaseException:
+                            stop.is_set = True  # before anyone else asks for another one
+                            raise
+                return fetch(number, rooms)
+
+            def work(_: int) -> None:
+                try:
+                    try:
+                        rooms = spare.pop()
+                    except IndexError:
+                        rooms = (
+                            [Room(returned=True) for _ in range(4)],
+                            [Room(returned=True) for _ in range(5)],
+                        )
+                    block = taken(rooms)
+                    if block is None:
+                        return
+                    visit(block)
+                    spare.append(rooms)
+                    if bar is not None:
+                        with showing:
+                            bar.update(block.i1 - block.i0)
+                except BaseException:
+                    stop.is_set = True
+                    raise
+
+            on_own_threads(work, len(blocks), self.workers + 1, stop)
+
+    def _blocks(
+        self, rows: tuple[int, int], target: Any, columns: int = 1
+    ) -> Iterator[tuple[int, int]]:
+        """Consecutive rows that are read together: those of a unit, or, where the budget has no room for these, a part of them."""
+        source, entries = self.entries.source, self._block_entries(target, columns)
+        if isinstance(source, CsrSource):
+            for u0, u1 in row_blocks(source.indptr, *rows, self._unit_entries):
+                yield from row_blocks(source.indptr, u0, u1, entries)
+            return
+        step, height = granule(source), self._unit_height
+        most = entries // max(self.pattern.k, 1)
+        most = height if most >= height else max(most // step, 1) * step
+        i0, end = rows
+        while i0 < end:
+            unit = i0 // height * height
+            i1 = min(unit + ((i0 - unit) // most + 1) * most, unit + height, end)
+            yield i0, i1
+            i0 = i1
+
+    @property
+    def _unit_entries(self) -> int:
+        """How many entries a unit has. A alone decides."""
+        return max(_BLOCK // entry_bytes(self.entries.source, self.dtype), 1)
+
+    @property
+    def _unit_height(self) -> int:
+        """How many rows a unit of a dense A has: whole chunks."""
+        source = self.entries.source
+        assert isinstance(source, DenseSource)
+        step = granule(source) if source.step > 1 else 1
+        return max(self._unit_entries // max(self.pattern.k, 1) // step, 1) * step
+
+    def _units(self, blocks: list[tuple[int, int]]) -> list[int]:
+        """The unit of each of these blocks of all rows."""
+        source = self.entries.source
+        if isinstance(source, DenseSource):
+            return [i0 // self._unit_height for i0, _ in blocks]
+        starts = [u0 for u0, _ in row_blocks(source.indptr, 0, self.pattern.k, self._unit_entries)]
+        return [bisect_right(starts, i0) - 1 for i0, _ in blocks]
+
+    def check_budget(self, target: Any) -> None:
+        """Refuse a budget that is too small for what is beside A, before anything is done."""
+        self._block_entries(target)
+
+    def _block_entries(self, target: Any, columns: int = 1) -> int:
+        """How many entries a block may have, for the budget to suffice."""
+        beside = 0
+        if target is not None:
+            beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
+        return block_entries(self.entries.source, self.workers, self.memory, beside)
+
+    def any_nonzero(self, target: Any) -> bool:
+        if isinstance(target, Entries):
+            return super().any_nonzero(target)
+        found: list[bool] = []  # one for each block of a pass
+        self._pass_over(
+            "any_nonzero",
+            lambda block: found.append(bool(np.any(block.beside[0]))),
+            (0, self.pattern.k),
+            target,
+        )
+        return any(found)
+
+    # --- what is not a kernel's -----------------------------------------------------------------------------------------
+
+    def look(self, target: Any = None) -> None:
+        """See all of A (and what is beside it): a pass, unless there has been one and its owner cannot have changed it."""
+        seen = (self.entries,) if target is None else (self.entries, target)
+        if any(numbers.mutable or not numbers.seen.all() for numbers in seen):
+            self._pass_over("look", lambda _: None, (0, self.pattern.k), target)
+
+    def diagonal(self) -> NDArray[Any]:
+        self.look()
+        return self.entries.diagonal.copy()
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        if hasattr(target, "at"):
+            return self._gathered_diagonal(target, np.dtype(np.float64))
+        self.look(target)
+        return target.diagonal.copy()
+
+    def of_all(self, source: Source) -> StreamedRows:
+        """The place of all entries, where this one is of a part of them."""
+        check = self.entries.check_finite
+        return StreamedRows(
+            source,
+            pattern_of(source),
+            self.workers,
+            self.memory,
+            check_finite=check,
+            progress=self.progress,
+        )
+
+    def asymmetry(self) -> tuple[int, float] | None:
+        """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass.
+
+        To the rounding of these sums is added what `_matrix.unequal` allows an entry, times the root of how many entries a row has.
+        """
+        k, source = self.pattern.k, self.entries.source
+        dtype = np.complex128 if self.dtype.kind == "c" else np.float64
+        u = frozen(np.random.default_rng(0).uniform(0.5, 1.0, k).astype(dtype))
+        ours, theirs, size, largest = self.sum("both_products", (u,), outputs=4)
+        count = min(2 * source.longest, k) if isinstance(source, CsrSource) else k
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
+            # The entries' own roundings have any signs, so that they add up like the root of their number.
+            allowed += np.sqrt(count) * _validation.symmetry_tolerance(source.dtype) * largest.real
+            beyond = np.abs(ours - theirs) > allowed
+        if not beyond.any():
+            return None
+        i = int(np.argmax(beyond))
+        return i, float(abs(ours[i] - theirs[i]))
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        pattern = self.pattern
+        found = np.empty(entries.size, self.entries.dtype)
+        if not entries.size:
+            return found
+        if pattern.indptr is None:
+            i = entries // pattern.k
+        else:
+            i = np.searchsorted(pattern.indptr, entries, side="right") - 1
+
+        def pick(block: Block) -> None:
+            here = (i >= block.i0) & (i < block.i1)
+            found[here] = block.data[entries[here] - block.base]
+
+        self._pass_over("at", pick, (int(i.min()), int(i.max()) + 1))
+        return found
+
+
+def pattern_of(source: Source, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
+    """The entries of a source, or those within spans."""
+    if isinstance(source, CsrSource):
+        return Pattern.csr(
+            source.indptr, source.columns, spans, grid=grid, on_diagonal=source.on_diagonal
+        )
+    return Pattern.dense(source.k, spans)
+
+
+def entry_bytes(source: Source, dtype: np.dtype[Any]) -> int:
+    """What an entry takes in the buffers of one thread, where the kernels want this dtype."""
+    itemsize = source.dtype.itemsize + (dtype.itemsize if source.dtype != dtype else 0)
+    if isinstance(source, CsrSource):
+        stored, ours = source.stored_indices.dtype, source.index_dtype
+        return itemsize + stored.itemsize + (ours.itemsize if stored != ours else 0)
+    return itemsize
+
+
+def granule(source: Source) -> int:
+    """Rows that are always read and added together: whole chunks, of which none is read twice, and the fours of the kernels."""
+    if isinstance(source, CsrSource):
+        return 1
+    step = source.step
+    if step < _TOGETHER and _TOGETHER * source.k * source.dtype.itemsize <= _LONG:
+        step = math.lcm(step, _TOGETHER)
+    return max(min(step, source.k), 1)
+
+
+def block_entries(source: Source, workers: int, memory: int | None, beside: int = 0) -> int:
+    """How many entries a block may have. A budget that does not suffice is refused, and this looks at nothing but k."""
+    k, own = source.k, entry_bytes(source, _kernel_dtype(source))
+    each = own * (workers + 1 + source.extra) + beside
+    kept = _OTHER + _VECTORS * 8 * (k + 1)
+    rows = granule(source)
+    longest = source.longest if isinstance(source, CsrSource) else rows * k
+    if memory is None:
+        what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
+        _validation.fits(
+            what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows"
+        )
+        available = max(_DEFAULT, kept, longest * each)
+    elif memory < kept + longest * each:
+        chunked = isinstance(source, DenseSource) and source.step > 1
+        raise _validation.small_memory(
+            memory, kept + longest * each, k, kept=kept, rows=rows, chunked=chunked
+        )
+    else:
+        available = memory - kept
+    return max(min(available // each, max(_BLOCK // own, longest)), 1)
+
+
+def _kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = _COMPILED) -> np.dtype[Any]:
+    native = source.dtype.newbyteorder("=")
+    return native if native in compiled else np.dtype(np.float64)
+
+
+def diagonal_entries(pattern: Pattern, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
+    """Which entry of these rows is on the diagonal, and visited, or -1."""
+    own = pattern.on_diagonal
+    entries: Any = (
+        np.arange(i0, i1, dtype=np.int64) * (pattern.k + 1) if own is None else own[i0:i1]
+    )
+    if not visited:
+        return np.asarray(entries)
+    return np.where((entries >= pattern.lo[i0:i1]) & (entries < pattern.hi[i0:i1]), entries, -1)
+
+
+def _converted(block: NDArray[Any], dtype: np.dtype[Any], room: Room) -> NDArray[Any]:
+    if block.dtype == dtype and block.flags.c_contiguous and block.flags.aligned:
+        return block
+    converted = room.take(block.size, dtype).reshape(block.shape)
+    np.copyto(converted, block, casting="unsafe")
+    return converted
+
+
+@contextlib.contextmanager
+def _bar(name: str, rows: int, *, shown: bool) -> Iterator[Any]:
+    """A bar of the rows of a pass, if it takes longer than two seconds."""
+    if not shown:
+        yield None
+        return
+    with progress.bar(total=rows, desc=name, unit=" rows", delay=_DELAY) as bar:
+        yield bar

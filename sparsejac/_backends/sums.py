@@ -1,0 +1,123 @@
+"""What one pass over A, and Y beside it, adds up in k-vectors."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._matrix.entries import wide
+from .._matrix.pattern import frozen
+from .rows import Rows
+
+_silence = functools.partial(
+    np.errstate, over="ignore", invalid="ignore"
+)  # of overflow, as in the kernels
+_TOGETHER = 4  # vectors that a pass over sparse rows takes at a time
+
+
+class Sums:
+    """What one pass over A, and Y beside it, adds up in k-vectors of float64.
+
+    Where A is symmetric and all its entries count, `gram` may be the rows of its upper triangle alone, half the entries to
+    read, and `diagonal` its diagonal: what a pass finds is doubled, and entries on the diagonal, which then count twice too often, are
+    taken off. If Y is symmetric as well, so may `rows`, and `y_diagonal` is that of Y.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        target: Any = None,
+        *,
+        gram: Rows | None = None,
+        diagonal: NDArray[Any] | None = None,
+        y_diagonal: NDArray[Any] | None = None,
+    ) -> None:
+        self._rows, self._target, self._gram = rows, target, gram or rows
+        self._diagonal, self._y_diagonal = diagonal, y_diagonal
+        self.k = rows.pattern.k
+        self.symmetric = diagonal is not None  # whether A is known to be
+
+    def squares(self, U: NDArray[Any]) -> NDArray[Any]:
+        """``S u``, or that for each row u of U, real or complex."""
+        if U.dtype.kind == "c":
+            parts = self.squares(np.concatenate([U.real, U.imag]))
+            return parts[: len(U)] + 1j * parts[len(U) :]
+        if U.ndim == 1:
+            found = self._gram.sum("squares", frozen(U), False)
+        elif len(U) == 1:
+            return self.squares(U[0])[np.newaxis]
+        else:
+            found = self._squares_of_many(U)
+        if self._diagonal is not None:
+            with _silence():
+                found *= 2
+                found -= 2 * self._diagonal**2 * U
+        return found
+
+    def _squares_of_many(self, U: NDArray[Any]) -> NDArray[Any]:
+        count, k = U.shape
+        group = count + count % 2 if self._gram.pattern.indices is None else _TOGETHER
+        found = np.empty(U.shape)
+        for c in range(0, count, max(group, 1)):
+            some = np.zeros((group, k))
+            some[: count - c] = U[c : c + group]
+            part = self._gram.sum("squares_of_many", frozen(some), outputs=group)
+            found[c : c + group] = part[: count - c]
+        return found
+
+    def beginning(self) -> tuple[NDArray[Any], float, float, float]:
+        """``S 1``, ``‖Y‖²``, ``Σ A∘Y`` and ``Σ |A∘Y|``: all that a fit has to know before it has an x, in one pass."""
+        k = self.k
+        found = self._rows.sum("beginning", (frozen(np.ones(k)),), extra=3, target=self._target)[0]
+        degree, (norm, overlap, size) = found[:k], found[k:].tolist()
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a, b = self._diagonal, self._y_diagonal
+            with _silence():
+                degree = 2 * degree - 2 * a**2
+                norm, overlap, size = (
+                    2 * total - float(np.sum(own)) if total < np.inf else total
+                    for total, own in ((norm, b * b), (overlap, a * b), (size, np.abs(a * b)))
+                )
+        return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
+
+    def nonzeros(self) -> NDArray[Any]:
+        """For each variable, how many entries of A in its row and its column are not zero, however small: a pass."""
+        return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
+
+    def has_target(self) -> bool:
+        """Whether a number of Y is not zero, however small."""
+        return self._rows.any_nonzero(self._target)
+
+    def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
+        """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
+        k = x.size
+        found = self._rows.sum("gradient", (frozen(x),), outputs=2, extra=1, target=self._target)
+        squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a = self._diagonal
+            with _silence():
+                r = a * x * x - self._y_diagonal
+                squares = 2 * squares - float(np.sum(r * r)) if squares < np.inf else squares
+                found *= 2
+                gradient -= 2 * a * r * x
+                scale -= 2 * (a * x) ** 2
+        return squares / 2, gradient, scale
+
+    def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        """``(M + Mᵀ) v``."""
+        found = self._rows.sum("curvature", (frozen(x), frozen(v)), target=self._target)[0]
+        if self._diagonal is not None and self._y_diagonal is not None:
+            a = self._diagonal
+            with _silence():
+                found *= 2
+                found -= 2 * a * (2 * a * x * x - self._y_diagonal) * v
+        return found
+
+
+def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:
+    """|x|² in float64."""
+    x = x.astype(wide(x.dtype))
+    return frozen(x.real**2 + x.imag**2) if x.dtype.kind == "c" else frozen(x * x)

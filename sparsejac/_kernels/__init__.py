@@ -1,0 +1,57 @@
+"""The compiled kernels: every loop over the entries of A, for dense and CSR rows alike.
+
+A kernel is a plain function of a block of rows of A and a few vectors. It never checks, allocates
+nothing unless a comment says so, and does not know where its rows came from. It releases the GIL,
+so that threads can run it on disjoint ranges of rows.
+
+All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the same arguments:
+
+``data, indices, base``
+    The entries of a block of rows, and their columns. Entry number p of A is ``data[p - base]``.
+    For dense rows `indices` is None and p = i k + j: Numba compiles one version for each of the two.
+``lo, hi``
+    Row i visits the entries ``lo[i] <= p < hi[i]``: all of its row, or its part in one triangle.
+``first``
+    ``first[i]`` is the number of entries that the rows before i visit: row i's rows of J start there.
+``grid``
+    None where J has one row for each visited entry; k where J has a row for each of the k² places
+    (`rows="all"` of a sparse A), so that entry (i, j) is row i k + j.
+
+What makes the loops fast is easy to lose. Over dense rows they move A, W or the output at the speed
+of the memory bus: the inner ones count from 0 over slices, so Numba sees that no index is negative,
+drops the wrap-around test, and LLVM vectorises. Sums take four rows at a time, so that a k-vector
+goes through the cache once where it went four times. Over sparse rows the time is that of cache
+misses at random columns. What one entry needs of the k-vectors is interleaved in an array of shape
+(k, 2), one cache line of float64, and asked for `_AHEAD` entries before it is used.
+
+Maps are compiled without `fastmath`, so the bits of an entry do not depend on the block in which it
+is computed.
+
+Importing Numba takes longer than importing everything else. So the modules of this package are
+imported when the first kernel is asked for.
+"""
+
+import functools
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+_MODULES = ("maps", "assembly", "reductions", "residuals", "structure", "vectors")
+
+
+@functools.cache
+def compiled_kernel(name: str) -> Callable[..., Any]:
+    """The kernel of this name, which is compiled when it is first called."""
+    for module in _MODULES:
+        kernel: Callable[..., Any] | None = getattr(
+            import_module(f"{__package__}.{module}"), name, None
+        )
+        if kernel is not None:
+            return kernel
+    raise AttributeError(f"there is no kernel {name!r}")
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return compiled_kernel(name)

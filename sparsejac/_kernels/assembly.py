@@ -1,0 +1,115 @@
+"""The CSR form of J, also from a block that begins inside a row of A."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+import numpy as np
+
+from .compile import _map
+from .row import _absolute, _below, _column, _columns, _window
+
+
+@_map
+def csr_data(
+    data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, x, out
+):
+    """The numbers of J's CSR form: a row's two entries ``A_ij x_j`` and ``A_ij x_i`` in the order of their columns.
+
+    Only entries ``start <= p < stop`` are visited, and `shift` numbers of J precede them. ``diagonal[i]`` counts the
+    diagonal entries of the rows before i: each makes one number of J where the others make two.
+    """
+    for i in range(i0, i1):
+        p = max(lo[i], start)
+        n = min(hi[i], stop) - p
+        if n <= 0:
+            continue
+        a = data[p - base : p - base + n]
+        columns = _columns(indices, p - base, n)
+        j0 = p - i * lo.size
+        xs = _window(x, indices, j0, n)
+        xi = x[i]
+        # Only the first row of a block can start inside its row of A, and there nothing precedes it.
+        o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0
+        m, on_diagonal = _below(columns, j0, i, n)
+        left = out[o : o + 2 * m]
+        for q in range(m):
+            left[2 * q] = a[q] * xi
+            left[2 * q + 1] = a[q] * xs[_column(columns, q)]
+        o += 2 * m
+        if on_diagonal:
+            out[o] = 2 * (a[m] * xi)
+            o += 1
+            m += 1
+        right = out[o : o + 2 * (n - m)]
+        a = a[m:]
+        columns = _columns(columns, m, n - m)
+        xs = _window(xs, columns, m, n - m)
+        for q in range(n - m):
+            right[2 * q] = a[q] * xs[_column(columns, q)]
+            right[2 * q + 1] = a[q] * xi
+
+
+@_map
+def csr_indices(
+    data,
+    indices,
+    base,
+    lo,
+    hi,
+    first,
+    grid,
+    i0,
+    i1,
+    diagonal,
+    start,
+    stop,
+    shift,
+    row0,
+    row1,
+    columns_out,
+    indptr,
+):
+    """The columns and row pointers of J's CSR form, for its rows ``row0 <= r < row1``; the rest as in `csr_data`.
+
+    ``indptr[0]`` is the caller's. With a `grid`, rows of J for which A has no entry get their pointers here too.
+    """
+    k = lo.size
+    for i in range(i0, i1):
+        p = max(lo[i], start)
+        n = min(hi[i], stop) - p
+        if n <= 0 and grid is None:
+            continue
+        n = max(n, 0)
+        columns = _columns(indices, p - base, n)
+        j0 = p - i * k
+        # An empty row of a grid has p > lo[i] only where a block starts behind its last entry: nothing precedes it.
+        o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0
+        m, on_diagonal = _below(columns, j0, i, n)
+        left = columns_out[o : o + 2 * m]
+        right = columns_out[o + 2 * m + on_diagonal : o + 2 * n - on_diagonal]
+        for q in range(m):
+            left[2 * q] = _absolute(columns, j0, q)
+            left[2 * q + 1] = i
+        if on_diagonal:
+            columns_out[o + 2 * m] = i
+        for q in range(n - m - on_diagonal):
+            right[2 * q] = i
+            right[2 * q + 1] = _absolute(columns, j0, q + m + on_diagonal)
+        if grid is None:
+            r = first[i] + (p - lo[i]) - row0
+            ends = indptr[r + 1 : r + 1 + n]
+            for q in range(n):
+                ends[q] = o + 2 * (q + 1) - (on_diagonal and q >= m)
+        else:
+            ends = indptr[1:]
+            r = max(i * grid, row0)
+            for q in range(n):
+                for s in range(r, i * grid + np.int64(columns[q])):
+                    ends[s - row0] = o
+                o += 1 if on_diagonal and q == m else 2
+                r = i * grid + np.int64(columns[q])
+                ends[r - row0] = o
+                r += 1
+            for s in range(r, min((i + 1) * grid, row1)):
+                ends[s - row0] = o

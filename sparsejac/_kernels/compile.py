@@ -1,0 +1,96 @@
+"""How kernels are compiled, and kept on disk."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+import functools
+import hashlib
+from typing import Any
+
+import numba
+from llvmlite.binding.ffi import lib as llvm
+from numba.core.compiler_lock import global_compiler_lock
+
+
+def _kernel(**options):
+    """`numba.njit` that keeps what it compiles on disk where it may, and in memory where it may not."""
+
+    def decorate(function):
+        try:
+            compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
+        except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
+            compiled = numba.njit(**_ALWAYS, **options)(function)
+        _name_by_signature(getattr(compiled._cache, "_cache_file", None))
+
+        @functools.wraps(function)
+        def run(*args):
+            # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
+            try:  # contextlib.suppress takes as long as a small call
+                return compiled(*args)
+            except (MemoryError, KeyboardInterrupt):  # which say nothing of the cache
+                _give_locks_back()
+                raise
+            except Exception:  # noqa: BLE001, S110  # of whatever kind, it is tried once more
+                pass
+            try:  # if it could not be saved (the disk is full), it is in memory by now
+                return compiled(*args)
+            except (MemoryError, KeyboardInterrupt):
+                _give_locks_back()
+                raise
+            except Exception as error:
+                raise RuntimeError(
+                    _CACHE.format(function.__name__, compiled.stats.cache_path, error)
+                ) from error
+
+        run.compiled = compiled  # type: ignore[attr-defined]  # for tests
+        return run
+
+    return decorate
+
+
+def _give_locks_back():
+    """Release Numba's locks where an exception between two bytecodes has left them with this thread.
+
+    Other threads, ours among them, would wait for ever. Numba takes its locks in Python code.
+    """
+    for holder in (global_compiler_lock, getattr(llvm, "_lock", None)):
+        lock: Any = getattr(holder, "_lock", None)
+        while hasattr(lock, "_is_owned") and lock._is_owned():
+            lock.release()
+
+
+def _name_by_signature(file):
+    """Name what Numba keeps on disk by the signature that it is for.
+
+    Numba numbers it, by an index that it has read before. Two processes that compile at the same time can give one number
+    to two signatures, and from then on one of them is answered with the code of the other.
+    """
+
+    def save(key, data):
+        name = (
+            file._index_name.removesuffix("nbi")
+            + hashlib.sha256(repr(key).encode()).hexdigest()[:20]
+            + ".nbc"
+        )
+        file._save_data(name, data)
+        file._save_index(
+            file._load_index() | {key: name}
+        )  # what another process adds meanwhile is compiled again
+
+    if all(
+        hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")
+    ):
+        file.save = save
+
+
+_CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
+_ALWAYS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+}  # a division by zero is infinite, and no exception
+_inline = numba.njit
+_map = _kernel()
+# The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
+# ("nnan" and "ninf", which `fastmath=True` would add, do not).
+_sum = _kernel(fastmath={"reassoc", "contract", "nsz"})

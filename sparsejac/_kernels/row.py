@@ -1,0 +1,105 @@
+"""The walk along one row of A."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .compile import _inline
+
+_NO_SIGN = np.int64(2**63 - 1)
+_CACHED = 2**17  # numbers that a core's own cache holds: asking for those early only takes time
+_AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
+
+
+# --- the walk along one row ---------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _prefetch(typing_context, array, position):
+    """Ask for the cache line of ``array.flat[position]``, and do not wait for it."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function)
+        builder.call(
+            prefetch, [address, flag(0), flag(3), flag(1)]
+        )  # to read, keep in all caches, data
+        return context.get_dummy_value()
+
+    return types.void(array, position), generate
+
+
+@_inline
+def _ahead(vector, indices, p):
+    """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector, or of a matrix whose rows are packed."""
+    if indices is not None:
+        j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
+        if vector.ndim == 2:
+            j *= vector.shape[1]
+        _prefetch(vector, j)
+
+
+@_inline
+def _ahead_of_cache(vector, indices, p):
+    """`_ahead`, unless the vector fits into the cache: for loops so short that asking takes a good part of the time."""
+    if vector.size > _CACHED:
+        _ahead(vector, indices, p)
+
+
+@_inline
+def _columns(indices, start, n):
+    return None if indices is None else indices[start : start + n]
+
+
+@_inline
+def _window(vector, indices, start, n):
+    """What a row needs of a k-vector: a dense row meets n neighbours, a sparse one any of them."""
+    return vector[start : start + n] if indices is None else vector
+
+
+@_inline
+def _column(columns, q):
+    """Where, in a window, the column of entry q is. Without a sign bit no index can be one from the end: one test less."""
+    return q if columns is None else columns[q] & _NO_SIGN
+
+
+@_inline
+def _absolute(columns, j0, q):
+    """The column of entry q itself."""
+    return j0 + q if columns is None else columns[q]
+
+
+@_inline
+def _cells(vector, base, grid, i, start, n):
+    """The part of an m-vector, of which the first `base` numbers are left out, that belongs to row i of A."""
+    return (
+        vector[start - base : start - base + n]
+        if grid is None
+        else vector[i * grid - base : (i + 1) * grid - base]
+    )
+
+
+@_inline
+def _cell(columns, grid, q):
+    """Where, in those cells, entry q is."""
+    return q if grid is None else columns[q]
+
+
+@_inline
+def _below(columns, j0, i, n):
+    """How many of a row's n sorted entries are left of the diagonal, and whether one is on it."""
+    if columns is None:
+        m = min(max(i - j0, 0), n)
+        return m, m < n and j0 + m == i
+    m = 0
+    while m < n and columns[m] < i:
+        m += 1
+    return m, m < n and columns[m] == i

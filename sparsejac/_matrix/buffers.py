@@ -1,0 +1,41 @@
+"""Buffers that are used again from one block of rows to the next."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAPPED = 2**16  # bytes of a buffer that is worth the system's attention
+
+
+class Room:
+    """A buffer that is used again, and replaced by a larger one where it is too small.
+
+    With `returned` its memory is the system's again as soon as it is dropped: what goes back to malloc may stay with the process.
+    """
+
+    def __init__(self, *, returned: bool = False) -> None:
+        self._bytes, self._returned = np.empty(0, np.uint8), returned
+
+    def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        nbytes = count * dtype.itemsize
+        if self._bytes.size < nbytes:
+            self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
+            own = self._returned and nbytes >= _MAPPED
+            self._bytes = (
+                np.frombuffer(_from_the_system(nbytes), np.uint8)
+                if own
+                else np.empty(nbytes, np.uint8)
+            )
+        return self._bytes[:nbytes].view(dtype)
+
+
+def _from_the_system(nbytes: int) -> mmap.mmap:
+    """Anonymous memory, which goes back when nobody refers to it; Python's default is to share it with forked children."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

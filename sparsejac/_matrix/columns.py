@@ -1,0 +1,432 @@
+"""Columns of the bin table of a ``.cool`` file, written so that the file is at each moment the old one or the new one.
+
+HDF5 changes a file in many places, and what is left of a file when that is interrupted cannot be read. It may also crash the process when a write
+fails. So HDF5 never writes to a disk here: it is given a file object that collects its changes in memory. A copy of the whole file
+gets the changes, is read once for trial, and takes the file's name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._system.files import sync_folder, temporary_name
+from . import pixels
+from .numbers import identity
+
+DIVISIVE = frozenset(
+    {"KR", "VC", "VC_SQRT"}
+)  # by columns of these names cooler divides, whatever their attributes say
+# bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
+_ATTRIBUTE = 2**16 - 2**10
+_PAGE = 2**14  # bytes that are copied when one of them is changed
+_PIECE = 2**23  # bytes that are copied at a time
+_MORE = 2**16  # bytes by which a file may grow beside the column
+_LONGEST = 200  # characters of a name
+Identity = tuple[int, int, int, int]  # what `identity` returns
+_LEFT = re.compile(
+    r"\.(.+) (before|in the making)"
+)  # what version 0.1 left in a file when it was killed
+
+
+def check_name(name: Any) -> str:
+    if isinstance(name, str) and len(name) > _LONGEST:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, got {len(name)}: {name[:20]!r}…"
+        )
+    if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(
+            f"the name of a column must be a few characters without a slash, which are not NUL, and not . or .., got {name!r}"
+        )
+    if name in ("chrom", "start", "end"):
+        raise ValueError(
+            f'"{name}" is a coordinate of the bins: choose another name for the column'
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the name of a column must be text that UTF-8 can encode, got {name!r}"
+        ) from None
+    return name
+
+
+def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
+    """Refuse what could not be written, before anything is computed. The file is not changed."""
+    path = Path(os.path.realpath(pixels.split(uri)[0]))
+    with pixels.reading(uri) as map_, map_.told("the bin table"):
+        bins, k = map_.group["bins"], map_.k
+        hidden = _hidden(map_.group, name)
+        _check_own(uri, map_.group, path)
+        if name in bins or hidden:
+            if not overwrite:
+                raise _there(uri, name, hidden=hidden)
+            if name in bins and not _may_be_replaced(bins, name, k):
+                raise _no_column(uri, name)
+    with _locked(path) as file:
+        _check_room(path, os.fstat(file).st_size + 10 * k + _MORE)
+
+
+def write(
+    uri: str | os.PathLike[str],
+    name: str,
+    values: NDArray[np.float64],
+    stats: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    read: Identity | None = None,
+) -> None:
+    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back.
+
+    `read` is the file that the values were computed from: another one is refused.
+    """
+
+    def change(group: Any) -> None:
+        _recover(group)
+        bins = group["bins"]
+        if name in bins:
+            if not overwrite:
+                raise _there(uri, name)
+            if not _may_be_replaced(bins, name, values.size):
+                raise _no_column(uri, name)
+            del bins[name]
+        column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
+        for key, value in stats.items():
+            _set(column, key, value)
+
+    def trial(group: Any) -> bool:
+        found = group["bins"][name]
+        return found.dtype == np.float64 and found[:].tobytes() == values.tobytes()
+
+    changed(uri, change, trial, read)
+
+
+def file_of(uri: str | os.PathLike[str]) -> Identity:
+    """What tells the file of a map from one that has been changed or replaced."""
+    return identity(Path(pixels.split(uri)[0]).stat())
+
+
+def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
+    """Refuse to write what was computed from other pixels."""
+    if read is not None and file_of(uri) != read:
+        raise _other_file(Path(os.path.realpath(pixels.split(uri)[0])))
+
+
+def _other_file(path: Path) -> OSError:
+    return OSError(
+        f"{path} cannot be written: it has changed since it was read, and the weights may be those of another map; balance it anew"
+    )
+
+
+def recover(uri: str | os.PathLike[str]) -> None:
+    """Bring back the columns that a killed run of version 0.1 has hidden, if there are any."""
+    with pixels.reading(uri) as map_, map_.told("the bin table"):
+        left = any(_LEFT.fullmatch(name) for name in map_.group)
+    if left:
+        changed(uri, _recover, lambda group: not any(_LEFT.fullmatch(name) for name in group))
+
+
+def _there(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
+    more = ", which a killed run of version 0.1 has hidden" if hidden else ""
+    return ValueError(f'{uri} has a column "{name}" already{more}: {_validation.REPLACE}')
+
+
+def _no_column(uri: Any, name: str) -> ValueError:
+    return ValueError(
+        f'{uri} has "{name}" in its bin table, which is not a column, and is not replaced: choose another name'
+    )
+
+
+def _may_be_replaced(bins: Any, name: str, k: int) -> bool:
+    """Whether this is a column, or a link that leads nowhere."""
+    try:
+        return getattr(bins[name], "shape", None) == (k,)
+    except KeyError:
+        return type(bins.get(name, getlink=True)).__name__ != "HardLink"
+
+
+def _set(column: Any, key: Any, value: Any) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"stats must have strings as keys, the names of attributes, got {key!r}")
+    if not key or "\0" in key:  # HDF5 would end it there
+        raise ValueError(
+            f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}"
+        )
+    try:
+        if np.asarray(value).nbytes < _ATTRIBUTE:
+            column.attrs[key] = value
+    except (TypeError, ValueError, OverflowError, UnicodeError, RuntimeError, OSError) as error:
+        raise TypeError(
+            f"stats[{key!r}] cannot be an attribute of HDF5, which are numbers, strings and arrays of them, got {value!r}: {error}"
+        ) from None
+
+
+def _check_own(uri: Any, group: Any, path: Path) -> None:
+    """A table that is linked to in another file would be written there, in its place."""
+    for part in (group, group["bins"]):
+        name = part.file.filename
+        if not Path(os.fsdecode(name)).samefile(path):
+            raise ValueError(
+                f"{uri} has its bin table in another file, {os.fsdecode(name)}: pass that one"
+            )
+
+
+# --- what version 0.1 left --------------------------------------------------------------------------------------------
+
+
+def _hidden(group: Any, name: str) -> bool:
+    return f".{name} before" in group and name not in group["bins"]
+
+
+def _recover(group: Any) -> None:
+    for left in [name for name in group if _LEFT.fullmatch(name)]:
+        match = _LEFT.fullmatch(left)
+        assert match is not None
+        name, what = match.groups()
+        if what == "before" and name not in group["bins"]:
+            group.move(left, f"bins/{name}")
+        else:
+            del group[left]
+
+
+# --- a copy that takes the place of its original ----------------------------------------------------------------------
+
+
+def changed(
+    uri: str | os.PathLike[str],
+    change: Callable[[Any], None],
+    trial: Callable[[Any], bool],
+    read: Identity | None = None,
+) -> None:
+    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name.
+
+    If `read` is given, the file must be that one still.
+    """
+    h5py = pixels.hdf5()
+    name, root = pixels.split(uri)
+    path = Path(os.path.realpath(name))  # a symbolic link stays one
+    with pixels.reading(uri) as map_, map_.told("the bin table"):
+        _check_own(uri, map_.group, path)
+    with _locked(path) as file:
+        before = identity(os.fstat(file))
+        if read is not None and before != read:
+            raise _other_file(path)
+        changes = _Changes(file, before[2])
+        with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
+            change(opened["/" if root is None else root])
+        _check_room(path, changes.size)
+        part = temporary_name(path)
+        try:
+            with _as_oserror(path, uri):
+                with part.open("xb") as copy:
+                    part.chmod(0o600)  # until it has the permissions of the original
+                    changes.copy_to(copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                with h5py.File(part, "r") as written:
+                    if not trial(written["/" if root is None else root]):
+                        raise OSError("its copy does not hold what was written")
+                _like(path, part)
+                if identity(os.fstat(file)) != before or identity(path.stat()) != before:
+                    raise OSError("it has changed while it was copied; try it again")
+                part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+class _Changes:
+    """A file object for HDF5 whose changes stay in memory."""
+
+    def __init__(self, file: int, size: int) -> None:
+        self._file, self._stored, self.size, self._at = file, size, size, 0
+        self._pages: dict[int, bytearray] = {}
+
+    def _page(self, number: int) -> bytearray | bytes:
+        if number in self._pages:
+            return self._pages[number]
+        page, begin = bytearray(_PAGE), number * _PAGE
+        view = memoryview(page)[: max(0, min(self._stored - begin, _PAGE))]
+        done = 0
+        os.lseek(self._file, begin, os.SEEK_SET)
+        while done < len(view):
+            piece = os.read(self._file, len(view) - done)
+            if not piece:
+                break
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+        return page
+
+    def _ranges(self, count: int) -> Iterator[tuple[int, slice, slice]]:
+        done = 0
+        while done < count:
+            number, offset = divmod(self._at, _PAGE)
+            length = min(_PAGE - offset, count - done)
+            yield number, slice(offset, offset + length), slice(done, done + length)
+            done += length
+            self._at += length
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self.size - self._at)
+        data = bytearray(left if count < 0 else min(left, count))
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.size - self._at))
+        for number, own, part in self._ranges(count):
+            view[part] = self._page(number)[own]
+        return count
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        for number, own, part in self._ranges(len(view)):
+            page = self._page(number)
+            assert isinstance(page, bytearray)
+            page[own] = view[part]
+            self._pages[number] = page
+        self.size = max(self.size, self._at)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._at if size is None else size
+        if size < self.size:  # what is beyond is zeros if the file grows again
+            number, offset = divmod(size, _PAGE)
+            page = bytearray(self._page(number))
+            page[offset:] = bytes(_PAGE - offset)
+            self._pages = {other: own for other, own in self._pages.items() if other < number} | {
+                number: page
+            }
+            self._stored = min(self._stored, size)
+        self.size = size
+        return size
+
+    def flush(self) -> None:
+        pass
+
+    def copy_to(self, copy: Any) -> None:
+        """Write the file with its changes."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        left = min(self._stored, self.size)
+        while left:
+            piece = os.read(self._file, min(_PIECE, left))
+            if not piece:
+                raise OSError("it has become shorter while it was copied")
+            copy.write(piece)
+            left -= len(piece)
+        for number, page in sorted(self._pages.items()):
+            copy.seek(number * _PAGE)
+            copy.write(page[: max(0, self.size - number * _PAGE)])
+        copy.truncate(self.size)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """The file, open, with the lock that HDF5 takes for writing: nobody else has it open, where the system can tell."""
+    if not path.is_file():
+        raise OSError(f"{path} cannot be written: it is not a file")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            errno.EACCES,
+            f"{path} cannot be written: a copy of it is written beside it, and its folder is read-only",
+        )
+    try:
+        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        _lock(path, file)
+        if identity(os.fstat(file))[:2] != identity(path.stat())[:2]:
+            raise OSError(
+                f"{path} cannot be written: another process has replaced it just now; try it again"
+            )
+        yield file
+    finally:
+        os.close(file)
+
+
+def _lock(path: Path, file: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # on Windows a file that is open cannot be replaced
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise OSError(
+                error.errno,
+                f"{path} cannot be written: it is open elsewhere, in a program that reads or writes it",
+            ) from None
+
+
+def _check_room(path: Path, needed: int) -> None:
+    """Refuse, before anything is written, a disk that cannot hold a second copy."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and needed > limit:
+            raise OSError(
+                errno.EFBIG,
+                f"{path} cannot be written: a file of {needed} bytes would be larger than this process may write (ulimit -f)",
+            )
+    except ImportError:  # on Windows
+        pass
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} cannot be written: a copy of it takes {needed} bytes ({_validation.human_bytes(needed)}) for a while, and "
+            f"{_validation.human_bytes(free)} are free on its disk",
+        )
+
+
+def _like(path: Path, part: Path) -> None:
+    """Give a copy the owner, the permissions and the extended attributes of its original, where the system allows it."""
+    status = path.stat()
+    if hasattr(os, "chown"):
+        with suppress(OSError):
+            os.chown(part, status.st_uid, status.st_gid)
+    shutil.copystat(path, part)
+    os.utime(part)  # it is written now
+
+
+@contextmanager
+def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
+    """Errors of the system and of HDF5, on one line that names the file; what is wrong with the arguments stays as it is."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+    except Exception as error:  # HDF5's may be of any kind
+        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(
+            (os.fsdecode(uri), "stats")
+        ):
+            raise
+        raise OSError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    message = f"{path} cannot be written: {error.strerror or ' '.join(str(error).split())}"
+    return OSError(error.errno, message) if error.errno else OSError(message)

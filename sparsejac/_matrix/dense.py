@@ -1,0 +1,223 @@
+"""Sources of dense rows: files, functions, and objects with rows to slice.
+
+A source is opened for a pass. It makes sure that nobody has changed it since it was handed over. It then reads blocks of rows.
+It never maps a file into memory: the system would kill the process if the file became shorter, and a read raises an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._system.locks import Turn, turn_of
+from .buffers import Room
+from .completeness import check_complete
+from .numbers import Numbers
+
+_SMALL = 2**16  # bytes of a row above which a part of it is read alone
+
+
+class Part(NamedTuple):
+    """What is wanted of a dense matrix: rows i0 ≤ i < i1, and of them at least columns c0 ≤ j < c1."""
+
+    i0: int
+    i1: int
+    c0: int
+    c1: int
+
+
+# Gives an array of so many rows, of all columns, in room that it may ask for.
+Reader = Callable[[Part, Room], NDArray[Any]]
+
+
+# --- dense rows -----------------------------------------------------------------------------------------------------
+
+
+class DenseSource:
+    """The rows of a square matrix, or, if it is `transposed`, its columns."""
+
+    k: int
+    dtype: np.dtype[Any]
+    transposed = False
+    half = False  # whether it has the upper triangle of a symmetric matrix only
+    step = 1  # rows that are read together if possible, as they lie together
+    extra = 0  # blocks that are in memory beside those that we hold, while one is read
+    serial = False
+    mutable = False  # whether its owner may change its numbers between two passes, and nobody would notice
+
+    @property
+    def scan_each_pass(self) -> bool:
+        """Whether what a pass has seen does not hold for the next one."""
+        return self.mutable
+
+    def opened(self) -> Any:
+        """For a pass: a context that yields a `Reader`."""
+        raise NotImplementedError
+
+
+@dataclass
+class FileRows(DenseSource):
+    """A matrix in a file, in C order, or in Fortran order and then transposed."""
+
+    stored: Numbers
+    k: int
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        self.dtype = self.stored.dtype
+
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+        return self.stored.mutable
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        k = self.k
+        with self.stored.opened() as numbers:
+
+            def read(part: Part, room: Room) -> NDArray[Any]:
+                i0, i1, c0, c1 = part
+                # A read for each row costs more than reading on, unless it leaves out a good part of a long row.
+                if (
+                    c1 - c0 > k // 2
+                    or k * self.dtype.itemsize < _SMALL
+                    or not hasattr(numbers, "fill")
+                ):
+                    return numbers(i0 * k, i1 * k, room).reshape(i1 - i0, k)
+                block = room.take((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
+                for i in range(i0, i1):
+                    numbers.fill(i * k + c0, block[i - i0, c0:c1])
+                return block
+
+            yield read
+
+
+def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
+    """A copy of our own: whoever made the block may use its memory for the next one."""
+    copy = room.take(block.size, block.dtype).reshape(block.shape)
+    np.copyto(copy, block)
+    return copy
+
+
+@dataclass
+class FunctionRows(DenseSource):
+    """``rows(start, stop)`` of a function, called for one block after the other, in order.
+
+    It is never called for two at a time, by however many builders: it may use the memory of its result again.
+    """
+
+    function: Callable[[int, int], Any]
+    name: str = "A"
+    serial = True
+    scan_each_pass = True  # it promises the same numbers each time, which nobody can see
+    extra = 8  # arrays of that size are what such a function makes on its way
+    turn: Turn = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.turn = turn_of(self.function)
+        with self.turn:
+            found = self.function(0, 1)
+        # A slice of a matrix without rows has none.
+        first = found if np.shape(found) == (0, 0) else self._checked(0, 1, found)
+        self.k, self.dtype = first.shape[1], first.dtype
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, turn=turn_of(state["function"]))
+
+    def _rows(self, i0: int, i1: int, room: Room) -> NDArray[Any]:
+        with self.turn:
+            return _kept(self._checked(i0, i1, self.function(i0, i1)), room)
+
+    def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
+        block = _validation.array(f"what {self.name} returned for rows({i0}, {i1})", found)
+        k = getattr(self, "k", None)
+        if block.ndim != 2 or block.shape != (i1 - i0, k or block.shape[1]):
+            raise ValueError(
+                f"{self.name} must return rows {i0} to {i1 - 1} as an array of shape ({i1 - i0}, {k or 'k'}), got shape {block.shape}"
+            )
+        if k is not None and block.dtype != self.dtype:
+            raise TypeError(
+                f"{self.name} must return {self.dtype} for rows({i0}, {i1}), as it did for rows(0, 1), got {block.dtype}"
+            )
+        return block
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        yield lambda part, room: self._rows(part.i0, part.i1, room)
+
+
+@dataclass
+class ObjectRows(DenseSource):
+    """An object with rows to slice, such as a dataset of h5py or an array of Zarr."""
+
+    matrix: Any
+    name: str = "A"
+    transposed: bool = False
+    turn: Turn = field(init=False, repr=False)
+    serial = mutable = True
+
+    def __post_init__(self) -> None:
+        self.turn = turn_of(self.matrix)
+        self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
+        chunks = getattr(self.matrix, "chunks", None)
+        self.step = int(chunks[0]) if chunks else 1
+        self.step = min(self.step, max(self.k, 1))
+        self.extra = 1 if hasattr(self.matrix, "read_direct") else 2
+        self._check_chunks()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, turn=turn_of(state["matrix"]))
+
+    def _check_chunks(self) -> None:
+        """Refuse missing data, which would be read as the fill value, without an error."""
+        _check_open(self.name, self.matrix)
+        check_complete(
+            self.name,
+            self.matrix,
+            f"write them, or pass lambda i0, i1: {self.name}[i0:i1] if that is what they are",
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        self._check_chunks()
+        if (
+            tuple(self.matrix.shape) != (self.k, self.k)
+            or np.dtype(self.matrix.dtype) != self.dtype
+        ):
+            raise ValueError(
+                f"{self.name} has become {self.matrix.dtype} of shape {self.matrix.shape} since it was handed over: hand it over anew"
+            )
+        yield self._read
+        self._check_chunks()  # one may have gone meanwhile
+
+    def _read(self, part: Part, room: Room) -> NDArray[Any]:
+        i0, i1 = part.i0, part.i1
+        with self.turn:
+            if hasattr(self.matrix, "read_direct"):
+                block = room.take((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
+                self.matrix.read_direct(block, np.s_[i0:i1, :])
+                return block
+            return _kept(self._checked(i0, i1, np.asanyarray(self.matrix[i0:i1])), room)
+
+    def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
+        block = _validation.array(f"{self.name}[{i0}:{i1}]", found)
+        if block.shape != (i1 - i0, self.k) or block.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as {self.name} says, got {block.dtype} of shape {block.shape}"
+            )
+        return block
+
+
+def _check_open(name: str, A: Any) -> None:
+    if (
+        type(A).__module__.startswith("h5py.") and not A
+    ):  # it raises errors of its own for everything else
+        raise ValueError(
+            f"{name} is of a file that has been closed: open it again, and hand it over anew"
+        )

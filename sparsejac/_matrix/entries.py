@@ -1,0 +1,145 @@
+"""One number for each entry of A, or for each row of J, as the kernels read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._kernels import compiled_kernel
+from .buffers import Room
+from .pattern import Indices, Pattern, frozen
+
+_COMPILED = tuple(
+    map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
+)
+
+
+class Entries:
+    """One number for each entry of A, where their owner has them: a matrix of A's shape, or a vector beside CSR indices.
+
+    The kernels read C-contiguous values of the `compiled` dtypes where they are. Anything else (Fortran order, strides,
+    foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 32 rows) for each
+    worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[Any],
+        pattern: Pattern,
+        compiled: tuple[np.dtype[Any], ...] = _COMPILED,
+    ) -> None:
+        readable = values.flags.aligned and values.dtype in compiled
+        self.direct = readable and values.flags.c_contiguous
+        self.values = frozen(values.reshape(-1) if self.direct else values)
+        # The transposed, if that is what the kernels can read.
+        self.transposed = (
+            frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
+        )
+        native = values.dtype.newbyteorder("=")
+        self.dtype = native if native in compiled else np.dtype(np.float64)
+        self._pattern = pattern
+
+    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
+        """The entries of rows ``i0 <= i < i1``, and the number of the first: all of them, if they can be read where they are."""
+        if self.direct:
+            return self.values, 0
+        pattern, values = self._pattern, self.values
+        if pattern.indices is None:
+            base, block = i0 * pattern.k, values[i0:i1]
+        else:
+            base = int(pattern.lo[i0])
+            block = values[base : int(pattern.hi[i1 - 1])]
+        packed = room.take(block.size, self.dtype)
+        if self.transposed is None:
+            np.copyto(packed.reshape(block.shape), block)
+        else:
+            compiled_kernel("transpose")(self.transposed, i0, packed.reshape(block.shape))
+        return frozen(packed), base
+
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry takes in a buffer."""
+        return 0 if self.direct else self.dtype.itemsize
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The numbers of these entries of A."""
+        values = self.values
+        return values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.k)]
+
+
+class Weights:
+    """A number, or a row of them, for each row of J: w of ``Jᵀ w``.
+
+    With `flipped`, the rows of the place are A's columns, and so are their weights taken.
+    """
+
+    def __init__(
+        self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], *, flipped: bool = False
+    ) -> None:
+        readable = w.flags.aligned and w.flags.c_contiguous and w.dtype in (dtype, _single(dtype))
+        self.direct = readable and not flipped
+        self.dtype, self._pattern, self._flipped = dtype, pattern, flipped
+        self.values = frozen(w)
+
+    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
+        """The weights of rows ``i0 <= i < i1`` of A, and the number of the first: all of them, if they can be read where they are."""
+        if self.direct:
+            return self.values, 0
+        pattern, w = self._pattern, self.values
+        if self._flipped:
+            k = pattern.k
+            block, base = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1), i0 * k
+        else:
+            base = i0 * pattern.grid if pattern.grid else int(pattern.first[i0])
+            block = w[base : i1 * pattern.grid if pattern.grid else int(pattern.first[i1])]
+        packed = room.take(block.size, self.dtype).reshape(block.shape)
+        np.copyto(packed, block)
+        return frozen(
+            packed.reshape(math.prod(block.shape[: block.ndim - w.ndim + 1]), *w.shape[1:])
+        ), base
+
+    @property
+    def entry_bytes(self) -> int:
+        """What an entry takes in a buffer."""
+        return 0 if self.direct else self.dtype.itemsize
+
+    def at_places(self, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+        """The weights of the entries that are visited, where those are."""
+        grid = self._pattern.grid
+        return self.values if grid is None else self.values[i.astype(np.int64) * grid + j]
+
+    def matrix(self) -> NDArray[Any]:
+        """Beside a dense A: a k×k array, with zeros beside a triangle."""
+        pattern, k, w = self._pattern, self._pattern.k, self.values
+        if w.size == k * k:
+            return w.reshape(k, k).T if self._flipped else w.reshape(k, k)
+        W = np.zeros((k, k), w.dtype)
+        for i in range(k):
+            j0 = i * k
+            W[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = w[
+                pattern.first[i] : pattern.first[i + 1]
+            ]
+        return W
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The weights of these entries of A, which are on its diagonal."""
+        pattern = self._pattern
+        if pattern.indices is None:
+            i = entries // pattern.k
+        else:
+            assert pattern.indptr is not None
+            i = np.searchsorted(pattern.indptr, entries, side="right") - 1
+        rows = i * (pattern.k + 1) if pattern.grid else pattern.first[i] + (entries - pattern.lo[i])
+        return self.values[rows]
+
+
+def _single(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.complex64 if dtype.kind == "c" else np.float32)
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which sums of numbers of `dtype` are kept."""
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)

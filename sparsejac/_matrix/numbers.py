@@ -1,0 +1,216 @@
+"""Long vectors in a file or in memory that are read in parts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .buffers import Room
+from .stored import File, read_at
+
+_PIECE = 2**26  # bytes of one read: macOS refuses 2**31
+
+
+# --- numbers in a row, in a file or in memory -----------------------------------------------------------------------
+
+
+class Numbers(Protocol):
+    """A long vector that can be read in parts."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def serial(self) -> bool:
+        """Whether one read must end before the next begins."""
+
+    @property
+    def mutable(self) -> bool:
+        """Whether the numbers may change between two passes, and nobody would notice."""
+
+    def opened(self) -> Any:
+        """For a pass: a context that yields ``read(start, stop, room)``."""
+
+
+@dataclass(frozen=True)
+class FileNumbers:
+    """Numbers that lie one after the other in a file, from a byte on."""
+
+    name: str
+    path: str
+    offset: int
+    dtype: np.dtype[Any]
+    size: int
+    identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
+    mutable: bool = (
+        False  # through a mapping, to which the time of a file does not tell of every write
+    )
+    serial = False
+
+    @classmethod
+    def of(
+        cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int, *, mutable: bool
+    ) -> FileNumbers:
+        path = str(Path(path).absolute())
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                error.errno,
+                f"{path}, of {name}, is not there any more: write it anew, or pass numpy.asarray({name})",
+            ) from None
+        needed = offset + size * dtype.itemsize
+        if status.st_size < needed:
+            raise ValueError(
+                f"{path}, of {name}, has {status.st_size} bytes where {needed} are needed: it is truncated, write it anew"
+            )
+        return cls(name, path, offset, dtype, size, identity(status), mutable)
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+        with File(self.path) as opened:
+            file = opened.fileno()
+            self._check_unchanged(file)
+
+            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
+                numbers = room.take(stop - start, self.dtype)
+                self.fill(file, start, numbers)
+                return numbers
+
+            read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]  # straight to its place
+            yield read
+            self._check_unchanged(file)  # meanwhile
+
+    def _check_unchanged(self, file: int) -> None:
+        """Another file, or one of another length, is refused. The time counts where nobody is known to write through a mapping."""
+        count = 3 if self.mutable else 4
+        if identity(os.fstat(file))[:count] != self.identity[:count]:
+            raise changed(self.name, self.path)
+
+    def fill(self, file: int, start: int, numbers: NDArray[Any]) -> None:
+        view = memoryview(numbers.view(np.uint8).data)
+        position = self.offset + start * self.dtype.itemsize
+        while view:
+            count = read_at(file, view[:_PIECE], position)
+            if count == 0:
+                raise OSError(
+                    f"{self.path}, of {self.name}, ends early, at byte {position}: it has been truncated"
+                )
+            view, position = view[count:], position + count
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def changed(name: str, path: str) -> ValueError:
+    return ValueError(
+        f"{path} has changed since it was handed over as {name}: its size, its time or the file itself is another one; hand it over anew"
+    )
+
+
+@dataclass(frozen=True)
+class MemoryNumbers:
+    """A vector in memory, beside one that is not."""
+
+    values: NDArray[Any]
+    serial = False
+    mutable = True
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+        yield lambda start, stop, _: self.values[start:stop]
+
+
+def numbers(name: str, array: NDArray[Any]) -> Numbers:
+    """A vector, or all numbers of a contiguous array: from its file if it is mapped."""
+    mapped = mapped_file(array)
+    if mapped is None:
+        return MemoryNumbers(array.reshape(-1))
+    mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
+    own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
+    if (
+        array.size and own and inode not in (None, own[0].inode)
+    ):  # the name is that of another file by now
+        raise changed(name, mapped[0])
+    mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
+    return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
+
+
+class Mapping(NamedTuple):
+    """A file, or a part of it, that this process has mapped."""
+
+    begin: int
+    end: int
+    for_writing: bool
+    inode: int
+
+
+_MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .(.).(.) \S+ \S+ ([1-9]\d*)", re.MULTILINE)
+
+
+def _mappings() -> list[Mapping]:
+    """The files that this process has mapped; none where the system does not tell."""
+    try:
+        text = Path("/proc/self/maps").read_bytes()
+    except OSError:
+        return []
+    return [
+        Mapping(int(begin, 16), int(end, 16), write + share == b"ws", int(inode))
+        for begin, end, write, share, inode in _MAPPING.findall(text)
+    ]
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_ino
+    except OSError:
+        return None
+
+
+def _is_mapped_for_writing(inode: int | None, mappings: list[Mapping]) -> bool:
+    """Whether this process can write to a file through a mapping. What other processes have mapped is not known.
+
+    Only the inode is compared: some file systems show another device here than `os.stat` does, and to look once too often does no harm.
+    """
+    return any(mapping.for_writing and mapping.inode == inode for mapping in mappings)
+
+
+def _memmap(array: Any) -> Any:
+    """The memmap whose memory an array has; None if it has no such."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and not isinstance(owner.base, np.ndarray):
+            return owner
+        owner = owner.base
+    return None
+
+
+def mapped_file(array: Any) -> tuple[str, int] | None:
+    """The file that a contiguous array is mapped from, and where it starts in it; None if its numbers are not those of a file."""
+    owner = _memmap(array)
+    # A copy on write may differ from its file; what is not contiguous cannot be read in one go.
+    if owner is None or owner.filename is None or owner.mode == "c":
+        return None
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        return None
+    return str(owner.filename), int(owner.offset) + array.ctypes.data - owner.ctypes.data

@@ -1,0 +1,160 @@
+"""What a user passes as a matrix, and the source that reads it if it is not in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from .. import _validation
+from . import npy, pixels
+from .buffers import Room
+from .csr import CsrSource, Source
+from .dense import DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
+from .numbers import (
+    FileNumbers,
+    _inode,
+    _is_mapped_for_writing,
+    _mappings,
+    mapped_file,
+    numbers,
+)
+from .stored import RowBlocks
+
+# --- what a user passes in ------------------------------------------------------------------------------------------
+
+
+def source_of(name: str, A: Any) -> Source | None:
+    """The source of a square matrix that is not in memory; None for whatever is, or is no matrix."""
+    source = _find(name, A)
+    if source is not None:
+        _validation.float_dtype(name, source.dtype)
+    return source
+
+
+def _find(name: str, A: Any) -> Source | None:
+    if isinstance(A, (str, os.PathLike)):
+        return _of_path(name, os.fsdecode(A))
+    if isinstance(A, (DenseSource, CsrSource)):
+        return A
+    if isinstance(A, RowBlocks):
+        return of_stored(name, A)
+    if scipy.sparse.issparse(A):
+        return _of_sparse(name, A)
+    source: DenseSource | None = None
+    if (
+        isinstance(A, np.memmap)
+        and A.ndim == 2
+        and A.shape[0] == A.shape[1]
+        and mapped_file(A) is not None
+    ):
+        _validation.float_dtype(name, A.dtype)
+        source = FileRows(numbers(name, A), len(A), transposed=not A.flags.c_contiguous)
+    elif callable(A) and not hasattr(A, "shape"):
+        source = FunctionRows(A, name)
+    elif _has_rows(name, A):
+        _square(name, tuple(A.shape))
+        _validation.float_dtype(name, np.dtype(A.dtype))
+        source = ObjectRows(A, name)
+    return source
+
+
+def _has_rows(name: str, A: Any) -> bool:
+    """Whether rows of A can be sliced, and lose nothing by it: what takes part in NumPy's functions has labels, units, or is lazy."""
+    if isinstance(A, np.ndarray) or hasattr(A, "__array_ufunc__") or not hasattr(A, "__getitem__"):
+        return False
+    _check_open(name, A)
+    try:
+        np.dtype(A.dtype)
+        return len(A.shape) == 2
+    except (AttributeError, TypeError):
+        return False
+
+
+def _square(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"{name} must be a square matrix, got shape {shape}")
+
+
+def _of_path(name: str, path: str) -> Source:
+    if pixels.is_map(path):
+        return pixels.source(name, path)
+    if Path(path).is_dir():
+        return of_stored(name, RowBlocks(path))
+    if not path.endswith(".npy"):
+        raise ValueError(
+            f"{name} may be the path of a .npy, a .cool, or a folder of row blocks, got {path!r}: read it with sparsejac.io.read_matrix"
+        )
+    return npy_source(name, path)
+
+
+def npy_source(name: str, path: str) -> DenseSource:
+    """The matrix in a ``.npy``."""
+    with open(path, "rb") as file:  # noqa: PTH123  # the system's own words if there is none
+        try:
+            shape, in_columns, dtype = npy.header(file)
+        except ValueError as error:
+            raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
+        offset = file.tell()
+    _square(name, shape)
+    _validation.float_dtype(name, dtype)
+    mutable = _is_mapped_for_writing(_inode(path), _mappings())
+    stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1], mutable=mutable)
+    try:
+        npy.check_size(shape, dtype, stored.identity[2] - offset)
+    except ValueError as error:
+        raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
+    return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
+
+
+def _of_sparse(name: str, A: Any) -> CsrSource | None:
+    if A.format not in ("csr", "csc") or A.ndim != 2 or A.shape[0] != A.shape[1]:
+        return None
+    if mapped_file(A.data) is None and mapped_file(A.indices) is None:
+        return None
+    _validation.float_dtype(name, A.dtype)
+    pointers = numbers(name, A.indptr)  # it may be mapped as well
+    with pointers.opened() as read:
+        indptr = np.array(read(0, pointers.size, Room()))
+    stored = int(indptr[-1]) if indptr.size else 0
+    if not 0 <= stored <= min(A.data.size, A.indices.size):
+        stored = A.data.size  # which is found to be wrong
+    data, indices = numbers(name, A.data[:stored]), numbers(name, A.indices[:stored])
+    return CsrSource(data, indices, indptr, name=name, transposed=A.format == "csc")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """The values or the columns of a folder of row blocks."""
+
+    stored: RowBlocks
+    member: Literal["data", "indices"]
+    dtype: np.dtype[Any]
+    size: int
+    serial = mutable = False
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+        with self.stored.open():
+
+            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
+                out = room.take(stop - start, self.dtype)
+                self.stored.read(self.member, start, stop, out)
+                return out
+
+            yield read
+
+
+def of_stored(name: str, stored: RowBlocks) -> CsrSource:
+    """A folder of row blocks."""
+    _square(name, stored.shape)
+    data = _Member(stored, "data", stored.dtype, stored.nnz)
+    indices = _Member(stored, "indices", stored.index_dtype, stored.nnz)
+    return CsrSource(data, indices, stored.indptr(), name=name)

@@ -1,0 +1,201 @@
+"""What every operator of ours has in common: products with checked operands, for one vector, many, or a batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from .. import _validation
+
+
+class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
+    """A LinearOperator whose products are checked, with the lengths in the message, for one vector, many, or a batch.
+
+    Subclasses give two methods for a vector of shape (n,) or a matrix (n, c), `_apply` and `_apply_adjoint`, and the name
+    that messages use.
+    """
+
+    _name: str
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def matvec(self, x: Any) -> NDArray[Any]:
+        """The product with a vector.
+
+        Parameters
+        ----------
+        x : array_like, shape (n,), (n, 1) or (..., n)
+            One vector, or a batch of them along the last axis; n is ``shape[1]``.
+
+        Returns
+        -------
+        y : ndarray, shape (m,), (m, 1) or (..., m)
+            m is ``shape[0]``.
+
+        Raises
+        ------
+        ValueError
+            If the length does not fit.
+        TypeError
+            If `x` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        if self._fits_as_it_is(x, self.shape[1]):
+            return self._apply(x)
+        array = _validation.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
+        if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
+            return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
+        return self._matvec(array)
+
+    def rmatvec(self, x: Any) -> NDArray[Any]:
+        """The product of the adjoint with a vector.
+
+        Parameters
+        ----------
+        x : array_like, shape (m,), (m, 1) or (..., m)
+            One vector, or a batch of them along the last axis; m is ``shape[0]``.
+
+        Returns
+        -------
+        y : ndarray, shape (n,), (n, 1) or (..., n)
+            n is ``shape[1]``.
+
+        Raises
+        ------
+        ValueError
+            If the length does not fit.
+        TypeError
+            If `x` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        if self._fits_as_it_is(x, self.shape[0]):
+            return self._apply_adjoint(x)
+        array = _validation.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
+        if isinstance(x, np.matrix) or array.shape == (self.shape[0], 1):
+            return super().rmatvec(x)
+        return self._rmatvec(array)
+
+    def matmat(self, X: Any) -> NDArray[Any]:
+        """The product with a matrix, for all its columns at once.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, c) or (..., n, c)
+            n is ``shape[1]``.
+
+        Returns
+        -------
+        Y : ndarray, shape (m, c) or (..., m, c)
+            m is ``shape[0]``.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `X` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _validation.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
+        return self._matmat(array)
+
+    def rmatmat(self, X: Any) -> NDArray[Any]:
+        """The product of the adjoint with a matrix, for all its columns at once.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, c) or (..., m, c)
+            m is ``shape[0]``.
+
+        Returns
+        -------
+        Y : ndarray, shape (n, c) or (..., n, c)
+            n is ``shape[1]``.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `X` is not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        array = _validation.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
+        return self._rmatmat(array)
+
+    def dot(self, x: Any) -> Any:
+        """The product with a vector, a matrix, another operator, or a scalar: what ``@`` and ``*`` call.
+
+        Parameters
+        ----------
+        x : array_like, LinearOperator or scalar
+            As `matvec` and `matmat` take it; an operator is composed with this one, a scalar scales it.
+
+        Returns
+        -------
+        y : ndarray or LinearOperator
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        TypeError
+            If `x` is a masked array, or not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+        """
+        if self._fits_as_it_is(x, self.shape[1]):
+            return self._apply(x)
+        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before we see it
+            _validation.array("x", x)
+        return super().dot(x)
+
+    def _fits_as_it_is(self, x: object, length: int) -> bool:
+        """The operand of nearly every call: nothing more to check, as solvers call thousands of times."""
+        return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
+
+    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._each(x, self._apply, self.shape[1])
+
+    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._each(x, self._apply_adjoint, self.shape[0])
+
+    def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._together(X, self._apply)
+
+    def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._together(X, self._apply_adjoint)
+
+    @staticmethod
+    def _each(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
+        """Vectors along the last axis; a single one may come as a column."""
+        x = np.asarray(x)
+        if x.ndim == 1 or x.shape == (length, 1):
+            return apply(x.reshape(-1))
+        result = apply(x.reshape(math.prod(x.shape[:-1]), length).T)
+        return result.T.reshape(*x.shape[:-1], result.shape[0])
+
+    @staticmethod
+    def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
+        """Matrices in the last two axes."""
+        X = np.asarray(X)
+        if X.ndim == 2:
+            return apply(X)
+        front = np.moveaxis(X, -2, 0)
+        result = apply(front.reshape(front.shape[0], math.prod(front.shape[1:])))
+        return np.moveaxis(result.reshape(result.shape[0], *front.shape[1:]), 0, -2)
+
+    def _product(self, of: str) -> str:
+        return f"{self._name}{of}, where {self._name} is {self.shape[0]}x{self.shape[1]}"

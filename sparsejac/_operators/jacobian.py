@@ -1,0 +1,229 @@
+"""J as a SciPy LinearOperator: products with J, its transpose and its adjoint, straight from A and x."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+
+from .. import _validation
+from .._backends.sums import Sums, absolute_squares
+from .._matrix.entries import Weights, wide
+from .._matrix.pattern import frozen
+from .assembly import Assembly
+from .base import Operator
+from .hermitian import NormalOperator
+
+
+@final
+class JacobianOperator(Operator):
+    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a linear operator, never formed.
+
+    Made by `JacobianBuilder.operator`. With V and W of k and m rows,
+
+    * ``J @ v = vec(A ∘ (v xᵀ + x vᵀ))``
+    * ``J.T @ w = (A∘W) x + (A∘W)ᵀ x``, where W is w as a k×k matrix
+    * ``J.H @ w``: the same with the conjugates of A and x.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (m, k).
+    dtype : numpy.dtype
+        ``numpy.result_type`` of A and x, where integers and booleans count as float64. A product has the ``result_type`` of
+        this and of its operand.
+
+    Notes
+    -----
+    **Memory.** ``J @ v`` allocates its result (m numbers, for V of c columns m·c) and, where they have another dtype or layout
+    than the result, copies of x and v (k, k·c); for a sparse A both side by side (2 k). ``J.T @ w`` and ``J.H @ w`` allocate their
+    result in double precision, for each worker one more (two, for a sparse A and a vector) and four more of its rows, and a copy of x if
+    it is to be conjugated or is not in double precision: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
+    C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
+
+    **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are accumulated in double precision, in an
+    order that depends on A alone: the bits are the same for every number of workers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import JacobianBuilder
+    >>> A = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> J = JacobianBuilder(A).operator([1.0, 10.0])
+    >>> J @ [1.0, 1.0]
+    array([ 2., 22., 33., 80.])
+    >>> J.T @ [1.0, 0.0, 0.0, 1.0]
+    array([ 2., 80.])
+    """
+
+    _name = "J"
+
+    def __init__(self, assembly: Assembly, x: NDArray[Any]) -> None:
+        super().__init__(x.dtype, assembly.shape)
+        self._assembly, self._rows = assembly, assembly.rows
+        self._x = x  # the builder's copy, read-only
+
+    def tocsr(self) -> scipy.sparse.csr_array:
+        """J as a CSR matrix: `JacobianBuilder.tocsr` at this x.
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (m, k)
+            A matrix of the caller's own.
+
+        Raises
+        ------
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** The result: `JacobianBuilder.csr_nbytes`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.eye(2)).operator([1.0, 2.0])
+        >>> bool((J.tocsr() @ [1.0, 1.0] == J @ [1.0, 1.0]).all())
+        True
+        """
+        return self._assembly.matrix(self._x)
+
+    def column_norms(self) -> NDArray[Any]:
+        """The Euclidean norms of J's columns, ``‖J[:, s]‖ = √diag(JᴴJ)_s``, in one pass over A.
+
+        ``diag(JᴴJ)_s = Σ_j (|A_sj|² + |A_js|²) |x_j|²``, where j = s counts twice.
+
+        Returns
+        -------
+        norms : ndarray, shape (k,)
+            Real, in the precision of `dtype`. Squares are added up in float64: norms beyond about 1e±154 overflow or vanish.
+
+        Notes
+        -----
+        **Memory.** The result in float64, once more for each worker (for a sparse A twice more), and |x|² with what it is computed from: O(k).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+        >>> np.allclose(J.column_norms(), np.linalg.norm(J.tocsr().toarray(), axis=0))
+        True
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            squares = self._rows.sum("squares", absolute_squares(self._x), True)
+            return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
+
+    def normal(self, damping: float = 0.0) -> NormalOperator:
+        """``JᴴJ + damping I`` as a k×k operator: one pass over A for each product, and neither J nor JᴴJ is formed.
+
+        Parameters
+        ----------
+        damping : float, default 0.0
+            Added to the diagonal, as in the steps of Levenberg and Marquardt.
+
+        Returns
+        -------
+        N : NormalOperator, shape (k, k)
+
+        Raises
+        ------
+        ValueError
+            If `damping` is negative or not finite.
+        TypeError
+            If it is not a real number.
+
+        Notes
+        -----
+        **Memory.** A vector of k numbers, and one pass like `column_norms`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> J = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).operator([1.0, 10.0])
+        >>> J.normal() @ [1.0, 1.0]
+        array([1434., 6543.])
+        >>> J.T @ (J @ [1.0, 1.0])
+        array([1434., 6543.])
+        """
+        damping = _validation.nonnegative("damping", damping)
+        return NormalOperator(self._rows, Sums(self._rows), self._x, damping)
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        rows = self._rows
+        dtype = self._result_dtype(X)
+        shape = (self.shape[0], *X.shape[1:])
+        self._assembly.check_vector_fits("the product J @ x", math.prod(shape) * dtype.itemsize)
+        out = rows.empty_rows(shape, dtype)
+        x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
+        X = frozen(np.ascontiguousarray(X, dtype))
+        if X.ndim == 1:
+            rows.map("matvec", *rows.pair(x, X), out)
+        else:
+            rows.map("matmat", x, X, out, columns=X.shape[1])
+        return out
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._apply_transpose(X, conjugate=self.dtype.kind == "c")
+
+    def _apply_transpose(self, X: NDArray[Any], *, conjugate: bool) -> NDArray[Any]:
+        dtype = self._result_dtype(X)
+        doubled = wide(dtype)
+        x = self._x if doubled == self._x.dtype else self._x.astype(doubled)
+        if conjugate:
+            x = np.conj(x)
+        rows, x = self._rows, frozen(x)
+        weights = Weights(X, rows.pattern, doubled, flipped=rows.flipped)
+        if X.ndim == 1:
+            total = rows.sum("rmatvec", x, conjugate, target=weights)
+        else:
+            total = rows.sum("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
+        if doubled == dtype:
+            return total
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            return total.astype(dtype)
+
+    def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
+        if X.dtype == self.dtype:
+            return self.dtype
+        return np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
+
+    def _transpose(self) -> LinearOperator:
+        return TransposedOperator(self, conjugate=False)
+
+    def _adjoint(self) -> LinearOperator:
+        return TransposedOperator(self, conjugate=True)
+
+
+@final
+class TransposedOperator(Operator):
+    """``J.T`` or, conjugated, ``J.H``. SciPy's own would make conjugated copies of m-vectors, even of real ones."""
+
+    def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
+        super().__init__(of.dtype, of.shape[::-1])
+        self._of = of
+        self._conjugate = conjugate and of.dtype.kind == "c"
+        self._name = "J.H" if conjugate else "J.T"
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        return self._of._apply_transpose(X, conjugate=self._conjugate)
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        if self._conjugate or self.dtype.kind != "c":
+            return self._of._apply(X)
+        result = self._of._apply(np.conj(X))
+        return np.conj(result, out=result)
+
+    def _transpose(self) -> LinearOperator:
+        # (Jᴴ)ᵀ is conj(J), which nobody asks for: SciPy's wrapper will do.
+        return super()._transpose() if self._conjugate else self._of
+
+    def _adjoint(self) -> LinearOperator:
+        return self._of if self._conjugate or self.dtype.kind != "c" else super()._adjoint()

@@ -1,0 +1,189 @@
+"""The Jacobian of the row sums ``x ∘ (A x)`` as a linear operator."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._backends.row_products import RowProducts
+from .._matrix.pattern import index_dtype
+from .base import Operator
+
+_silence = functools.partial(
+    np.errstate, over="ignore", invalid="ignore"
+)  # of overflow, as in the kernels
+
+
+@final
+class RowSumsOperator(Operator):
+    """The Jacobian of ``x ∘ (A x)``, ``Diag(A x) + Diag(x) A``, as a linear operator, k×k.
+
+    Made by `RowSums.operator`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    dtype : numpy.dtype
+        float64.
+
+    Notes
+    -----
+    **Memory.** A product allocates its result and 3 k-vectors, for a sparse A 2 more for each worker; of several vectors, each takes a pass over A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.optimize import root
+    >>> from sparsejac import RowSums
+    >>> sums = RowSums(np.array([[0.0, 2.0, 1.0], [2.0, 0.0, 3.0], [1.0, 3.0, 0.0]]))
+    >>> J = products.operator([1.0, 2.0, 3.0])
+    >>> J
+    <3x3 RowSumsOperator with dtype=float64>
+    >>> J.T @ [1.0, 0.0, 0.0]
+    array([7., 2., 1.])
+    >>> found = root(lambda x: sums.value(x) - 1, np.ones(3), jac=lambda x: sums.operator(x).toarray())
+    >>> print(sums.value(found.x).round(6))
+    [1. 1. 1.]
+    """
+
+    _name = "J"
+
+    def __init__(self, products: RowProducts, x: NDArray[Any], Ax: NDArray[Any]) -> None:
+        super().__init__(np.dtype(np.float64), products.shape)
+        self._products, self._x, self._Ax = products, x, Ax
+
+    def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        self._products.take_diagonal()
+        return self._each_column(X, lambda v: self._Ax * v + self._x * self._products.times(v))
+
+    def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
+        self._products.take_diagonal()
+        return self._each_column(X, lambda w: self._Ax * w + self._products.times(self._x * w))
+
+    def _each_column(self, X: NDArray[Any], product: Any) -> NDArray[Any]:
+        if X.ndim == 2:
+            result = np.empty(
+                X.shape, np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
+            )
+            for c in range(X.shape[1]):
+                result[:, c] = self._each_column(X[:, c], product)
+            return result
+        if X.dtype.kind == "c":
+            return self._each_column(X.real, product) + 1j * self._each_column(X.imag, product)
+        with _silence():
+            return product(np.ascontiguousarray(X, np.float64))
+
+    def diagonal(self) -> NDArray[Any]:
+        """The diagonal, ``A x + diag(A) ∘ x``, without a pass over A, unless A is streamed and its owner may change it.
+
+        Returns
+        -------
+        d : ndarray of float64, shape (k,)
+
+        Notes
+        -----
+        **Memory.** The result and a k-vector.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0]).diagonal()
+        array([22., 62.])
+        """
+        with _silence():
+            return self._Ax + self._products.current_diagonal() * self._x
+
+    def tocsr(self) -> scipy.sparse.csr_array:
+        """The matrix, for a sparse A: its pattern is that of A and the diagonal.
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (k, k)
+            In canonical format.
+
+        Raises
+        ------
+        TypeError
+            If A is dense: `toarray` is for that.
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** For e entries that are read, four times the 2 e + k numbers and column indices that it may have.
+
+        Examples
+        --------
+        >>> import scipy.sparse
+        >>> from sparsejac import RowSums
+        >>> A = scipy.sparse.csr_array([[1.0, 2.0], [2.0, 3.0]])
+        >>> print(RowSums(A).operator([1.0, 10.0]).tocsr().toarray())
+        [[22.  2.]
+         [20. 62.]]
+        """
+        products, k = self._products, self.shape[0]
+        pattern = products.pattern
+        if pattern.indices is None:
+            raise TypeError(
+                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
+            )
+        count = 2 * pattern.entries + k
+        _validation.fits(
+            f"the {k}x{k} matrix, while it is made,",
+            4 * count * (8 + index_dtype(k, k, count).itemsize),
+            "multiply by it without forming it",
+        )
+        i, j = products.rows.visited()
+        a = products.rows.values()
+        own = np.arange(k, dtype=i.dtype)
+        with _silence():
+            numbers = np.concatenate([self._x[i] * a, self._x[j] * a, self.diagonal()])
+        places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+        return scipy.sparse.coo_array((numbers, places), shape=self.shape).tocsr()
+
+    def toarray(self) -> NDArray[Any]:
+        """The matrix as a k×k array.
+
+        Returns
+        -------
+        J : ndarray of float64, shape (k, k)
+
+        Raises
+        ------
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** One and a half times the result; for a sparse A the result and `tocsr`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> print(RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0]).toarray())
+        [[22.  2.]
+         [20. 62.]]
+        """
+        products, k = self._products, self.shape[0]
+        _validation.fits(
+            f"the {k}x{k} array, while it is made,", 12 * k * k, "multiply by it without forming it"
+        )
+        pattern = products.pattern
+        if pattern.indices is not None:
+            return self.tocsr().toarray()
+        J = products.rows.matrix()
+        with _silence():
+            for i in range(k):
+                columns = slice(int(pattern.lo[i]) - i * k, int(pattern.hi[i]) - i * k)
+                J[columns, i] = J[i, columns]
+            J *= self._x[:, np.newaxis]
+            J[np.arange(k), np.arange(k)] = self.diagonal()
+        return J

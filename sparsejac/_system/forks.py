@@ -1,0 +1,133 @@
+"""What keeps a forked child from hanging: no lock that it needs is held by a thread that it does not have.
+
+A child has one thread, the one that forked. A lock that another thread held at that moment is never released in the child.
+Our own locks are made anew in the child, next to where they are used. The locks of other packages are taken before the fork and
+released after it, in the parent and in the child, as h5py and `logging` do with theirs. Then no other thread is in the middle of
+what they guard, and the child finds it complete. So a fork waits for the end of a compilation.
+"""
+
+from __future__ import annotations
+
+import _thread
+import importlib
+import logging  # noqa: F401  # its handler must be registered before ours: see `_take`
+import operator
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+_Value = TypeVar("_Value")
+_KERNELS = (
+    "compile",
+    "row",
+    "maps",
+    "assembly",
+    "reductions",
+    "residuals",
+    "structure",
+    "vectors",
+)
+# What is imported on first use, by any thread.
+_IMPORTED = ("numba", "tqdm", *(f"sparsejac._kernels.{part}" for part in _KERNELS))
+_WITH_OWN_LOCK = (
+    "h5py",
+    "cooler",
+)  # h5py takes its lock before the fork, too, and its import needs that lock
+_COMPILATION = 300.0  # seconds that a fork waits for one
+_WRITING = 5.0  # and for a bar, whose terminal may be stopped
+_IMPORT = 5.0  # and for the import of a module with a lock of its own
+
+
+class computed_once(Generic[_Value]):  # noqa: N801  # as functools.cached_property
+    """A property that is computed at first use, and then is an attribute.
+
+    `functools.cached_property` of Python 3.11 holds one lock for all instances. Here two threads may compute a value at the same time; it is the same.
+    """
+
+    def __init__(self, function: Callable[[Any], _Value]) -> None:
+        self._function, self.__doc__ = function, function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> computed_once[_Value]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> _Value: ...
+
+    def __get__(self, instance: object | None, owner: type) -> computed_once[_Value] | _Value:
+        if instance is None:
+            return self
+        value = self._function(instance)
+        instance.__dict__[self._name] = value
+        return value
+
+
+# --- locks of other packages ----------------------------------------------------------------------------------------
+
+_holding = threading.local()
+
+
+def _attribute(module: str, *names: str) -> list[Any]:
+    """A lock of a module, if that has been imported and has such a lock."""
+    found: Any = sys.modules.get(module)
+    for name in names:
+        found = getattr(found, name, None)
+    return [found] if hasattr(found, "acquire") else []
+
+
+def _wait_for_import(module: str) -> None:
+    """Wait until no thread imports the module, but not for ever."""
+    end = time.monotonic() + _IMPORT
+    while time.monotonic() < end:
+        spec = getattr(sys.modules.get(module), "__spec__", None)
+        if not getattr(spec, "_initializing", False):
+            return
+        time.sleep(0.005)
+
+
+def _take() -> None:
+    # What was registered last runs first. `logging` was imported above, so its lock is free while this waits for an import, which
+    # may need it. The lock of h5py is taken by now, if that is imported: so the wait for its import has a limit.
+    # A Ctrl-C between the call of `acquire` and the next bytecode would leave a lock that nobody releases.
+    # So each lock is taken, and noted in the list, within one call of C code. None marks the end: see `_release`.
+    held = _holding.locks = [None]
+    try:
+        for module in _IMPORTED:  # a module that is half imported stays so in the child
+            if module in sys.modules:
+                importlib.import_module(module)  # waits for a thread that imports it
+        for module in _WITH_OWN_LOCK:
+            _wait_for_import(module)
+        # In the order in which Numba takes them.
+        locks = [
+            *_attribute("numba.core.compiler_lock", "global_compiler_lock", "_lock"),
+            *_attribute("llvmlite.binding.ffi", "lib", "_lock", "_lock"),
+        ]
+        held.extend(filter(operator.methodcaller("acquire", timeout=_COMPILATION), locks))
+        locks = _attribute("tqdm.std", "TqdmDefaultWriteLock", "th_lock")
+        held.extend(filter(operator.methodcaller("acquire", timeout=_WRITING), locks))
+    except KeyboardInterrupt:
+        _thread.interrupt_main()  # after the fork: what is raised here is not heard of
+    except Exception:  # noqa: BLE001, S110  # a failed import: whoever imports it is told
+        pass
+
+
+def _release() -> None:
+    held = getattr(_holding, "locks", None)
+    if held:
+        deque(
+            map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0
+        )  # one call of C code, as above
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_take)
+    for _ in range(
+        2
+    ):  # a Ctrl-C that arrives during the fork is raised in the first of them, and ends it
+        os.register_at_fork(after_in_parent=_release, after_in_child=_release)

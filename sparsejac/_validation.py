@@ -1,0 +1,700 @@
+"""Every check of what a user passes in, and every message about it. Behind these doors nothing is checked again."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from ._system import machine
+
+Rows = Literal["all", "stored", "upper"]
+Order = Literal["C", "F"]
+Uplo = Literal["U", "L"]
+Pairs = Literal["all", "within", "between"]
+Triangle = Literal["upper", "lower"]
+_ARGUMENTS = frozenset(
+    {
+        *(
+            "blacklist",
+            "check_finite",
+            "cis_only",
+            "dtype",
+            "groups",
+            "ignore_diags",
+            "mad_max",
+            "mask",
+            "max_iter",
+            "max_products",
+            "memory",
+            "min_count",
+            "min_nnz",
+            "order",
+        ),
+        *(
+            "overwrite",
+            "pairs",
+            "rows",
+            "support",
+            "target",
+            "tol",
+            "trans_only",
+            "uplo",
+            "workers",
+            "x0",
+        ),
+    }
+)  # names that messages may tell users to pass
+REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
+_SPOILED = re.compile(
+    r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b"
+)  # what `fitting` may change in a name
+_ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
+# bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
+LARGE = 2**26
+
+
+def human_bytes(count: int) -> str:
+    """1536 → '1.5 KiB'."""
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        if size < 1024 or unit == "EiB":
+            break
+        size /= 1024
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def rows(value: object) -> Rows:
+    return choice("rows", "all" if value is None else value, Rows)
+
+
+def rows_of(value: object, *, half: bool) -> Rows:
+    """`rows` of an A of which we may have the upper triangle only."""
+    if not half:
+        return rows(value)
+    if value not in (None, "upper"):
+        raise ValueError(
+            f'rows must be "upper" for a contact map, which holds the upper triangle of a symmetric A, got {value!r}: leave it out, or read the map with '
+            "cooler and pass its matrix"
+        )
+    return "upper"
+
+
+def order(value: object) -> Order:
+    return choice("order", value, Order)
+
+
+def uplo(value: object) -> Uplo | None:
+    return None if value is None else choice("uplo", value, Uplo)
+
+
+def uplo_of(value: object, *, half: bool) -> Uplo | None:
+    """`uplo` of an A of which we may have the upper triangle only."""
+    if half and value not in (None, "U"):
+        raise ValueError(
+            f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: leave it out'
+        )
+    return "U" if half else uplo(value)
+
+
+def pairs(value: object) -> Pairs:
+    return choice("pairs", value, Pairs)
+
+
+def choice(name: str, value: Any, alias: Any) -> Any:
+    """One of the strings that a Literal names."""
+    legal = get_args(alias)
+    if not isinstance(value, str) or value not in legal:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
+    return value
+
+
+def positive_integer(name: str, value: object) -> int:
+    return _integer(name, value, 1, "a positive integer")
+
+
+def nonnegative_integer(name: str, value: object) -> int:
+    return _integer(name, value, 0, "an integer, 0 or more")
+
+
+def _integer(name: str, value: object, least: int, needed: str) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
+    except TypeError:
+        raise TypeError(f"{name} must be {needed}, got {value!r} ({type_name(value)})") from None
+    if number < least:
+        raise ValueError(f"{name} must be {needed}, got {number}")
+    return number
+
+
+def nonnegative(name: str, value: object) -> float:
+    """A finite real number that is not negative."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{name} must be a real number, got {value!r} ({type_name(value)})")
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+    return float(value)
+
+
+def memory(value: object) -> int | None:
+    return None if value is None else _integer("memory", value, 1, "a number of bytes")
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def variable_index(s: object, k: int) -> int:
+    try:
+        number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
+    except TypeError:
+        raise TypeError(
+            f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})"
+        ) from None
+    if not 0 <= number < k:
+        raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
+    return number
+
+
+def fitting(
+    message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
+) -> str:
+    """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
+
+    A hint follows the last colon, and its alternatives are separated by commas and semicolons. What the user has given, such as the names of files, stays as it is:
+    the texts `given`, and what stands between single quotes.
+    """
+    message, hidden = _hidden(message, given)
+    if shell:
+        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
+    what, colon, hint = message.rpartition(": ")
+    pieces = re.split(r"(, or |; |, )", hint)
+
+    def possible(part: str) -> bool:
+        named = {
+            *re.findall(r"\b([a-z][a-z_0-9]*)=", part),
+            *re.findall(r"\b(workers|check_finite)\b", part),
+        }
+        return (named & _ARGUMENTS) <= set(taken)
+
+    parts = [
+        (mark, part)
+        for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True)
+        if possible(part)
+    ]
+    if colon and len(parts) < len(pieces[::2]):
+        hint = "".join(mark + part for mark, part in parts)
+        hint = re.sub(r"^(, or |; |, )", "", hint)
+        message = f"{what}{colon}{hint}" if hint else what
+    if shell:
+        message = re.sub(
+            r"\bpass (?=[\w.(]*[(])", "write ", message
+        )  # an expression of Python cannot be passed
+        message = re.sub(
+            r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
+            lambda found: (
+                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+        message = re.sub(
+            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
+            lambda found: (
+                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+    return message.translate(hidden)
+
+
+def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
+    """The message with one character, of no meaning, in place of each text that must stay as it is; and what they stand for."""
+    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
+    hidden: dict[int, str] = {}
+
+    def hide(text: str) -> str:
+        number = next(free)
+        hidden[number] = text.translate(hidden)
+        return chr(number)
+
+    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
+        if text in message:
+            message = message.replace(text, hide(text))
+    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
+    return message, hidden
+
+
+# --- dtypes ---------------------------------------------------------------------------------------------------------
+
+
+def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which values of `dtype` are computed: itself, or float64 for integers and booleans."""
+    if dtype.kind in "biu":
+        return np.dtype(np.float64)
+    if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (
+        dtype.kind == "c" and dtype.itemsize in (8, 16)
+    ):
+        return dtype.newbyteorder("=")
+    target = "complex128" if dtype.kind == "c" else "float64"
+    way = (
+        f", as in {name}.astype(np.{target})"
+        if name.isidentifier() and name != "x_dtype"
+        else f" to {target}"
+    )
+    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it{way}")
+
+
+def dtype_of(name: str, value: Any) -> np.dtype[Any]:
+    """The dtype in which values of the dtype that `value` describes are computed."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a dtype, got {value!r}") from None
+    return float_dtype(name, dtype)
+
+
+# --- vectors --------------------------------------------------------------------------------------------------------
+
+
+def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
+    """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
+    if type(value) is np.ndarray:
+        float_dtype(name, value.dtype)
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix"
+        )
+    if scipy.sparse.issparse(value):
+        raise TypeError(
+            f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()"
+        )
+    if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
+        way_out = (
+            f": pass np.asarray({name}), which keeps its values in their order, and nothing else"
+        )
+        raise TypeError(
+            f"{name} must be a NumPy array{alternative}, got {type_name(value)}{way_out if hasattr(value, '__array__') else ''}"
+        )
+    try:
+        result = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
+    float_dtype(name, result.dtype)
+    return result
+
+
+def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
+    """Give x as a vector of length k, still the caller's memory."""
+    result = array("x", x)
+    if result.ndim != 1 or result.size != k:
+        advice = (
+            f": pass x.ravel() if its {result.size} values are meant"
+            if result.ndim > 1 and result.size == k
+            else ""
+        )
+        raise ValueError(
+            f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}"
+        )
+    if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
+        bad = np.flatnonzero(~np.isfinite(result))
+        raise ValueError(
+            f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] = {result[bad[0]]}: "
+            "pass check_finite=False to compute with them"
+        )
+    return result
+
+
+def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:
+    """A vector of so many numbers, still the caller's memory."""
+    result = array(name, value)
+    if result.shape != (length,):
+        raise ValueError(
+            f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}"
+        )
+    if (
+        finite
+        and result.dtype.kind in "fc"
+        and not all(np.isfinite(piece).all() for _, piece in pieces(result))
+    ):
+        raise ValueError(
+            f"{name} must be finite: pass check_finite=False to compute with what it has"
+        )
+    return result
+
+
+_NO_COMPLEX_DERIVATIVE = "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as separate problems"
+
+
+def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERIVATIVE) -> None:
+    if dtype.kind == "c":
+        raise TypeError(f"{what} is for real numbers, and {name} is {dtype}: {why}")
+
+
+# --- symmetric scaling ----------------------------------------------------------------------------------------------
+
+
+def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """For each row, where its group begins and ends."""
+    if labels is None:
+        if which != "all":
+            raise ValueError(
+                f'pairs="{which}" needs groups: pass the label of each row, such as its chromosome'
+            )
+        return None
+    nested = isinstance(labels, (list, tuple)) and [
+        isinstance(label, (list, tuple, np.ndarray)) for label in labels
+    ]
+    if nested and any(nested):
+        i = nested.index(True)
+        raise ValueError(
+            f"groups must be labels that can be compared, such as strings or integers, but that of row {i} is a {type_name(labels[i])}: give each group a number"
+        )
+    array = np.atleast_1d(np.asarray(labels))
+    if array.shape != (k,):
+        raise ValueError(
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
+        )
+    lacking = _lacking_labels(labels, array)
+    if lacking.any():
+        i = int(np.argmax(lacking))
+        why = "None" if array[i] is None else "NaN, NaT, or masked"
+        raise ValueError(
+            f"groups must be a label for each row, but that of row {i} is missing ({why}): give such rows a label of their own"
+        )
+    try:
+        changes = np.asarray(array[1:] != array[:-1], np.bool_)
+        starts = (
+            np.concatenate([[0], np.flatnonzero(changes) + 1])
+            if array.size
+            else np.zeros(0, np.int64)
+        )
+        names = array[starts].tolist()
+        distinct = len(set(names))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"groups must be labels that can be compared, such as strings or integers: {' '.join(str(error).split())}"
+        ) from None
+    if distinct < len(names):
+        again = next(number for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(
+            f"the rows of a group must be neighbours, but group {names[again]!r} begins again at row {starts[again]}: "
+            "sort the rows and columns of A by their groups"
+        )
+    bounds = np.append(starts, k)
+    sizes = np.diff(bounds)
+    return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+
+
+def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which labels are missing. In a list with strings NaN would become the label "nan", so its items are looked at."""
+    if isinstance(labels, np.ma.MaskedArray):
+        return np.atleast_1d(np.ma.getmaskarray(labels))
+    if isinstance(labels, (list, tuple)) and array.ndim == 1:
+        array = np.empty(len(labels), object)
+        array[:] = labels
+    if array.dtype == object:
+        return np.fromiter(map(_is_lacking, array.tolist()), np.bool_, array.size)
+    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # what differs from itself
+
+
+def _is_lacking(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124  # as above
+    except TypeError:  # pandas.NA differs neither from itself, nor does it not
+        return True
+
+
+def mask(value: object, k: int) -> NDArray[np.bool_]:
+    """Which rows are left out."""
+    if value is None:
+        return np.zeros(k, np.bool_)
+    if isinstance(value, np.ma.MaskedArray):
+        value = value.filled(True)
+    array = np.asarray(value, np.bool_) if k == 0 else np.asarray(value)
+    if array.dtype != np.bool_ or array.shape != (k,):
+        raise ValueError(
+            f"mask must be a boolean for each of the {k} rows, True for one that is left out, got {array.dtype} of shape {array.shape}: "
+            "of row numbers, make it by mask = np.zeros(k, bool); mask[rows] = True"
+        )
+    return array
+
+
+def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """A vector that is positive and finite in the rows that are kept, as float64 of our own; a scalar stands for all of them."""
+    k = kept.size
+    given = array(name, value)
+    real(name, given.dtype, "a scaling", f"pass {name}.real")
+    if given.shape not in {(), (k,)}:
+        raise ValueError(
+            f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape {given.shape}"
+        )
+    result = np.full(k, given, np.float64) if given.ndim == 0 else np.array(given, np.float64)
+    bad = kept & ~((result > 0) & (result < np.inf))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(
+            f"{name} must be positive and finite in every row that is kept, but it is {result[i]} in row {i}: change it, or leave the row out by mask="
+        )
+    return result
+
+
+def negative(i: int, j: int, value: Any) -> ValueError:
+    return ValueError(
+        f"A must have no negative entries, but A[{i}, {j}] = {value}: of mixed signs a scaling need not exist; pass abs(A) to scale its absolute values"
+    )
+
+
+def not_symmetric_sums(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'A must be symmetric, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or uplo="U" if A holds its upper triangle only'
+    )
+
+
+def beside_triangle(uplo: Uplo, count: int) -> ValueError:
+    side, function = ("below", "triu") if uplo == "U" else ("above", "tril")
+    return ValueError(
+        f'uplo="{uplo}" is for an A that holds one triangle only, but it has {count} entries {side} its diagonal: '
+        f"leave out uplo if A is whole, or pass scipy.sparse.{function}(A)"
+    )
+
+
+def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:
+    """A vector or matrix that an operator multiplies: its shape fits, its dtype is one of ours.
+
+    A vector may have shape (length,), (length, 1), or (…, length), a batch; a matrix (…, length, n): as SciPy has it.
+    """
+    result = array(name, value)
+    if matrix:
+        fits = result.ndim >= 2 and result.shape[-2] == length
+        needed = f"shape ({length}, n)"
+    else:
+        fits = result.ndim >= 1 and (result.shape[-1] == length or result.shape == (length, 1))
+        needed = f"length {length}"
+    if not fits:
+        raise ValueError(
+            f"dimension mismatch in {product}: {name} must have {needed}, got shape {result.shape}"
+        )
+    return result
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def fits(what: str, count: int, way_out: str, available: int | None = None) -> None:
+    """Refuse, before it is allocated, what the machine's memory, or what is `available` of it, cannot hold."""
+    if count < LARGE and available is None:
+        return
+    available = machine.available_memory() if available is None else available
+    if available is not None and count > available:
+        raise MemoryError(
+            f"{what} would take {count} bytes ({human_bytes(count)}), and {human_bytes(available)} are available: {way_out}"
+        )
+
+
+# --- the matrix -----------------------------------------------------------------------------------------------------
+
+
+def matrix(A: object) -> Any:
+    """A as a 2-D ndarray or a SciPy sparse array or matrix, square, with an accepted dtype; the caller's memory."""
+    if not scipy.sparse.issparse(A):
+        A = array("A", A, alternative=" or a SciPy sparse array or matrix")
+    shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A must be a square matrix, got shape {shape}")
+    float_dtype("A", A.dtype)  # type: ignore[attr-defined]  # as above
+    return A
+
+
+def pieces(
+    values: NDArray[Any], part: Triangle | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Consecutive pieces of A's values, small enough to make masks of, and where they start; zeros beside a part of a matrix."""
+    step = max(1, 2**15 // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        piece = values[start : start + step]
+        if part is not None:
+            piece = np.triu(piece, start) if part == "upper" else np.tril(piece, start)
+        if piece.size:
+            yield start, piece
+
+
+def finite_blocks(
+    name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None
+) -> None:
+    """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
+    if values.dtype.kind not in "fc":
+        return
+    for start, piece in pieces(values, part):
+        ok = np.isfinite(piece)
+        if not ok.all():
+            where = np.unravel_index(int(np.argmin(ok)), ok.shape)
+            raise not_finite(
+                name, locate(int(where[0]) + start, *map(int, where[1:])), piece[tuple(where)]
+            )
+
+
+def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
+    way_out = "pass check_finite=False to compute with it"
+    if name == "Y":
+        way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
+    return ValueError(
+        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {way_out}"
+    )
+
+
+def bad_structure(name: str, format_: str, reason: str) -> ValueError:
+    return ValueError(
+        f"{name} has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+    )
+
+
+def unsorted(name: str, line: int) -> ValueError:
+    return ValueError(
+        f"{name}, which is read from disk, must have the columns of each row in ascending order and none twice, which fails in row {line}: "
+        "write it anew after sum_duplicates(), which sorts as well"
+    )
+
+
+def wrong_order(*, columns: bool) -> ValueError:
+    ours, theirs, order = ("columns", "rows", "F") if columns else ("rows", "columns", "C")
+    return ValueError(
+        f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which J\'s rows go by {ours}, write A in the other order, or, if '
+        "it fits, pass it in memory; products with k-vectors, costs, gradients and column norms work as it is"
+    )
+
+
+def different_orders(*, transposed: bool) -> ValueError:
+    ours, theirs = ("columns", "rows") if transposed else ("rows", "columns")
+    return ValueError(
+        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its {theirs} only: write one of them in the other order, or, "
+        "if it fits, pass it in memory"
+    )
+
+
+def vector_by_other_lines(*, transposed: bool) -> ValueError:
+    ours, theirs, order = ("columns", "rows", "F") if transposed else ("rows", "columns", "C")
+    return ValueError(
+        f"Y must be stored as A is, which is read along its {ours}, but Y is a vector in the order of J's rows, which go by {theirs} here: pass Y as a "
+        f'k x k matrix, or take order="{order}"'
+    )
+
+
+def asked_while_answering(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself, or over a partial of the same function"
+    )
+
+
+def small_memory(
+    memory: int, needed: int, k: int, *, kept: int, rows: int, chunked: bool
+) -> ValueError:
+    block = "one row" if rows == 1 else f"{rows} rows" + (", as its chunks have" if chunked else "")
+    return ValueError(
+        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: {human_bytes(kept)} of k-vectors, and for each thread "
+        f"a block of {block}; got {memory}: pass more, or fewer workers"
+    )
+
+
+def symmetry_tolerance(dtype: np.dtype[Any]) -> float:
+    """How far A_ij and A_ji may differ, relative to the largest entry of their rows, where A must be symmetric: 1000 ε of A's dtype.
+
+    What BLAS makes of a symmetric product differs by some hundred ε. Integers must be equal.
+    """
+    return 1000 * float(np.finfo(dtype).eps) if dtype.kind in "fc" else 0.0
+
+
+def not_symmetric_row(i: int, difference: float, needs: str) -> ValueError:
+    return ValueError(
+        f"{needs} needs a symmetric A, but the products of row {i} and of column {i} of A with one vector differ by {difference:.2g}: "
+        'write (A + A.T) / 2, or pass uplo="U" or "L" where that is taken and A holds one triangle'
+    )
+
+
+def target(Y: object, k: int, m: int) -> Any:
+    """Y as a k×k matrix, dense or sparse, or as a vector of J's m rows; the caller's memory."""
+    if scipy.sparse.issparse(Y) and Y.ndim == 1:  # type: ignore[attr-defined]  # sparse by now
+        Y = Y.toarray()  # type: ignore[attr-defined]  # as above
+    if not scipy.sparse.issparse(Y):
+        Y = array("Y", Y, alternative=", a SciPy sparse array or matrix")
+    shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
+    if shape not in {(k, k), (m,)}:
+        raise ValueError(
+            f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's rows, got shape {shape}"
+        )
+    dtype: np.dtype[Any] = Y.dtype  # type: ignore[attr-defined]  # as above
+    float_dtype("Y", dtype)
+    return Y
+
+
+def outside(count: int, where: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"Y has {count} entries that are not zero where A stores none, the first at {tuple(map(int, where))}: F is zero there for every x, "
+        "so they are constants in the cost; remove them from Y, or store entries of A (zeros will do) at their places"
+    )
+
+
+def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: '
+        'pass (Y + Y.T) / 2, scipy.sparse.triu(Y), or rows="stored" or "all"'
+    )
+
+
+def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
+    return ValueError(
+        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but the products of row {i} and of column {i} '
+        f'of Y with one vector differ by {difference:.2g}: write (Y + Y.T) / 2, or its upper triangle, or take rows="stored" or "all"'
+    )
+
+
+def lower_is_read() -> ValueError:
+    return ValueError(
+        'of these files rows="upper" reads the lower triangle of a symmetric A and Y, and of this Y only the upper one is there: write all of Y, '
+        'or take the other order= ("C" or "F")'
+    )
+
+
+def changed_columns(name: str, row: int) -> ValueError:
+    return ValueError(
+        f"the column indices of {name} have changed since it was handed over, in row {row}: hand it over anew, or a copy of it"
+    )
+
+
+def changed_structure(before: int, now: int) -> ValueError:
+    return ValueError(
+        f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "
+        "hand it over anew, or a copy of A"
+    )
+
+
+def not_symmetric(i: int, j: int) -> ValueError:
+    return ValueError(
+        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or rows="stored" or "all"'
+    )
+
+
+def type_name(value: object) -> str:
+    """The class of `value`, with the package it is from."""
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
+    )

@@ -1,0 +1,559 @@
+"""`LeastSquares`: the problem ``min ½‖A ∘ (x xᵀ) - Y‖²`` in every form that SciPy's solvers ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from . import _validation
+from ._backends.beside import align_target, in_memory, one_triangle, target_source
+from ._backends.memory import MemoryRows
+from ._backends.sums import Sums
+from ._matrix.entries import Entries
+from ._matrix.memory import asymmetry, beside, check_triangle
+from ._matrix.pattern import Pattern, frozen, triangle
+from ._matrix.registry import source_of
+from ._operators.hermitian import HessianOperator, NormalOperator
+from ._operators.jacobian import JacobianOperator
+from ._validation import Order, Rows
+from .jacobian import JacobianBuilder
+
+_TARGETS = (
+    np.dtype(np.float64),
+    np.dtype(np.float32),
+)  # what the kernels read of Y; the rest is packed as float64
+
+
+class LeastSquares:
+    """The problem ``min ½‖F(x) - Y‖²`` with ``F(x) = A ∘ (x xᵀ)``, ready for SciPy's solvers; `fit` solves it by itself.
+
+    Cost and gradient come from one pass over A and Y, without a vector of residuals; JᵀJ and the Hessian are k×k and never formed.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+        As `JacobianBuilder` takes it, but real.
+    Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
+        As a matrix like A, or as a vector in the order of J's rows. Beside a sparse A, entries that A does not store must be zero in Y.
+        Referenced if it is an array beside a dense A, or has the structure of a sparse A.
+    rows : {"all", "stored", "upper"}, default "stored"
+        Which entries of F and Y are compared: see `JacobianBuilder`. ``"upper"`` counts those of a symmetric A that are off the
+        diagonal once, where ``"stored"`` counts them twice.
+    order : {"C", "F"}, default "C"
+        The order of J's rows, of `fun`, and of a vector Y.
+    check_finite : bool, default True
+        Refuse NaN and infinity, in A and Y here and in x at each call.
+    workers : int, optional
+        As for `JacobianBuilder`.
+    memory : int, optional
+        As for `JacobianBuilder`.
+    progress : bool, default False
+        As for `JacobianBuilder`.
+
+    Attributes
+    ----------
+    builder : JacobianBuilder
+        That of J.
+    shape : tuple of int
+        (m, k), the shape of J.
+
+    Raises
+    ------
+    ValueError
+        If A or Y is of no shape, structure, or value as above; if Y is not zero where A has no entries.
+    TypeError
+        If A or Y is complex, or not a matrix of numbers.
+
+    Notes
+    -----
+    **Weights.** ``½‖√W∘(M - x xᵀ)‖²`` for data M with weights ``W >= 0`` (0 where M is unknown) is ``LeastSquares(√W, √W∘M)``.
+
+    **Memory.** As the builder, and up to 3 k numbers that the last x left; if A and Y are symmetric 7 k more. A Y of
+    another structure than a sparse A is converted once, to a number for each entry of A; a sparse Y beside a dense A to an array.
+    A pass allocates at most three k-vectors, and three for each worker; for an A or Y that is dense but not in C order, or of
+    other dtypes than float64 and float32 (A: also int32 and int64), buffers of max(1 MiB, 32 rows) for each worker.
+
+    **Later changes.** A and Y are looked at here, for symmetry, and the last x is remembered with what it gave: if their values are changed, make
+    another problem.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.optimize import least_squares, minimize
+    >>> from sparsejac import LeastSquares
+    >>> A = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> problem = LeastSquares(A, A * np.outer([2.0, 3.0], [2.0, 3.0]))
+    >>> print(least_squares(problem.fun, [1.0, 1.0], jac=problem.jac).x.round(6))
+    [2. 3.]
+    >>> print(minimize(problem.value_and_grad, [1.0, 1.0], jac=True, hess=problem.hess, method="trust-constr").x.round(6))
+    [2. 3.]
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        Y: Any,
+        *,
+        rows: Rows | None = None,
+        order: Order = "C",
+        check_finite: bool = True,
+        workers: int | None = None,
+        memory: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        source = source_of("A", A)
+        if source is None:
+            A = _validation.matrix(A)
+            if target_source(Y) is not None:
+                source = in_memory(A, Y)
+        _validation.real("A", A.dtype if source is None else source.dtype, "least squares")
+        if source is None or not source.half:
+            rows = _validation.rows("stored" if rows is None else rows)
+        builder = JacobianBuilder(
+            A if source is None else source,
+            rows=rows,
+            order=order,
+            check_finite=check_finite,
+            workers=workers,
+            memory=memory,
+            progress=progress,
+        )
+        pattern, values = builder._pattern, builder._values
+        if source is not None:
+            place = builder._rows
+            if builder._which == "upper":
+                mirrored = not source.half and (order == "F") != source.transposed
+                Y = one_triangle(Y, place, mirrored=mirrored, check=check_finite, progress=progress)
+            target = align_target(
+                Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped
+            )
+            place.check_budget(target)
+            self._stream(builder, target)
+            return
+        assert values is not None
+        Y = _validation.target(Y, pattern.k, pattern.m)
+        _validation.real("Y", Y.dtype, "least squares")
+        y = beside(Y, values, pattern, transposed=order == "F", check=check_finite)
+        if rows == "upper" and Y.ndim == 2:
+            check_triangle(y, pattern, transposed=order == "F")
+        self._set_up(builder, y)
+
+    def _set_up(self, builder: JacobianBuilder, y: NDArray[Any]) -> None:
+        """What `__init__` does after its checks, and unpickling without them."""
+        self.builder, self.shape = builder, builder.shape
+        self._y: NDArray[Any] | None = y
+        pattern, values = builder._pattern, builder._values
+        self._target: Any = Entries(y, pattern, _TARGETS)
+        assert values is not None
+        part = pattern.entries < values.size  # a triangle
+        self._sums = Sums(builder._rows, self._target) if part else self._halved(values, y)
+        self._y_dtype = _validation.float_dtype("Y", y.dtype)
+        self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
+
+    def _stream(self, builder: JacobianBuilder, target: Any) -> None:
+        """The same where A or Y is not in memory."""
+        self.builder, self.shape, self._y, self._target = builder, builder.shape, None, target
+        self._sums = Sums(builder._rows, target)
+        self._y_dtype = target.dtype
+        self._last = None
+
+    def _halved(self, values: NDArray[Any], y: NDArray[Any]) -> Sums:
+        """Sums that read the upper triangle alone of what is symmetric."""
+        builder = self.builder
+        pattern = builder._pattern
+        structure = pattern.indices, pattern.indptr
+        if asymmetry(values, *structure) is not None:
+            return Sums(builder._rows, self._target)
+        if pattern.indices is None:
+            half = Pattern.dense(pattern.k, triangle(pattern.k, "upper"))
+            # The transposed of a symmetric matrix is the same, and may be what the kernels can read.
+            values = values.T if values.flags.f_contiguous else values
+        else:
+            assert pattern.indptr is not None
+            half = Pattern.csr(pattern.indptr, pattern.indices, triangle(pattern.k, "upper"))
+        gram = MemoryRows(values, half, builder._rows.workers)
+        a = builder._rows.diagonal()
+        if asymmetry(y, *structure) is not None:
+            return Sums(builder._rows, self._target, gram=gram, diagonal=a)
+        on_diagonal = builder._rows.diagonal_of(self._target)
+        target = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, half, _TARGETS)
+        return Sums(gram, target, diagonal=a, y_diagonal=on_diagonal)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.builder, self._target if self._y is None else self._y
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if isinstance(state[1], np.ndarray):
+            self._set_up(*state)
+        else:
+            self._stream(*state)
+
+    def __repr__(self) -> str:
+        m, k = self.shape
+        return f"<LeastSquares: {m} residuals, {k} variables>"
+
+    def fun(self, x: ArrayLike) -> NDArray[Any]:
+        """The residuals ``F(x) - Y`` in the order of J's rows: `least_squares`' first argument.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        r : ndarray, shape (m,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+        MemoryError
+            If the result would not fit into memory; before it is allocated.
+
+        Notes
+        -----
+        **Memory.** The result, m numbers, and a copy of x.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones((2, 2))).fun([1.0, 10.0])
+        array([  0.,  19.,  29., 399.])
+        """
+        builder = self.builder
+        x = self._point(x)
+        dtype = np.result_type(x.dtype, self._y_dtype)
+        builder._assembly.check_vector_fits(
+            "the vector of residuals", self.shape[0] * dtype.itemsize
+        )
+        out = builder._rows.empty_rows((self.shape[0],), dtype)
+        builder._rows.map("value", frozen(x.astype(dtype, copy=False)), out, target=self._target)
+        return out
+
+    def jac(self, x: ArrayLike) -> JacobianOperator:
+        """J at x as an operator: ``least_squares(problem.fun, x0, jac=problem.jac)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        J : JacobianOperator, shape (m, k)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** A copy of x.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).jac([1.0, 2.0]).shape
+        (4, 2)
+        """
+        return self.builder.operator(self._point(x))
+
+    def jac_csr(self, x: ArrayLike) -> scipy.sparse.csr_array:
+        """J at x as a CSR matrix, for what takes no operator; ``jac_csr(x).toarray()`` for what takes neither.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        J : scipy.sparse.csr_array, shape (m, k)
+            A matrix of the caller's own.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+        MemoryError
+            If it would not fit into memory; before anything is allocated.
+
+        Notes
+        -----
+        **Memory.** The result: `JacobianBuilder.csr_nbytes`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).jac_csr([1.0, 2.0]).nnz
+        6
+        """
+        return self.builder.tocsr(self._point(x))
+
+    def cost(self, x: ArrayLike) -> float:
+        """``½‖F(x) - Y‖²``, in one pass that leaves the gradient for the next call.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        cost : float
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** That of a pass, see the class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).cost([1.0, 2.0])
+        5.5
+        """
+        return self._at(x)[1]
+
+    def grad(self, x: ArrayLike) -> NDArray[Any]:
+        """The gradient of the cost, ``Jᵀ (F(x) - Y)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        g : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** The result, and that of a pass, see the class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).grad([1.0, 2.0])
+        array([ 4., 14.])
+        """
+        return self._at(x)[2].copy()
+
+    def value_and_grad(self, x: ArrayLike) -> tuple[float, NDArray[Any]]:
+        """Cost and gradient from one pass over A and Y: ``minimize(problem.value_and_grad, x0, jac=True)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        cost : float
+        g : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** The result, and that of a pass, see the class; no vector of m numbers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).value_and_grad([1.0, 2.0])
+        (5.5, array([ 4., 14.]))
+        """
+        _, cost, gradient, _ = self._at(x)
+        return cost, gradient.copy()
+
+    def hess(self, x: ArrayLike) -> HessianOperator:
+        """The Hessian of the cost, ``JᵀJ + A∘R + (A∘R)ᵀ`` with ``R = F - Y``, as a k×k operator.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        H : HessianOperator, shape (k, k)
+            ``.toarray()`` for solvers that take no operator (trust-exact, dogleg), ``.tocsr()`` for a sparse A.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** 2 k numbers. A pass, unless cost or gradient were asked for at this x last.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> print(LeastSquares(np.ones((2, 2)), np.ones((2, 2))).hess([1.0, 2.0]).toarray())
+        [[12.  6.]
+         [ 6. 24.]]
+        """
+        point, _, _, scale = self._at(x)
+        dtype = np.result_type(self.builder.dtype, point.dtype)
+        return HessianOperator(
+            self.builder._rows, dtype, x=point, sums=self._sums, y=self._target, scale=scale
+        )
+
+    def hessp(self, x: ArrayLike, v: ArrayLike) -> NDArray[Any]:
+        """The product of `hess` with a vector: ``minimize(…, hessp=problem.hessp)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+        v : array_like, shape (k,)
+
+        Returns
+        -------
+        Hv : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x or v has another shape, or x is not finite.
+        TypeError
+            If x is complex, or one of them not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** The result, and that of a pass. The first at an x takes two passes, unless cost or gradient were asked for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).hessp([1.0, 2.0], [1.0, 0.0])
+        array([12.,  6.])
+        """
+        return self.hess(x).matvec(v)
+
+    def normal(self, x: ArrayLike, damping: float = 0.0) -> NormalOperator:
+        """``JᵀJ + damping I`` at x as a k×k operator: the Hessian of Gauss and Newton.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+        damping : float, default 0.0
+            At least 0.
+
+        Returns
+        -------
+        N : NormalOperator, shape (k, k)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite; if `damping` is negative or not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** 2 k numbers. A pass, unless cost or gradient were asked for at this x last.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> print(LeastSquares(np.ones((2, 2)), np.ones((2, 2))).normal([1.0, 2.0]).toarray())
+        [[12.  4.]
+         [ 4. 18.]]
+        """
+        damping = _validation.nonnegative("damping", damping)
+        point, _, _, scale = self._at(x)
+        return NormalOperator(self.builder._rows, self._sums, point, damping, scale)
+
+    def x_scale(self, x: ArrayLike) -> NDArray[Any]:
+        """``1/√diag(JᵀJ)`` at x, and 1 where that is no number: `least_squares`' ``x_scale="jac"``, which takes no operator.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        scale : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** The result, and that of a pass, see the class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import LeastSquares
+        >>> print(LeastSquares(np.eye(2), np.eye(2)).x_scale([1.0, 0.0]))
+        [0.5 1. ]
+        """
+        point, _, _, scale = self._at(x)
+        a = self.builder._rows.diagonal()
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            squares = scale + 2 * (a * point) ** 2
+            return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
+
+    # --- behind the doors -------------------------------------------------------------------------------------------
+
+    def _point(self, x: Any) -> NDArray[Any]:
+        point = self.builder._point(x)
+        _validation.real("x", point.dtype, "least squares")
+        return point
+
+    def _at(self, x: Any) -> tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]]:
+        """(x, cost, gradient, S (x∘x)) in float64. Solvers ask for one after the other at the same x."""
+        last = self._last
+        if (
+            last is not None
+            and type(x) is np.ndarray
+            and x.dtype == np.float64
+            and np.array_equal(x, last[0])
+        ):
+            return last
+        point = frozen(self._point(x).astype(np.float64))
+        last = (point, *self._sums.gradient(point))
+        self._last = last
+        return last

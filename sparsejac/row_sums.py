@@ -1,0 +1,224 @@
+"""The row sums of F, ``F(x) 1 = x ∘ (A x)``, for a symmetric A, of which one side of the diagonal is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _validation
+from ._backends.row_products import RowProducts
+from ._operators.row_sums import RowSumsOperator
+from ._validation import Pairs, Uplo
+
+
+@final
+class RowSums:
+    """The map ``x ↦ x ∘ (A x)`` for a symmetric A: the row sums of ``F(x) = A ∘ (x xᵀ)``, and their k×k Jacobian.
+
+    The Jacobian is ``Diag(A x) + Diag(x) A``. A may be given by one of its triangles, and parts of it may be left out, as contact maps ask
+    for it: diagonals, or the entries within, or between, groups of rows.
+
+    Parameters
+    ----------
+    A : array_like or SciPy sparse array or matrix, shape (k, k)
+        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. One triangle is read, and stands for both. Referenced if it is dense or in canonical CSR or CSC format, and never
+        written to; other formats are converted once.
+    uplo : {"U", "L"}, optional
+        A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a
+        dense one they are not read. Default: A is whole, which is checked.
+    ignore_diags : int, default 0
+        Leave out the entries with ``|i - j| < ignore_diags``: 1 leaves out the diagonal, 2 its neighbours too.
+    groups : sequence of labels, shape (k,), optional
+        The group of each row, such as its chromosome. The rows of a group must be neighbours.
+    pairs : {"all", "within", "between"}, default "all"
+        Which entries count: all of them, those of two rows of one group (cis), or of two groups (trans).
+    check_finite : bool, default True
+        Refuse NaN and infinity in A and in x.
+    workers : int, optional
+        As for `JacobianBuilder`.
+    memory : int, optional
+        As for `JacobianBuilder`.
+    progress : bool, default False
+        As for `JacobianBuilder`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (k, k).
+    nnz : int
+        The entries that are read: those on one side of the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If A is not square, not symmetric, not finite or structurally inconsistent, or has entries beside the triangle that `uplo` names; if the rows
+        of a group are not neighbours; for values of the keywords other than those above.
+    TypeError
+        If A is complex or not a matrix of numbers.
+
+    Notes
+    -----
+    **Memory.** Beside A: up to 40 k bytes, and as much again while it is made.
+
+    **Later changes.** If values of A are changed in place, the next `value` sees that; an operator keeps the A x of when it was made. The structure of a
+    sparse A must not change.
+
+    **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`, and looked at in one pass when this is made: whether it is symmetric, by
+    products with a random vector, to rounding; how large its entries are; and its diagonal. After that five eighths of a file are
+    read in a pass, where its rows are longer than 64 KiB. A contact map, or ``uplo``, holds one half to begin with.
+
+    **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
+    a symmetric A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsejac import RowSums
+    >>> A = np.array([[0.0, 2.0, 1.0], [2.0, 0.0, 3.0], [1.0, 3.0, 0.0]])
+    >>> sums = RowSums(A)
+    >>> sums
+    <RowSums: 3x3, 3 entries read>
+    >>> sums.value([1.0, 2.0, 3.0])
+    array([ 7., 22., 21.])
+    >>> print(sums.operator([1.0, 2.0, 3.0]).toarray())
+    [[ 7.  2.  1.]
+     [ 4. 11.  6.]
+     [ 3.  9.  7.]]
+
+    Of the upper triangle, stored as counts:
+
+    >>> import scipy.sparse
+    >>> U = scipy.sparse.csr_array(np.triu(A).astype(np.int32))
+    >>> RowSums(U, uplo="U").value([1.0, 2.0, 3.0])
+    array([ 7., 22., 21.])
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        *,
+        uplo: Uplo | None = None,
+        ignore_diags: int = 0,
+        groups: Sequence[Any] | NDArray[Any] | None = None,
+        pairs: Pairs = "all",
+        check_finite: bool = True,
+        workers: int | None = None,
+        memory: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self._check_finite = _validation.flag("check_finite", check_finite)
+        self._products = RowProducts(
+            A,
+            uplo=uplo,
+            ignore_diags=ignore_diags,
+            groups=groups,
+            pairs=pairs,
+            check_finite=check_finite,
+            workers=workers,
+            memory=memory,
+            progress=progress,
+        )
+        self.shape, self.nnz = self._products.shape, self._products.nnz
+
+    def __repr__(self) -> str:
+        k = self.shape[0]
+        return f"<RowSums: {k}x{k}, {self.nnz} entries read>"
+
+    def value(self, x: ArrayLike) -> NDArray[Any]:
+        """The row sums of F: ``x ∘ (A x)``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        r : ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        One pass. **Memory.** The result and 4 k-vectors, for a sparse A 2 more for each worker.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).value([1.0, 10.0])
+        array([ 21., 320.])
+        """
+        x = self._point(x)
+        self._products.take_diagonal()
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            return x * self._products.times(x)
+
+    def operator(self, x: ArrayLike) -> RowSumsOperator:
+        """The Jacobian of `value` at x, k×k and never formed: ``Diag(A x) + Diag(x) A``.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+            Copied.
+
+        Returns
+        -------
+        J : RowSumsOperator
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is complex, or not an array of numbers.
+
+        Notes
+        -----
+        One pass. **Memory.** 2 k-vectors, and while it is made those of `value`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> J = RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0])
+        >>> J @ [1.0, 0.0]
+        array([22., 20.])
+        """
+        x = self._point(x)
+        self._products.take_diagonal()
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            return RowSumsOperator(self._products, x, self._products.times(x))
+
+    def nonzeros(self) -> NDArray[np.int64]:
+        """How many entries of each row of A that count are not zero.
+
+        Returns
+        -------
+        counts : ndarray of int64, shape (k,)
+
+        Notes
+        -----
+        One pass. **Memory.** As `value`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import RowSums
+        >>> RowSums(np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])).nonzeros()
+        array([2, 1, 0])
+        """
+        return self._products.nonzeros()
+
+    def _point(self, x: ArrayLike) -> NDArray[Any]:
+        k = self.shape[0]
+        found = _validation.vector("x", x, k, f"as A is {k}x{k}", finite=self._check_finite)
+        _validation.real("x", found.dtype, "RowSums", "pass a real x")
+        return np.array(found, np.float64)
