@@ -34,28 +34,28 @@ class Counter:
     """Add up the versions of all processes that run tests, and fail the session where they are too many."""
 
     def __init__(self, limit):
-        self._limit, self._versions = limit, set()
+        self.limit, self.versions = limit, set()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
         """A worker of pytest-xdist has ended."""
-        self._versions |= set(getattr(node, "workeroutput", {}).get(_NAME, ()))
+        self.versions |= set(getattr(node, "workeroutput", {}).get(_NAME, ()))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session, exitstatus):
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput[_NAME] = sorted(compiled_versions())
             return
-        self._versions |= compiled_versions()
-        if exitstatus == pytest.ExitCode.OK and self._limit and len(self._versions) > self._limit:
+        self.versions |= compiled_versions()
+        if exitstatus == pytest.ExitCode.OK and self.limit and len(self.versions) > self.limit:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter):
-        count = len(self._versions)
+        count = len(self.versions)
         terminalreporter.write_line(f"compiled versions of kernels: {count}")
-        if self._limit and count > self._limit:
+        if self.limit and count > self.limit:
             terminalreporter.write_line(
-                f"FAILED: at most {self._limit} compiled versions may be needed by default. "
+                f"FAILED: at most {self.limit} compiled versions may be needed by default. "
                 "Use the dtypes, layouts and index types of other tests, or mark the test as slow. "
                 "--max-versions=0 lifts the limit.",
                 red=True,
