@@ -380,7 +380,8 @@ def test_a_function_may_use_its_array_again(monkeypatch):
     each(check)
 
 
-@pytest.mark.parametrize("place", ["csr", *slow("npy", "blocks")])
+@pytest.mark.slow  # what was unpickled needs kernels of its own
+@pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
 def test_pickles(place, tmp_path):
     """The copy reads the same files, as the original does in a forked child; and it sees that they have changed."""
     A = PLACES[place][0](tmp_path)
