@@ -38,10 +38,12 @@ def run(folder, limit, *options, failing=None):
     """Run two tests in a new process, and return its exit code and what it prints."""
     (folder / "conftest.py").write_text(CONFTEST.format(limit=limit))
     (folder / "test_two.py").write_text(f"FAILING = {failing!r}\n{TESTS}")
+    # Options and plugins of the run that this test belongs to are not those of the new one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_two.py"],
         cwd=folder,
-        env=os.environ
+        env=environment
         | {"PYTHONPATH": str(Path(__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
