@@ -188,6 +188,7 @@ def test_overflow_is_silent_and_infinite():
                     problem.hess(far).tocsr()
 
 
+@pytest.mark.slow  # what was unpickled needs kernels of its own
 def test_a_pickle_holds_a_and_y_once():
     A = np.asfortranarray(np.random.default_rng(0).random((300, 300)))
     A += A.T.copy()

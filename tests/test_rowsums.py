@@ -169,6 +169,7 @@ def test_workers_change_no_bit(form):
     np.testing.assert_allclose(one, x * (A @ x), rtol=1e-12)
 
 
+@pytest.mark.slow  # what was unpickled needs kernels of its own
 def test_pickles():
     sums = pickle.loads(pickle.dumps(RowSums(given(7, "csr", "U"), uplo="U", ignore_diags=1)))
     x = integers((7,), seed=1)
