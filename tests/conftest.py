@@ -1,4 +1,8 @@
-"""Hypothesis profiles, and real matrices where there are any: in a folder shared/data beside the checkout."""
+"""Hypothesis profiles, the choice of tests, and the folder of real matrices: shared/data beside the checkout.
+
+By default pytest leaves out the tests that are marked as `slow`, and 19 of 20 cases of each `cross_product`. The option
+`--whole` takes all of them. Without it the tests may use `compiled_versions.LIMIT` compiled versions of the kernels.
+"""
 
 import os
 import signal
@@ -7,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from compiled_versions import LIMIT, Counter
 from hypothesis import HealthCheck, settings
 
 # The first example of a dtype compiles kernels, so a deadline would measure the compiler.
@@ -23,12 +28,26 @@ def pytest_addoption(parser):
     parser.addoption(
         "--whole",
         action="store_true",
-        help="all of each long cross product, not one case in twenty",
+        help="also the tests marked as slow, and all of each cross product, not one case in twenty",
+    )
+    parser.addoption(
+        "--max-versions",
+        type=int,
+        metavar="N",
+        help="fail if the tests use more than N compiled versions of the kernels, 0 for any number "
+        f"(default: {LIMIT}, and 0 with --whole)",
     )
 
 
 def pytest_configure(config):
-    """Our marker, and those of SciPy's own tests, some of which test_operator.py runs."""
+    """Register our markers, and those of SciPy's own tests, some of which test_operator.py runs."""
+    limit = config.getoption("max_versions")
+    if limit is None:
+        limit = 0 if config.getoption("whole") else LIMIT
+    config.pluginmanager.register(Counter(limit), "compiled_versions")
+    config.addinivalue_line(
+        "markers", "slow: takes long, or needs kernels of a rare dtype; run with --whole"
+    )
     config.addinivalue_line(
         "markers", "cross_product: one case in twenty is run, all of them with --whole"
     )
@@ -42,13 +61,17 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out most cases of the long cross products. A checksum of its name decides on a case, so that each process takes the same."""
+    """Leave out slow tests, and most cases of the cross products.
+
+    A checksum of its name decides on a case of a cross product, so each process takes the same ones.
+    """
     if config.getoption("whole"):
         return
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 20
+        if item.get_closest_marker("slow")
+        or (item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 20)
     ]
     config.hook.pytest_deselected(items=left_out)
     out = set(left_out)

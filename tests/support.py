@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pytest
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
@@ -11,6 +12,19 @@ def np_matrix(B):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         return np.asmatrix(B)
+
+
+def slow(*values):
+    """Return parameters of a test that run with --whole only: rare dtypes, or cases that take long."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
+
+
+def slow_except(default, values):
+    """Return parameters of a test of which those in `default` run always, and the others with --whole."""
+    return [one for value in values for one in ([value] if value in default else slow(value))]
 
 
 SIZES = [0, 1, 2, 3, 7, 50]

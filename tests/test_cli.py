@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from support import slow
 
 from sparsejac import __version__, cli, io, jacobian
 
@@ -464,7 +465,7 @@ def test_python_m_and_the_entry_point(folder):
     assert "8 of 8" in out
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", *slow("1")])
 def test_a_reader_that_has_seen_enough(folder, unbuffered):
     """The work is done, and the exit code tells of it: `sparsejac build … | head -1`."""
     with process(
@@ -500,7 +501,7 @@ def test_outputs_that_are_closed_or_full(folder, redirection, code):
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["demo"]])
+@pytest.mark.parametrize("arguments", [["demo"], *slow(["--help"], ["build", "--help"])])
 def test_a_terminal_that_knows_ascii_only(folder, arguments):
     with process(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as running:
         out, err = running.communicate(timeout=120)
@@ -525,6 +526,7 @@ def test_interrupted(folder):
     assert not [name for name in os.listdir() if "J.npz" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is POSIX")
 def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):
     import fcntl

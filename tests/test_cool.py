@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+from support import slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, cli, cool, io, symmetric_scaling
 from sparsejac._matrix import columns as _columns
@@ -477,6 +478,7 @@ def test_the_same_by_hand(uri):
 # --- read in each pass ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # kernels for int32 counts
 def test_a_map_as_a(uri):
     """Its pixels are the upper triangle of a symmetric A, wherever an A is taken."""
     U = scipy.sparse.csr_array(contacts())
@@ -530,7 +532,7 @@ def test_a_map_that_changes(uri):
 
 
 @pytest.mark.parametrize("memory", [None, 2**23])
-@pytest.mark.parametrize("how", ["replaced", "changed", "grown"])
+@pytest.mark.parametrize("how", ["replaced", *slow("changed", "grown")])
 def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, tmp_path, capsys):
     """The map is another one when the weights are there."""
     other = write(tmp_path / "other.cool", contacts(1))
@@ -656,6 +658,7 @@ def test_weights_that_do_not_balance_the_map_are_not_stored(tmp_path, options, c
     )
 
 
+@pytest.mark.slow
 def test_a_shallow_map(tmp_path, capsys):
     """Most bins lack support: what the message advises leads to weights that balance the rest."""
     rng = np.random.default_rng(0)
@@ -877,7 +880,7 @@ def divided(columns):
     ]
 
 
-@pytest.mark.parametrize("piece", [100, 2**17])
+@pytest.mark.parametrize("piece", [2**17, *slow(100)])
 @pytest.mark.parametrize(
     "how", [[permuted], [divided], [divided, permuted]], ids=["permuted", "divided", "both"]
 )

@@ -6,13 +6,13 @@ import numpy as np
 import oracle
 import pytest
 from kinds import KINDS, MEMORY, STREAMED, K, Kinds, numbers
-from support import ORDERS, ROWS
+from support import ORDERS, ROWS, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
 x, v = [2, -1, 3, 1, -2, 1], [1, 2, -1, 0, 3, -2]
 pytestmark = pytest.mark.cross_product
-DTYPES = ["float64", "float32", "int8"]
+DTYPES = ["float64", *slow("float32", "int8")]
 REFUSED = (
     "A is stored by (rows|columns), and this needs its (rows|columns)|"
     "Y must be stored as A is, which is read along|"

@@ -6,6 +6,7 @@ Never in a killed process, a wrong number, a thread or an open file that is left
 import contextlib
 import functools
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -24,7 +25,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse
-from support import integers, toarray
+from support import integers, slow, slow_except, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
 from sparsejac._backends import memory as _memory
@@ -303,7 +304,7 @@ def in_a_child(check):
 # --- the same results -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["npy", "csr", "zarr"])
+@pytest.mark.parametrize("place", ["csr", *slow("npy", "zarr")])
 def test_the_same_as_in_memory(place, tmp_path):
     """The first pass looks at A, later ones need not; and two at once, of two threads, do not disturb each other."""
     A = PLACES[place][0](tmp_path)
@@ -379,6 +380,7 @@ def test_a_function_may_use_its_array_again(monkeypatch):
     each(check)
 
 
+@pytest.mark.slow  # what was unpickled needs kernels of its own
 @pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
 def test_pickles(place, tmp_path):
     """The copy reads the same files, as the original does in a forked child; and it sees that they have changed."""
@@ -434,10 +436,15 @@ def refused(of, place, folder):
     each(check)
 
 
+CHANGES = ["truncated", "shrunk", "grown", "rewritten", "replaced", "deleted"]
+
+
 @pytest.mark.parametrize(
-    "fault", ["truncated", "shrunk", "grown", "rewritten", "replaced", "deleted"]
+    ("place", "fault"),
+    slow_except(  # by default each change once, and each place
+        list(zip(FILES, CHANGES, strict=True)), itertools.product(FILES, CHANGES)
+    ),
 )
-@pytest.mark.parametrize("place", FILES)
 def test_a_file_changes_between_passes(place, fault, tmp_path):
     def check():
         A = PLACES[place][0](tmp_path)
@@ -448,8 +455,13 @@ def test_a_file_changes_between_passes(place, fault, tmp_path):
     in_a_child(check)
 
 
-@pytest.mark.parametrize("fault", ["truncated", "shrunk", "deleted"])
-@pytest.mark.parametrize("place", FILES)
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    slow_except(
+        [("memmap", "truncated"), ("csr", "shrunk"), ("cool", "deleted")],
+        itertools.product(FILES, ["truncated", "shrunk", "deleted"]),
+    ),
+)
 def test_a_file_changes_before_it_is_handed_over(place, fault, tmp_path):
     """Of what is mapped already the system would kill whoever looked."""
 
@@ -507,7 +519,10 @@ def reads(place, monkeypatch, act):
 
 @pytest.mark.parametrize(
     ("place", "nth"),
-    [(place, nth) for place in FILES for nth in (1, 3) if place != "cool" or nth == 3],
+    slow_except(
+        [("memmap", 3), ("blocks", 1), ("cool", 3)],
+        [(place, nth) for place in FILES for nth in (1, 3) if place != "cool" or nth == 3],
+    ),
 )
 def test_a_file_is_cut_short_during_a_pass(place, nth, tmp_path, monkeypatch):
     """At its n-th read. What has been read before that may be enough; if not, it is an error that names the file."""
@@ -673,7 +688,7 @@ def test_a_function_is_not_called_again_after_it_has_raised(name):
         assert rows.calls == nth
 
 
-@pytest.mark.parametrize("place", ["npy", "csr", "blocks", "h5py"])
+@pytest.mark.parametrize("place", ["csr", "h5py", *slow("npy", "blocks")])
 def test_nothing_is_left_of_a_read_that_fails(place, tmp_path, monkeypatch):
     A, left = PLACES[place][0](tmp_path), [np.inf]
 
@@ -851,7 +866,7 @@ def held():
 sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
 signal.signal(signal.SIGALRM, interrupt)
 time.sleep(0.1)
-rng, before, end = np.random.default_rng(0), held(), time.monotonic() + 2
+rng, before, end = np.random.default_rng(0), held(), time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
     try:
         signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-3), 0.05)
@@ -870,9 +885,10 @@ print(right, *(max(now - then, 0) for now, then in zip(held(), before)))
 @pytest.mark.skipif(
     not os.path.isdir("/proc/self/fd"), reason="files are counted where Linux lists them"
 )
-def test_interrupted_again_and_again(tmp_path):
+@pytest.mark.parametrize("seconds", ["1", *slow("2")])
+def test_interrupted_again_and_again(tmp_path, seconds):
     """Ctrl-C at any moment, between any two bytecodes: no thread and no file is left."""
-    command = [sys.executable, "-c", AGAIN_AND_AGAIN, str(tmp_path)]
+    command = [sys.executable, "-c", AGAIN_AND_AGAIN, str(tmp_path), seconds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("True 0 0 0\n", "")
 
@@ -962,7 +978,7 @@ def shoot():
 
 sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
 gc.collect()
-before, stop, count, end = held(), False, 0, time.monotonic() + 4
+before, stop, count, end = held(), False, 0, time.monotonic() + float(sys.argv[2])
 threading.Thread(target=shoot, daemon=True).start()
 while not stop:
     try:
@@ -987,15 +1003,16 @@ print(count > 20, held() - before, (kept[3:50].toarray() == 1).all())
 @pytest.mark.skipif(
     not os.path.isdir("/proc/self/fd"), reason="files are counted where Linux lists them"
 )
-def test_interrupted_while_files_are_opened(tmp_path):
-    command = [sys.executable, "-W", "error", "-c", OPENED_AND_INTERRUPTED, str(tmp_path)]
+@pytest.mark.parametrize("seconds", ["1.5", *slow("4")])
+def test_interrupted_while_files_are_opened(tmp_path, seconds):
+    command = [sys.executable, "-W", "error", "-c", OPENED_AND_INTERRUPTED, str(tmp_path), seconds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("True 0 True\n", "")
 
 
 # A tracer may interrupt before the end of `with`, as no signal does; then the file is closed with a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
+@pytest.mark.parametrize("place", ["csr", *slow("npy", "blocks")])
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
     monkeypatch.setattr(_numbers, "_mappings", list)  # it has many lines to read
     A, left = PLACES[place][0](tmp_path), [0]
@@ -1041,6 +1058,7 @@ def test_an_iteration_that_is_left(tmp_path):
 # --- no signal ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent the POSIX way")
 def test_the_tests_pass_where_sigint_is_ignored():
     """As in a background job of a script."""
@@ -1129,7 +1147,7 @@ def shown():
 
 @forks
 @pytest.mark.parametrize(
-    "busy", ["makes a builder", "adds", "streams", "opens", "compiles", "shows a bar"]
+    "busy", ["adds", "streams", "compiles", *slow("makes a builder", "opens", "shows a bar")]
 )
 def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
     """The child can do all of that itself."""
@@ -1195,7 +1213,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @forks
 @pytest.mark.parametrize(
     ("work", "module"),
-    [("operator @ np.ones(3)", "numba"), ("importlib.import_module('h5py')", "h5py._objects")],
+    [
+        ("operator @ np.ones(3)", "numba"),
+        *slow(("importlib.import_module('h5py')", "h5py._objects")),
+    ],
 )
 def test_forked_while_another_thread_imports(work, module):
     """The import may need locks that are taken before a fork, too: that of `logging`, and that of h5py."""
@@ -1349,6 +1370,7 @@ def right_or_refused(act, expected):
         return 0 if "path" in str(error) else 2
 
 
+@pytest.mark.slow
 @forks
 def test_any_allocation_may_fail(tmp_path, monkeypatch):
     """The nth one of any thread: whoever waits hears of it, and the next call works."""
@@ -1378,7 +1400,12 @@ PLACES_OF_FAILURE = [
 
 @forks
 @pytest.mark.parametrize(
-    ("where", "name"), PLACES_OF_FAILURE, ids=lambda one: getattr(one, "__name__", one)
+    ("where", "name"),
+    slow_except(
+        [(_rows._Job, "run"), (_rows.InOrder, "wait"), (_rows, "_serve"), (_sources, "File")],
+        PLACES_OF_FAILURE,
+    ),
+    ids=lambda one: getattr(one, "__name__", one),
 )
 def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
     """When it is called, or when it has done what it does."""

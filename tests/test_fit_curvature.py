@@ -1,10 +1,12 @@
 """`fit` ends at minima: saddles are left, and parts that are zero are started by themselves."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse
-from support import random_csr
+from support import random_csr, slow_except
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers import fit as _fit
@@ -50,6 +52,7 @@ def test_a_saddle_is_left(Y, best, form):
         assert least_curvature(A, Y, result.x) >= -1e-7
 
 
+@pytest.mark.slow
 def test_symmetric_circulants():
     """Many have a saddle with equal or alternating x, where conjugate gradients see no more than that symmetry."""
     saddles = successes = 0
@@ -160,8 +163,10 @@ def parts(seed, decades, *, signs):
     return blocks, x, np.concatenate(start)
 
 
-@pytest.mark.parametrize("decades", [0, 3, 6])
-@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize(
+    ("signs", "decades"),
+    slow_except([(False, 3)], itertools.product([False, True], [0, 3, 6])),
+)
 def test_parts_of_any_weight_leave_zero(decades, signs):
     """300 exact problems in all six, from x = 0, and from an x that is zero in some parts."""
     left_over = []

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.sparse
+from support import slow_except
 
 from sparsejac import fit
 
@@ -98,7 +99,7 @@ def problem(seed):
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("kind", range(12))
+@pytest.mark.parametrize("kind", slow_except([0, 2, 3, 5, 6, 7, 10, 11], range(12)))
 def test_a_success_is_one_in_exact_arithmetic(kind, form):
     for seed in range(kind, 360, 12):
         A, Y, x0 = problem(seed)

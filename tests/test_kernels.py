@@ -59,6 +59,7 @@ def test_compiled_kernels_are_kept_on_disk(copy):
     assert list(copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbc"))
 
 
+@pytest.mark.slow
 def test_no_folder_is_writable(copy):
     """Permission bits do not stop root, files in the place of folders do."""
     (copy / "sparsejac" / "_kernels" / "__pycache__").write_text("")
@@ -90,6 +91,7 @@ def test_a_damaged_cache_is_named(copy):
     assert str(copy / "sparsejac" / "_kernels" / "__pycache__") in printed
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy):
     """The last one to write the index has not seen what the other one compiled: here float64, and then integers."""
     assert python(USE, copy) == "6.0"

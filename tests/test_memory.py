@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from support import random_csr
+from support import random_csr, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, jacobian, symmetric_scaling
 from sparsejac.testing import check_jacobian
@@ -150,7 +150,9 @@ def operations_of(form, size=K):
     return {name: (function, allowed + buffer) for name, (function, allowed) in operations.items()}
 
 
-@pytest.mark.parametrize("form", ["C", "csr"])  # of F the process's own high-water mark is enough
+@pytest.mark.parametrize(
+    "form", ["csr", *slow("C")]
+)  # of F the process's own high-water mark is enough
 def test_every_operation(form):
     for name, (function, allowed) in operations_of(form).items():
         function()  # compiled
@@ -212,7 +214,7 @@ for name, (function, allowed) in operations.items():
     not os.access("/proc/self/clear_refs", os.W_OK),
     reason="the high-water mark is reset the Linux way",
 )
-@pytest.mark.parametrize("form", ["C", "F", "csr"])
+@pytest.mark.parametrize("form", ["F", *slow("C", "csr")])
 def test_high_water_mark_of_the_process(form):
     """tracemalloc sees NumPy's arrays; this sees everything: the compiled kernels', the threads', the allocator's."""
     done = subprocess.run(
@@ -231,7 +233,7 @@ def test_high_water_mark_of_the_process(form):
         )  # pages, and what the allocator keeps for later
 
 
-@pytest.mark.parametrize("form", ["C", "csr"])
+@pytest.mark.parametrize("form", ["csr", *slow("C")])
 def test_the_public_check(form):
     A = problem(form)
     builder = JacobianBuilder(A, rows="stored")

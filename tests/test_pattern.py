@@ -58,6 +58,7 @@ def test_int64_index_arrays_are_written(monkeypatch):
     np.testing.assert_array_equal(J.toarray(), expected.toarray())
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_huge_sparse_matrix_in_blocks():
     """k² rows that nobody could point at: still, each block is right."""
     k = 10**7

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from kinds import KINDS, SPARSE, STREAMED, K, Kinds, numbers
-from support import ORDERS, ROWS, integers
+from support import ORDERS, ROWS, integers, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
@@ -117,7 +117,7 @@ def zeroed(there, kinds, A, kind):
     return type(S)(arrays, shape=S.shape)
 
 
-DTYPES = ["bool", "int8", "uint16", "int64", "float32", "float64", "complex64", "complex128"]
+DTYPES = ["bool", "int8", "uint16", "int64", "float64", "complex64", "complex128", *slow("float32")]
 
 
 @pytest.mark.parametrize("x_dtype", ["int8", "float32", "float64", "complex64", "complex128"])

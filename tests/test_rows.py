@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse
-from support import assert_same, integers, matrix, random_csr, toarray
+from support import assert_same, integers, matrix, random_csr, slow, toarray
 
 from sparsejac import JacobianBuilder
 from sparsejac._backends import memory as _memory
@@ -208,8 +208,8 @@ def test_under_spawn():
         assert_same(pool.apply(op.matvec, (v,)), op @ v)
 
 
-@pytest.mark.parametrize("form", ["C", "F", "csr", "csc"])
-@pytest.mark.parametrize("rows", ["all", "stored", "upper"])
+@pytest.mark.parametrize("form", ["C", "csr", *slow("F", "csc")])
+@pytest.mark.parametrize("rows", ["stored", *slow("all", "upper")])
 def test_pickles(form, rows):
     A = matrix(7, form, symmetric=rows == "upper")
     x, v = integers((7,), seed=6), integers((7,), seed=7)
@@ -319,10 +319,11 @@ print("done", interrupted > 10)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals are sent the POSIX way")
-def test_interrupted_again_and_again():
+@pytest.mark.parametrize("seconds", ["1", *slow("3")])
+def test_interrupted_again_and_again(seconds):
     """Ctrl-C at any moment: the threads stop before the caller goes on, and nothing hangs."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, "0", "3"],
+        [sys.executable, "-c", INTERRUPTED, "0", seconds],
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,6 +11,7 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
+from support import slow
 
 from sparsejac import symmetric_scaling
 from sparsejac._system import machine as _machine
@@ -596,7 +597,7 @@ def test_the_residual_is_that_of_x(A, d, support):
         assert state.residual == pytest.approx(residual(A, state.x, d), rel=1e-6, abs=1e-8)
 
 
-@pytest.mark.parametrize("ends", [(1.0, 1e-10), (1.0, 1e-5), (1e-2, 1e-8)])
+@pytest.mark.parametrize("ends", [(1e-2, 1e-8), *slow(((1.0, 1e-10),), ((1.0, 1e-5),))])
 def test_curved_valleys(ends):
     """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const, Newton's steps in log(x) do not."""
     C = np.random.default_rng(0).random((10, 10))

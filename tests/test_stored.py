@@ -371,6 +371,7 @@ def peak(function):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_block():
     rows, each, count = 10_000, 8, 10
     block = rows * (each * 12 + 4)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from kinds import Sliced
-from support import integers, matrix
+from support import integers, matrix, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
 from sparsejac._backends import streamed as _streamed
@@ -100,7 +100,7 @@ def sources(tmp_path):
     return Sources(tmp_path)
 
 
-@pytest.fixture(params=[1, 7, K])
+@pytest.fixture(params=[7, *slow(1, K)])
 def block(request, monkeypatch):
     """Blocks of so many rows of a dense float64 A."""
     monkeypatch.setattr(_streamed, "_BLOCK", request.param * K * 8)
@@ -197,7 +197,7 @@ def test_sparse(sources, block, kind, rows):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["bool", "int8", "int64", "float32", ">f8", "complex64", "complex128"]
+    "dtype", ["bool", "int8", ">f8", *slow("int64", "float32", "complex64", "complex128")]
 )
 @pytest.mark.parametrize("kind", ["npy", "csr"])
 def test_dtypes(sources, kind, dtype):
@@ -396,7 +396,7 @@ def sums_of(builder, problem, w):
     }
 
 
-@pytest.mark.parametrize("kind", ["npy", "csr"])
+@pytest.mark.parametrize("kind", ["csr", *slow("npy")])
 def test_sums_agree_to_rounding(sources, monkeypatch, kind):
     """``|Δ| ≤ 2 k ε Σ|terms|``: each of two sums of n ≤ 2 k terms is within n ε Σ|terms| of the exact one, whatever its order."""
     k = 300
@@ -449,7 +449,7 @@ def test_row_sums(sources, block, kind):
         same(RowSums(getattr(sources, kind)(one), uplo=uplo).value(x), RowSums(S).value(x))
 
 
-@pytest.mark.parametrize("kind", ["npy", "csr", "function"])
+@pytest.mark.parametrize("kind", ["npy", "function", *slow("csr")])
 def test_what_is_not_symmetric(sources, kind):
     S = np.random.default_rng(0).random((K, K))
     S += S.T
@@ -749,7 +749,7 @@ def test_copies_on_write_are_read_from_memory(sources):
     assert _registry.source_of("A", np.asarray(np.load(path, mmap_mode="r"))) is None
 
 
-@pytest.mark.parametrize("kind", ["npy", "memmap", "csr", "folder_of_blocks"])
+@pytest.mark.parametrize("kind", ["csr", *slow("npy", "memmap", "folder_of_blocks")])
 def test_pickles(sources, kind):
     S = matrix(K, "csr" if kind in SPARSE else "C", symmetric=True)
     source = getattr(sources, kind)(S)
@@ -802,6 +802,7 @@ def test_a_function_is_called_in_order_and_never_twice_at_once():
     assert calls == [(i, min(i + 7, 60)) for i in range(0, 60, 7)]
 
 
+@pytest.mark.slow
 def test_a_gaussian_kernel_is_scaled():
     """A matrix that exists only as a function, under a budget that would not hold it."""
     k = 1500

@@ -97,6 +97,7 @@ def test_many_workers_get_smaller_blocks_and_the_same_bits(files, workers):
     assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow
 def test_the_last_rows_of_a_unit(files, tmp_path):
     """Sizes that leave one to three rows behind the last four."""
     for k in (1, 2, 3, 5, 1025, 1026, 1027):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
-from support import integers, matrix
+from support import integers, matrix, slow
 
 from sparsejac import JacobianBuilder, jacobian
 from sparsejac._backends import memory as _memory
@@ -35,7 +35,7 @@ def test_dense_jacobian_against_differences():
     np.testing.assert_array_equal(dense_jacobian(A, x), np.transpose(expected))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128", "int32"])
+@pytest.mark.parametrize("dtype", ["float64", *slow("float32", "complex64", "complex128", "int32")])
 @pytest.mark.parametrize("form", ["C", "csr"])
 @pytest.mark.parametrize("rows", ["all", "stored", "upper"])
 def test_ours_passes_on_rough_numbers(dtype, form, rows):
@@ -118,7 +118,7 @@ def test_a_wrong_kernel_is_found(kernel, monkeypatch):
         check_jacobian(np.arange(1.0, 10).reshape(3, 3), [1.0, 2, 3])
 
 
-@pytest.mark.parametrize("size", [1e-16, 1e-8, 1e-3, 1.0, 1e4, 1e14])
+@pytest.mark.parametrize("size", [1e-16, 1.0, 1e14, *slow(1e-8, 1e-3, 1e4)])
 def test_no_error_hides_behind_a_large_or_small_x(size):
     """The steps are as large as x, entry by entry: in none of 40 tries is a wrong entry missed."""
     rng = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def test_no_error_hides_behind_a_large_or_small_x(size):
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128", *slow("float32", "complex64")])
 def test_no_extra_entry_hides_where_x_is_small(dtype, order):
     """The sizes in x differ by sixteen orders of magnitude. An entry as large as its row's largest is found in each wrong column."""
     rng, k = np.random.default_rng(1), 5
@@ -161,7 +161,7 @@ def test_no_extra_entry_hides_where_x_is_small(dtype, order):
                     check_jacobian(A, x, J=given, order=order)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128", *slow("float32", "complex64")])
 def test_no_false_alarm_where_the_sizes_differ_widely(dtype):
     rng = np.random.default_rng(2)
     for seed in range(20):
