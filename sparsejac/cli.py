@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import io as io_module
 import os
 import re
@@ -19,6 +20,7 @@ from . import _validation, io, testing
 from ._matrix import columns, pixels
 from ._operators.stored import StoredCSR
 from ._solvers.scaling import Examination
+from ._solvers.status import ScalingStatus
 from ._system import machine
 from ._system.progress import bar as _progress_bar
 from ._system.version import __version__
@@ -26,16 +28,27 @@ from .fitting import fit
 from .jacobian import JacobianBuilder
 from .scaling import symmetric_scaling
 
-DONE, FAILED, MISUSED, DROPPED, PARTLY = 0, 1, 2, 3, 4
+
+class ExitCode(enum.IntEnum):
+    """What the command returns to the shell."""
+
+    DONE = 0
+    FAILED = 1  # a check, a fit or a scaling did not succeed
+    MISUSED = 2  # an option, a file or a matrix cannot be taken
+    DROPPED = 3  # x scales the matrix without the entries that were dropped
+    IN_PART = 4  # some chromosomes of a map have no scaling
+    INTERRUPTED = 130  # as shells report Ctrl-C
+
+
 _CODES = {
-    6: DROPPED,
-    7: PARTLY,
-}  # of the statuses of a scaling that are neither success nor failure
+    ScalingStatus.ENTRIES_DROPPED: ExitCode.DROPPED,
+    ScalingStatus.IN_PART: ExitCode.IN_PART,
+}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(ExitCode.MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         message = _fitting(message, arguments)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
-        return MISUSED
+        return ExitCode.MISUSED
     except KeyboardInterrupt:
         print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
     return code
 
 
@@ -324,7 +337,7 @@ def _build(arguments: argparse.Namespace) -> int:
     _assemble_and_write(
         A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory
     )
-    return DONE
+    return ExitCode.DONE
 
 
 def _assemble_and_write(
@@ -458,7 +471,7 @@ def _print_verdicts(
         verdict = "holds" if check.passed else "FAILS"
         _say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")
     _say(f"{sum(passed)} of {len(passed)} checks hold")
-    return DONE if all(passed) else FAILED
+    return ExitCode.DONE if all(passed) else ExitCode.FAILED
 
 
 # --- fit ------------------------------------------------------------------------------------------------------------
@@ -494,7 +507,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     )
     io.write_vector(output, result.x)
     _say(f"   x written to {output}")
-    return DONE if result.success else FAILED
+    return ExitCode.DONE if result.success else ExitCode.FAILED
 
 
 # --- scale ----------------------------------------------------------------------------------------------------------
@@ -552,7 +565,7 @@ def _scale(arguments: argparse.Namespace) -> int:
         cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
         how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
         _say(f'   weights written to column "{name}" of {arguments.A}{how}')
-    return DONE if result.success else _CODES.get(result.status, FAILED)
+    return ExitCode.DONE if result.success else _CODES.get(result.status, ExitCode.FAILED)
 
 
 def _scale_matrix(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from scipy.optimize import OptimizeResult
 from . import _validation
 from ._matrix import columns, pixels
 from ._solvers.scaling import Examination, Scaling
+from ._solvers.status import ScalingStatus
 from ._system.progress import passes
 from ._system.version import __version__
 from ._validation import Pairs
@@ -29,7 +30,6 @@ from .row_sums import RowSums
 
 __all__ = ["balance", "read", "write_weights"]
 _BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one is no int64
-PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
 
 def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[Any]]:
@@ -286,8 +286,10 @@ def balance(
             else ', support="drop_rows" leaves out only their bins without support'
         )
         if result.success:
-            result.status, result.success = PARTLY, False
-            result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"
+            result.status, result.success = ScalingStatus.IN_PART, False
+            result.message = result.status.message(
+                why=f"{message}{hint}; for the others: {result.message}"
+            )
         else:
             result.message += f"; {message}"
     if unknown:
@@ -554,7 +556,8 @@ def _scaled(
         run.leave_lonely_out = True
         result = run.run(1.0, start)
         result.n_products += products
-        if not by_chromosome or result.status not in (4, 5) or not result.kept.any():
+        impossible = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
+        if not by_chromosome or result.status not in impossible:
             if by_chromosome and result.left_out.get("support"):
                 unscaled |= dict.fromkeys(
                     _dropped_whole(result, chromosomes), "every bin lacks support"
@@ -564,7 +567,8 @@ def _scaled(
         bad = np.unique(
             chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])]
         )
-        why = "no support" if result.status == 4 else "no total support"
+        lacks_all = result.status is ScalingStatus.NO_SUPPORT
+        why = "no support" if lacks_all else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
 
 
@@ -594,7 +598,9 @@ def _statistics(
         total = np.bincount(of[kept], weights=values[kept], minlength=sizes.size)
         return np.divide(total, sizes, out=np.full(sizes.size, empty), where=sizes > 0)
 
-    converged = np.full(sizes.size, result.status in (1, PARTLY))
+    converged = np.full(
+        sizes.size, result.status in (ScalingStatus.CONVERGED, ScalingStatus.IN_PART)
+    )
     converged[list(unscaled)] = False
     found = {
         "scale": mean(marginal, np.nan),

@@ -504,7 +504,7 @@ def test_what_is_wrong_is_named_with_its_line(folder, capsys, content, words, na
     with pytest.raises(ValueError, match=rf"^{re.escape(name)} cannot be read .*{words}") as info:
         market(content, name=name)
     assert "\n" not in str(info.value)
-    assert cli.main(["check", name]) == cli.MISUSED
+    assert cli.main(["check", name]) == cli.ExitCode.MISUSED
     out, err = capsys.readouterr()
     assert out == ""
     assert re.search(words, err)
@@ -728,7 +728,7 @@ def test_an_index_outside(folder, capsys, format_, far):
             for read in (io.read_matrix, io.read_vector):
                 with pytest.raises(ValueError, match=rf"m\.npz cannot be read as .*: {words}"):
                     read("m.npz")
-    assert cli.main(["check", "m.npz"]) == cli.MISUSED
+    assert cli.main(["check", "m.npz"]) == cli.ExitCode.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -979,7 +979,7 @@ def test_what_a_npy_cannot_be(folder, capsys, make, words):
             match=rf"m\.npy, of A, (cannot be read as a \.npy: |has [0-9]+ bytes where ).*{words}",
         ):
             read("m.npy")
-    assert cli.main(["check", "m.npy"]) == cli.MISUSED
+    assert cli.main(["check", "m.npy"]) == cli.ExitCode.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
 
 

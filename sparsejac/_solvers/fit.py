@@ -16,6 +16,7 @@ from .._backends.sums import Sums
 from .._matrix.pattern import Pattern
 from . import float_range
 from .lanczos import Lanczos
+from .status import FitStatus
 from .steihaug import Step, steihaug
 
 _FORCING = 0.1  # conjugate gradients stop when the residual of the linear system has fallen to this
@@ -32,20 +33,6 @@ _RITZ = 6  # products with the Hessian that look for one
 _POLISH = 20  # steps beyond convergence where a negative curvature makes no visible difference to the cost
 _SMOOTH = 5  # averages over neighbours that smooth an estimate of how large x is to be
 _SPREAD = 24  # steps of the power method that bring the negative curvature of all connected parts into one vector
-_OUT_OF_RANGE = (
-    "the squares of A, Y or F leave the range of float64, so cost and gradient are not reliable: multiply A by p and Y "
-    "by q, powers of two that bring their largest entries near 1, and the x that is found by √(p / q)"
-)
-_MESSAGES = {
-    0: "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    1: "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}",
-    2: "rounding prevents further progress: optimality is {optimality:.2g}, tol is {tol:.2g}",
-    3: "the cost or its gradient is not a finite number: A, Y or x0 has NaN or infinity, or squares of A, Y or F "
-    "overflow; against that, multiply A and Y by powers of two that bring their largest entries near 1",
-    4: "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that could not be left: the "
-    "Hessian's least Ritz value is {curvature:.2g} of its norm",
-    99: "stopped by the callback",
-}
 
 
 class _Point(NamedTuple):
@@ -393,36 +380,36 @@ class Newton:
         """Step until there is nothing to gain."""
         while True:
             if not (self._in_range and self._is_finite()):
-                return self._result(3)
+                return self._result(FitStatus.OUT_OF_RANGE)
             if self._optimality(self._at) <= self._tol:
                 if self._at.derived:  # it has lost the digits that ‖Y‖² has not
                     self._at = self._look(self._at.x)
                     continue
                 left = self._leave()
                 if left is None:
-                    return self._result(1)
+                    return self._result(FitStatus.CONVERGED)
                 if self._nit == max_iter:
-                    return self._result(0 if left else 4)
+                    return self._result(FitStatus.MAX_ITER if left else FitStatus.SADDLE)
                 self._nit += 1
                 if not left:
                     # Either this is a saddle, or the gradient is still too large for the curvature to be told from zero.
                     self._polished += 1
                     if self._polished > _POLISH or not self._step():
-                        return self._result(4)
+                        return self._result(FitStatus.SADDLE)
             elif self._nit == max_iter:
-                return self._result(0)
+                return self._result(FitStatus.MAX_ITER)
             else:
                 self._nit += 1
                 if not self._step():
                     if self._overflow:
-                        return self._result(3)
+                        return self._result(FitStatus.OUT_OF_RANGE)
                     if not self._leave():
-                        return self._result(2)
+                        return self._result(FitStatus.ROUNDING)
             if self._callback is not None:
                 try:
                     self._callback(self._state(x=self._at.x.copy()))
                 except StopIteration:
-                    return self._result(99)
+                    return self._result(FitStatus.CALLBACK)
 
     def _is_finite(self) -> bool:
         at = self._at
@@ -552,21 +539,23 @@ class Newton:
             **more,
         )
 
-    def _result(self, status: int) -> OptimizeResult:
+    def _result(self, status: FitStatus) -> OptimizeResult:
         at = self._at
-        message = _MESSAGES[status]
-        if status == 3 and self._is_finite():
-            message = _OUT_OF_RANGE
-        elif status in (1, 2, 4):
+        if status in (FitStatus.CONVERGED, FitStatus.ROUNDING, FitStatus.SADDLE):
             squares = self._measure(at.x, at.scale)
             if not float_range.is_trusted(at.x, at.gradient, squares, self._degree, self._norm):
-                status, message = 3, _OUT_OF_RANGE
-        optimality = self._optimality(at)
-        message = message.format(
-            nit=self._nit, optimality=optimality, tol=self._tol, curvature=self._curvature
-        )
+                status = FitStatus.OUT_OF_RANGE
         return self._state(
-            x=at.x, grad=at.gradient.copy(), status=status, success=status == 1, message=message
+            x=at.x,
+            grad=at.gradient.copy(),
+            status=status,
+            success=status is FitStatus.CONVERGED,
+            message=status.message(
+                nit=self._nit,
+                optimality=self._optimality(at),
+                tol=self._tol,
+                curvature=self._curvature,
+            ),
         )
 
 

@@ -12,6 +12,7 @@ from .. import _kernels, _validation
 from .._backends.row_products import RowProducts
 from .._system import machine
 from .._system.forks import computed_once
+from .status import ScalingStatus
 from .steihaug import steihaug
 from .support import Support, bytes_needed, examine, is_obvious, supported_rows, without
 
@@ -45,14 +46,13 @@ _TOP = 1000  # the exponent of the largest number that is multiplied by A
 # x/d, times the number of rows, up to which what is lost at the small end of the range does not count
 _TRUSTED = 2.0**1014
 _ROUNDING = 1e-11  # a residual below which none better in `_PATIENCE` products is the end
-_MESSAGES = {
-    0: "max_products = {limit} was reached: the residual is {residual:.2g}, tol is {tol:.2g}",
-    1: "converged: the residual {residual:.2g} is at most tol, {tol:.2g}",
-    2: "rounding prevents further progress: the residual is {residual:.2g}, tol is {tol:.2g}",
-    3: "x or A x leaves the range of numbers: the residual was {residual:.2g}, tol is {tol:.2g}",
-    6: "scaled after dropping entries, and A itself is not: x scales A without them to a residual of {dropped:.2g}, tol is {tol:.2g}, but that of A is {residual:.2g}",
-    99: "stopped by the callback",
-}
+_IMPOSSIBLE = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
+_COMPLETE = (
+    ScalingStatus.CONVERGED,
+    ScalingStatus.ENTRIES_DROPPED,
+    ScalingStatus.NOTHING_KEPT,
+)
+_Verdict = tuple[ScalingStatus, str | None]  # and why, where no scaling exists
 _FILTERS = {"no_entries": "without entries that count", "support": "without support"}
 
 
@@ -124,12 +124,12 @@ class Scaling:
         before = dict(self.__dict__, left_out=dict(self.left_out), _history=[])
         result = self._run(target, x0)
         units = self._log_alpha, self._delta
-        if result.status != 3 or units == (0, 1.0):
+        if result.status != ScalingStatus.OUT_OF_RANGE or units == (0, 1.0):
             return result
         counted = {name: self.__dict__[name] for name in ("_n_products", "_nit", "_called_at")}
         self.__dict__.update(before | counted | {"_windows": _WIDE})
         again = self._run(target, x0)
-        return result if again.status == 0 and self._spent(0) else again
+        return result if again.status == ScalingStatus.MAX_PRODUCTS and self._spent(0) else again
 
     def _run(self, target: ArrayLike, x0: ArrayLike | None) -> OptimizeResult:
         nobody = np.zeros(self._kept.size, np.bool_)
@@ -157,11 +157,11 @@ class Scaling:
                 self._limit -= 2 if self._alpha > 1 else 1
             lonely = np.flatnonzero(kept & (degree == 0))
             beta = self._note_of_ones(degree, d)
-            verdict: tuple[int, str | None] | None = None
+            verdict: _Verdict | None = None
             if lonely.size:
                 verdict = self._unsupported(without(lonely))
             elif self._lost or not exact:
-                verdict = (3, None)
+                verdict = ScalingStatus.OUT_OF_RANGE, None
             if verdict is None and self._support in ("check", "drop"):
                 verdict = self._examine(d)
                 if verdict is None and self._found.unsupported:  # and left out
@@ -169,13 +169,13 @@ class Scaling:
                         self._sums, self._found, verdict = (
                             self._whole,
                             without(),
-                            (0, None),
+                            (ScalingStatus.MAX_PRODUCTS, None),
                         )
                     else:
                         degree = self._degree()
                         beta = self._note_of_ones(degree, d)
             if verdict is None and self._spent(1):
-                verdict = (1, None) if self._residual <= self._tol else (0, None)
+                verdict = self._last(), None
             if verdict is not None:
                 return self._result(np.full(d.size, beta), *verdict)
             x = np.sqrt(d) / np.sqrt(degree) if start is None else _tamed(start, kept)
@@ -221,9 +221,9 @@ class Scaling:
     def _nothing(self) -> OptimizeResult:
         x = np.zeros(self._kept.size)
         if x.size:
-            return self._result(x, 4, f"no scaling exists: every {self._noun} is left out")
+            return self._result(x, ScalingStatus.NOTHING_KEPT)
         self._note(0.0)
-        return self._result(x, 1)
+        return self._result(x, ScalingStatus.CONVERGED)
 
     def _note_of_ones(self, degree: NDArray[Any], d: NDArray[Any]) -> float:
         """Note the residual of equal x, the best on their ray: that x."""
@@ -251,6 +251,12 @@ class Scaling:
         Ax[kept] *= beta
         return beta
 
+    def _last(self, *, stuck: bool = False) -> ScalingStatus:
+        """The status of an end at the residual that was noted last."""
+        if self._residual <= self._tol:
+            return ScalingStatus.CONVERGED
+        return ScalingStatus.ROUNDING if stuck else ScalingStatus.MAX_PRODUCTS
+
     def _spent(self, more: int) -> bool:
         """Whether so many products more would be too many."""
         return self._n_products + more > self._limit
@@ -271,7 +277,7 @@ class Scaling:
             above, below = _kernels.scaling_step(t, x, Ax, q, Aq, s, z, error, d, own)
             residual = float(np.max(error))
             if not (np.isfinite(residual + above + below) and np.min(x) > _SMALLEST):
-                return self._result(before, 3)
+                return self._result(before, ScalingStatus.OUT_OF_RANGE)
             self._note(residual)
             if residual < best:
                 best, best_at = residual, self._n_products
@@ -282,9 +288,9 @@ class Scaling:
                 Ax, t, fresh, shrunk = self._values_at(x), 0.0, True, 1.0
                 continue
             if self._interrupted(x):
-                return self._result(x, 99)
+                return self._result(x, ScalingStatus.CALLBACK)
             if residual <= self._tol or stuck or self._spent(2):
-                return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
+                return self._result(x, self._last(stuck=stuck))
             if self._support == "auto" and self._left_to_do(_WINDOW) > _PATIENCE:
                 verdict = self._examine(d)
                 if verdict is not None:
@@ -349,9 +355,9 @@ class Scaling:
                 best, best_at = residual, self._n_products
             stuck = self._n_products > best_at + (_PATIENCE if best < _ROUNDING else _INNER * 5)
             if self._interrupted(x):
-                return self._result(x, 99)
+                return self._result(x, ScalingStatus.CALLBACK)
             if residual <= self._tol or stuck or self._spent(2):
-                return self._result(x, 1 if residual <= self._tol else 2 if stuck else 0)
+                return self._result(x, self._last(stuck=stuck))
             inverse = 1 / (x * (Ax + own * x))
             steepness = float(np.sum(gradient**2 * inverse))
             inner = x if self._kept.all() else np.where(self._kept, x, 0.0)
@@ -392,7 +398,10 @@ class Scaling:
             else:
                 radius = 0.25 * step.length
                 if radius < _SHORTEST:
-                    return self._result(x, 2 if np.max(x) < 1e100 * np.min(x) else 3)
+                    near = np.max(x) < 1e100 * np.min(x)
+                    return self._result(
+                        x, ScalingStatus.ROUNDING if near else ScalingStatus.OUT_OF_RANGE
+                    )
 
     # --- whether there is a scaling -----------------------------------------------------------------------------------
 
@@ -404,7 +413,7 @@ class Scaling:
         speed = np.log(then / best) / (now - before) if best > 0 else np.inf
         return float(np.log(best / max(self._tol, 1e-15)) / speed) if speed > 0 else np.inf
 
-    def _examine(self, d: NDArray[Any]) -> tuple[int, str | None] | None:
+    def _examine(self, d: NDArray[Any]) -> _Verdict | None:
         """Find out whether A has support: status and message if it has none, or not all that it needs."""
         mode, self._support = self._support, "skip"
         if not self._may_examine(mode):
@@ -436,12 +445,12 @@ class Scaling:
         )
         return False
 
-    def _unsupported(self, found: Support) -> tuple[int, str | None]:
+    def _unsupported(self, found: Support) -> _Verdict:
         self._found = found
         noun = self._noun
         if not found.rows.size:
-            return 5, (
-                f"no scaling exists, as A has support, but no total support: {_entries(found)} on no positive diagonal, and in the limit would be zero; "
+            return ScalingStatus.NO_TOTAL_SUPPORT, (
+                f"{_entries(found)} on no positive diagonal, and in the limit would be zero; "
                 f'support="drop_rows" leaves out {noun}s until the rest has a scaling, "drop" only those entries'
             )
         who = f"{noun} {_first(found.rows)} has"
@@ -449,8 +458,8 @@ class Scaling:
             who = f"the {found.rows.size} {noun}s {_first(found.rows)} have"
         if found.columns.size == 0:
             return (
-                4,
-                f"no scaling exists, as A has no support: {who} no entries; min_nnz=1 leaves such {noun}s out",
+                ScalingStatus.NO_SUPPORT,
+                f"{who} no entries; min_nnz=1 leaves such {noun}s out",
             )
         which = "1 column, whose target is"
         if found.columns.size > 1:
@@ -459,9 +468,8 @@ class Scaling:
         rest[found.rows] = False
         remains = np.any(self._sums.times(rest.astype(np.float64))[rest] > 0)
         hint = f"leaves such {noun}s out" if remains else f"would leave out every {noun}"
-        return 4, (
-            f"no scaling exists, as A has no support: {who} entries only in {which} less than theirs; "
-            f'support="drop_rows" {hint}'
+        return ScalingStatus.NO_SUPPORT, (
+            f'{who} entries only in {which} less than theirs; support="drop_rows" {hint}'
         )
 
     # --- what others see ----------------------------------------------------------------------------------------------
@@ -521,7 +529,7 @@ class Scaling:
             **more,
         )
 
-    def _checked(self, x: NDArray[Any], status: int) -> int:
+    def _checked(self, x: NDArray[Any], status: ScalingStatus) -> ScalingStatus:
         """The status of x as it is returned. Its residual is that of the user's A, and is noted."""
         kept, d = self._kept, self._d
         if d is None:
@@ -529,25 +537,27 @@ class Scaling:
         with np.errstate(all="ignore"):
             back = np.ldexp(self._returned(x), -self._shift)
             moved = not np.array_equal(back[kept], x[kept])
-            if moved or (status == 3 and not self._spent(1)):
+            if moved or (status is ScalingStatus.OUT_OF_RANGE and not self._spent(1)):
                 self._note_anew(back, d)
             self._dropped = self._residual
-            if self._found.unsupported and status not in (4, 5):
+            if self._found.unsupported and status not in _IMPOSSIBLE:
                 self._sums = self._whole
                 self._note_anew(back, d)
             # Products of numbers near the small end of the range lose digits, and the residual says nothing.
             more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
             trusted = np.max(back[kept] / d[kept]) <= np.ldexp(_TRUSTED / kept.size, -more)
             small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
-            if status == 1 and small.any():  # what they lose by the division is at most this
+            if (
+                status is ScalingStatus.CONVERGED and small.any()
+            ):  # what they lose by the division is at most this
                 self._tick()
                 lost = np.ldexp(self._sums.times(small.astype(np.float64)), -1075) * back / d
                 trusted &= float(np.max(lost[kept])) < 1e-16
-        if status != 1:
+        if status is not ScalingStatus.CONVERGED:
             return status
         if not (trusted and self._dropped <= self._tol):
-            return 3
-        return 6 if self._found.unsupported else 1
+            return ScalingStatus.OUT_OF_RANGE
+        return ScalingStatus.ENTRIES_DROPPED if self._found.unsupported else ScalingStatus.CONVERGED
 
     def _note_anew(self, x: NDArray[Any], d: NDArray[Any]) -> None:
         """Note the residual of x instead of the last one."""
@@ -555,14 +565,21 @@ class Scaling:
         del self._history[-1:]
         self._note(float(np.max((np.abs(r - d) / d)[self._kept])))
 
-    def _result(self, x: NDArray[Any], status: int, message: str | None = None) -> OptimizeResult:
+    def _result(
+        self, x: NDArray[Any], status: ScalingStatus, why: str | None = None
+    ) -> OptimizeResult:
         status = self._checked(x, status)
-        if message is None:
-            message = _MESSAGES[status].format(
-                limit=self._most, residual=self._residual, tol=self._tol, dropped=self._dropped
-            )
-            message += "" if status in (1, 6) else self._unexamined
-        dropped = self._found.unsupported if status not in (4, 5) else 0
+        message = status.message(
+            limit=self._most,
+            residual=self._residual,
+            tol=self._tol,
+            dropped=self._dropped,
+            noun=self._noun,
+            why=why,
+        )
+        if why is None and status not in _COMPLETE:
+            message += self._unexamined
+        dropped = self._found.unsupported if status not in _IMPOSSIBLE else 0
         (i, j), own = self._found.places, self._found.diagonal
         entries = np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1)
         rows = np.unique(entries)
@@ -586,7 +603,7 @@ class Scaling:
             unsupported_rows=self._found.rows,
             unsupported_entries=entries,
             status=status,
-            success=status == 1,
+            success=status is ScalingStatus.CONVERGED,
             message=message,
         )
 
