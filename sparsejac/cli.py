@@ -19,7 +19,7 @@ import numpy as np
 from . import _validation, io, testing
 from ._matrix import columns, pixels
 from ._operators.stored import StoredCSR
-from ._solvers.scaling import Examination
+from ._solvers.scaling_state import Examination
 from ._solvers.status import ScalingStatus
 from ._system import machine
 from ._system.progress import bar as _progress_bar

@@ -21,7 +21,8 @@ from scipy.optimize import OptimizeResult
 
 from . import _validation
 from ._matrix import columns, pixels
-from ._solvers.scaling import Examination, Scaling
+from ._solvers.scaling import Scaling
+from ._solvers.scaling_state import Examination
 from ._solvers.status import ScalingStatus
 from ._system.progress import passes
 from ._system.version import __version__

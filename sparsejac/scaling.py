@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._solvers.scaling import Examination, Scaling
+from ._solvers.scaling import Scaling
+from ._solvers.scaling_state import Examination
 from ._system.progress import passes
 from ._validation import Pairs, Uplo
 from .row_sums import RowSums

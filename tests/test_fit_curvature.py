@@ -9,6 +9,7 @@ from support import random_csr
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers import fit as _fit
 from sparsejac._solvers.lanczos import Lanczos
+from sparsejac._solvers.quartic import least_of_quartic
 from sparsejac._solvers.steihaug import steihaug
 
 PAIR = np.array([[1, -0.3], [-0.3, 1]])
@@ -281,7 +282,7 @@ def test_conjugate_gradients_tell_what_curvature_they_met():
     ],
 )
 def test_the_least_of_a_quartic(coefficients, backwards, best):
-    found, fall = _fit._least_of_quartic(*coefficients, backwards=backwards)
+    found, fall = least_of_quartic(*coefficients, backwards=backwards)
     assert found == pytest.approx(best, abs=1e-6)
     powers = [found**n for n in (1, 2, 3, 4)]
     assert fall == pytest.approx(-float(np.dot(coefficients, powers)) if found else 0, rel=1e-9)
