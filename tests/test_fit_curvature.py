@@ -8,6 +8,7 @@ from support import random_csr
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers import fit as _fit
+from sparsejac._solvers import saddles as _saddles
 from sparsejac._solvers.lanczos import Lanczos
 from sparsejac._solvers.quartic import least_of_quartic
 from sparsejac._solvers.steihaug import steihaug
@@ -88,7 +89,7 @@ def test_at_most_six_products_more(monkeypatch):
         )
         checked = fit(matrix, data, np.ones(k))
         with monkeypatch.context() as patch:
-            patch.setattr(_fit, "_RITZ", 0)
+            patch.setattr(_saddles, "_RITZ", 0)
             unchecked = fit(matrix, data, np.ones(k))
         assert checked.success
         assert checked.nfev == unchecked.nfev
