@@ -21,7 +21,7 @@ from ._matrix import columns, pixels
 from ._operators.stored import StoredCSR
 from ._solvers.scaling_state import Examination
 from ._solvers.status import ScalingStatus
-from ._system import machine
+from ._system import machine, outputs
 from ._system.progress import bar as _progress_bar
 from ._system.version import __version__
 from .fitting import fit
@@ -409,9 +409,9 @@ def _check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
             raise ValueError(
                 f"the output must end in .npz, or be the name of a new folder, without a dot, got {output}"
             )
-        io.check_output_folder(output)
+        outputs.check_output_folder(output)
     else:
-        io.check_output(output, suffix)
+        outputs.check_output(output, suffix)
 
 
 def _refuse_maps(*paths: Path) -> None:
@@ -672,5 +672,5 @@ def _draw(A: Any, J: Any, path: Path) -> None:
     right.set_ylabel("entry (i, j) of F")
     for axes in (left, right):
         axes.xaxis.set_ticks_position("bottom")
-    with io.complete_or_absent(path) as file:
+    with outputs.complete_or_absent(path) as file:
         figure.savefig(file, format="png", dpi=120)

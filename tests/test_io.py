@@ -24,6 +24,7 @@ from sparsejac import JacobianBuilder, cli, io, jacobian
 from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import matrix_market as _matrix_market
 from sparsejac._matrix import registry as _registry
+from sparsejac._system import outputs
 
 
 @pytest.fixture
@@ -1062,9 +1063,9 @@ def test_two_writers_to_one_file(folder):
 
 
 def test_a_writer_within_another(folder):
-    with io.complete_or_absent(folder / "x") as outer:
+    with outputs.complete_or_absent(folder / "x") as outer:
         outer.write(b"outer")
-        with io.complete_or_absent(folder / "x") as inner:
+        with outputs.complete_or_absent(folder / "x") as inner:
             inner.write(b"in")
         assert (folder / "x").read_bytes() == b"in"
     assert (folder / "x").read_bytes() == b"outer"
