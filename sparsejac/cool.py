@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._matrix import columns, pixels
+from ._matrix import columns, contact_map, pixels
 from ._matrix.blacklist import bins_of_bed, numbered_bins
 from ._solvers.scaling import Scaling
 from ._solvers.scaling_state import Examination
@@ -81,7 +81,7 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with pixels.reading(uri) as map_:
+    with contact_map.reading(uri) as map_:
         return map_.matrix(strict=False), map_.chromosomes()
 
 
@@ -313,7 +313,7 @@ class _Contacts:
         self.bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
         self.listed: NDArray[np.bool_] | None = None
         self.unknown: list[str] = []  # chromosomes of the BED file that the map does not have
-        with pixels.reading(uri) as map_:
+        with contact_map.reading(uri) as map_:
             self.names, self.chromosomes, self.k = map_.names(), map_.chromosomes(), map_.k
             if self.bed is not None:
                 self.listed, self.unknown = bins_of_bed(
@@ -454,7 +454,7 @@ def _write(
         raise TypeError(
             f"stats must be a mapping of attributes, got {_validation.type_name(stats)}"
         )
-    with pixels.reading(uri) as map_:
+    with contact_map.reading(uri) as map_:
         k = map_.k
     values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
     _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import _validation
 from ._matrix import matrix_market, npy, npz
-from ._matrix.stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
+from ._matrix.stored_files import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
 from ._operators.stored import StoredCSR
 from ._system.outputs import (
     check_output,

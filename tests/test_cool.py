@@ -14,7 +14,7 @@ import scipy.sparse
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, cli, cool, io, symmetric_scaling
 from sparsejac._matrix import columns as _columns
-from sparsejac._matrix import pixels as _pixels
+from sparsejac._matrix import contact_map as _contact_map
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -71,7 +71,7 @@ def assert_stored(U, counts):
 
 
 def test_pixels_are_read_in_pieces(uri, monkeypatch):
-    monkeypatch.setattr(_pixels, "_PIECE", 100)
+    monkeypatch.setattr(_contact_map, "_PIECE", 100)
     assert_stored(cool.read(uri)[0], contacts())
 
 
@@ -883,7 +883,7 @@ def divided(columns):
 )
 def test_pixels_in_any_order(uri, how, piece, monkeypatch):
     """As older versions of cooler left them: the same results in memory, streamed, and as A."""
-    monkeypatch.setattr(_pixels, "_PIECE", piece)
+    monkeypatch.setattr(_contact_map, "_PIECE", piece)
     expected, x = cool.balance(uri), np.arange(1.0, 137)
     value, sums = JacobianBuilder(uri).value(x), RowSums(uri, ignore_diags=2).value(x)
     for change in how:

@@ -23,6 +23,7 @@ from support import integers
 
 from sparsejac import JacobianBuilder, io
 from sparsejac._matrix import stored as _stored
+from sparsejac._matrix import stored_files as _stored_files
 from sparsejac._operators.stored import StoredCSR
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -205,7 +206,7 @@ def test_indices_are_int64_from_2_to_the_31_on():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parts_across_blocks(dtype, monkeypatch):
-    monkeypatch.setattr(_stored, "_PIECE", 5)  # bytes: each read comes short
+    monkeypatch.setattr(_stored_files, "_PIECE", 5)  # bytes: each read comes short
     J, stored = written(matrix(dtype=dtype))
     with stored.open():
         for start in range(0, J.nnz + 1, 3):
@@ -831,7 +832,7 @@ def test_damaged_anywhere(read):
 
 def test_each_piece_of_an_array_has_a_checksum(monkeypatch):
     """Only the pieces that are read are compared, whole ones and those of which a part is wanted."""
-    monkeypatch.setattr(_stored, "CHECKED", 32)
+    monkeypatch.setattr(_stored_files, "CHECKED", 32)
     J, stored = written(matrix(60, 7), (20,))
     for start in range(0, J.nnz, 3):
         for stop in range(start, J.nnz + 1, 5):

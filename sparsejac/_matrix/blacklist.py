@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .pixels import Map
+from .contact_map import Map
 
 _BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one may not fit into int64
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._system.files import sync_folder, temporary_name
-from . import pixels
+from . import contact_map
 from .numbers import identity
 
 DIVISIVE = frozenset(
@@ -63,8 +63,8 @@ def check_name(name: Any) -> str:
 
 def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
     """Refuse what could not be written, before anything is computed. The file is not changed."""
-    path = Path(os.path.realpath(pixels.split(uri)[0]))
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    path = Path(os.path.realpath(contact_map.split(uri)[0]))
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         bins, k = map_.group["bins"], map_.k
         hidden = _hidden(map_.group, name)
         _check_own(uri, map_.group, path)
@@ -113,13 +113,13 @@ def write(
 
 def file_of(uri: str | os.PathLike[str]) -> Identity:
     """What tells the file of a map from one that has been changed or replaced."""
-    return identity(Path(pixels.split(uri)[0]).stat())
+    return identity(Path(contact_map.split(uri)[0]).stat())
 
 
 def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
     """Refuse to write what was computed from other pixels."""
     if read is not None and file_of(uri) != read:
-        raise _other_file(Path(os.path.realpath(pixels.split(uri)[0])))
+        raise _other_file(Path(os.path.realpath(contact_map.split(uri)[0])))
 
 
 def _other_file(path: Path) -> OSError:
@@ -130,7 +130,7 @@ def _other_file(path: Path) -> OSError:
 
 def recover(uri: str | os.PathLike[str]) -> None:
     """Bring back the columns that a killed run of version 0.1 has hidden, if there are any."""
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         left = any(_LEFT.fullmatch(name) for name in map_.group)
     if left:
         changed(uri, _recover, lambda group: not any(_LEFT.fullmatch(name) for name in group))
@@ -212,10 +212,10 @@ def changed(
 
     If `read` is given, the file must be that one still.
     """
-    h5py = pixels.hdf5()
-    name, root = pixels.split(uri)
+    h5py = contact_map.hdf5()
+    name, root = contact_map.split(uri)
     path = Path(os.path.realpath(name))  # a symbolic link stays one
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         _check_own(uri, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))

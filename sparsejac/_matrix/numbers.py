@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buffers import Room
-from .stored import File, read_at
+from .stored_files import File, read_at
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
 

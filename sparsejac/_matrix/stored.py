@@ -6,20 +6,12 @@ where it is wanted. Nothing is mapped: where a mapped file is cut short, the pro
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import os
-import stat
-import struct
 import threading
 import weakref
-import zipfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -30,42 +22,21 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .pattern import index_dtype
+from .stored_files import (
+    ANEW,
+    Block,
+    File,
+    block_of,
+    broken,
+    described,
+    fill,
+    fill_checked,
+    signature,
+)
 
-MANIFEST = "matrix.json"
-FORMAT, VERSION = "sparsejac row blocks", 1
-CHECKSUMS = "_crc32"  # what follows an array's name in that of its checksums
-_PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
-CHECKED = 2**17  # bytes of an array that have a checksum together, a multiple of every dtype's size
 _CONVERTED = 2**17  # indices that are widened at a time
-# where the system cannot read from a place without going there first
-_going_there = threading.Lock()
 _HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
-_INDICES = (np.dtype(np.int32), np.dtype(np.int64))
 Name = Literal["data", "indices"]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A file, as it was when it was looked at first.
-
-    Attributes
-    ----------
-    path : Path
-    signature : tuple of int
-        Its size, when it was last written, and its inode.
-    members : dict
-        Where each array begins in it, and the dtype.
-    checksums : dict
-        For each array those of its pieces of `CHECKED` bytes; empty in a folder of version 0.1.
-    sizes : dict
-        How many elements each array has.
-    """
-
-    path: Path
-    signature: tuple[int, int, int]
-    members: dict[str, tuple[int, np.dtype[Any]]]
-    checksums: dict[str, NDArray[np.uint32]]
-    sizes: dict[str, int]
 
 
 class RowBlocks:
@@ -75,9 +46,9 @@ class RowBlocks:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self.shape, self.nnz, self.dtype, files = _described(self.path)
+        self.shape, self.nnz, self.dtype, files = described(self.path)
         self._blocks = [
-            _block(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files
+            block_of(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files
         ]
         self._first_rows = list(accumulate((rows for _, _, rows, _ in files), initial=0))
         self._first_entries = list(accumulate((nnz for *_, nnz in files), initial=0))
@@ -101,7 +72,7 @@ class RowBlocks:
         """Within this, `read` may be called. Files that have changed since the matrix was made are refused, here and where each is opened."""
         for block in self._blocks:
             try:
-                now = _signature(block.path.stat())
+                now = signature(block.path.stat())
             except FileNotFoundError:
                 now = None
             if now != block.signature:
@@ -226,7 +197,7 @@ class RowBlocks:
             indices.min() >= 0 and indices.max() < n
         ):  # SciPy's products would write beyond their arrays
             raise ValueError(
-                f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {_ANEW}"
+                f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {ANEW}"
             )
         indptr -= first
         arrays = data, indices, indptr.astype(dtype, copy=False)
@@ -244,7 +215,7 @@ class RowBlocks:
             begins = part[0] == 0 if lo == first_row else part[0] >= 0
             ends = part[-1] == nnz if hi == self._first_rows[number + 1] else part[-1] <= nnz
             if not (begins and ends and (part[1:] >= part[:-1]).all()):
-                raise _broken(
+                raise broken(
                     self._blocks[number].path,
                     f"has row pointers that do not ascend from 0 to {nnz}",
                 )
@@ -268,16 +239,16 @@ class RowBlocks:
         with self._opened(number) as file:
             descriptor = file.fileno()
             if name in block.checksums:
-                _fill_checked(descriptor, block, name, start, out)
+                fill_checked(descriptor, block, name, start, out)
                 return
             offset += start * dtype.itemsize
             if dtype == out.dtype:
-                _fill(descriptor, block.path, offset, out)
+                fill(descriptor, block.path, offset, out)
                 return
             buffer = np.empty(min(out.size, _CONVERTED), dtype)
             for first in range(0, out.size, _CONVERTED):
                 piece = buffer[: out.size - first]
-                _fill(descriptor, block.path, offset + first * dtype.itemsize, piece)
+                fill(descriptor, block.path, offset + first * dtype.itemsize, piece)
                 out[first : first + piece.size] = piece
 
     @contextmanager
@@ -293,7 +264,7 @@ class RowBlocks:
                     file = File(block.path)
                 except FileNotFoundError:
                     raise self._changed(block) from None
-                if _signature(os.fstat(file.fileno())) != block.signature:
+                if signature(os.fstat(file.fileno())) != block.signature:
                     file.close()
                     raise self._changed(block)
                 if files is not None and files.readers and len(files.held) < _HELD:
@@ -304,20 +275,11 @@ class RowBlocks:
             if not held:
                 file.close()
 
-    def _changed(self, block: _Block) -> ValueError:
+    def _changed(self, block: Block) -> ValueError:
         return ValueError(
             f"{block.path} has changed since it was opened (it was written to, replaced or removed): "
             f"open it anew, as by read_matrix({str(self.path)!r})"
         )
-
-
-class File(io.FileIO):
-    """A file that is open for reading, and closed when nobody refers to it any more, without a warning.
-
-    `os.open` gives a number, which is lost if Ctrl-C comes before the number is noted anywhere. This is made, and closed, by C code alone.
-    """
-
-    __del__ = io.FileIO.close
 
 
 class _Files:
@@ -351,165 +313,12 @@ _all: weakref.WeakSet[RowBlocks] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
-    global _going_there  # noqa: PLW0603  # whoever had it is not in the child
-    _going_there = threading.Lock()
     for stored in list(_all):
         stored._begin_anew()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
-# --- the files ------------------------------------------------------------------------------------------------------
-
-_ANEW = "write it anew, with sparsejac.io.write_csr_blocks"
-
-
-def _broken(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} {reason}: {_ANEW}")
-
-
-def _described(
-    path: Path,
-) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
-    """What the manifest of a folder says: shape, nnz, dtype, and of each file the name, and how many bytes, rows and entries."""
-    manifest = path / MANIFEST
-    try:
-        text = manifest.read_bytes()
-    except FileNotFoundError:
-        path.stat()  # the system's own words if there is no such folder
-        raise _broken(
-            path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one"
-        ) from None
-    try:
-        description = json.loads(text)
-        if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']!r}, and {FORMAT!r} is read")
-        if description["version"] != VERSION:
-            raise ValueError(f"its version is {description['version']!r}, and {VERSION} is read")
-        m, n = map(_count, description["shape"])
-        nnz = _count(description["nnz"])
-        dtype = np.dtype(str(description["dtype"]))
-        if dtype.kind not in "biufc":
-            raise ValueError(f"its dtype is {dtype}, which is none of numbers")
-        files = []
-        row = entries = 0
-        for block in description["blocks"]:
-            first_row, rows, inside = map(_count, (block["first_row"], block["rows"], block["nnz"]))
-            if first_row != row or (inside and not rows):
-                raise ValueError(
-                    f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows"
-                )
-            if Path(block["file"]).name != block["file"]:
-                raise ValueError(f"{block['file']!r} is not in the folder")
-            files.append((block["file"], _count(block["bytes"]), rows, inside))
-            row, entries = row + rows, entries + inside
-        if (row, entries) != (m, nnz):
-            raise ValueError(
-                f"its blocks have {row} rows and {entries} entries, and the matrix {m} and {nnz}"
-            )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _broken(manifest, f"does not describe a matrix of row blocks ({error!r})") from None
-    return (m, n), nnz, dtype, files
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a count")
-    return value
-
-
-def _block(
-    path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int
-) -> _Block:
-    """Look at a block's file: is it there, and does it hold the arrays that it should?"""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise _broken(path, "is missing") from None
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        raise _broken(path, f"has {status.st_size} bytes, and {size} were written")
-    shapes = {
-        "data": ((nnz,), [dtype]),
-        "indices": ((nnz,), _INDICES),
-        "indptr": ((rows + 1,), _INDICES),
-    }
-    with path.open("rb") as file:  # the system's own words if that is not permitted
-        try:
-            with zipfile.ZipFile(file) as archive:
-                for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
-                    with archive.open(f"{name}.npy") as member:
-                        found = np.lib.format.read_array(member, allow_pickle=False).tolist()
-                    if found != value:
-                        raise ValueError(f"its {name} is {found!r} and not {value!r}")
-                members = {
-                    name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name])
-                    for name in shapes
-                }
-                checksums = _checksums_in(
-                    archive,
-                    {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes},
-                )
-        except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
-            raise _broken(path, f"is not the block that {MANIFEST} says ({error})") from None
-    return _Block(
-        path, _signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes}
-    )
-
-
-def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each piece of `CHECKED` bytes of an array's numbers."""
-    numbers = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
-    return np.array(
-        [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)],
-        np.uint32,
-    )
-
-
-def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, NDArray[np.uint32]]:
-    """Those that `sparsejac.io.write_csr_blocks` wrote into a block, where it did."""
-    names = archive.namelist()
-    if not any(f"{name}{CHECKSUMS}.npy" in names for name in sizes):
-        return {}
-    found = {}
-    for name, size in sizes.items():
-        with archive.open(f"{name}{CHECKSUMS}.npy") as member:
-            found[name] = np.lib.format.read_array(member, allow_pickle=False)
-        if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
-            raise ValueError(
-                f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes"
-            )
-    return found
-
-
-def _member(
-    file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any
-) -> tuple[int, np.dtype[Any]]:
-    """Where in the file the numbers of an array begin, and their dtype."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(
-            f"{info.filename} is compressed, and only what is not can be read in parts"
-        )
-    file.seek(
-        info.header_offset + 26
-    )  # a zip's own header: 30 bytes, of which the last 4 say what follows them
-    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-    file.seek(start)
-    old = np.lib.format.read_magic(file) == (1, 0)
-    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(
-        file
-    )
-    found, dtype, offset = header[0], header[2], file.tell()
-    if found != shape or dtype not in dtypes:
-        raise ValueError(
-            f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}"
-        )
-    if offset + math.prod(shape) * dtype.itemsize != start + info.file_size:
-        raise ValueError(f"{info.filename} is longer or shorter than its array")
-    return offset, dtype
-
-
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -520,50 +329,3 @@ def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, i
         if start < end:
             yield number, start, end
         start, number = end, number + 1
-
-
-def read_at(descriptor: int, out: memoryview, offset: int) -> int:
-    """Read from a place in a file, and say how many bytes. Threads do not disturb each other."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [out], offset)
-    with _going_there:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        data = os.read(descriptor, len(out))
-    out[: len(data)] = data
-    return len(data)
-
-
-def _fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
-    """Read into the memory of `out` itself. The file's own position is not used, so threads do not disturb each other."""
-    left = out.view(np.uint8).data
-    while left:
-        count = read_at(descriptor, left[:_PIECE], offset)
-        if count == 0:
-            raise OSError(f"{path} ends at byte {offset}, earlier than when it was opened: {_ANEW}")
-        left, offset = left[count:], offset + count
-
-
-def _fill_checked(descriptor: int, block: _Block, name: str, start: int, out: NDArray[Any]) -> None:
-    """Read elements of an array from `start` on into `out`, piece by piece, and compare the checksum of each piece."""
-    offset, dtype = block.members[name]
-    per_piece, size = CHECKED // dtype.itemsize, block.sizes[name]
-    buffer = None
-    stop = start + out.size
-    for number in range(start // per_piece, -(-stop // per_piece) if out.size else 0):
-        first, last = number * per_piece, min((number + 1) * per_piece, size)
-        lo, hi = max(first, start), min(last, stop)
-        wanted = out[lo - start : hi - start]
-        if (lo, hi) == (first, last) and dtype == out.dtype:
-            piece = wanted
-        else:
-            buffer = np.empty(min(per_piece, size), dtype) if buffer is None else buffer
-            piece = buffer[: last - first]
-        place = offset + first * dtype.itemsize
-        _fill(descriptor, block.path, place, piece)
-        if zlib.crc32(piece.view(np.uint8).data) != block.checksums[name][number]:
-            raise _broken(
-                block.path,
-                f"is damaged: the checksum of its {name} from byte {place} on is another than was written",
-            )
-        if piece is not wanted:
-            wanted[:] = piece[lo - first : hi - first]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validation, io, testing
-from .._matrix import columns, pixels
+from .._matrix import columns, contact_map
 from .._operators.stored import StoredCSR
 from .._solvers.status import ScalingStatus
 from .._system import machine
@@ -187,8 +187,8 @@ def fit(arguments: argparse.Namespace) -> int:
 
 
 def scale(arguments: argparse.Namespace) -> int:
-    is_map = pixels.is_map(arguments.A)
-    path = Path(pixels.split(arguments.A)[0] if is_map else arguments.A)
+    is_map = contact_map.is_map(arguments.A)
+    path = Path(contact_map.split(arguments.A)[0] if is_map else arguments.A)
     target: Path | None = arguments.target
     if arguments.output is not None:
         check_output(arguments.output, ".npy", [path] if target is None else [path, target])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validation, io
-from .._matrix import pixels
+from .._matrix import contact_map
 from .._system import machine, outputs
 from .._system.progress import bar
 
@@ -45,7 +45,7 @@ def fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = (
     for value in vars(arguments).values():
         if isinstance(value, (str, Path)):
             path = str(value)
-            for name in (path, pixels.split(path)[0]):
+            for name in (path, contact_map.split(path)[0]):
                 given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
     return _validation.fitting(message, vars(arguments), shell=True, given=given)
 
@@ -71,7 +71,7 @@ def check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
 
 def refuse_maps(*paths: Path) -> None:
     for path in paths:
-        if pixels.is_map(path):
+        if contact_map.is_map(path):
             raise ValueError(
                 f"{path} is a contact map, which only sparsejac scale takes: in Python, "
                 "JacobianBuilder, LeastSquares, fit and RowSums take its path"
