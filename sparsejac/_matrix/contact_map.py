@@ -1,4 +1,7 @@
-"""The tables of a ``.cool`` file: found, checked, and read whole or in parts. The pixels are a sparse upper triangle, sorted by rows."""
+"""The tables of a ``.cool`` file, which are found, checked, and read whole or in parts.
+
+The pixels are a sparse upper triangle, sorted by rows.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,14 @@ _PIECE = 2**17  # pixels that are read at a time, if they are not stored in larg
 _LISTED = 10  # maps of a file that a message lists
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """The file and the group of ``file::group``; a name may have ``::`` in it, so it is a group only after a file, or what is named like one."""
+    """The file and the group of ``file::group``.
+
+    A name may contain ``::``. So a group follows only a file, or a name with the suffix of one.
+    """
     text = os.fsdecode(uri)
     cuts = [match.start() for match in re.finditer("::", text)]
     if not cuts or Path(text).exists():
@@ -43,16 +49,16 @@ def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
 
 
 def is_map(uri: str | os.PathLike[str]) -> bool:
-    """Whether this names a contact map, and not another file or a folder."""
+    """Whether this is the name of a contact map, and not of another file or a folder."""
     path, group = split(uri)
     return group is not None or (path.lower().endswith(SUFFIXES) and not Path(path).is_dir())
 
 
-# --- one map of a file ------------------------------------------------------------------------------------------------
+# --- one map of a file ----------------------------------------------------------------------------
 
 
 class Map:
-    """A map in a file that is open. Each error names the file, and the column if it is about one."""
+    """A map in an open file. Each error names the file, and the column that it is about."""
 
     def __init__(self, uri: str, file: Any, group: str) -> None:
         self.uri, self._file = uri, file
@@ -69,7 +75,8 @@ class Map:
         mode = mode.decode(errors="replace") if isinstance(mode, bytes) else mode
         if mode != "symmetric-upper":
             raise ValueError(
-                f"{uri} is not stored as the upper triangle of a symmetric matrix, but as {mode!r}: make it with symmetric_upper=True"
+                f"{uri} is not stored as the upper triangle of a symmetric matrix, but as "
+                f"{mode!r}: make it with symmetric_upper=True"
             )
         self.k = self._column("bins/start").size
         self.nnz = self._column("pixels/bin2_id").size
@@ -86,7 +93,7 @@ class Map:
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Errors of h5py, which may be of any kind for a damaged file, name the file and what was read."""
+        """Make errors of h5py name the file and what was read. They may be of any kind."""
         try:
             yield
         except (MemoryError, ValueError) as error:
@@ -98,11 +105,12 @@ class Map:
 
     def _wrong(self, name: str, reason: str) -> ValueError:
         return ValueError(
-            f"{self.uri} is damaged: its column {name} {reason}; make the map anew, for instance with cooler"
+            f"{self.uri} is damaged: its column {name} {reason}; make the map anew, for instance "
+            "with cooler"
         )
 
     def _column(self, name: str, kinds: str = "iu", size: int | None = None) -> Any:
-        """A column that is there, with numbers of these kinds, so many if that is known, and all of them written."""
+        """Return a complete column with numbers of these kinds, and as many as `size` says."""
         with self.told(f"column {name}"):
             column = self.group.get(name)
             if column is None:
@@ -144,13 +152,11 @@ class Map:
         return self._column(f"pixels/{name}", size=self.nnz)
 
     def read(self, column: Any, out: NDArray[Any], start: int) -> None:
-        with self.told(
-            f"column {column.name.rpartition('/')[0].rpartition('/')[2]}/{column.name.rpartition('/')[2]}"
-        ):
+        with self.told(f"column {'/'.join(column.name.split('/')[-2:])}"):
             column.read_direct(out, np.s_[start : start + out.size])
 
     def offsets(self, name: str, count: int, end: int, what: str) -> NDArray[np.int64]:
-        """Where each of `count` things begins, and where the last one ends."""
+        """Where each of `count` items begins, and where the last one ends."""
         found = self.whole(name, size=count + 1).astype(np.int64)
         if found[0] != 0 or found[-1] != end or np.any(np.diff(found) < 0):
             raise self._wrong(name, f"does not rise from 0 to the {end} {what}")
@@ -176,11 +182,10 @@ class Map:
         return self.offsets("indexes/bin1_offset", self.k, self.nnz, "pixels")
 
     def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-        """The columns, piece after piece, in buffers that are used again."""
+        """Yield the columns piece by piece, in buffers that are used again."""
         chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
-        step = min(
-            chunk * max(1, _PIECE // chunk), max(self.nnz, 1)
-        )  # whole chunks: none is decompressed twice
+        # Whole chunks, so that none is decompressed twice.
+        step = min(chunk * max(1, _PIECE // chunk), max(self.nnz, 1))
         buffers = [np.empty(step, column.dtype) for column in columns]
         for start in range(0, self.nnz, step):
             parts = [buffer[: min(step, self.nnz - start)] for buffer in buffers]
@@ -189,9 +194,10 @@ class Map:
             yield start, parts
 
     def placed_pieces(self, *others: Any) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
-        """The same of ``bin1_id``, ``bin2_id`` and others, checked: each pixel is in its row and on the upper triangle. And whether they ascend.
+        """Yield pieces of ``bin1_id``, ``bin2_id`` and others, and whether the pixels ascend.
 
-        A wrong offset would move a pixel to another bin, so ``bin1_id`` is compared with the offsets.
+        Each pixel must be in its row and on the upper triangle. A wrong offset would move a pixel
+        to another bin, so ``bin1_id`` is compared with the offsets.
         """
         indptr, before = self.row_offsets(), (-1, -1)
         for start, parts in self.pieces(self.ids("bin1_id"), self.ids("bin2_id"), *others):
@@ -208,7 +214,8 @@ class Map:
                 at = int(np.argmax(bad))
                 raise self._wrong(
                     "pixels/bin2_id",
-                    f"must be from bin1_id to {self.k - 1}, the last bin, but it is {columns[at]} of pixel {start + at}, whose bin1_id is {rows[at]}",
+                    f"must be from bin1_id to {self.k - 1}, the last bin, but it is "
+                    f"{columns[at]} of pixel {start + at}, whose bin1_id is {rows[at]}",
                 )
             ascends = not np.any((columns[1:] <= columns[:-1]) & (rows[1:] == rows[:-1]))
             ascends &= (int(rows[0]), int(columns[0])) > before
@@ -219,7 +226,7 @@ class Map:
         check_counts(self.uri, counts, start)
 
     def matrix(self, *, strict: bool) -> scipy.sparse.csr_array:
-        """The pixels as CSR, in canonical format. With `strict`, counts that cannot be balanced are refused."""
+        """The pixels as canonical CSR. With `strict`, refuse counts that cannot be balanced."""
         counts = self.counts()
         dtype = index_dtype(self.k, self.k, self.nnz)
         needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
@@ -249,7 +256,7 @@ class Map:
     def _sort(
         self, indptr: NDArray[np.int64], indices: Any, values: Any
     ) -> tuple[NDArray[np.int64], int]:
-        """Sort in place, pixels that are stored more than once as one: new offsets, and how many pixels there are."""
+        """Sort in place, and sum duplicates. Returns new offsets and the number of pixels."""
         result, kept = np.zeros_like(indptr), 0
         for i0, i1 in row_ranges(indptr):
             part = np.s_[indptr[i0] : indptr[i1]]
@@ -266,19 +273,20 @@ class Map:
 
 
 def check_counts(uri: str, counts: NDArray[Any], start: int) -> None:
-    """Refuse what cannot be balanced."""
+    """Refuse counts that cannot be balanced."""
     if counts.dtype.kind in "bu":
         return
     fine = (counts >= 0) & (counts < np.inf) if counts.dtype.kind == "f" else counts >= 0
     if not fine.all():
         at = int(np.argmin(fine))
         raise ValueError(
-            f"column pixels/count of {uri} must be finite and not negative, but it is {counts[at]} of pixel {start + at}: make the map anew without such pixels"
+            f"column pixels/count of {uri} must be finite and not negative, but it is "
+            f"{counts[at]} of pixel {start + at}: make the map anew without such pixels"
         )
 
 
 def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Rows whose pixels are a piece together, or one row of more."""
+    """Yield ranges of rows whose pixels fit into a piece, or of one row with more."""
     i0, k = 0, indptr.size - 1
     while i0 < k:
         i1 = min(
@@ -289,7 +297,7 @@ def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
-    """An error of the system or of HDF5, on one line."""
+    """An error of the system or of HDF5 with a message of one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     message = f"{uri} cannot be read, {what}: {words}"
     if isinstance(error, OSError):
@@ -298,7 +306,7 @@ def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
 
 
 def _maps(file: Any) -> list[str]:
-    """The maps that a file of several holds, as far as they can be found."""
+    """The maps in a file of several, as far as they can be found."""
     found: list[str] = []
 
     def look(name: str, item: Any) -> None:
@@ -307,7 +315,7 @@ def _maps(file: Any) -> list[str]:
 
     try:
         file.visititems(look)
-    except Exception:  # noqa: BLE001  # of a damaged file, any: then those are listed that were found
+    except Exception:  # noqa: BLE001  # a damaged file may raise any; list those that were found
         return found
     return sorted(
         found,
@@ -319,7 +327,7 @@ def _maps(file: Any) -> list[str]:
 
 @contextmanager
 def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
-    """A map, open, without HDF5's cache of chunks, of several MiB for each column: every chunk is read once."""
+    """Open a map. HDF5's cache, of several MiB for each column, is off: chunks are read once."""
     h5py = hdf5()
     path, group = split(uri)
     text = os.fsdecode(uri)
@@ -333,7 +341,7 @@ def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
         if error.errno is not None:  # no permission, or a lock
             raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
         raise _no_hdf5(text, error) from error
-    except Exception as error:  # of a damaged file, any
+    except Exception as error:  # a damaged file may raise any
         raise _no_hdf5(text, error) from error
     with file:
         yield Map(text, file, "/" if group is None else group)
@@ -344,8 +352,8 @@ def hdf5() -> Any:
         import h5py
     except ImportError as error:
         raise ImportError(
-            "files of contact maps are read with h5py, which comes with cooler, and is not installed: pip install '.[cool]' in a clone of the project, "
-            "or pip install cooler"
+            "files of contact maps are read with h5py, which comes with cooler, and is not "
+            "installed: pip install '.[cool]' in a clone of the project, or pip install cooler"
         ) from error
     return h5py
 

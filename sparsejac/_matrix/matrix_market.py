@@ -1,7 +1,8 @@
-"""Reading Matrix Market files: each line is checked before SciPy parses it.
+"""Reads Matrix Market files, and checks each line before SciPy parses it.
 
-SciPy's reader stops inside a number that it does not know (it reads ``2.5D+03`` as 2.5), ignores what follows in the line, and can crash on a
-broken line of an array file. So it only gets complete lines that one regular expression matches, and exactly as many as the size line says.
+SciPy's reader stops inside a number that it does not know (it reads ``2.5D+03`` as 2.5), ignores
+the rest of the line, and can crash on a broken line of an array file. So it only gets complete
+lines that match a regular expression, and exactly as many as the size line says.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 _BLOCK = 2**18  # bytes of text that are checked at a time
-_LONGEST = 2**16  # bytes of a line; none needs so many
-_PIECE = 2**16  # numbers that are looked at at a time
+_LONGEST = 2**16  # bytes of the longest line
+_PIECE = 2**16  # numbers that are checked at a time
 _INFLATED = 1032  # bytes that a byte of a .gz can become at most
 _DTYPES = {
     "real": np.float64,
@@ -66,17 +67,18 @@ class _Header(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        """What SciPy reads in place of the first lines. It has as many lines as the file has there."""
+        """What SciPy reads instead of the first lines, with as many lines."""
         sizes = (*self.shape, self.entries) if self.format == "coordinate" else self.shape
         first = f"%%MatrixMarket matrix {self.format} {self.field} {self.symmetry}\n"
         return (first + "%\n" * (self.size_line - 2) + " ".join(map(str, sizes)) + "\n").encode()
 
     @property
     def needed(self) -> str:
-        """What a line must be, in words."""
+        """The words for what a line must be."""
         words = ["a row", "a column"] if self.format == "coordinate" else []
         words += [] if self.field == "pattern" else [_WORDS[self.field]]
-        return f"{', '.join(words[:-1])}{' and ' if words[1:] else ''}{words[-1]}, as the header says ({self.format} {self.field})"
+        listed = f"{', '.join(words[:-1])}{' and ' if words[1:] else ''}{words[-1]}"
+        return f"{listed}, as the header says ({self.format} {self.field})"
 
     @property
     def lines(self) -> re.Pattern[bytes]:
@@ -88,7 +90,7 @@ class _Header(NamedTuple):
 
     @property
     def smallest(self) -> int:
-        """Bytes of the shortest line."""
+        """The bytes of the shortest line."""
         numbers = (2 if self.format == "coordinate" else 0) + {"complex": 2, "pattern": 0}.get(
             self.field, 1
         )
@@ -96,7 +98,7 @@ class _Header(NamedTuple):
 
 
 def read(path: Path) -> Any:
-    """The matrix in a Matrix Market file: a COO array, or an ndarray. ValueError names the line that is wrong."""
+    """Read a COO array or an ndarray. A ValueError names the line that is wrong."""
     zipped = path.name.lower().endswith(".gz")
     with _opened(path) as file:
         header = _header(file)
@@ -108,16 +110,12 @@ def read(path: Path) -> Any:
         body = _Body(file, header)
         if header.entries:
             try:
-                # From SciPy 1.15 on, mmread wants to know which kind of sparse matrix is meant; before, there was one.
-                options = (
-                    {"spmatrix": False}
-                    if "spmatrix" in inspect.signature(scipy.io.mmread).parameters
-                    else {}
-                )
-                matrix = scipy.io.mmread(body, **options)
+                # From SciPy 1.15 on, mmread asks which kind of sparse matrix is meant.
+                asked = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+                matrix = scipy.io.mmread(body, **({"spmatrix": False} if asked else {}))
             except MemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001  # of an index or an integer that is too large, or of lines that lack
+            except Exception as error:  # noqa: BLE001  # numbers too large, or lines missing
                 body.raise_error()
                 _blame(path, header, _out_of_range(header))
                 raise ValueError(str(error)) from None
@@ -149,14 +147,16 @@ def _header(file: IO[bytes]) -> _Header:
     for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         if first.startswith(mark):
             raise ValueError(
-                "its first line must begin with %%MatrixMarket, but a byte order mark stands before that: save it as ASCII, or UTF-8 without a mark"
+                "its first line must begin with %%MatrixMarket, but a byte order mark stands "
+                "before that: save it as ASCII, or UTF-8 without a mark"
             )
     words = first.decode("latin-1").split()
     if not words or words[0].lower() not in ("%%matrixmarket", "%matrixmarket"):
         raise ValueError("its first line must begin with %%MatrixMarket")
     if len(words) != 5:
         raise ValueError(
-            f"its first line must be '%%MatrixMarket matrix FORMAT FIELD SYMMETRY', got {_shown(' '.join(words))}"
+            "its first line must be '%%MatrixMarket matrix FORMAT FIELD SYMMETRY', got "
+            f"{_shown(' '.join(words))}"
         )
     kind, format_, field, symmetry = (word.lower() for word in words[1:])
     for what, word, accepted in (
@@ -171,11 +171,13 @@ def _header(file: IO[bytes]) -> _Header:
             )
     if field == "pattern" and (format_ == "array" or symmetry not in ("general", "symmetric")):
         raise ValueError(
-            f"a pattern must be coordinate, and general or symmetric, but line 1 says {format_} pattern {symmetry}"
+            f"a pattern must be coordinate, and general or symmetric, but line 1 says {format_} "
+            f"pattern {symmetry}"
         )
     if field == "unsigned-integer" and symmetry == "skew-symmetric":
         raise ValueError(
-            "line 1 says unsigned-integer skew-symmetric, and half of such a matrix would be negative"
+            "line 1 says unsigned-integer skew-symmetric, and half of such a matrix would be "
+            "negative"
         )
     number, text = _size_line(file)
     count = 3 if format_ == "coordinate" else 2
@@ -205,7 +207,7 @@ def _header(file: IO[bytes]) -> _Header:
 
 
 def _size_line(file: IO[bytes]) -> tuple[int, bytes]:
-    """The first line that is no comment and not empty, and its number."""
+    """The first line that is neither a comment nor empty, and its number."""
     number = 1
     while True:
         number += 1
@@ -217,10 +219,10 @@ def _size_line(file: IO[bytes]) -> tuple[int, bytes]:
 
 
 class _Body(io.RawIOBase):
-    """The file as SciPy gets it: the header, and then as many lines with entries as it says, each of which has been checked.
+    """The file as SciPy gets it: the header, and as many checked lines with entries as it says.
 
-    It ends before the first line that is wrong, and `raise_error` raises what is wrong with that. An exception is not raised from
-    within `read`, because SciPy's reader, which calls it, is not made for that.
+    It ends before the first line that is wrong, and `raise_error` raises the error. `read` itself
+    does not raise, because SciPy's reader, which calls it, is not made for that.
     """
 
     def __init__(self, file: IO[bytes], header: _Header) -> None:
@@ -255,7 +257,8 @@ class _Body(io.RawIOBase):
                 raise ValueError(_UNFINISHED)
             if self._entries < self._header.entries:
                 raise ValueError(
-                    f"it is truncated: it has {self._entries} lines with entries where its size line says {self._header.entries}"
+                    f"it is truncated: it has {self._entries} lines with entries where its size "
+                    f"line says {self._header.entries}"
                 )
             return b""
         block = self._rest + data
@@ -281,7 +284,8 @@ class _Body(io.RawIOBase):
                     block[end : block.index(b"\n", end)],
                 )
                 raise ValueError(
-                    f"line {number}, {_shown(line)}, is one more than the {entries} lines with entries that the size line says"
+                    f"line {number}, {_shown(line)}, is one more than the {entries} lines with "
+                    "entries that the size line says"
                 )
             if end == len(block):
                 break
@@ -300,7 +304,7 @@ class _Body(io.RawIOBase):
 
 
 def _normalised(block: bytes) -> bytes:
-    """The same numbers as SciPy knows them: with E for Fortran's D, and without a plus sign."""
+    """Write numbers as SciPy reads them: with E for Fortran's D, and without a plus sign."""
     if b"\r" in block:
         block = block.replace(b"\r", b"")
     if b"D" in block or b"d" in block:
@@ -312,9 +316,9 @@ def _normalised(block: bytes) -> bytes:
     return block
 
 
-# --- numbers that are wrong -----------------------------------------------------------------------------------------
+# --- numbers that are wrong -----------------------------------------------------------------------
 
-# Given the number of an entry, and the words of its line: what is wrong with it, or None.
+# A function of the number of an entry and the words of its line: what is wrong with it, or None.
 _Reason = Callable[[int, list[bytes]], str | None]
 
 
@@ -366,10 +370,10 @@ def _wrong_sparse(matrix: Any, header: _Header) -> _Reason | None:
     for start in range(0, header.entries, _PIECE):
         i, j, values = (array[start : start + _PIECE] for array in (rows, columns, data))
         sides = np.sign(i - j)
-        beside = sides[sides != 0]
-        first = beside[0] if first is None and beside.size else first
+        off_diagonal = sides[sides != 0]
+        first = off_diagonal[0] if first is None and off_diagonal.size else first
         if (
-            (beside != first).any()
+            (off_diagonal != first).any()
             or _bad_diagonal(values[sides == 0], header)
             or _bad_negative(values, header)
         ):
@@ -384,8 +388,9 @@ def _wrong_symmetry(header: _Header, first: int | None) -> _Reason:
         if side and side != first:
             other, one = ("below", "above") if side > 0 else ("above", "below")
             return (
-                f"is {other} the diagonal, where those before are {one} it: a {header.symmetry} file holds one triangle, "
-                "so write this one as general, or leave out one of its triangles"
+                f"is {other} the diagonal, where those before are {one} it: a {header.symmetry} "
+                "file holds one triangle, so write this one as general, or leave out one of its "
+                "triangles"
             )
         dtype = np.dtype(_DTYPES[header.field])
         value: NDArray[Any] = np.array([_value(words[2:], dtype)], dtype)
@@ -437,9 +442,8 @@ def _wrong_dense(matrix: NDArray[Any], header: _Header) -> _Reason | None:
     diagonal = np.diagonal(matrix)
     if header.symmetry == "hermitian" and _bad_diagonal(diagonal, header):
         column = int(np.argmax(diagonal.imag != 0))
-        entry = sum(
-            len(matrix) - before for before in range(column)
-        )  # the columns of the lower triangle follow each other
+        # The columns of the lower triangle follow each other.
+        entry = sum(len(matrix) - before for before in range(column))
         return lambda place, _: _BAD_DIAGONAL["hermitian"] if place == entry else None
     return _infinite if _too_large(matrix) else None
 

@@ -17,7 +17,7 @@ def rows_of(indptr: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int6
 
 
 def sorting(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """In which order pixels ascend, and which of them then are the first at their place."""
+    """The order in which pixels ascend, and which of them are the first at their place."""
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
     new = np.ones(rows.size, np.bool_)
@@ -26,7 +26,7 @@ def sorting(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[NDArray[np.intp]
 
 
 def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[Any]:
-    """The counts of the pixels that begin at `first`, in their own dtype."""
+    """The sums of counts of duplicates, which begin at `first`, in their own dtype."""
     if first.size == counts.size:
         return counts
     kind, dtype = counts.dtype.kind, counts.dtype.newbyteorder("=")
@@ -37,7 +37,7 @@ def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[A
         wrong = finite & ~np.isfinite(found)
         total = " is beyond the largest"
     else:
-        # A sum of 64-bit integers may leave their range, so their upper and lower halves are added each by itself.
+        # A sum of 64-bit integers may leave their range, so their halves are added separately.
         wide = counts.astype(np.uint64 if kind == "u" else np.int64)
         high, low = (np.add.reduceat(half, first) for half in (wide >> 32, wide & 0xFFFFFFFF))
         high, low = high + (low >> 32), low & 0xFFFFFFFF
@@ -51,7 +51,7 @@ def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[A
         total = f", {int(high[at]) * 2**32 + int(low[at])}, is no"
     if wrong.any():
         raise ValueError(
-            f"column pixels/count of {uri} has a pixel more than once, and the sum of its counts{total} {dtype}: "
-            "make the map anew, for instance with cooler, which adds them"
+            f"column pixels/count of {uri} has a pixel more than once, and the sum of its "
+            f"counts{total} {dtype}: make the map anew, for instance with cooler, which adds them"
         )
     return found

@@ -19,13 +19,13 @@ from .pixel_order import rows_of, sorting, summed
 
 __all__ = ["is_map", "source"]
 
-# bytes of chunks that are kept: a block ends in the chunk in which the next one begins
+# Bytes of chunks that are kept: a block ends in the chunk in which the next one begins.
 _CACHE = 2**21
 
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """A column of the table, read in parts."""
+    """A column of pixels that is read in parts."""
 
     name: str
     uri: str
@@ -62,9 +62,11 @@ class _Column:
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
-    """The same of pixels that do not ascend within their rows, as older versions of cooler left them: each block is sorted as it is read.
+    """A column of pixels that do not ascend within their rows.
 
-    Pixels that are stored more than once become one. `before` are the offsets of the rows in the file, `now` those in this.
+    Older versions of cooler left such pixels. Each block is sorted when it is read. Pixels that are
+    stored more than once become one. `before` are the offsets of the rows in the file, `now` those
+    in the sorted column.
     """
 
     column: _Column
@@ -110,14 +112,14 @@ class _Sorted:
 
 
 def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
-    """The pixels as rows that are streamed. Their structure is looked at now, which reads two of the columns."""
+    """The pixels as a source of rows. This reads two columns, to scan the structure."""
     with reading(uri) as map_:
         status = identity(Path(split(uri)[0]).stat())
         places, counts = map_.ids("bin2_id"), map_.counts()
         indices = _Column(name, uri, "bin2_id", places.dtype, map_.nnz, status)
         data = _Column(name, uri, "count", counts.dtype, map_.nnz, status, strict)
         indptr = map_.row_offsets()
-        ascending = [ascends for _, _, ascends in map_.placed_pieces()]  # each of them is looked at
+        ascending = [ascends for _, _, ascends in map_.placed_pieces()]
         if all(ascending):
             return CsrSource(data, indices, indptr, name=name, half=True)
     now = np.zeros_like(indptr)
@@ -133,5 +135,5 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
         _Sorted(column, indices, indptr, now) for column in (indices, data)
     )
     result = CsrSource(counts_in_order, places_in_order, now, name=name, half=True)
-    result.extra = 6  # what sorting takes: rows, columns, and their order
+    result.extra = 6  # numbers that sorting takes for each pixel: rows, columns, and their order
     return result

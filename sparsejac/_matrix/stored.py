@@ -1,7 +1,8 @@
-"""A CSR matrix that may be larger than memory: a folder of row blocks, of which only what is asked for is read.
+"""A CSR matrix in a folder of row blocks, which may be larger than memory.
 
-Each block is an uncompressed ``.npz``, so its arrays lie in the file as they do in memory, and any part of them is read straight to
-where it is wanted. Nothing is mapped: where a mapped file is cut short, the process is killed; where a read one is, there is an error.
+Each block is an uncompressed ``.npz``, so any part of its arrays can be read into its place.
+Nothing is mapped: if a mapped file is cut short, the system kills the process; if a file that is
+read is, there is an error.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from .stored_files import (
 )
 
 _CONVERTED = 2**17  # indices that are widened at a time
-_HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
+_HELD = 128  # files that stay open; the usual limit of a whole process is 1024
 Name = Literal["data", "indices"]
 
 
 class RowBlocks:
-    """A CSR matrix in a folder of row blocks: see `sparsejac.io.read_matrix`, which gives a `StoredCSR`."""
+    """A CSR matrix in a folder of row blocks, the base of `StoredCSR`."""
 
     _files: Callable[[], _Files | None]  # gives the open files, if there are readers
 
@@ -53,14 +54,13 @@ class RowBlocks:
         self._first_rows = list(accumulate((rows for _, _, rows, _ in files), initial=0))
         self._first_entries = list(accumulate((nnz for *_, nnz in files), initial=0))
         wide = any(block.members["indices"][1] == np.int64 for block in self._blocks)
-        self._column_dtype = np.dtype(
-            np.int64 if wide else np.int32
-        )  # however many entries the whole has
+        # It does not depend on the number of entries.
+        self._column_dtype = np.dtype(np.int64 if wide else np.int32)
         self.index_dtype = np.promote_types(index_dtype(*self.shape, self.nnz), self._column_dtype)
         self._begin()
 
     def indptr(self) -> NDArray[np.int64]:
-        """Where the entries of each row begin, and those of the last one end: of the whole matrix, shape (m + 1,).
+        """The row offsets of the whole matrix, shape (m + 1,).
 
         **Memory.** The result, and 0.5 MiB.
         """
@@ -69,7 +69,10 @@ class RowBlocks:
 
     @contextmanager
     def open(self) -> Iterator[Self]:
-        """Within this, `read` may be called. Files that have changed since the matrix was made are refused, here and where each is opened."""
+        """Open the files for `read`.
+
+        Files that have changed since the matrix was made are refused, here and when each is opened.
+        """
         for block in self._blocks:
             try:
                 now = signature(block.path.stat())
@@ -78,7 +81,7 @@ class RowBlocks:
             if now != block.signature:
                 raise self._changed(block)
         reader, files = object(), None
-        try:  # Ctrl-C may come at any place, and the end must not depend on how far this came
+        try:  # Ctrl-C may come at any line, so the end must not depend on how far this came
             with self._lock:
                 files = self._files()
                 if files is None:
@@ -94,18 +97,19 @@ class RowBlocks:
                         files.close()
 
     def close(self) -> None:
-        """Close the files. The end of `open` does; for anyone else: not while another thread reads."""
+        """Close the files, as the end of `open` does. No other thread may be reading."""
         with self._lock:
             files = self._files()
             if files is not None:
                 files.close()
 
     def read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Read entries ``start <= p < stop`` of the whole matrix into `out`. Several threads may do so at once, within `open`.
+        """Read entries ``start <= p < stop`` of the whole matrix into `out`, within `open`.
 
-        `out` is contiguous, of `dtype` for ``"data"``; for ``"indices"`` of int64, or of int32 if those of all blocks are.
+        Several threads may read at once. `out` is contiguous. Its dtype is `dtype` for ``"data"``,
+        and int64 for ``"indices"``, or int32 if the indices of all blocks are.
 
-        Raises ValueError if their checksum is not that which was written.
+        Raises ValueError if a checksum is not the one that was written.
 
         **Memory.** 128 KiB; 0.5 MiB if int32 is read as int64 from a folder of version 0.1.
         """
@@ -116,7 +120,8 @@ class RowBlocks:
             raise ValueError(f"{self.path} is not open: read it within `with stored.open():`")
         if not 0 <= start <= stop <= self.nnz:
             raise IndexError(
-                f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}"
+                f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and "
+                f"stop={stop}"
             )
         if not (
             isinstance(out, np.ndarray)  # type: ignore[redundant-expr]  # what this line finds out
@@ -125,7 +130,10 @@ class RowBlocks:
             and out.flags.c_contiguous
             and out.flags.writeable
         ):
-            needed = f"a writeable, contiguous array of {stop - start} {' or '.join(sorted(map(str, accepted)))}"
+            needed = (
+                f"a writeable, contiguous array of {stop - start} "
+                f"{' or '.join(sorted(map(str, accepted)))}"
+            )
             came = (
                 f"{_validation.type_name(out)} of {np.asarray(out).dtype} and shape {np.shape(out)}"
             )
@@ -136,25 +144,30 @@ class RowBlocks:
         """The rows of a slice, in memory."""
         if not isinstance(rows, slice):
             raise TypeError(
-                f"a stored matrix gives slices of its rows, as stored[10:20], got the index {rows!r}"
+                "a stored matrix gives slices of its rows, as stored[10:20], got the index "
+                f"{rows!r}"
             )
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
             raise IndexError(
-                f"a stored matrix gives rows that follow each other, got a step of {step}: leave it out"
+                f"a stored matrix gives rows that follow each other, got a step of {step}: leave "
+                "it out"
             )
         with self.open():
             return self._rows(start, max(start, stop))
 
     def __iter__(self) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
-        """The blocks as they were written: the first row, and a csr_array in memory."""
+        """Yield the blocks as they were written: the first row, and a csr_array in memory."""
         with self.open():
             for start, stop in pairwise(self._first_rows):
                 yield start, self._rows(start, stop)
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks in {str(self.path)!r}>"
+        return (
+            f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks "
+            f"in {str(self.path)!r}>"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -172,13 +185,14 @@ class RowBlocks:
         return {} if files is None else files.held
 
     def _begin(self) -> None:
-        # Reentrant, as the garbage collector may end an iteration that was left, at any moment of a thread that has the lock.
+        # It is reentrant, because the garbage collector may end an abandoned iteration while this
+        # thread has the lock.
         self._lock = threading.RLock()
         self._files = _no_files
         _all.add(self)
 
     def _begin_anew(self) -> None:
-        """In a forked child: of all that read in its parent there is only the thread that forked."""
+        """In a forked child, keep only the reader in the thread that forked."""
         self._lock = threading.RLock()
         files = self._files()
         if files is not None:
@@ -193,9 +207,8 @@ class RowBlocks:
         data, indices = np.empty(nnz, self.dtype), np.empty(nnz, dtype)
         self._read("data", first, last, data)
         self._read("indices", first, last, indices)
-        if nnz and not (
-            indices.min() >= 0 and indices.max() < n
-        ):  # SciPy's products would write beyond their arrays
+        if nnz and not (indices.min() >= 0 and indices.max() < n):
+            # SciPy's products would write beyond their arrays.
             raise ValueError(
                 f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {ANEW}"
             )
@@ -204,7 +217,7 @@ class RowBlocks:
         return scipy.sparse.csr_array(arrays, shape=(stop - start, n))
 
     def _pointers(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Where the entries of these rows begin in the whole matrix."""
+        """The offsets of these rows in the whole matrix."""
         self._check_fits(start, stop, 8 * (stop - start + 1))
         out = np.zeros(stop - start + 1, np.int64)
         for number, lo, hi in _overlaps(self._first_rows, start, stop):
@@ -233,7 +246,7 @@ class RowBlocks:
             )
 
     def _read_member(self, number: int, name: str, start: int, out: NDArray[Any]) -> None:
-        """As many elements of a block's array as `out` has, from `start` on."""
+        """Fill `out` with elements of a block's array, from `start` on."""
         block = self._blocks[number]
         offset, dtype = block.members[name]
         with self._opened(number) as file:
@@ -253,7 +266,7 @@ class RowBlocks:
 
     @contextmanager
     def _opened(self, number: int) -> Iterator[File]:
-        """A block's open file: one of those that stay open, or, where they are many, for this time only."""
+        """Open the file of a block. It stays open, unless too many do."""
         block = self._blocks[number]
         with self._lock:
             files = self._files()
@@ -277,16 +290,16 @@ class RowBlocks:
 
     def _changed(self, block: Block) -> ValueError:
         return ValueError(
-            f"{block.path} has changed since it was opened (it was written to, replaced or removed): "
-            f"open it anew, as by read_matrix({str(self.path)!r})"
+            f"{block.path} has changed since it was opened (it was written to, replaced or "
+            f"removed): open it anew, as by read_matrix({str(self.path)!r})"
         )
 
 
 class _Files:
-    """The open files of a folder: of those who read it. They end with the last reader.
+    """The open files of a folder, which the last reader closes.
 
-    Each reader's frame refers to this object, and the matrix does not. So the files are closed even if Ctrl-C comes while the
-    end of a reader is noted.
+    The frame of each reader refers to this object, and the matrix does not. So the files are closed
+    even if Ctrl-C comes while the end of a reader is noted.
     """
 
     def __init__(self) -> None:
@@ -299,7 +312,7 @@ class _Files:
         self.held.clear()
 
     def keep(self, thread: int) -> None:
-        """Only the readers of this thread."""
+        """Keep only the readers of this thread."""
         self.readers = {reader: its for reader, its in self.readers.items() if its == thread}
         if not self.readers:
             self.close()
@@ -322,7 +335,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The blocks that have a part of ``start … stop``, each with that part. Block b is ``bounds[b] … bounds[b + 1]``."""
+    """Yield the blocks that overlap with ``start … stop``, each with the overlap.
+
+    Block b is ``bounds[b] … bounds[b + 1]``.
+    """
     number = bisect_right(bounds, start) - 1
     while start < stop:
         end = min(bounds[number + 1], stop)

@@ -31,7 +31,7 @@ _seeking = Turn()  # for systems that cannot read from a place without going the
 
 @dataclass(frozen=True)
 class Block:
-    """A file, as it was when it was looked at first.
+    """The file of a block, as it was when it was opened first.
 
     Attributes
     ----------
@@ -41,7 +41,8 @@ class Block:
     members : dict
         Where each array begins in it, and the dtype.
     checksums : dict
-        For each array those of its pieces of `CHECKED` bytes; empty in a folder of version 0.1.
+        The checksums of the pieces of `CHECKED` bytes of each array; empty in a folder of version
+        0.1.
     sizes : dict
         How many elements each array has.
     """
@@ -54,9 +55,10 @@ class Block:
 
 
 class File(io.FileIO):
-    """A file that is open for reading, and closed when nobody refers to it any more, without a warning.
+    """An open file that is closed without a warning when nothing refers to it.
 
-    `os.open` gives a number, which is lost if Ctrl-C comes before the number is noted anywhere. This is made, and closed, by C code alone.
+    The descriptor of `os.open` is lost if Ctrl-C comes before it is stored. C code alone makes this
+    object, and closes it.
     """
 
     __del__ = io.FileIO.close
@@ -69,12 +71,12 @@ def broken(path: Path, reason: str) -> ValueError:
 def described(
     path: Path,
 ) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
-    """What the manifest of a folder says: shape, nnz, dtype, and of each file the name, and how many bytes, rows and entries."""
+    """Read a manifest: shape, nnz, dtype, and the name, bytes, rows and entries of each file."""
     manifest = path / MANIFEST
     try:
         text = manifest.read_bytes()
     except FileNotFoundError:
-        path.stat()  # the system's own words if there is no such folder
+        path.stat()  # raises the system's own error if there is no such folder
         raise broken(
             path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one"
         ) from None
@@ -95,7 +97,8 @@ def described(
             first_row, rows, inside = map(_count, (block["first_row"], block["rows"], block["nnz"]))
             if first_row != row or (inside and not rows):
                 raise ValueError(
-                    f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows"
+                    f"the block at row {row} is said to begin at row {first_row} and to have "
+                    f"{rows} rows"
                 )
             if Path(block["file"]).name != block["file"]:
                 raise ValueError(f"{block['file']!r} is not in the folder")
@@ -119,7 +122,7 @@ def _count(value: Any) -> int:
 def block_of(
     path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int
 ) -> Block:
-    """Look at a block's file: is it there, and does it hold the arrays that it should?"""
+    """Check that the file of a block is there, and holds the arrays that it should."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -131,7 +134,7 @@ def block_of(
         "indices": ((nnz,), _INDICES),
         "indptr": ((rows + 1,), _INDICES),
     }
-    with path.open("rb") as file:  # the system's own words if that is not permitted
+    with path.open("rb") as file:  # raises the system's own error if that is not permitted
         try:
             with zipfile.ZipFile(file) as archive:
                 for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
@@ -147,7 +150,7 @@ def block_of(
                     archive,
                     {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes},
                 )
-        except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
+        except Exception as error:  # noqa: BLE001  # a damaged archive can make zipfile raise any error
             raise broken(path, f"is not the block that {MANIFEST} says ({error})") from None
     return Block(
         path, signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes}
@@ -155,7 +158,7 @@ def block_of(
 
 
 def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each piece of `CHECKED` bytes of an array's numbers."""
+    """The CRC-32 of each piece of `CHECKED` bytes of an array."""
     numbers = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
     return np.array(
         [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)],
@@ -164,7 +167,7 @@ def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, NDArray[np.uint32]]:
-    """Those that `sparsejac.io.write_csr_blocks` wrote into a block, where it did."""
+    """The checksums in a block. Those of version 0.1 have none."""
     names = archive.namelist()
     if not any(f"{name}{CHECKSUMS}.npy" in names for name in sizes):
         return {}
@@ -174,7 +177,8 @@ def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, 
             found[name] = np.lib.format.read_array(member, allow_pickle=False)
         if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
             raise ValueError(
-                f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes"
+                f"it has checksums of {found[name].dtype} and shape {found[name].shape} for "
+                f"{size} bytes"
             )
     return found
 
@@ -182,20 +186,18 @@ def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, 
 def _member(
     file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any
 ) -> tuple[int, np.dtype[Any]]:
-    """Where in the file the numbers of an array begin, and their dtype."""
+    """The offset of an array's numbers in the file, and their dtype."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(
             f"{info.filename} is compressed, and only what is not can be read in parts"
         )
-    file.seek(
-        info.header_offset + 26
-    )  # a zip's own header: 30 bytes, of which the last 4 say what follows them
+    # The last 4 of a zip header's 30 bytes say how much follows them.
+    file.seek(info.header_offset + 26)
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
     file.seek(start)
     old = np.lib.format.read_magic(file) == (1, 0)
-    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(
-        file
-    )
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    header = read(file)
     found, dtype, offset = header[0], header[2], file.tell()
     if found != shape or dtype not in dtypes:
         raise ValueError(
@@ -211,7 +213,7 @@ def signature(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def read_at(descriptor: int, out: memoryview, offset: int) -> int:
-    """Read from a place in a file, and say how many bytes. Threads do not disturb each other."""
+    """Read from a place in a file, and return the number of bytes. Threads may read at once."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [out], offset)
     with _seeking:
@@ -222,7 +224,7 @@ def read_at(descriptor: int, out: memoryview, offset: int) -> int:
 
 
 def fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
-    """Read into the memory of `out` itself. The file's own position is not used, so threads do not disturb each other."""
+    """Read into the memory of `out` from a place in a file. Threads may read at once."""
     left = out.view(np.uint8).data
     while left:
         count = read_at(descriptor, left[:_PIECE], offset)
@@ -232,7 +234,7 @@ def fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
 
 
 def fill_checked(descriptor: int, block: Block, name: str, start: int, out: NDArray[Any]) -> None:
-    """Read elements of an array from `start` on into `out`, piece by piece, and compare the checksum of each piece."""
+    """Read elements of an array from `start` on into `out`, and compare the checksums."""
     offset, dtype = block.members[name]
     per_piece, size = CHECKED // dtype.itemsize, block.sizes[name]
     buffer = None
@@ -251,7 +253,8 @@ def fill_checked(descriptor: int, block: Block, name: str, start: int, out: NDAr
         if zlib.crc32(piece.view(np.uint8).data) != block.checksums[name][number]:
             raise broken(
                 block.path,
-                f"is damaged: the checksum of its {name} from byte {place} on is another than was written",
+                f"is damaged: the checksum of its {name} from byte {place} on is another than "
+                "was written",
             )
         if piece is not wanted:
             wanted[:] = piece[lo - first : hi - first]
