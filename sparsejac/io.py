@@ -176,7 +176,7 @@ def write_csr_blocks(
     """Write a CSR matrix that may be larger than memory, as a folder of row blocks.
 
     `read_matrix` reads the folder. Each block is a file for `scipy.sparse.load_npz`, and
-    ``matrix.json`` lists the blocks. The folder is written under another name beside `path`
+    ``matrix.json`` lists the blocks. The folder is written under another name in the same folder
     (``.J.0123456789abcdef.part``) and takes the name `path` when it is complete. Whatever happens,
     `path` is the whole matrix, or absent. If several writers write to `path`, the first one to end
     wins, and the others get a ValueError. Each block has checksums, which are compared when its

@@ -385,7 +385,8 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
 def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Check:
     """Compare each entry of ``Jᴴ w`` with the definition.
 
-    w makes the rows of J equally large. Scalar products say nothing of a row that is small compared with others.
+    w makes the rows of J equally large. Scalar products say nothing of a row that is small
+    compared with others.
     """
     a, x, i, j = terms.a, terms.x, terms.i, terms.j
     largest, limits = abs(a) * np.maximum(abs(x)[i], abs(x)[j]), np.finfo(x.dtype)

@@ -348,7 +348,7 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
         cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(
-        PermissionError, match="a copy of it is written beside it, and its folder is read-only"
+        PermissionError, match="a copy of it is written to its folder, which is read-only"
     ):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     monkeypatch.undo()

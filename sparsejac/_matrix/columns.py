@@ -355,8 +355,7 @@ def _locked(path: Path) -> Iterator[int]:
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             errno.EACCES,
-            f"{path} cannot be written: a copy of it is written beside it, and its folder is "
-            "read-only",
+            f"{path} cannot be written: a copy of it is written to its folder, which is read-only",
         )
     try:
         file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))

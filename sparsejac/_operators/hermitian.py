@@ -42,7 +42,7 @@ class _Hermitian(Operator):
         raise NotImplementedError
 
     def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
-        """The entries of T at (i, j), where A has the entries a, and Y or W the entries `aligned`."""
+        """The entries of T at (i, j), from the entries a of A and `aligned` of Y or W."""
         raise NotImplementedError
 
     def _aligned_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:

@@ -89,8 +89,8 @@ class ScalingStatus(Status):
         3,
         (
             "x or A x leaves the range of numbers: the residual was {residual:.2g}, tol is "
-            f"{{tol:.2g}}; likely causes: {_NO_TOTAL_SUPPORT}; entries of A, or targets, differ too "
-            "widely in size"
+            f"{{tol:.2g}}; likely causes: {_NO_TOTAL_SUPPORT}; entries of A, or targets, differ "
+            "too widely in size"
         ),
     )
     NO_SUPPORT = 4, "no scaling exists, as A has no support: {why}"
