@@ -22,6 +22,7 @@ from support import toarray
 
 from sparsejac import JacobianBuilder, cli, io, jacobian
 from sparsejac._matrix import dense as _dense
+from sparsejac._matrix import market_faults as _market_faults
 from sparsejac._matrix import matrix_market as _matrix_market
 from sparsejac._matrix import registry as _registry
 from sparsejac._system import outputs
@@ -516,7 +517,7 @@ def test_what_is_wrong_is_named_with_its_line(folder, capsys, content, words, na
 @pytest.mark.parametrize("field", ["real", "complex", "integer", "pattern"])
 @pytest.mark.parametrize("block", [1, 2**16])
 def test_one_triangle_or_the_other_but_not_both(folder, monkeypatch, symmetry, field, block):
-    monkeypatch.setattr(_matrix_market, "_PIECE", block)
+    monkeypatch.setattr(_market_faults, "_PIECE", block)
     if field == "pattern" and symmetry != "symmetric":
         return
     header = f"matrix coordinate {field} {symmetry}"
@@ -593,7 +594,7 @@ def test_what_scipy_says_of_a_file_in_which_nothing_is_found(folder, monkeypatch
         market("1")
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(_matrix_market, "_entries", lambda *_: iter(()))
+    monkeypatch.setattr(_market_faults, "_entries", lambda *_: iter(()))
     with pytest.raises(ValueError, match="it has changed while it was read: read it anew"):
         market("2 2 2\n2 1 1\n1 2 1\n", "matrix coordinate real symmetric")
 

@@ -24,13 +24,12 @@ from .. import _validation
 from .._system.files import sync_folder, temporary_name
 from . import contact_map
 from .numbers import identity
+from .overlay import Overlay
 
 # cooler divides by columns of these names, whatever their attributes say
 DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})
 # bytes of the largest attribute; HDF5 cannot hold those of ten thousand chromosomes
 _ATTRIBUTE = 2**16 - 2**10
-_PAGE = 2**14  # bytes that are copied when one of them is changed
-_PIECE = 2**23  # bytes that are copied at a time
 _MORE = 2**16  # bytes by which a file may grow in addition to the column
 _LONGEST = 200  # characters of the longest name
 Identity = tuple[int, int, int, int]  # what `identity` returns
@@ -227,7 +226,7 @@ def changed(
         before = identity(os.fstat(file))
         if read is not None and before != read:
             raise _other_file(path)
-        changes = _Changes(file, before[2])
+        changes = Overlay(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])
         _check_room(path, changes.size)
@@ -249,99 +248,6 @@ def changed(
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
-
-
-class _Changes:
-    """A file object for HDF5 whose changes stay in memory."""
-
-    def __init__(self, file: int, size: int) -> None:
-        self._file, self._stored, self.size, self._at = file, size, size, 0
-        self._pages: dict[int, bytearray] = {}
-
-    def _page(self, number: int) -> bytearray | bytes:
-        if number in self._pages:
-            return self._pages[number]
-        page, begin = bytearray(_PAGE), number * _PAGE
-        view = memoryview(page)[: max(0, min(self._stored - begin, _PAGE))]
-        done = 0
-        os.lseek(self._file, begin, os.SEEK_SET)
-        while done < len(view):
-            piece = os.read(self._file, len(view) - done)
-            if not piece:
-                break
-            view[done : done + len(piece)] = piece
-            done += len(piece)
-        return page
-
-    def _ranges(self, count: int) -> Iterator[tuple[int, slice, slice]]:
-        done = 0
-        while done < count:
-            number, offset = divmod(self._at, _PAGE)
-            length = min(_PAGE - offset, count - done)
-            yield number, slice(offset, offset + length), slice(done, done + length)
-            done += length
-            self._at += length
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self.size - self._at)
-        data = bytearray(left if count < 0 else min(left, count))
-        self.readinto(data)
-        return bytes(data)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self.size - self._at))
-        for number, own, part in self._ranges(count):
-            view[part] = self._page(number)[own]
-        return count
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        for number, own, part in self._ranges(len(view)):
-            page = self._page(number)
-            assert isinstance(page, bytearray)
-            page[own] = view[part]
-            self._pages[number] = page
-        self.size = max(self.size, self._at)
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        size = self._at if size is None else size
-        if size < self.size:  # zeros follow if the file grows again
-            number, offset = divmod(size, _PAGE)
-            page = bytearray(self._page(number))
-            page[offset:] = bytes(_PAGE - offset)
-            self._pages = {other: own for other, own in self._pages.items() if other < number} | {
-                number: page
-            }
-            self._stored = min(self._stored, size)
-        self.size = size
-        return size
-
-    def flush(self) -> None:
-        pass
-
-    def copy_to(self, copy: Any) -> None:
-        """Write the file with its changes."""
-        os.lseek(self._file, 0, os.SEEK_SET)
-        left = min(self._stored, self.size)
-        while left:
-            piece = os.read(self._file, min(_PIECE, left))
-            if not piece:
-                raise OSError("it has become shorter while it was copied")
-            copy.write(piece)
-            left -= len(piece)
-        for number, page in sorted(self._pages.items()):
-            copy.seek(number * _PAGE)
-            copy.write(page[: max(0, self.size - number * _PAGE)])
-        copy.truncate(self.size)
 
 
 @contextmanager

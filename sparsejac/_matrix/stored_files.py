@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._system.locks import Turn
+from . import npy
 
 MANIFEST = "matrix.json"
 FORMAT, VERSION = "sparsejac row blocks", 1
@@ -137,9 +138,9 @@ def block_of(
     with path.open("rb") as file:  # raises the system's own error if that is not permitted
         try:
             with zipfile.ZipFile(file) as archive:
-                for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
-                    with archive.open(f"{name}.npy") as member:
-                        found = np.lib.format.read_array(member, allow_pickle=False).tolist()
+                wanted = ("format", b"csr", "S"), ("shape", [rows, columns], "iu")
+                for name, value, kinds in wanted:
+                    found = npy.member(archive, name, kinds).tolist()
                     if found != value:
                         raise ValueError(f"its {name} is {found!r} and not {value!r}")
                 members = {
@@ -173,8 +174,7 @@ def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, 
         return {}
     found = {}
     for name, size in sizes.items():
-        with archive.open(f"{name}{CHECKSUMS}.npy") as member:
-            found[name] = np.lib.format.read_array(member, allow_pickle=False)
+        found[name] = npy.member(archive, f"{name}{CHECKSUMS}")
         if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
             raise ValueError(
                 f"it has checksums of {found[name].dtype} and shape {found[name].shape} for "
@@ -195,10 +195,8 @@ def _member(
     file.seek(info.header_offset + 26)
     start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
     file.seek(start)
-    old = np.lib.format.read_magic(file) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    header = read(file)
-    found, dtype, offset = header[0], header[2], file.tell()
+    found, _, dtype = npy.header(file)
+    offset = file.tell()
     if found != shape or dtype not in dtypes:
         raise ValueError(
             f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}"

@@ -7,13 +7,44 @@ import math
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
+from .._matrix.pattern import Pattern, index_dtype
 
 # Overflow gives infinity without a warning, as in the kernels.
 silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
+
+
+def check_sparse(pattern: Pattern, itemsize: int) -> None:
+    """Refuse a sparse k×k matrix of A + Aᵀ and the diagonal, if A is dense or it does not fit."""
+    if pattern.indices is None:
+        raise TypeError(
+            "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
+        )
+    k, count = pattern.k, 2 * pattern.entries + pattern.k
+    _validation.fits(
+        f"the {k}x{k} matrix, while it is made,",
+        4 * count * (itemsize + index_dtype(k, k, count).itemsize),
+        "multiply by it without forming it",
+    )
+
+
+def sparse(
+    i: NDArray[Any],
+    j: NDArray[Any],
+    there: NDArray[Any],
+    back: NDArray[Any],
+    diagonal: NDArray[Any],
+) -> scipy.sparse.csr_array:
+    """The k×k matrix of entries `there` at (i, j) and `back` at (j, i), added to a diagonal."""
+    k = diagonal.size
+    own = np.arange(k, dtype=i.dtype)
+    places = np.concatenate([i, j, own]), np.concatenate([j, i, own])
+    numbers = np.concatenate([there, back, diagonal])
+    return scipy.sparse.coo_array((numbers, places), shape=(k, k)).tocsr()
 
 
 class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types

@@ -25,8 +25,8 @@ from .. import _validation
 from .._backends.rows import Rows
 from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
-from .._matrix.pattern import frozen, index_dtype
-from .base import Operator, silence
+from .._matrix.pattern import frozen
+from .base import Operator, check_sparse, silence, sparse
 
 _BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
 
@@ -129,38 +129,16 @@ class _Hermitian(Operator):
         [[ 400.   40.]
          [  40. 6404.]]
         """
-        k, pattern = self.shape[0], self._rows.pattern
-        if pattern.indices is None:
-            raise TypeError(
-                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
-            )
-        count = 2 * pattern.entries + k
-        dtype = index_dtype(k, k, count)
-        _validation.fits(
-            f"the {k}x{k} matrix, while it is made,",
-            4 * count * (wide(self.dtype).itemsize + dtype.itemsize),
-            "multiply by it without forming it",
-        )
-        i, j = self._rows.visited()
+        rows, doubled = self._rows, wide(self.dtype)
+        check_sparse(rows.pattern, doubled.itemsize)
+        i, j = rows.visited()
         with silence():
-            return self._sparse(i, j)
-
-    def _sparse(self, i: NDArray[Any], j: NDArray[Any]) -> scipy.sparse.csr_array:
-        rows, k = self._rows, self.shape[0]
-        t = self._term(
-            rows.values().astype(wide(self.dtype), copy=False), i, j, self._aligned_entries(i, j)
-        )
-        own = np.arange(k, dtype=i.dtype)
-        d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
-        H = scipy.sparse.coo_array(
-            (
-                np.concatenate([t, np.conj(t), d]),
-                (np.concatenate([i, j, own]), np.concatenate([j, i, own])),
-            ),
-            shape=(k, k),
-        ).tocsr()
-        H.sum_duplicates()
-        return H.astype(self.dtype, copy=False)
+            a = rows.values().astype(doubled, copy=False)
+            t = self._term(a, i, j, self._aligned_entries(i, j))
+            d = np.broadcast_to(np.asarray(self._d, t.dtype), (self.shape[0],))
+            H = sparse(i, j, t, np.conj(t), d)
+            H.sum_duplicates()
+            return H.astype(self.dtype, copy=False)
 
     def toarray(self) -> NDArray[Any]:
         """The matrix as a k×k array.

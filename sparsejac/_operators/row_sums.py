@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.row_products import RowProducts
-from .._matrix.pattern import index_dtype
-from .base import Operator, silence
+from .base import Operator, check_sparse, silence, sparse
 
 
 @final
@@ -127,25 +126,12 @@ class RowSumsOperator(Operator):
         [[22.  2.]
          [20. 62.]]
         """
-        products, k = self._products, self.shape[0]
-        pattern = products.pattern
-        if pattern.indices is None:
-            raise TypeError(
-                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
-            )
-        count = 2 * pattern.entries + k
-        _validation.fits(
-            f"the {k}x{k} matrix, while it is made,",
-            4 * count * (8 + index_dtype(k, k, count).itemsize),
-            "multiply by it without forming it",
-        )
+        products = self._products
+        check_sparse(products.pattern, 8)
         i, j = products.rows.visited()
         a = products.rows.values()
-        own = np.arange(k, dtype=i.dtype)
         with silence():
-            numbers = np.concatenate([self._x[i] * a, self._x[j] * a, self.diagonal()])
-        places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
-        return scipy.sparse.coo_array((numbers, places), shape=self.shape).tocsr()
+            return sparse(i, j, self._x[i] * a, self._x[j] * a, self.diagonal())
 
     def toarray(self) -> NDArray[Any]:
         """The matrix as a k×k array.
