@@ -370,13 +370,16 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
             f"groups must be a label for each row, but that of row {i} is missing ({why}): give "
             "such rows a label of their own"
         )
+    bounds = _bounds(array)
+    sizes = np.diff(bounds)
+    return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+
+
+def _bounds(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each group begins, and where the last one ends. Each must be in one piece."""
     try:
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
-        starts = (
-            np.concatenate([[0], np.flatnonzero(changes) + 1])
-            if array.size
-            else np.zeros(0, np.int64)
-        )
+        starts = np.append(np.zeros(min(1, array.size), np.int64), np.flatnonzero(changes) + 1)
         names = array[starts].tolist()
         distinct = len(set(names))
     except (TypeError, ValueError) as error:
@@ -390,9 +393,7 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
             f"the rows of a group must be neighbours, but group {names[again]!r} begins again at "
             f"row {starts[again]}: sort the rows and columns of A by their groups"
         )
-    bounds = np.append(starts, k)
-    sizes = np.diff(bounds)
-    return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+    return np.append(starts, array.size)
 
 
 def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:

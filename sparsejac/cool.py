@@ -225,11 +225,7 @@ def balance(
     tol = _validation.nonnegative("tol", tol)
     max_products = _validation.positive_integer("max_products", max_products)
     support = _validation.choice("support", support, Examination)
-    filters: dict[str, Any] = {
-        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
-        "min_count": _validation.nonnegative("min_count", min_count),
-        "mad_max": _validation.nonnegative("mad_max", mad_max),
-    }
+    filters = _checked_filters(mad_max=mad_max, min_nnz=min_nnz, min_count=min_count)
     read_from = None
     if store:
         columns.check_name(store_name)
@@ -253,16 +249,16 @@ def balance(
     out = _filtered(sums, chromosomes, **filters)
     if contacts.listed is not None:
         out["blacklist"] = contacts.listed, f"by {contacts.bed or 'blacklist'}"
+    share = np.ones(k)
+    if trans_only:
+        sums = sums_of("between")
+        share = 1 - (np.bincount(chromosomes, minlength=len(contacts.names)) / k)[chromosomes]
     start = None
     if x0 is not None:
         found = _validation.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False)
         start = np.array(found, np.float64)
         out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
-    share = np.ones(k)
-    if trans_only:
-        sums = sums_of("between")
-        share = 1 - (np.bincount(chromosomes, minlength=len(contacts.names)) / k)[chromosomes]
-        start = None if start is None else np.divide(start, share, out=np.ones(k), where=share > 0)
+        start = np.divide(start, share, out=np.ones(k), where=share > 0)
     kept = ~np.logical_or.reduce([np.zeros(k, np.bool_), *(bins for bins, _ in out.values())])
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
@@ -304,6 +300,14 @@ def _check_flags(*, cis_only: bool, trans_only: bool, **others: bool) -> None:
         raise ValueError(
             "cis_only and trans_only exclude each other: leave both out for all contacts"
         )
+
+
+def _checked_filters(*, mad_max: float, min_nnz: int, min_count: float) -> dict[str, Any]:
+    return {
+        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
+        "min_count": _validation.nonnegative("min_count", min_count),
+        "mad_max": _validation.nonnegative("mad_max", mad_max),
+    }
 
 
 class _Contacts:

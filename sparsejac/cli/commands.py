@@ -42,6 +42,7 @@ _OF_MAPS = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "
 
 
 def build(arguments: argparse.Namespace) -> int:
+    """Write the Jacobian at x as one CSR file, or as a folder of row blocks."""
     output: Path = arguments.output
     check_output(output, ".npz", [arguments.A, arguments.X])
     refuse_maps(arguments.A)
@@ -135,6 +136,7 @@ def _write_blocks(builder: JacobianBuilder, x: Any, output: Path) -> tuple[int, 
 
 
 def check(arguments: argparse.Namespace) -> int:
+    """Verify the Jacobian of your own matrix by exact identities."""
     refuse_maps(arguments.A)
     A = io.read_matrix(arguments.A)
     x = None if arguments.X is None else io.read_vector(arguments.X)
@@ -154,6 +156,7 @@ def print_verdicts(A: Any, x: Any, *, rows: Rows, order: Order, seed: int) -> in
 
 
 def fit(arguments: argparse.Namespace) -> int:
+    """Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation."""
     output: Path = arguments.output
     check_output(
         output,
@@ -187,6 +190,7 @@ def fit(arguments: argparse.Namespace) -> int:
 
 
 def scale(arguments: argparse.Namespace) -> int:
+    """Scale a symmetric matrix to given row sums, or balance a Hi-C contact map."""
     is_map = contact_map.is_map(arguments.A)
     path = Path(contact_map.split(arguments.A)[0] if is_map else arguments.A)
     target: Path | None = arguments.target

@@ -17,6 +17,7 @@ from .common import describe, say
 
 
 def demo(arguments: argparse.Namespace) -> int:
+    """Build and check the Jacobian of a small real network, and draw its pattern."""
     folder: Path = arguments.output
     with resources.as_file(resources.files("sparsejac") / "data" / "les_miserables.mtx") as path:
         A = io.read_matrix(path).tocsr()

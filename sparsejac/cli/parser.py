@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from .. import _validation
 from .._solvers.scaling_state import Examination
@@ -34,51 +34,21 @@ def make_parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(
         dest="command", required=True, metavar="build | check | fit | scale | demo"
     )
-    for name, run, add_options, summary in (
-        (
-            "build",
-            build,
-            _build_options,
-            (
-                "Write the Jacobian at x as a CSR matrix for scipy.sparse.load_npz, or as a folder "
-                "of such row blocks."
-            ),
-        ),
-        (
-            "check",
-            check,
-            _check_options,
-            (
-                "Verify the Jacobian of your own matrix: exact identities, adjoint, CSR against "
-                "operator."
-            ),
-        ),
-        (
-            "fit",
-            fit,
-            _fit_options,
-            "Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation.",
-        ),
-        (
-            "scale",
-            scale,
-            _scale_options,
-            (
-                "Find the x > 0 for which x ∘ (A x) = target: scale a symmetric matrix, or balance "
-                "a Hi-C contact map."
-            ),
-        ),
-        (
-            "demo",
-            demo,
-            _demo_options,
-            "Build and check the Jacobian of a small real network, and draw its pattern.",
-        ),
-    ):
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run=run)
-        add_options(command)
+    _build_options(_command(commands, build))
+    _check_options(_command(commands, check))
+    _fit_options(_command(commands, fit))
+    _scale_options(_command(commands, scale))
+    _demo_options(_command(commands, demo))
     return result
+
+
+def _command(commands: Any, run: Any) -> argparse.ArgumentParser:
+    """A command with the name of the function that runs it, and its docstring as summary."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        run.__name__, help=run.__doc__, description=run.__doc__
+    )
+    command.set_defaults(run=run)
+    return command
 
 
 def _matrix_argument(to: argparse.ArgumentParser) -> None:
@@ -200,15 +170,7 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         "--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)"
     )
     _memory_option(to)
-    to.add_argument(
-        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)"
-    )
-    to.add_argument(
-        "--min-nnz",
-        type=int,
-        help="leave out rows with fewer entries (default: 10 of a map, else 0)",
-    )
-    to.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
+    _filter_options(to)
     to.add_argument(
         "--support",
         choices=get_args(Examination),
@@ -228,6 +190,27 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         choices=get_args(_validation.Uplo),
         help="of a matrix: the file has one triangle only",
     )
+    _map_options(to)
+    to.epilog = (
+        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left "
+        "after dropping entries (--support drop), and not the matrix; 4 some chromosomes have no "
+        "scaling (--cis-only). Weights are written on 0 only."
+    )
+
+
+def _filter_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)"
+    )
+    to.add_argument(
+        "--min-nnz",
+        type=int,
+        help="leave out rows with fewer entries (default: 10 of a map, else 0)",
+    )
+    to.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
+
+
+def _map_options(to: argparse.ArgumentParser) -> None:
     part = to.add_mutually_exclusive_group()
     part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
     part.add_argument(
@@ -249,12 +232,6 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
     )
     to.add_argument("--name", help="of a map: the column to write (default: weight)")
     to.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
-
-    to.epilog = (
-        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left "
-        "after dropping entries (--support drop), and not the matrix; 4 some chromosomes have no "
-        "scaling (--cis-only). Weights are written on 0 only."
-    )
 
 
 def _demo_options(to: argparse.ArgumentParser) -> None:
