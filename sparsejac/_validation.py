@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,15 +17,7 @@ Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
 Pairs = Literal["all", "within", "between"]
 Triangle = Literal["upper", "lower"]
-# names of arguments that messages may tell users to pass
-_ARGUMENTS = frozenset({
-    "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags", "mad_max", "mask",
-    "max_iter", "max_products", "memory", "min_count", "min_nnz", "order", "overwrite", "pairs",
-    "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0",
-})  # fmt: skip
 REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
-# what `fitting` may change in a name
-_SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
 # Nobody asks whether a smaller array fits: asking the system takes longer than a small call.
 LARGE = 2**26
@@ -50,7 +41,7 @@ def rows(value: object) -> Rows:
 
 
 def rows_of(value: object, *, half: bool) -> Rows:
-    """`rows` of an A, of which a contact map holds the upper triangle only."""
+    """`rows` of an A. A contact map (`half`) holds the upper triangle only."""
     if not half:
         return rows(value)
     if value not in (None, "upper"):
@@ -71,7 +62,7 @@ def uplo(value: object) -> Uplo | None:
 
 
 def uplo_of(value: object, *, half: bool) -> Uplo | None:
-    """`uplo` of an A, of which a contact map holds the upper triangle only."""
+    """`uplo` of an A. A contact map (`half`) holds the upper triangle only."""
     if half and value not in (None, "U"):
         raise ValueError(
             f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: '
@@ -141,82 +132,6 @@ def variable_index(s: object, k: int) -> int:
     if not 0 <= number < k:
         raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
     return number
-
-
-def fitting(
-    message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
-) -> str:
-    """Adapt a message to a function that takes the arguments `taken`.
-
-    A hint follows the last colon. Commas and semicolons separate its alternatives. The result lacks
-    those that name an argument which the function does not take. In the shell the options are
-    written as they are typed there. What the user has given stays as it is, such as the names of
-    files: these are the texts `given`, and what stands between single quotes.
-    """
-    message, hidden = _hidden(message, given)
-    if shell:
-        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
-    what, colon, hint = message.rpartition(": ")
-    pieces = re.split(r"(, or |; |, )", hint)
-
-    def possible(part: str) -> bool:
-        named = {
-            *re.findall(r"\b([a-z][a-z_0-9]*)=", part),
-            *re.findall(r"\b(workers|check_finite)\b", part),
-        }
-        return (named & _ARGUMENTS) <= set(taken)
-
-    parts = [
-        (mark, part)
-        for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True)
-        if possible(part)
-    ]
-    if colon and len(parts) < len(pieces[::2]):
-        hint = "".join(mark + part for mark, part in parts)
-        hint = re.sub(r"^(, or |; |, )", "", hint)
-        message = f"{what}{colon}{hint}" if hint else what
-    if shell:
-        # An option cannot take an expression of Python.
-        message = re.sub(r"\bpass (?=[\w.(]*[(])", "write ", message)
-        message = re.sub(
-            r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
-            lambda found: (
-                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
-                if found[1] in _ARGUMENTS & set(taken)
-                else found[0]
-            ),
-            message,
-        )
-        message = re.sub(
-            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
-            lambda found: (
-                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
-                if found[1] in _ARGUMENTS & set(taken)
-                else found[0]
-            ),
-            message,
-        )
-    return message.translate(hidden)
-
-
-def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
-    """Put one meaningless character in place of each text that must stay as it is.
-
-    The dict says which text each character stands for.
-    """
-    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
-    hidden: dict[int, str] = {}
-
-    def hide(text: str) -> str:
-        number = next(free)
-        hidden[number] = text.translate(hidden)
-        return chr(number)
-
-    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
-        if text in message:
-            message = message.replace(text, hide(text))
-    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
-    return message, hidden
 
 
 # --- dtypes ---------------------------------------------------------------------------------------

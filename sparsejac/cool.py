@@ -408,7 +408,7 @@ def write_weights(
     ------
     OSError
         If the file is missing or cannot be written; if its disk cannot hold a copy; if another
-        program has it open, or has changed it meanwhile. The file is then as it was.
+        program has it open, or changes it at the same time. The file is then as it was.
     ValueError
         If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length
         than the bin table, or, for a column of reciprocals, numbers without one; if the name is one

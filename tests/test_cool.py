@@ -782,7 +782,7 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
         (
             "a.bed",
             "chrA\t1\t9\n".encode("utf-16"),
-            r"a.bed cannot be read as a BED file: line 1 is no text",
+            r"a.bed cannot be read as a BED file: line 1 is not text",
         ),
         (
             "a.bed",
@@ -917,22 +917,22 @@ def test_counts_whose_sum_is_too_large(uri):
     ):
         with pytest.raises(
             ValueError,
-            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, is no int32",
+            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, does not fit into int32",
         ):
             call()
 
 
 SUMS = {
-    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, is no uint64"),
+    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, does not fit into uint64"),
     "u8, three": (
         np.array([2**64 - 1, 2**64 - 1, 2], np.uint64),
-        ", 36893488147419103232, is no uint64",
+        ", 36893488147419103232, does not fit into uint64",
     ),
-    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, is no int64"),
-    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, is no int64"),
-    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, is no int32"),
-    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, is no uint16"),
-    "bool": (np.array([True, True]), ", 2, is no bool"),
+    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, does not fit into int64"),
+    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, does not fit into int64"),
+    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, does not fit into int32"),
+    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, does not fit into uint16"),
+    "bool": (np.array([True, True]), ", 2, does not fit into bool"),
     "f4": (np.array([3e38, 3e38], np.float32), " is beyond the largest float32"),
     "f8": (np.array([1.7e308, 1.7e308]), " is beyond the largest float64"),
 }

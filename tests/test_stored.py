@@ -561,7 +561,7 @@ def test_a_process_that_is_killed():
     assert sorted(os.listdir(left)) == [f"rows-{number:08d}.npz" for number in range(3)]
     with pytest.raises(
         ValueError,
-        match=r"has no matrix\.json, so it is no matrix of row blocks, or not a complete one",
+        match=r"has no matrix\.json, so it is not a matrix of row blocks, or not a complete one",
     ):
         StoredCSR(left)
     with pytest.raises(ValueError, match=r"and by read_matrix a folder with its matrix\.json"):
@@ -713,7 +713,7 @@ def test_a_manifest_that_is_none():
         (lambda d: d.update(shape=[23.0, 7]), "23.0 is not a count"),
         (lambda d: d.update(nnz=-1), "-1 is not a count"),
         (lambda d: d.update(nnz=1), "entries, and the matrix 23 and 1"),
-        (lambda d: d.update(dtype="object"), "its dtype is object, which is none of numbers"),
+        (lambda d: d.update(dtype="object"), "its dtype is object, which is not numeric"),
         (lambda d: d.update(dtype="nonsense"), "nonsense"),
         (lambda d: d.update(dtype=None), "None"),
         (lambda d: d.update(blocks=3), "not iterable"),

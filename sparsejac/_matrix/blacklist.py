@@ -72,7 +72,7 @@ def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
             for number, line in enumerate(lines, 1):
                 if "\0" in line:
                     raise ValueError(
-                        f"{path} cannot be read as a BED file: line {number} is no text"
+                        f"{path} cannot be read as a BED file: line {number} is not text"
                     )
                 fields = line.split()
                 if not fields or line.startswith("#") or fields[0] in ("track", "browser"):

@@ -105,7 +105,7 @@ def _wrong_symmetry(header: Header, first: int | None) -> Fault:
         if side == 0 and _bad_diagonal(value, header):
             return _BAD_DIAGONAL[header.symmetry]
         if _bad_negative(value, header):
-            return "has an integer whose negative is none of int64"
+            return "has an integer whose negative does not fit into int64"
         return None
 
     return wrong
@@ -137,7 +137,9 @@ def wrong_dense(matrix: NDArray[Any], header: Header) -> Fault | None:
         _bad_negative(piece, header) for _, piece in _validation.pieces(matrix)
     ):
         return lambda _, words: (
-            "has an integer whose negative is none of int64" if int(words[0]) == -(2**63) else None
+            "has an integer whose negative does not fit into int64"
+            if int(words[0]) == -(2**63)
+            else None
         )
     diagonal = np.diagonal(matrix)
     if header.symmetry == "hermitian" and _bad_diagonal(diagonal, header):

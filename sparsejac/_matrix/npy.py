@@ -57,7 +57,7 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
         raise ValueError(_PICKLED)
     if dtype.kind not in kinds:
         raise ValueError(
-            f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}"
+            f"its dtype is {dtype}, which is not {'text' if kinds == 'SU' else 'numeric'}"
         )
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}, with a negative length")

@@ -24,7 +24,7 @@ def read(path: Path) -> Any:
     """The sparse array or matrix of `scipy.sparse.save_npz`, or the one array of `numpy.savez`."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
-            raise ValueError("it is no archive; name it .npy if it is an array")
+            raise ValueError("it is not an archive; name it .npy if it is an array")
         with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if "format" in names and len(names) > 1:
@@ -103,7 +103,7 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.itemsize == 8 and (wrong := array >= 2**63).any():
         place = np.unravel_index(int(np.argmax(wrong)), array.shape)
         at = ", ".join(map(str, place))
-        raise ValueError(f"its {name}[{at}] is {array[place]}, which is no index: {_ANEW}")
+        raise ValueError(f"its {name}[{at}] is {array[place]}, which is not an index: {_ANEW}")
     return _native(array).astype(np.int64)
 
 
@@ -188,7 +188,8 @@ def _compressed(
     else:
         if len(shape) == 1 and format_ != "csr":
             raise ValueError(
-                f"its format is {format_!r}, and its 'shape' {shape} is none of a matrix: {_ANEW}"
+                f"its format is {format_!r}, and its 'shape' {shape} "
+                f"is not that of a matrix: {_ANEW}"
             )
         _flat("data", data)
     _flat("indptr", indptr, lines + 1)

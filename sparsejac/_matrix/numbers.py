@@ -89,7 +89,7 @@ class FileNumbers:
             # for readers that have the place already
             read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]
             yield read
-            self._check_unchanged(file)  # meanwhile
+            self._check_unchanged(file)  # during the pass
 
     def _check_unchanged(self, file: int) -> None:
         """Refuse another file, another length, and another time unless it is mapped for writing."""

@@ -48,7 +48,7 @@ def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[A
         wrong |= (high == highest[0]) & (low > highest[1])
         found = ((high << 32) | low).astype(dtype)
         at = int(np.argmax(wrong))
-        total = f", {int(high[at]) * 2**32 + int(low[at])}, is no"
+        total = f", {int(high[at]) * 2**32 + int(low[at])}, does not fit into"
     if wrong.any():
         raise ValueError(
             f"column pixels/count of {uri} has a pixel more than once, and the sum of its "

@@ -56,7 +56,7 @@ class _Column:
                 return out
 
             yield read
-        if identity(Path(path).stat()) != self.identity:  # meanwhile
+        if identity(Path(path).stat()) != self.identity:  # during the pass
             raise changed(self.name, path)
 
 

@@ -79,7 +79,7 @@ def described(
     except FileNotFoundError:
         path.stat()  # raises the system's own error if there is no such folder
         raise broken(
-            path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one"
+            path, f"has no {MANIFEST}, so it is not a matrix of row blocks, or not a complete one"
         ) from None
     try:
         description = json.loads(text)
@@ -91,7 +91,7 @@ def described(
         nnz = _count(description["nnz"])
         dtype = np.dtype(str(description["dtype"]))
         if dtype.kind not in "biufc":
-            raise ValueError(f"its dtype is {dtype}, which is none of numbers")
+            raise ValueError(f"its dtype is {dtype}, which is not numeric")
         files = []
         row = entries = 0
         for block in description["blocks"]:

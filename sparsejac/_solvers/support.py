@@ -1,4 +1,4 @@
-"""Finds out whether a matrix can be scaled to given row sums, and which entries are in the way.
+"""Finds out whether a matrix can be scaled to given row sums, and which entries prevent it.
 
 A symmetric A ≥ 0 has an x > 0 with ``x ∘ (A x) = d`` if and only if some matrix with the row and
 column sums d is positive exactly where A is [1]_. For d = 1 this is total support: every positive

@@ -21,7 +21,7 @@ def check_output(path: Path, suffix: str) -> None:
         raise ValueError(f"the output {path} is a folder")
     if path.exists():
         if not path.is_file():  # a file would replace a device such as /dev/null
-            raise ValueError(f"the output {path} is no regular file: choose another name")
+            raise ValueError(f"the output {path} is not a regular file: choose another name")
         if not os.access(path, os.W_OK):
             raise ValueError(
                 f"the output {path} is write-protected: make it writable, or choose another name"

@@ -16,6 +16,7 @@ from .. import _validation, io
 from .._matrix import contact_map
 from .._system import machine, outputs
 from .._system.progress import bar
+from . import hints
 
 
 class ExitCode(enum.IntEnum):
@@ -47,7 +48,7 @@ def fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = (
             path = str(value)
             for name in (path, contact_map.split(path)[0]):
                 given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
-    return _validation.fitting(message, vars(arguments), shell=True, given=given)
+    return hints.fitting(message, vars(arguments), shell=True, given=given)
 
 
 def check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:

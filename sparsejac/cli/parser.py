@@ -177,7 +177,7 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         default="auto",
         help=(
             "when to find out whether a scaling exists: if it is slow (auto), at the start "
-            "(check), at the start, and drop entries that are in the way (drop) or leave out "
+            "(check), at the start, and drop entries that prevent one (drop) or leave out "
             "rows until the rest has a scaling (drop_rows), or never (skip) (default: "
             "%(default)s)"
         ),
