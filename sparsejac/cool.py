@@ -186,7 +186,7 @@ def balance(
     TypeError
         For options of the wrong kind.
     MemoryError
-        If the map would not fit into memory.
+        If the map does not fit into memory.
     ImportError
         If h5py is not installed.
 

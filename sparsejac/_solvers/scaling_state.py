@@ -199,10 +199,10 @@ class ScalingState:
     # --- the result -------------------------------------------------------------------------------
 
     def _returned(self, x: NDArray[Any]) -> NDArray[Any]:
-        """X in the units of the user.
+        """The result x in the units of the user.
 
-        They differ by a power of two. So this is exact except at the ends of the range, where x
-        stays positive and finite.
+        The units differ by a power of two. So this is exact except at the ends of the range, where
+        x stays positive and finite.
         """
         with np.errstate(all="ignore"):
             moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN has no units
@@ -236,9 +236,8 @@ class ScalingState:
             more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
             trusted = np.max(back[kept] / d[kept]) <= np.ldexp(TRUSTED / kept.size, -more)
             small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
-            if (
-                status is ScalingStatus.CONVERGED and small.any()
-            ):  # an upper bound of what the division takes from them
+            if status is ScalingStatus.CONVERGED and small.any():
+                # `lost` is an upper bound of what the division takes from them.
                 self._count_product()
                 lost = np.ldexp(self._sums.times(small.astype(np.float64)), -1075) * back / d
                 trusted &= float(np.max(lost[kept])) < 1e-16
