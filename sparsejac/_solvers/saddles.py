@@ -38,8 +38,8 @@ class Saddles(Points):
         if self._norm == 0:
             return None
         small = _VANISHED * self._expected
-        asleep = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
-        found = self._off_zero(at, asleep)
+        vanished = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
+        found = self._off_zero(at, vanished)
         if found is None:
             bent = self._negative_curvature()
             if bent is not None:
@@ -110,8 +110,8 @@ class Saddles(Points):
             there = self._evaluate(at.x + best * s)
         return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
 
-    def _off_zero(self, at: Point, asleep: NDArray[np.bool_]) -> Point | None:
-        """Find a point of lower cost, if x is zero in the `asleep` variables and their neighbours.
+    def _off_zero(self, at: Point, vanished: NDArray[np.bool_]) -> Point | None:
+        """Find a point of lower cost. x is zero in the `vanished` variables and their neighbours.
 
         The gradient is zero there, whatever the data are. The result is None if no curvature is
         negative, and `at` itself if none of the points that were tried is better. Connected parts
@@ -119,11 +119,11 @@ class Saddles(Points):
         is estimated first, and curvatures are relative to that size.
         """
         x = at.x
-        if asleep.any():
-            asleep, size = self._sizes_asked_for(at, asleep)
-        if not asleep.any():
+        if vanished.any():
+            vanished, size = self._sizes_asked_for(at, vanished)
+        if not vanished.any():
             return None
-        root = np.sqrt(reciprocal(self._degree) * reciprocal(size)) * asleep
+        root = np.sqrt(reciprocal(self._degree) * reciprocal(size)) * vanished
         np.sqrt(size, out=size)
         value, v = self._most_negative_curvature(x, root)
         self._curvature = value
@@ -144,14 +144,14 @@ class Saddles(Points):
             if there.cost < (1 - _VISIBLE) * at.cost:
                 return there
             there = self._evaluate(
-                there.x - 0.5 * asleep * there.gradient * reciprocal(there.scale)
+                there.x - 0.5 * vanished * there.gradient * reciprocal(there.scale)
             )
         # A part whose data are tiny makes no visible difference to the cost. It is fitted all the
         # same.
         return self._lower_along(at, v, value, visible=0.0) or at
 
     def _sizes_asked_for(
-        self, at: Point, asleep: NDArray[np.bool_]
+        self, at: Point, vanished: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """The variables that the data ask to be larger, and about how large their x_j² should be.
 
@@ -159,19 +159,19 @@ class Saddles(Points):
         over neighbours smooth that within each connected part.
         """
         random = self._random()
-        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * asleep
+        random = np.copysign(0.5 + np.abs(random) % 1.0, random) * vanished
         self._count_product()
-        size = np.abs(self._sums.curvature(at.x, random)) * asleep
+        size = np.abs(self._sums.curvature(at.x, random)) * vanished
         inverse = reciprocal(self._degree)
-        asleep = (size > 0) & (at.scale <= 1e-3 * size)
+        vanished = (size > 0) & (at.scale <= 1e-3 * size)
         size *= inverse
-        asleep &= at.x**2 <= 1e-3 * size
-        for _ in range(_SMOOTH if asleep.any() else 0):
-            size *= asleep
+        vanished &= at.x**2 <= 1e-3 * size
+        for _ in range(_SMOOTH if vanished.any() else 0):
+            size *= vanished
             size = self._squares(size)
             size *= inverse
-        size *= asleep
-        return asleep, size
+        size *= vanished
+        return vanished, size
 
     def _spread(self, x: NDArray[Any], root: NDArray[Any], value: float) -> NDArray[Any]:
         """A direction of negative curvature of each connected part; 0 where none was found.

@@ -269,7 +269,7 @@ class ScalingState:
             where = f"{self._noun}{'s' * (len(rows) > 1)} {first_of(rows)}"
             message += f"; {entries_of(self._found)} dropped, in {where}"
         if any(self.left_out.values()):
-            message += self._said_of_left_out()
+            message += self._left_out_in_words()
         return self._state(
             x,
             kept=self._kept,
@@ -284,7 +284,7 @@ class ScalingState:
             message=message,
         )
 
-    def _said_of_left_out(self) -> str:
+    def _left_out_in_words(self) -> str:
         by = ", ".join(
             f"{count} {self._words[name]}" for name, count in self.left_out.items() if count
         )
