@@ -138,9 +138,9 @@ def block_of(
     with path.open("rb") as file:  # raises the system's own error if that is not permitted
         try:
             with zipfile.ZipFile(file) as archive:
-                wanted = ("format", b"csr", "S"), ("shape", [rows, columns], "iu")
-                for name, value, kinds in wanted:
-                    found = npy.member(archive, name, kinds).tolist()
+                for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
+                    with archive.open(f"{name}.npy") as member:
+                        found = np.lib.format.read_array(member, allow_pickle=False).tolist()
                     if found != value:
                         raise ValueError(f"its {name} is {found!r} and not {value!r}")
                 members = {
