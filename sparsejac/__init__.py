@@ -1,4 +1,4 @@
-"""The sparse Jacobian of ``F(x) = A ∘ (x xᵀ)``: as a CSR matrix built from its index pattern, and matrix-free."""
+"""The sparse Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a CSR matrix, and matrix-free."""
 
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator

@@ -1,10 +1,9 @@
-"""Every check of what a user passes in, and every message about it. Behind these doors nothing is checked again."""
+"""Every check of what a user passes in, and its message. No other module checks it again."""
 
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,44 +17,9 @@ Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
 Pairs = Literal["all", "within", "between"]
 Triangle = Literal["upper", "lower"]
-_ARGUMENTS = frozenset(
-    {
-        *(
-            "blacklist",
-            "check_finite",
-            "cis_only",
-            "dtype",
-            "groups",
-            "ignore_diags",
-            "mad_max",
-            "mask",
-            "max_iter",
-            "max_products",
-            "memory",
-            "min_count",
-            "min_nnz",
-            "order",
-        ),
-        *(
-            "overwrite",
-            "pairs",
-            "rows",
-            "support",
-            "target",
-            "tol",
-            "trans_only",
-            "uplo",
-            "workers",
-            "x0",
-        ),
-    }
-)  # names that messages may tell users to pass
 REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
-_SPOILED = re.compile(
-    r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b"
-)  # what `fitting` may change in a name
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
-# bytes below which nobody asks whether an array fits: asking the system takes longer than a small call
+# Nobody asks whether a smaller array fits: asking the system takes longer than a small call.
 LARGE = 2**26
 
 
@@ -69,7 +33,7 @@ def human_bytes(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-# --- options --------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def rows(value: object) -> Rows:
@@ -77,13 +41,14 @@ def rows(value: object) -> Rows:
 
 
 def rows_of(value: object, *, half: bool) -> Rows:
-    """`rows` of an A of which we may have the upper triangle only."""
+    """`rows` of an A. A contact map (`half`) holds the upper triangle only."""
     if not half:
         return rows(value)
     if value not in (None, "upper"):
         raise ValueError(
-            f'rows must be "upper" for a contact map, which holds the upper triangle of a symmetric A, got {value!r}: leave it out, or read the map with '
-            "cooler and pass its matrix"
+            'rows must be "upper" for a contact map, which holds the upper triangle of a '
+            f"symmetric A, got {value!r}: leave it out, or read the map with cooler and pass its "
+            "matrix"
         )
     return "upper"
 
@@ -97,10 +62,11 @@ def uplo(value: object) -> Uplo | None:
 
 
 def uplo_of(value: object, *, half: bool) -> Uplo | None:
-    """`uplo` of an A of which we may have the upper triangle only."""
+    """`uplo` of an A. A contact map (`half`) holds the upper triangle only."""
     if half and value not in (None, "U"):
         raise ValueError(
-            f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: leave it out'
+            f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: '
+            "leave it out"
         )
     return "U" if half else uplo(value)
 
@@ -110,7 +76,7 @@ def pairs(value: object) -> Pairs:
 
 
 def choice(name: str, value: Any, alias: Any) -> Any:
-    """One of the strings that a Literal names."""
+    """Return one of the strings that a Literal names."""
     legal = get_args(alias)
     if not isinstance(value, str) or value not in legal:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
@@ -136,7 +102,7 @@ def _integer(name: str, value: object, least: int, needed: str) -> int:
 
 
 def nonnegative(name: str, value: object) -> float:
-    """A finite real number that is not negative."""
+    """Return a finite real number that is not negative."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
@@ -168,83 +134,14 @@ def variable_index(s: object, k: int) -> int:
     return number
 
 
-def fitting(
-    message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
-) -> str:
-    """A message without hints that name an argument which cannot be passed where the user is; in the shell, with options as they are typed there.
-
-    A hint follows the last colon, and its alternatives are separated by commas and semicolons. What the user has given, such as the names of files, stays as it is:
-    the texts `given`, and what stands between single quotes.
-    """
-    message, hidden = _hidden(message, given)
-    if shell:
-        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
-    what, colon, hint = message.rpartition(": ")
-    pieces = re.split(r"(, or |; |, )", hint)
-
-    def possible(part: str) -> bool:
-        named = {
-            *re.findall(r"\b([a-z][a-z_0-9]*)=", part),
-            *re.findall(r"\b(workers|check_finite)\b", part),
-        }
-        return (named & _ARGUMENTS) <= set(taken)
-
-    parts = [
-        (mark, part)
-        for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True)
-        if possible(part)
-    ]
-    if colon and len(parts) < len(pieces[::2]):
-        hint = "".join(mark + part for mark, part in parts)
-        hint = re.sub(r"^(, or |; |, )", "", hint)
-        message = f"{what}{colon}{hint}" if hint else what
-    if shell:
-        message = re.sub(
-            r"\bpass (?=[\w.(]*[(])", "write ", message
-        )  # an expression of Python cannot be passed
-        message = re.sub(
-            r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
-            lambda found: (
-                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
-                if found[1] in _ARGUMENTS & set(taken)
-                else found[0]
-            ),
-            message,
-        )
-        message = re.sub(
-            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
-            lambda found: (
-                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
-                if found[1] in _ARGUMENTS & set(taken)
-                else found[0]
-            ),
-            message,
-        )
-    return message.translate(hidden)
-
-
-def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
-    """The message with one character, of no meaning, in place of each text that must stay as it is; and what they stand for."""
-    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
-    hidden: dict[int, str] = {}
-
-    def hide(text: str) -> str:
-        number = next(free)
-        hidden[number] = text.translate(hidden)
-        return chr(number)
-
-    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
-        if text in message:
-            message = message.replace(text, hide(text))
-    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
-    return message, hidden
-
-
-# --- dtypes ---------------------------------------------------------------------------------------------------------
+# --- dtypes ---------------------------------------------------------------------------------------
 
 
 def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which values of `dtype` are computed: itself, or float64 for integers and booleans."""
+    """The dtype in which values of `dtype` are computed.
+
+    It is `dtype`, or float64 for integers and booleans.
+    """
     if dtype.kind in "biu":
         return np.dtype(np.float64)
     if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (
@@ -252,12 +149,12 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     ):
         return dtype.newbyteorder("=")
     target = "complex128" if dtype.kind == "c" else "float64"
-    way = (
+    how = (
         f", as in {name}.astype(np.{target})"
         if name.isidentifier() and name != "x_dtype"
         else f" to {target}"
     )
-    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it{way}")
+    raise TypeError(f"{name} must have a dtype among {_ACCEPTED}, got {dtype}: convert it{how}")
 
 
 def dtype_of(name: str, value: Any) -> np.dtype[Any]:
@@ -269,29 +166,31 @@ def dtype_of(name: str, value: Any) -> np.dtype[Any]:
     return float_dtype(name, dtype)
 
 
-# --- vectors --------------------------------------------------------------------------------------------------------
+# --- vectors --------------------------------------------------------------------------------------
 
 
 def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
-    """`value` as an ndarray of an accepted dtype, without a copy; what would lose a mask, labels or a unit is refused."""
+    """Return `value` as an ndarray of an accepted dtype, without a copy.
+
+    It is refused if it would lose a mask, labels or a unit.
+    """
     if type(value) is np.ndarray:
         float_dtype(name, value.dtype)
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or the entries to keep as a sparse matrix"
+            f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or "
+            "the entries to keep as a sparse matrix"
         )
     if scipy.sparse.issparse(value):
         raise TypeError(
             f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()"
         )
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
-        way_out = (
-            f": pass np.asarray({name}), which keeps its values in their order, and nothing else"
-        )
-        raise TypeError(
-            f"{name} must be a NumPy array{alternative}, got {type_name(value)}{way_out if hasattr(value, '__array__') else ''}"
-        )
+        hint = ""
+        if hasattr(value, "__array__"):
+            hint = f": pass np.asarray({name}), which keeps only its values, in their order"
+        raise TypeError(f"{name} must be a NumPy array{alternative}, got {type_name(value)}{hint}")
     try:
         result = np.asarray(value)
     except ValueError as error:  # a ragged list
@@ -301,32 +200,34 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
 
 
 def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
-    """Give x as a vector of length k, still the caller's memory."""
+    """Return x as a vector of length k, without a copy."""
     result = array("x", x)
     if result.ndim != 1 or result.size != k:
-        advice = (
+        hint = (
             f": pass x.ravel() if its {result.size} values are meant"
             if result.ndim > 1 and result.size == k
             else ""
         )
         raise ValueError(
-            f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape {result.shape}{advice}"
+            f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape "
+            f"{result.shape}{hint}"
         )
     if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
         bad = np.flatnonzero(~np.isfinite(result))
         raise ValueError(
-            f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] = {result[bad[0]]}: "
-            "pass check_finite=False to compute with them"
+            f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] "
+            f"= {result[bad[0]]}: pass check_finite=False to compute with them"
         )
     return result
 
 
 def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:
-    """A vector of so many numbers, still the caller's memory."""
+    """Return a vector of so many numbers, without a copy."""
     result = array(name, value)
     if result.shape != (length,):
         raise ValueError(
-            f"{name} must be a vector of length {length}, {of}, got an array of shape {result.shape}"
+            f"{name} must be a vector of length {length}, {of}, got an array of shape "
+            f"{result.shape}"
         )
     if (
         finite
@@ -339,7 +240,10 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
     return result
 
 
-_NO_COMPLEX_DERIVATIVE = "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as separate problems"
+_NO_COMPLEX_DERIVATIVE = (
+    "‖F‖² of a complex x has no complex derivative; write its real and imaginary parts as "
+    "separate problems"
+)
 
 
 def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERIVATIVE) -> None:
@@ -347,11 +251,11 @@ def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERI
         raise TypeError(f"{what} is for real numbers, and {name} is {dtype}: {why}")
 
 
-# --- symmetric scaling ----------------------------------------------------------------------------------------------
+# --- symmetric scaling ----------------------------------------------------------------------------
 
 
 def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """For each row, where its group begins and ends."""
+    """Return where the group of each row begins and ends."""
     if labels is None:
         if which != "all":
             raise ValueError(
@@ -364,46 +268,54 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
     if nested and any(nested):
         i = nested.index(True)
         raise ValueError(
-            f"groups must be labels that can be compared, such as strings or integers, but that of row {i} is a {type_name(labels[i])}: give each group a number"
+            "groups must be labels that can be compared, such as strings or integers, but that "
+            f"of row {i} is a {type_name(labels[i])}: give each group a number"
         )
     array = np.atleast_1d(np.asarray(labels))
     if array.shape != (k,):
         raise ValueError(
-            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of shape {np.shape(labels)}"
+            f"groups must be a label for each of the {k} rows, as A is {k}x{k}, got an array of "
+            f"shape {np.shape(labels)}"
         )
     lacking = _lacking_labels(labels, array)
     if lacking.any():
         i = int(np.argmax(lacking))
         why = "None" if array[i] is None else "NaN, NaT, or masked"
         raise ValueError(
-            f"groups must be a label for each row, but that of row {i} is missing ({why}): give such rows a label of their own"
+            f"groups must be a label for each row, but that of row {i} is missing ({why}): give "
+            "such rows a label of their own"
         )
-    try:
-        changes = np.asarray(array[1:] != array[:-1], np.bool_)
-        starts = (
-            np.concatenate([[0], np.flatnonzero(changes) + 1])
-            if array.size
-            else np.zeros(0, np.int64)
-        )
-        names = array[starts].tolist()
-        distinct = len(set(names))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"groups must be labels that can be compared, such as strings or integers: {' '.join(str(error).split())}"
-        ) from None
-    if distinct < len(names):
-        again = next(number for number, name in enumerate(names) if name in names[:number])
-        raise ValueError(
-            f"the rows of a group must be neighbours, but group {names[again]!r} begins again at row {starts[again]}: "
-            "sort the rows and columns of A by their groups"
-        )
-    bounds = np.append(starts, k)
+    bounds = _bounds(array)
     sizes = np.diff(bounds)
     return np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
 
 
+def _bounds(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each group begins, and where the last one ends. Each must be in one piece."""
+    try:
+        changes = np.asarray(array[1:] != array[:-1], np.bool_)
+        starts = np.append(np.zeros(min(1, array.size), np.int64), np.flatnonzero(changes) + 1)
+        names = array[starts].tolist()
+        distinct = len(set(names))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "groups must be labels that can be compared, such as strings or integers: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    if distinct < len(names):
+        again = next(number for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(
+            f"the rows of a group must be neighbours, but group {names[again]!r} begins again at "
+            f"row {starts[again]}: sort the rows and columns of A by their groups"
+        )
+    return np.append(starts, array.size)
+
+
 def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which labels are missing. In a list with strings NaN would become the label "nan", so its items are looked at."""
+    """The labels that are missing.
+
+    In a list with strings NaN would become the label "nan", so each item is tested.
+    """
     if isinstance(labels, np.ma.MaskedArray):
         return np.atleast_1d(np.ma.getmaskarray(labels))
     if isinstance(labels, (list, tuple)) and array.ndim == 1:
@@ -411,18 +323,18 @@ def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
         array[:] = labels
     if array.dtype == object:
         return np.fromiter(map(_is_lacking, array.tolist()), np.bool_, array.size)
-    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # what differs from itself
+    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # NaN and NaT differ from themselves
 
 
 def _is_lacking(label: Any) -> bool:
     try:
         return label is None or bool(label != label)  # noqa: PLR0124  # as above
-    except TypeError:  # pandas.NA differs neither from itself, nor does it not
+    except TypeError:  # pandas.NA: whether it differs from itself is neither True nor False
         return True
 
 
 def mask(value: object, k: int) -> NDArray[np.bool_]:
-    """Which rows are left out."""
+    """Return a boolean for each row, True if it is left out."""
     if value is None:
         return np.zeros(k, np.bool_)
     if isinstance(value, np.ma.MaskedArray):
@@ -430,55 +342,64 @@ def mask(value: object, k: int) -> NDArray[np.bool_]:
     array = np.asarray(value, np.bool_) if k == 0 else np.asarray(value)
     if array.dtype != np.bool_ or array.shape != (k,):
         raise ValueError(
-            f"mask must be a boolean for each of the {k} rows, True for one that is left out, got {array.dtype} of shape {array.shape}: "
-            "of row numbers, make it by mask = np.zeros(k, bool); mask[rows] = True"
+            f"mask must be a boolean for each of the {k} rows, True for one that is left out, "
+            f"got {array.dtype} of shape {array.shape}: of row numbers, make it by mask = "
+            "np.zeros(k, bool); mask[rows] = True"
         )
     return array
 
 
 def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A vector that is positive and finite in the rows that are kept, as float64 of our own; a scalar stands for all of them."""
+    """Copy a vector that is positive and finite in the rows that are kept to float64.
+
+    A scalar stands for all rows.
+    """
     k = kept.size
     given = array(name, value)
     real(name, given.dtype, "a scaling", f"pass {name}.real")
     if given.shape not in {(), (k,)}:
         raise ValueError(
-            f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape {given.shape}"
+            f"{name} must be a number, or a vector of length {k} as A is {k}x{k}, got shape "
+            f"{given.shape}"
         )
     result = np.full(k, given, np.float64) if given.ndim == 0 else np.array(given, np.float64)
     bad = kept & ~((result > 0) & (result < np.inf))
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(
-            f"{name} must be positive and finite in every row that is kept, but it is {result[i]} in row {i}: change it, or leave the row out by mask="
+            f"{name} must be positive and finite in every row that is kept, but it is "
+            f"{result[i]} in row {i}: change it, or leave the row out by mask="
         )
     return result
 
 
 def negative(i: int, j: int, value: Any) -> ValueError:
     return ValueError(
-        f"A must have no negative entries, but A[{i}, {j}] = {value}: of mixed signs a scaling need not exist; pass abs(A) to scale its absolute values"
+        f"A must have no negative entries, but A[{i}, {j}] = {value}: of mixed signs a scaling "
+        "need not exist; pass abs(A) to scale its absolute values"
     )
 
 
 def not_symmetric_sums(i: int, j: int) -> ValueError:
     return ValueError(
-        f'A must be symmetric, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or uplo="U" if A holds its upper triangle only'
+        f"A must be symmetric, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + "
+        'A.T) / 2, or uplo="U" if A holds its upper triangle only'
     )
 
 
 def beside_triangle(uplo: Uplo, count: int) -> ValueError:
     side, function = ("below", "triu") if uplo == "U" else ("above", "tril")
     return ValueError(
-        f'uplo="{uplo}" is for an A that holds one triangle only, but it has {count} entries {side} its diagonal: '
-        f"leave out uplo if A is whole, or pass scipy.sparse.{function}(A)"
+        f'uplo="{uplo}" is for an A that holds one triangle only, but it has {count} entries '
+        f"{side} its diagonal: leave out uplo if A is whole, or pass scipy.sparse.{function}(A)"
     )
 
 
 def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:
-    """A vector or matrix that an operator multiplies: its shape fits, its dtype is one of ours.
+    """Return a vector or matrix that an operator multiplies, if its shape and dtype fit.
 
-    A vector may have shape (length,), (length, 1), or (…, length), a batch; a matrix (…, length, n): as SciPy has it.
+    As in SciPy, a vector has shape (length,), (length, 1), or, for a batch, (…, length). A matrix
+    has shape (…, length, n).
     """
     result = array(name, value)
     if matrix:
@@ -494,25 +415,26 @@ def operand(name: str, value: object, length: int, product: str, *, matrix: bool
     return result
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
-def fits(what: str, count: int, way_out: str, available: int | None = None) -> None:
-    """Refuse, before it is allocated, what the machine's memory, or what is `available` of it, cannot hold."""
+def fits(what: str, count: int, hint: str, available: int | None = None) -> None:
+    """Refuse what `available` bytes cannot hold, before it is allocated. Default: the machine's."""
     if count < LARGE and available is None:
         return
     available = machine.available_memory() if available is None else available
     if available is not None and count > available:
         raise MemoryError(
-            f"{what} would take {count} bytes ({human_bytes(count)}), and {human_bytes(available)} are available: {way_out}"
+            f"{what} would take {count} bytes ({human_bytes(count)}), and "
+            f"{human_bytes(available)} are available: {hint}"
         )
 
 
-# --- the matrix -----------------------------------------------------------------------------------------------------
+# --- the matrix -----------------------------------------------------------------------------------
 
 
 def matrix(A: object) -> Any:
-    """A as a 2-D ndarray or a SciPy sparse array or matrix, square, with an accepted dtype; the caller's memory."""
+    """Return A as a square ndarray or SciPy sparse array or matrix, without a copy."""
     if not scipy.sparse.issparse(A):
         A = array("A", A, alternative=" or a SciPy sparse array or matrix")
     shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
@@ -525,7 +447,10 @@ def matrix(A: object) -> Any:
 def pieces(
     values: NDArray[Any], part: Triangle | None = None
 ) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Consecutive pieces of A's values, small enough to make masks of, and where they start; zeros beside a part of a matrix."""
+    """Yield consecutive pieces of A's values, with where they start.
+
+    A mask of a piece is small. With a triangle, values outside it are zeros.
+    """
     step = max(1, 2**15 // max(1, values[:1].size))
     for start in range(0, len(values), step):
         piece = values[start : start + step]
@@ -538,7 +463,10 @@ def pieces(
 def finite_blocks(
     name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None
 ) -> None:
-    """Refuse NaN and infinity in A or Y. `values` is scanned in pieces, so no mask of A's size is made."""
+    """Refuse NaN and infinity in A or Y.
+
+    `values` is scanned in pieces, so no mask of A's size is made.
+    """
     if values.dtype.kind not in "fc":
         return
     for start, piece in pieces(values, part):
@@ -551,54 +479,64 @@ def finite_blocks(
 
 
 def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
-    way_out = "pass check_finite=False to compute with it"
+    hint = "pass check_finite=False to compute with it"
     if name == "Y":
-        way_out = "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither stores"
+        hint = (
+            "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither "
+            "stores"
+        )
     return ValueError(
-        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {way_out}"
+        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {hint}"
     )
 
 
 def bad_structure(name: str, format_: str, reason: str) -> ValueError:
     return ValueError(
-        f"{name} has an inconsistent {format_} structure: {reason}; build it anew, for instance from its COO triplets"
+        f"{name} has an inconsistent {format_} structure: {reason}; build it anew, for instance "
+        "from its COO triplets"
     )
 
 
 def unsorted(name: str, line: int) -> ValueError:
     return ValueError(
-        f"{name}, which is read from disk, must have the columns of each row in ascending order and none twice, which fails in row {line}: "
-        "write it anew after sum_duplicates(), which sorts as well"
+        f"{name}, which is read from disk, must have the columns of each row in ascending order "
+        f"and none twice, which fails in row {line}: write it anew after sum_duplicates(), which "
+        "sorts as well"
     )
 
 
 def wrong_order(*, columns: bool) -> ValueError:
     ours, theirs, order = ("columns", "rows", "F") if columns else ("rows", "columns", "C")
     return ValueError(
-        f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which J\'s rows go by {ours}, write A in the other order, or, if '
-        "it fits, pass it in memory; products with k-vectors, costs, gradients and column norms work as it is"
+        f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which '
+        f"J's rows go by {ours}, write A in the other order, or, if "
+        "it fits, pass it in memory; products with k-vectors, costs, gradients and column norms "
+        "work as it is"
     )
 
 
 def different_orders(*, transposed: bool) -> ValueError:
     ours, theirs = ("columns", "rows") if transposed else ("rows", "columns")
     return ValueError(
-        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its {theirs} only: write one of them in the other order, or, "
-        "if it fits, pass it in memory"
+        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its "
+        f"{theirs} only: write one of them in the other order, or, if it fits, pass it in memory"
     )
 
 
 def vector_by_other_lines(*, transposed: bool) -> ValueError:
     ours, theirs, order = ("columns", "rows", "F") if transposed else ("rows", "columns", "C")
     return ValueError(
-        f"Y must be stored as A is, which is read along its {ours}, but Y is a vector in the order of J's rows, which go by {theirs} here: pass Y as a "
+        f"Y must be stored as A is, which is read along its {ours}, but Y is a vector in the "
+        f"order of J's rows, which go by {theirs} here: pass Y as a "
         f'k x k matrix, or take order="{order}"'
     )
 
 
 def asked_while_answering(name: str) -> RuntimeError:
     return RuntimeError(
-        f"{name} was asked for rows while it was returning rows, which would wait for ever: let its function use another operator than one over itself, or over a partial of the same function"
+        f"{name} was asked for rows while it was returning rows, which would wait for ever: let "
+        "its function use another operator than one over itself, or over a partial of the same "
+        "function"
     )
 
 
@@ -607,28 +545,31 @@ def small_memory(
 ) -> ValueError:
     block = "one row" if rows == 1 else f"{rows} rows" + (", as its chunks have" if chunked else "")
     return ValueError(
-        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} rows: {human_bytes(kept)} of k-vectors, and for each thread "
-        f"a block of {block}; got {memory}: pass more, or fewer workers"
+        f"memory must be at least {needed} bytes ({human_bytes(needed)}) for this A, of {k} "
+        f"rows: {human_bytes(kept)} of k-vectors, and for each thread a block of {block}; got "
+        f"{memory}: pass more, or fewer workers"
     )
 
 
 def symmetry_tolerance(dtype: np.dtype[Any]) -> float:
-    """How far A_ij and A_ji may differ, relative to the largest entry of their rows, where A must be symmetric: 1000 ε of A's dtype.
+    """How far A_ij and A_ji of a symmetric A may differ, relative to the largest of their rows.
 
-    What BLAS makes of a symmetric product differs by some hundred ε. Integers must be equal.
+    It is 1000 ε of A's dtype, because the result of BLAS for a symmetric product differs by some
+    hundred ε. Integers must be equal.
     """
     return 1000 * float(np.finfo(dtype).eps) if dtype.kind in "fc" else 0.0
 
 
 def not_symmetric_row(i: int, difference: float, needs: str) -> ValueError:
     return ValueError(
-        f"{needs} needs a symmetric A, but the products of row {i} and of column {i} of A with one vector differ by {difference:.2g}: "
-        'write (A + A.T) / 2, or pass uplo="U" or "L" where that is taken and A holds one triangle'
+        f"{needs} needs a symmetric A, but the products of row {i} and of column {i} of A with "
+        f"one vector differ by {difference:.2g}: write (A + A.T) / 2, or pass "
+        'uplo="U" or "L" where that is taken and A holds one triangle'
     )
 
 
 def target(Y: object, k: int, m: int) -> Any:
-    """Y as a k×k matrix, dense or sparse, or as a vector of J's m rows; the caller's memory."""
+    """Return Y as a k×k matrix, dense or sparse, or as a vector of J's m rows, without a copy."""
     if scipy.sparse.issparse(Y) and Y.ndim == 1:  # type: ignore[attr-defined]  # sparse by now
         Y = Y.toarray()  # type: ignore[attr-defined]  # as above
     if not scipy.sparse.issparse(Y):
@@ -636,7 +577,8 @@ def target(Y: object, k: int, m: int) -> Any:
     shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
     if shape not in {(k, k), (m,)}:
         raise ValueError(
-            f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's rows, got shape {shape}"
+            f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's "
+            f"rows, got shape {shape}"
         )
     dtype: np.dtype[Any] = Y.dtype  # type: ignore[attr-defined]  # as above
     float_dtype("Y", dtype)
@@ -645,53 +587,60 @@ def target(Y: object, k: int, m: int) -> Any:
 
 def outside(count: int, where: tuple[int, int]) -> ValueError:
     return ValueError(
-        f"Y has {count} entries that are not zero where A stores none, the first at {tuple(map(int, where))}: F is zero there for every x, "
-        "so they are constants in the cost; remove them from Y, or store entries of A (zeros will do) at their places"
+        f"Y has {count} entries that are not zero where A stores none, the first at "
+        f"{tuple(map(int, where))}: F is zero there for every x, so they are constants in the "
+        "cost; remove them from Y, or store entries of A (zeros will do) at their places"
     )
 
 
 def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
     return ValueError(
-        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: '
-        'pass (Y + Y.T) / 2, scipy.sparse.triu(Y), or rows="stored" or "all"'
+        'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its '
+        f"diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: pass (Y + Y.T) / 2, "
+        'scipy.sparse.triu(Y), or rows="stored" or "all"'
     )
 
 
 def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
     return ValueError(
-        f'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its diagonal, but the products of row {i} and of column {i} '
-        f'of Y with one vector differ by {difference:.2g}: write (Y + Y.T) / 2, or its upper triangle, or take rows="stored" or "all"'
+        'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its '
+        f"diagonal, but the products of row {i} and of column {i} of Y with one vector differ by "
+        f'{difference:.2g}: write (Y + Y.T) / 2, or its upper triangle, or take rows="stored" or '
+        '"all"'
     )
 
 
 def lower_is_read() -> ValueError:
     return ValueError(
-        'of these files rows="upper" reads the lower triangle of a symmetric A and Y, and of this Y only the upper one is there: write all of Y, '
-        'or take the other order= ("C" or "F")'
+        'of these files rows="upper" reads the lower triangle of a symmetric A and Y, and of '
+        'this Y only the upper one is there: write all of Y, or take the other order= ("C" or '
+        '"F")'
     )
 
 
 def changed_columns(name: str, row: int) -> ValueError:
     return ValueError(
-        f"the column indices of {name} have changed since it was handed over, in row {row}: hand it over anew, or a copy of it"
+        f"the column indices of {name} have changed since it was handed over, in row {row}: hand "
+        "it over anew, or a copy of it"
     )
 
 
 def changed_structure(before: int, now: int) -> ValueError:
     return ValueError(
-        f"the structure of A has changed since it was handed over: it had {before} stored entries and now has {now}; "
-        "hand it over anew, or a copy of A"
+        f"the structure of A has changed since it was handed over: it had {before} stored "
+        f"entries and now has {now}; hand it over anew, or a copy of A"
     )
 
 
 def not_symmetric(i: int, j: int) -> ValueError:
     return ValueError(
-        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, or rows="stored" or "all"'
+        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}], by more than '
+        'rounding: pass (A + A.T) / 2, or rows="stored" or "all"'
     )
 
 
 def type_name(value: object) -> str:
-    """The class of `value`, with the package it is from."""
+    """The class of `value`, with its package."""
     kind = type(value)
     return (
         kind.__qualname__

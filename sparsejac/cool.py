@@ -1,17 +1,13 @@
-"""Hi-C contact maps in ``.cool`` and ``.mcool`` files: read as they are stored, balanced, and the weights written back.
+"""Reads and balances Hi-C contact maps in ``.cool`` and ``.mcool`` files, and writes the weights.
 
-They are files of the `cooler <https://cooler.readthedocs.io>`_ package, which is an extra: ``pip install '.[cool]'`` in a clone. They are read with h5py,
-which comes with it.
+The files are those of the `cooler <https://cooler.readthedocs.io>`_ package, which is an extra:
+``pip install '.[cool]'`` in a clone. h5py, which comes with it, reads them.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,20 +16,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._matrix import columns, pixels
-from ._solvers.scaling import Examination, Scaling
+from ._matrix import columns, contact_map, pixels
+from ._matrix.blacklist import bins_of_bed, numbered_bins
+from ._solvers.scaling import Scaling
+from ._solvers.scaling_state import Examination
+from ._solvers.status import ScalingStatus
 from ._system.progress import passes
 from ._system.version import __version__
 from ._validation import Pairs
 from .row_sums import RowSums
 
 __all__ = ["balance", "read", "write_weights"]
-_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one is no int64
-PARTLY = 7  # the status of a map of which some chromosomes have no scaling
 
 
 def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[Any]]:
-    """Read the contacts of a ``.cool`` file as they are stored: the upper triangle, in the file's dtype.
+    """Read the contacts of a ``.cool`` file: the upper triangle, in the dtype of the file.
 
     Parameters
     ----------
@@ -52,19 +49,22 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column.
+        If it is not a cooler, not stored as an upper triangle, or damaged. The message names the
+        column.
     TypeError
-        If its counts are no numbers that we compute with.
+        If its counts have a dtype that is not accepted.
     MemoryError
-        If it would not fit into memory.
+        If it does not fit into memory.
     ImportError
         If h5py is not installed.
 
     Notes
     -----
-    Pixels that do not ascend within a bin's row, as old versions of cooler left them, are sorted, and those that are stored more than once are summed.
+    Old versions of cooler left pixels that do not ascend within the row of a bin. They are sorted.
+    Pixels that are stored more than once are summed.
 
-    **Memory.** The result: for p pixels of int32 and k bins 8 p + 4 k bytes and the chromosomes' 8 k; and some 2 MiB while it is read.
+    **Memory.** The result, which takes 8 p + 4 k bytes for p pixels of int32 and k bins, 4 k bytes
+    for the chromosomes, and some 2 MiB while it is read.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     >>> symmetric_scaling(U, uplo="U", ignore_diags=2, groups=chromosomes, pairs="within").success
     True
     """
-    with pixels.reading(uri) as map_:
+    with contact_map.reading(uri) as map_:
         return map_.matrix(strict=False), map_.chromosomes()
 
 
@@ -106,7 +106,9 @@ def balance(
     workers: int | None = None,
     memory: int | None = None,
 ) -> OptimizeResult:
-    """Balance a contact map: what ``cooler.balance_cooler`` does, by `symmetric_scaling`, with the same filters and defaults.
+    """Balance a contact map by `symmetric_scaling`, with the filters of ``cooler.balance_cooler``.
+
+    The defaults are those of cooler, too.
 
     Parameters
     ----------
@@ -117,70 +119,87 @@ def balance(
     trans_only : bool, default False
         Balance the contacts between chromosomes only.
     ignore_diags : int, default 2
-        Leave out contacts of bins that are fewer than so many bins apart.
+        Leave out contacts of bins that are fewer bins apart than this.
     mad_max : float, default 5
-        Leave out bins whose log marginal, divided by its chromosome's median, is that many median absolute deviations below
-        the median; 0 for no such filter.
+        Leave out bins whose log marginal, relative to the median of its chromosome, is more than
+        this many median absolute deviations below the median. 0 leaves out none.
     min_nnz : int, default 10
-        Leave out bins with fewer pixels than this that are not zero.
+        Leave out bins with fewer nonzero pixels than this.
     min_count : float, default 0
         Leave out bins with fewer contacts than this.
     blacklist : array_like of int or path_like, optional
-        Numbers of bins to leave out; or a BED file (``.bed``, ``.bed.gz``), of which bins that overlap with an interval are left out. It may name
-        chromosomes that the map does not have, which the message then mentions.
+        Numbers of bins to leave out, or a BED file (``.bed``, ``.bed.gz``). Bins that overlap with
+        an interval of the file are left out. If it names chromosomes that the map does not have,
+        the message mentions them.
     x0 : array_like, shape (k,), optional
-        Weights to start from; bins where they are NaN or 0 are left out.
+        Weights to start from. Bins where they are NaN or 0 are left out.
     tol : float, default 1e-08
-        The largest relative deviation of a row sum from 1 (cooler's is a variance, in units of contacts).
+        The largest relative deviation of a row sum from 1. (That of cooler is a variance, in units
+        of contacts.)
     max_products : int, default 20000
-        Passes over the map at most.
+        The largest number of passes over the map.
     support : {"auto", "check", "drop", "drop_rows", "skip"}, default "auto"
-        As for `symmetric_scaling`. For shallow maps, of which bins lack support, take ``"drop_rows"``, which leaves those out.
+        As for `symmetric_scaling`. In shallow maps some bins lack support; ``"drop_rows"`` leaves
+        those out.
     store : bool, default False
-        Write the weights into the file, as `write_weights` does, if they balance the map: on success.
+        Write the weights into the file, as `write_weights` does, on success only.
     store_name : str, default "weight"
-        The column of the bin table to write. In one named KR, VC or VC_SQRT, by which cooler divides, 1/weight is written.
+        The column of the bin table to write. A column named KR, VC or VC_SQRT gets 1/weight,
+        because cooler divides by it.
     overwrite : bool, default False
-        Write it even if the file has such a column.
+        Replace a column of this name.
     progress : bool, default False
         Show a bar of the passes over the map, with the residual.
     workers : int, optional
         As for `JacobianBuilder`.
     memory : int, optional
-        Bytes that we may hold: the map is then not kept in memory, but read from the file in each pass. Default: it is kept.
+        The bytes that may be held. The map is then read from the file in each pass. Default: the
+        map is kept in memory.
 
     Returns
     -------
     result : scipy.optimize.OptimizeResult
-        As `symmetric_scaling` returns it, with ``weight``, NaN in the bins that are left out, as ``cooler`` defines it: the balanced map is
-        ``A_ij weight_i weight_j``, its row sums are 1 (with `trans_only`, cooler's weights are x times the part of all bins that are on
-        other chromosomes); and with ``stats``, which are the attributes of the column. ``left_out`` says how many bins each filter left out, and so does
-        the message: ``min_nnz``, ``min_count``, ``mad_max``, ``blacklist``, ``x0``, ``no_entries`` (that count, of bins that are kept), ``support``. With `cis_only`, chromosomes that
-        cannot be balanced are left out as well, ``unscaled`` are their names (also of those of which ``support="drop_rows"`` leaves no bin), and the message says why: then the status is 7, which is no success, for the map is
-        scaled in part. Chromosomes whose bins all went by filters are no such case. After ``support="drop"`` has dropped entries the status is 6, which is none either.
+        As `symmetric_scaling` returns it, and in addition:
+
+        * ``weight``: NaN in the bins that are left out. The balanced map is
+          ``A_ij weight_i weight_j``, and its row sums are 1. With `trans_only` the weights are, as
+          cooler defines them, x times the share of all bins that are on other chromosomes.
+        * ``stats``: the attributes of the column.
+        * ``left_out``: how many bins each filter left out: ``min_nnz``, ``min_count``, ``mad_max``,
+          ``blacklist``, ``x0``, ``no_entries`` (no entries that count, of bins that are kept),
+          ``support``. The message says the same.
+        * ``unscaled``: the names of chromosomes that cannot be balanced, with `cis_only`, and of
+          those of which ``support="drop_rows"`` leaves no bin. They are left out, the message says
+          why, and the status is 7, IN_PART. Chromosomes whose bins all went by filters do not
+          count.
 
     Raises
     ------
     OSError
-        If the file is missing, or cannot be read or written; with `store`, if it has changed between reading and writing.
+        If the file is missing, or cannot be read or written; with `store`, if it has changed
+        between reading and writing.
     ValueError
-        If it is not a cooler, not stored as an upper triangle, or damaged: the message names the column; if it has counts that are negative or not finite; if it has
-        the column of weights already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are not BED.
+        If it is not a cooler, not stored as an upper triangle, or damaged (the message names the
+        column); if it has counts that are negative or not finite; if it has the column of weights
+        already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are
+        not BED.
     TypeError
         For options of the wrong kind.
     MemoryError
-        If the map would not fit into memory.
+        If the map does not fit into memory.
     ImportError
         If h5py is not installed.
 
     Notes
     -----
-    **Attributes** are cooler's own, and ``residual`` and ``generator``. ``scale`` is the mean marginal, of the contacts that count, of the bins that are
-    kept, before balancing; cooler's depends on the way that its iteration went, and may be several times that. ``var`` is of row sums around 1. Attributes
-    of 63 KiB or more, those by chromosome of more than eight thousand chromosomes, are not written, as HDF5 has no room for them.
+    **Attributes** are those of cooler, and ``residual`` and ``generator``. ``scale`` is the mean
+    marginal before balancing, over the contacts that count and the bins that are kept. That of
+    cooler depends on its iteration, and may be several times as large. ``var`` is the variance of
+    row sums around 1. Attributes of 63 KiB or more are not written, because HDF5 cannot hold them.
+    Those by chromosome reach that with eight thousand chromosomes.
 
-    **Memory.** The map as it is stored, `read`, and the vectors of `symmetric_scaling`; with `memory` what that says, which must be 384 bytes
-    for each bin, 2 MiB, and some rows.
+    **Memory.** The map as `read` stores it, and the vectors of `symmetric_scaling`; or `memory`,
+    which must be at least 384 bytes for each bin, 2 MiB, and some rows.
 
     Examples
     --------
@@ -196,50 +215,27 @@ def balance(
     >>> print(np.nansum(cooler.Cooler(uri).matrix(balance=True)[:], axis=0).round(6)[:3])
     [1. 1. 1.]
     """
-    flags = {
-        "cis_only": cis_only,
-        "trans_only": trans_only,
-        "store": store,
-        "overwrite": overwrite,
-        "progress": progress,
-    }
-    for name, flag in flags.items():
-        _validation.flag(name, flag)
-    if cis_only and trans_only:
-        raise ValueError(
-            "cis_only and trans_only exclude each other: leave both out for all contacts"
-        )
-    tol, max_products = (
-        _validation.nonnegative("tol", tol),
-        _validation.positive_integer("max_products", max_products),
+    _check_flags(
+        cis_only=cis_only,
+        trans_only=trans_only,
+        store=store,
+        overwrite=overwrite,
+        progress=progress,
     )
+    tol = _validation.nonnegative("tol", tol)
+    max_products = _validation.positive_integer("max_products", max_products)
     support = _validation.choice("support", support, Examination)
-    filters: dict[str, Any] = {
-        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
-        "min_count": _validation.nonnegative("min_count", min_count),
-        "mad_max": _validation.nonnegative("mad_max", mad_max),
-    }
+    filters = _checked_filters(mad_max=mad_max, min_nnz=min_nnz, min_count=min_count)
     read_from = None
     if store:
         columns.check_name(store_name)
         read_from = prepare(uri, store_name, overwrite=overwrite)
-    bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
-    with pixels.reading(uri) as map_:
-        names, chromosomes, k = map_.names(), map_.chromosomes(), map_.k
-        unknown: list[str] = []
-        if blacklist is None:
-            listed = None
-        elif bed is None:
-            listed = _bins(blacklist, k)
-        else:
-            listed, unknown = _bed(bed, map_, names, chromosomes)
-        A: Any = map_.matrix(strict=True) if memory is None else None
-    if memory is not None:
-        A = pixels.source("A", os.fsdecode(uri), strict=True)
+    contacts = _Contacts(uri, blacklist, memory)
+    k, chromosomes = contacts.k, contacts.chromosomes
 
     def sums_of(pairs: Pairs) -> RowSums:
         return RowSums(
-            A,
+            contacts.A,
             uplo="U",
             ignore_diags=ignore_diags,
             groups=chromosomes,
@@ -251,20 +247,18 @@ def balance(
 
     sums = sums_of("within" if cis_only else "all")
     out = _filtered(sums, chromosomes, **filters)
-    if listed is not None:
-        out["blacklist"] = listed, f"by {'blacklist' if bed is None else bed}"
-    start = None
-    if x0 is not None:
-        start = np.array(
-            _validation.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False),
-            np.float64,
-        )
-        out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
+    if contacts.listed is not None:
+        out["blacklist"] = contacts.listed, f"by {contacts.bed or 'blacklist'}"
     share = np.ones(k)
     if trans_only:
         sums = sums_of("between")
-        share = 1 - (np.bincount(chromosomes, minlength=len(names)) / k)[chromosomes]
-        start = None if start is None else np.divide(start, share, out=np.ones(k), where=share > 0)
+        share = 1 - (np.bincount(chromosomes, minlength=len(contacts.names)) / k)[chromosomes]
+    start = None
+    if x0 is not None:
+        found = _validation.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False)
+        start = np.array(found, np.float64)
+        out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
+        start = np.divide(start, share, out=np.ones(k), where=share > 0)
     kept = ~np.logical_or.reduce([np.zeros(k, np.bool_), *(bins for bins, _ in out.values())])
     marginal = sums.value(kept.astype(np.float64))
     with passes("scale", shown=progress) as bar:
@@ -276,34 +270,21 @@ def balance(
             cis_only,
         )
     result.weight = result.x * share
-    result.unscaled = [names[c] for c in unscaled]
-    if unscaled:
-        reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
-        message = f"{len(unscaled)} of {len(names)} chromosomes have no scaling and are left out ({reasons})"
-        hint = (
-            ""
-            if support == "drop_rows"
-            else ', support="drop_rows" leaves out only their bins without support'
+    _note_unscaled(result, contacts, unscaled, support)
+    divisive = store and store_name in columns.DIVISIVE
+    if divisive:
+        result.message += (
+            f"; the column {store_name!r} is for 1/weight, as cooler divides by columns of this "
+            "name"
         )
-        if result.success:
-            result.status, result.success = PARTLY, False
-            result.message = f"scaled in part: {message}{hint}; for the others: {result.message}"
-        else:
-            result.message += f"; {message}"
-    if unknown:
-        shown = ", ".join(unknown[:3]) + ", …" * (len(unknown) > 3)
-        result.message += f"; {bed} names chromosomes that the map does not have ({shown})"
-    if store and store_name in columns.DIVISIVE:
-        result.message += f"; the column {store_name!r} is for 1/weight, as cooler divides by columns of this name"
+    by_chromosome = chromosomes if cis_only else None
     result.stats = {
         "tol": tol,
         **filters,
         "cis_only": cis_only,
         "ignore_diags": ignore_diags,
-        **_statistics(
-            result, sums, marginal, chromosomes if cis_only else None, unscaled, len(names)
-        ),
-        "divisive_weights": bool(store) and store_name in columns.DIVISIVE,
+        **_statistics(result, sums, marginal, by_chromosome, unscaled, len(contacts.names)),
+        "divisive_weights": divisive,
         "residual": result.residual,
         "generator": f"sparsejac-hadamard {__version__}",
     }
@@ -312,8 +293,70 @@ def balance(
     return result
 
 
+def _check_flags(*, cis_only: bool, trans_only: bool, **others: bool) -> None:
+    for name, flag in {"cis_only": cis_only, "trans_only": trans_only, **others}.items():
+        _validation.flag(name, flag)
+    if cis_only and trans_only:
+        raise ValueError(
+            "cis_only and trans_only exclude each other: leave both out for all contacts"
+        )
+
+
+def _checked_filters(*, mad_max: float, min_nnz: int, min_count: float) -> dict[str, Any]:
+    return {
+        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
+        "min_count": _validation.nonnegative("min_count", min_count),
+        "mad_max": _validation.nonnegative("mad_max", mad_max),
+    }
+
+
+class _Contacts:
+    """A contact map as `balance` reads it, with the bins that a blacklist names."""
+
+    def __init__(self, uri: Any, blacklist: Any, memory: int | None) -> None:
+        self.bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
+        self.listed: NDArray[np.bool_] | None = None
+        self.unknown: list[str] = []  # chromosomes of the BED file that the map does not have
+        with contact_map.reading(uri) as map_:
+            self.names, self.chromosomes, self.k = map_.names(), map_.chromosomes(), map_.k
+            if self.bed is not None:
+                self.listed, self.unknown = bins_of_bed(
+                    self.bed, map_, self.names, self.chromosomes
+                )
+            elif blacklist is not None:
+                self.listed = numbered_bins(blacklist, self.k)
+            self.A: Any = map_.matrix(strict=True) if memory is None else None
+        if memory is not None:
+            self.A = pixels.source("A", os.fsdecode(uri), strict=True)
+
+
+def _note_unscaled(
+    result: OptimizeResult, contacts: _Contacts, unscaled: Mapping[int, str], support: str
+) -> None:
+    """Name the chromosomes without a scaling, and those that the map does not have."""
+    names = contacts.names
+    result.unscaled = [names[c] for c in unscaled]
+    if unscaled:
+        reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
+        count = f"{len(unscaled)} of {len(names)} chromosomes"
+        why = f"{count} have no scaling and are left out ({reasons})"
+        if result.success:
+            if support != "drop_rows":
+                why += ', support="drop_rows" leaves out only their bins without support'
+            result.status, result.success = ScalingStatus.IN_PART, False
+            result.message = result.status.message(why=f"{why}; for the others: {result.message}")
+        else:
+            result.message += f"; {why}"
+    if contacts.unknown:
+        shown = ", ".join(contacts.unknown[:3]) + ", …" * (len(contacts.unknown) > 3)
+        result.message += f"; {contacts.bed} names chromosomes that the map does not have ({shown})"
+
+
 def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> columns.Identity:
-    """Refuse a column that could not be written, before anything is computed, and tell which file is going to be read."""
+    """Refuse a column that cannot be written, and return the identity of the file.
+
+    This comes before anything is computed.
+    """
     columns.recover(uri)
     columns.check(uri, name, overwrite=overwrite)
     return columns.file_of(uri)
@@ -327,7 +370,7 @@ def write_balanced(
     overwrite: bool,
     read: columns.Identity | None,
 ) -> None:
-    """Write the weights of `balance`, if the file is still the one that `prepare` saw."""
+    """Write the weights of `balance`, if the file has not changed since `prepare`."""
     columns.check_unchanged(uri, read)
     _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
 
@@ -342,39 +385,45 @@ def write_weights(
 ) -> None:
     """Write a column of weights, and its attributes, into the bin table of a ``.cool`` file.
 
-    The file is copied, the copy gets the column, is read once for trial, and takes the file's name: whatever happens, a full disk or a kill at any moment, the file is the
-    old one or the new one. This takes twice the space of the whole file while it lasts.
+    The file is copied. The copy gets the column, is read once as a test, and takes the name of the
+    file. Whatever happens, a full disk or a kill at any moment, the file is the old one or the new
+    one. This takes twice the space of the whole file for a while.
 
     Parameters
     ----------
     uri : str or path_like
         A ``.cool`` file, or ``file.mcool::/resolutions/10000``.
     weight : array_like, shape (k,)
-        Factors: the balanced map is ``A_ij weight_i weight_j``. NaN for bins that are left out.
+        Factors of the balanced map ``A_ij weight_i weight_j``, NaN for bins that are left out.
     stats : mapping
-        The attributes, such as `balance` returns them: numbers, strings, and arrays of them. What takes 63 KiB or more is not written.
+        The attributes, such as `balance` returns: numbers, strings, and arrays of them. Those of 63
+        KiB or more are not written.
     name : str, default "weight"
-        The column's. In one named KR, VC or VC_SQRT, by which cooler's readers divide, ``1/weight`` is written, and the attribute ``divisive_weights`` is True.
+        The name of the column. A column named KR, VC or VC_SQRT gets ``1/weight``, because cooler
+        divides by it, and its attribute ``divisive_weights`` is True.
     overwrite : bool, default False
-        Replace one that has this name.
+        Replace a column of this name.
 
     Raises
     ------
     OSError
-        If the file is missing or cannot be written; if its disk has no room for a copy; if another program has it open, or has changed it meanwhile. The file
-        is then as it was.
+        If the file is missing or cannot be written; if its disk cannot hold a copy; if another
+        program has it open, or changes it at the same time. The file is then as it was.
     ValueError
-        If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length than the bin table, or numbers without a reciprocal that is needed; if the name is one of
-        the table's coordinates.
+        If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length
+        than the bin table, or, for a column of reciprocals, numbers without one; if the name is one
+        of the table's coordinates.
     TypeError
-        If `weight` is complex, or no array of numbers; if `stats` is no mapping, or cannot be written as attributes.
+        If `weight` is complex, or not an array of numbers; if `stats` is not a mapping, or cannot
+        be written as attributes.
     ImportError
         If h5py is not installed.
 
     Notes
     -----
-    The copy keeps the permissions, and where the system allows it the owner and the extended attributes. A symbolic link stays one. Other hard links keep the old file.
-    What a killed process leaves is ``.map.cool.0123456789abcdef.part``, beside the file, which may be removed.
+    The copy keeps the permissions, and if the system allows it the owner and the extended
+    attributes. A symbolic link stays one. Other hard links keep the old file. A killed process
+    leaves ``.map.cool.0123456789abcdef.part`` in the same folder, which may be removed.
 
     **Memory.** Two copies of the weights, and 8 MiB.
 
@@ -409,7 +458,7 @@ def _write(
         raise TypeError(
             f"stats must be a mapping of attributes, got {_validation.type_name(stats)}"
         )
-    with pixels.reading(uri) as map_:
+    with contact_map.reading(uri) as map_:
         k = map_.k
     values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
     _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")
@@ -420,7 +469,8 @@ def _write(
             column = 1 / column
         if not np.array_equal(np.isinf(column), values == 0):
             raise ValueError(
-                f"weight must have reciprocals, which are what is written into {name!r}, but 1/weight overflows"
+                f"weight must have reciprocals, which are what is written into {name!r}, but "
+                "1/weight overflows"
             )
     if name in columns.DIVISIVE or "divisive_weights" in attributes:
         attributes["divisive_weights"] = name in columns.DIVISIVE
@@ -429,86 +479,13 @@ def _write(
     columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
 
 
-# --- cooler's filters -----------------------------------------------------------------------------------------------
-
-
-def _bins(blacklist: Any, k: int) -> NDArray[Any]:
-    needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
-    try:
-        bins = np.asarray(blacklist)
-    except ValueError:  # a ragged list
-        raise ValueError(f"{needed}, got a list whose items differ in length") from None
-    if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
-        hint = (
-            ": pass np.flatnonzero(blacklist)"
-            if bins.dtype.kind == "b" and bins.shape == (k,)
-            else ""
-        )
-        raise ValueError(f"{needed}, got {bins.dtype} of shape {bins.shape}{hint}")
-    wrong = (bins < 0) | (bins >= k)
-    if wrong.any():
-        raise ValueError(f"{needed}, got {bins[np.argmax(wrong)]}")
-    out = np.zeros(k, np.bool_)
-    out[bins.astype(np.intp)] = True
-    return out
-
-
-def _bed(
-    path: str, map_: pixels.Map, names: list[str], chromosomes: NDArray[Any]
-) -> tuple[NDArray[np.bool_], list[str]]:
-    """The bins that overlap with an interval of a BED file, and the chromosomes in it that are not in the map."""
-    starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))
-    out, known = np.zeros(map_.k, np.bool_), False
-    unknown: dict[str, None] = {}
-    first = np.searchsorted(chromosomes, np.arange(len(names) + 1))
-    number = {name: c for c, name in enumerate(names)}
-    for chromosome, begin, end in _intervals(path):
-        c = number.get(chromosome)
-        if c is None:
-            unknown[chromosome.encode(errors="surrogateescape").decode(errors="replace")] = None
-            continue
-        known = True
-        part = np.s_[first[c] : first[c + 1]]
-        out[part] |= (starts[part] < end) & (ends[part] > begin)
-    if unknown and not known:
-        raise ValueError(
-            f"{path} names no chromosome of {map_.uri}: it has {', '.join(list(unknown)[:3])}, and the map {', '.join(names[:3])}; name them alike"
-        )
-    return out, list(unknown)
-
-
-def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
-    # A name may be in any encoding, and a file may begin with a byte order mark.
-    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
-    try:
-        with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
-            for number, line in enumerate(lines, 1):
-                if "\0" in line:
-                    raise ValueError(
-                        f"{path} cannot be read as a BED file: line {number} is no text"
-                    )
-                fields = line.split()
-                if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
-                    continue
-                chromosome, *bounds = fields[:3]
-                if (
-                    len(bounds) < 2
-                    or not all(map(_BOUND.fullmatch, bounds))
-                    or int(bounds[0]) > int(bounds[1])
-                ):
-                    raise ValueError(
-                        f"{path}, line {number}: each line of a BED file must be a chromosome, a start and an end, integers with 0 <= start <= end, got "
-                        f"{line.strip()[:80]!r}"
-                    )
-                yield chromosome, int(bounds[0]), int(bounds[1])
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} cannot be read as a BED file: {error}") from None
+# --- cooler's filters -----------------------------------------------------------------------------
 
 
 def _filtered(
     sums: RowSums, chromosomes: NDArray[Any], *, mad_max: float, min_nnz: int, min_count: float
 ) -> dict[str, tuple[NDArray[np.bool_], str]]:
-    """The bins that each of cooler's filters leaves out, and how to speak of it."""
+    """The bins that each of cooler's filters leaves out, with the words for a message."""
     out: dict[str, tuple[NDArray[np.bool_], str]] = {}
     if min_nnz > 0:
         out["min_nnz"] = sums.nonzeros() < min_nnz, f"by min_nnz={min_nnz}"
@@ -530,7 +507,7 @@ def _filtered(
     return out
 
 
-# --- the scaling ----------------------------------------------------------------------------------------------------
+# --- the scaling ----------------------------------------------------------------------------------
 
 
 def _scaled(
@@ -540,7 +517,7 @@ def _scaled(
     chromosomes: NDArray[Any],
     by_chromosome: bool,
 ) -> tuple[OptimizeResult, dict[int, str]]:
-    """The scaling of the bins that are kept, and the chromosomes that had to be left out, each with the reason."""
+    """Scale the bins that are kept. The dict says why chromosomes had to be left out."""
     unscaled: dict[int, str] = {}
     products = 0
     while True:
@@ -554,7 +531,8 @@ def _scaled(
         run.leave_lonely_out = True
         result = run.run(1.0, start)
         result.n_products += products
-        if not by_chromosome or result.status not in (4, 5) or not result.kept.any():
+        impossible = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
+        if not by_chromosome or result.status not in impossible:
             if by_chromosome and result.left_out.get("support"):
                 unscaled |= dict.fromkeys(
                     _dropped_whole(result, chromosomes), "every bin lacks support"
@@ -564,12 +542,13 @@ def _scaled(
         bad = np.unique(
             chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])]
         )
-        why = "no support" if result.status == 4 else "no total support"
+        lacks_all = result.status is ScalingStatus.NO_SUPPORT
+        why = "no support" if lacks_all else "no total support"
         unscaled |= dict.fromkeys(bad.tolist(), why)
 
 
 def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
-    """The chromosomes of which ``support="drop_rows"`` has left no bin, though filters had."""
+    """The chromosomes whose last bins ``support="drop_rows"`` has left out."""
     dropped: list[int] = np.setdiff1d(
         chromosomes[result.unsupported_rows], chromosomes[result.kept]
     ).tolist()
@@ -584,7 +563,7 @@ def _statistics(
     unscaled: Mapping[int, str],
     count: int,
 ) -> dict[str, Any]:
-    """Scale, variance and convergence as cooler has them: numbers, or, by chromosome, one for each."""
+    """Scale, variance and convergence as cooler defines them: numbers, or arrays by chromosome."""
     kept = result.kept
     of = np.zeros(kept.size, np.intp) if chromosomes is None else chromosomes
     deviation = sums.value(np.where(kept, result.x, 0.0)) - 1
@@ -594,15 +573,15 @@ def _statistics(
         total = np.bincount(of[kept], weights=values[kept], minlength=sizes.size)
         return np.divide(total, sizes, out=np.full(sizes.size, empty), where=sizes > 0)
 
-    converged = np.full(sizes.size, result.status in (1, PARTLY))
+    converged = np.full(
+        sizes.size, result.status in (ScalingStatus.CONVERGED, ScalingStatus.IN_PART)
+    )
     converged[list(unscaled)] = False
     found = {
         "scale": mean(marginal, np.nan),
         "converged": converged,
         "var": mean(deviation**2, 0.0),
     }
-    return (
-        found
-        if chromosomes is not None
-        else {name: value[0].item() for name, value in found.items()}
-    )
+    if chromosomes is not None:
+        return found
+    return {name: value[0].item() for name, value in found.items()}

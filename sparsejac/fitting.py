@@ -1,4 +1,4 @@
-"""The function `fit`: the x whose ``A ∘ (x xᵀ)`` is nearest to Y."""
+"""`fit` finds the x whose ``A ∘ (x xᵀ)`` is nearest to Y."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ def fit(
     workers: int | None = None,
     memory: int | None = None,
 ) -> OptimizeResult:
-    """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``: weighted rank-one approximation, by Newton's method in k-space.
+    """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``, a weighted rank-one approximation, by Newton's method.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        As for `LeastSquares`: real.
+        Real; otherwise as for `LeastSquares`.
     Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
         As for `LeastSquares`.
     x0 : array_like, shape (k,), optional
-        Where to start. Default: from the data, see below.
+        The start. Default: a start that is computed from the data, see below.
     rows : {"all", "stored", "upper"}, default "stored"
-        Which entries of F and Y are compared: see `LeastSquares`.
+        The entries of F and Y that are compared: see `LeastSquares`.
     order : {"C", "F"}, default "C"
-        That of a vector Y.
+        The order of a vector Y.
     tol : float, default 1e-09
-        Converged is what has an `optimality` of at most this.
+        The fit has converged when its `optimality` is at most this.
     max_iter : int, default 200
-        Newton steps at most.
+        The largest number of Newton steps.
     callback : callable, optional
-        Called after each step with an `OptimizeResult` of ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
+        Called after each step with an `OptimizeResult` of
+        ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
     progress : bool, default False
-        Show a bar of the passes over A, with cost and optimality; of a streamed A also one of each pass.
+        Show a bar of the passes over A, with cost and optimality. If A is streamed, also show a bar
+        of each pass.
     check_finite : bool, default True
         Refuse NaN and infinity in A, Y and x0.
     workers : int, optional
@@ -63,69 +65,88 @@ def fit(
     Returns
     -------
     result : scipy.optimize.OptimizeResult
-        ``x`` (float64), ``cost``, ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with ``D = diag(JᵀJ)`` (not less than a
-        ten-thousandth of what D would be if all x_j were equal and F as large as Y, so that x may tend to zero): the same for
-        any scale of A and Y; ``nit`` steps; ``nfev`` passes for cost and gradient; ``n_products`` passes for
-        products with a k×k matrix; ``success``, ``message`` and ``status``: 1 converged, and no negative curvature was
-        found; 0 max_iter was reached; 2 rounding prevents progress; 3 cost or gradient are not finite, or float64 cannot
-        hold the squares of A, Y or F; 4 the gradient vanishes at a saddle that could not be left; 99 stopped by the
-        callback. Only 1 is a success. With status 3, cost, gradient and optimality may be wrong by any amount.
+        ``x`` (float64), ``cost`` and ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with
+        ``D = diag(JᵀJ)``; ``nit``, the steps; ``nfev``, the passes for cost and gradient;
+        ``n_products``, the passes for products with a k×k matrix; ``success``, ``status`` and
+        ``message``, which lists likely causes.
+
+        The optimality does not depend on the scale of A and Y. So that x may tend to zero, D is at
+        least a ten-thousandth of what it would be if all x_j were equal and F as large as Y.
+
+        The status is an `enum.IntEnum`. Only 1 is a success:
+
+        * 0, MAX_ITER: `max_iter` steps were made.
+        * 1, CONVERGED: the optimality is at most `tol`, and no negative curvature was found.
+        * 2, ROUNDING: rounding prevents further progress.
+        * 3, OUT_OF_RANGE: float64 cannot hold the cost, the gradient, or the squares of A, Y or F.
+          Cost, gradient and optimality may then be wrong by any amount.
+        * 4, SADDLE: the gradient vanishes at a saddle that could not be left.
+        * 99, CALLBACK: the callback stopped the fit.
 
     Raises
     ------
     ValueError
-        As `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or `max_iter` not positive.
+        As `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or
+        `max_iter` is not positive.
     TypeError
         As `LeastSquares`; if x0 is complex; if `callback` cannot be called.
 
     Notes
     -----
-    **Method.** Gauss and Newton's steps in a trust region; near a minimum with large residuals, which shows when such
-    a step falls short of what it predicts, Newton's with exact second derivatives. Each is solved to a tenth by
-    preconditioned conjugate gradients [1]_, with ``diag(JᵀJ)`` as preconditioner and for the norm of the trust
-    region. Once a step has failed, Levenberg's damping is added, which vanishes with the gradient, and a step that
-    fails is shortened to the best along it: on a line the cost is a quartic polynomial, and one product more tells
-    its coefficients. The inner loop is our own: SciPy's cg knows neither negative curvature nor a trust region, and
-    its trust-krylov and trust-ncg, which have no preconditioner and solve more precisely, took two to four times as
-    many passes (`tests/benchmarks/bench_fit.py`).
+    **Method.** The steps are those of Gauss and Newton in a trust region. Near a minimum with large
+    residuals such a step falls short of what it predicts. From there on the steps are those of
+    Newton, with exact second derivatives. Preconditioned conjugate gradients [1]_ reduce the
+    residual of each linear system to a tenth. ``diag(JᵀJ)`` is the preconditioner and defines the
+    norm of the trust region. After the first step that fails, Levenberg's damping is added, which
+    vanishes with the gradient. A step that fails is shortened to the best length: on a line the
+    cost is a quartic polynomial, and one more product tells its coefficients. The inner loop is our
+    own, because SciPy's cg knows neither negative curvature nor a trust region. SciPy's
+    trust-krylov and trust-ncg have no preconditioner and solve more precisely. They took two to
+    four times as many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Curvature.** Where the gradient has vanished, six steps of Lanczos' method look for a negative curvature of the
-    Hessian H, in the form ``D^-½ H D^-½`` with the D of the optimality. That takes at most six products with H. The
-    start is random, of a fixed seed, with no part in x, whose curvature is known, and with the last direction of
-    negative curvature that conjugate gradients met. A Ritz value below -1e-8 of the largest is a saddle. The fit then
-    goes to the best point on the line along its vector, in either direction, and continues. Each time counts as a
-    step. So success means that no Ritz value is below -1e-8. In a large problem six steps can miss a negative
-    eigenvalue that is small or belongs to few variables.
+    **Curvature.** Where the gradient vanishes, six steps of Lanczos' method look for a negative
+    curvature of the Hessian H, in the form ``D^-½ H D^-½`` with the D of the optimality. That takes
+    at most six products with H. The start of Lanczos' method is random, with a fixed seed. Its part
+    in x, whose curvature is known, is removed, and the last direction of negative curvature that
+    conjugate gradients met is added. A Ritz value below -1e-8 of the largest one means a saddle.
+    The fit then goes to the best point on the line along its vector, in either direction, and
+    continues. Each time counts as a step. So success means that no Ritz value is below -1e-8. In a
+    large problem six steps can miss a negative eigenvalue that is small or belongs to few
+    variables.
 
-    **Start.** If most of ``A∘Y`` is positive, all x are equal. Otherwise the start is made from the direction in
-    which the cost falls fastest from x = 0: from Lanczos' method for the most negative curvature there, and from a
-    power method for those connected parts of A that the first vector does not reach. Curvatures are relative to what
-    the data ask of each variable, so parts of very different sizes are alike. A start at x = 0 is treated in the same
-    way, with equal x only if all of ``A∘Y`` is positive. At most ten sweeps follow. Each moves every variable half
-    the way to what fits best if its neighbours are right: the first one, from equal ones, to a weighted degree. Any
-    other start is scaled to the minimum on its ray.
+    **Start.** If most of ``A∘Y`` is positive, all x are equal. Otherwise the start follows the
+    direction in which the cost falls fastest from x = 0. Lanczos' method finds the most negative
+    curvature there, and a power method serves those connected parts of A that the first vector does
+    not reach. Curvatures are measured relative to the size that the data ask of each variable, so
+    that parts of very different sizes are treated alike. A start at x = 0 is treated in the same
+    way, with equal x only if all of ``A∘Y`` is positive. At most ten sweeps follow. Each sweep
+    moves every variable half the way to the value that fits best if its neighbours are right. From
+    equal x, the first sweep leads to a weighted degree. Any other start is scaled to the minimum on
+    its ray.
 
-    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has the one of its
-    start, and each connected part of A has its own. A variable that no entry of A reaches keeps its x0, or is 0.
-    Where x, or a part of it, is zero or tends to zero with all its neighbours, the gradient vanishes whatever the
-    data. The most negative curvature is looked for there, as for the start, and if it is negative, these variables
-    start anew. This takes as many products as Lanczos' method needs. A part of A that is bipartite, without entries
-    on the diagonal, leaves F unchanged if one side is multiplied by what the other is divided by: the result is one
-    of many. The problem is not convex: the result is in general a local minimum, and depends on the start. There are
-    data whose cost falls while some x grow without bound and others vanish: there it ends with status 0.
+    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has
+    the one of its start, and each connected part of A has its own. A variable that no entry of A
+    reaches keeps its x0, or is 0. The gradient vanishes, whatever the data are, where x or a part
+    of it tends to zero with all its neighbours. The fit looks there for the most negative
+    curvature, as it does for the start, and starts these variables anew if the curvature is
+    negative. This takes as many products as Lanczos' method needs. If a part of A is bipartite and
+    has no entries on the diagonal, F does not change when one side is multiplied by what the other
+    is divided by, so the result is one of many. The problem is not convex: the result is in general
+    a local minimum and depends on the start. There are data whose cost falls while some x grow
+    without bound and others vanish. The fit ends there with status 0.
 
-    **Range.** Squares of A, of Y and of F must be float64 numbers, which those of entries beyond 1e±75 may not be. If
-    one overflows, or if so much of A's or Y's entries is lost to underflow that the result cannot be trusted, the
-    status is 3. x0 may have any scale.
+    **Range.** Squares of A, of Y and of F must be float64 numbers. Those of entries beyond 1e±75
+    may not be. The status is 3 if a square overflows, or if underflow takes so much of A's or Y's
+    entries that the result cannot be trusted. x0 may have any scale.
 
-    **Memory.** Beside A and Y at most 20 k-vectors, and 3 more for a second worker if both are symmetric; 35 where
-    Lanczos is needed at x = 0 (data of both signs, x near 0); for dense ones 1 MiB or what their layout needs, see
-    `LeastSquares`, and what it converts.
+    **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
+    symmetric; 35 where Lanczos' method is needed at x = 0 (data of both signs, x near 0); for dense
+    A and Y 1 MiB or what their layout needs, see `LeastSquares`, and what it converts.
 
     References
     ----------
-    .. [1] T. Steihaug, "The conjugate gradient method and trust regions in large scale optimization", SIAM J. Numer. Anal. 20
-       (1983), 626-637.
+    .. [1] T. Steihaug, "The conjugate gradient method and trust regions in large scale
+       optimization", SIAM J. Numer. Anal. 20 (1983), 626-637.
 
     Examples
     --------

@@ -1,14 +1,11 @@
-"""Reading matrices and vectors from files, and writing a Jacobian so that the file is either complete or absent."""
+"""Reads matrices and vectors from files, and writes files that are complete or absent."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import stat
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,12 +15,17 @@ from numpy.typing import NDArray
 
 from . import _validation
 from ._matrix import matrix_market, npy, npz
-from ._matrix.stored import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
+from ._matrix.stored_files import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
 from ._operators.stored import StoredCSR
-from ._system.files import sync_folder, temporary_name
+from ._system.outputs import (
+    check_output,
+    check_output_folder,
+    complete_or_absent,
+    complete_or_absent_folder,
+)
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
-# bytes of a .npy below which it is read: an empty array cannot be mapped, a small one need not be
+# A smaller .npy is read: an empty array cannot be mapped, and a small one need not be.
 _MAPPED = 2**16
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
@@ -34,27 +36,33 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : path_like
-        Matrix Market (``.mtx``, ``.mtx.gz``), ``.npz`` (of `scipy.sparse.save_npz`, or of `numpy.savez` with one array) or
-        ``.npy``, which is mapped into memory, not read; or a folder of `write_csr_blocks`, which stays on disk.
+        Matrix Market (``.mtx``, ``.mtx.gz``), ``.npz`` (of `scipy.sparse.save_npz`, or of
+        `numpy.savez` with one array) or ``.npy``, which is mapped into memory and not read; or a
+        folder of `write_csr_blocks`, which stays on disk.
 
     Returns
     -------
     A : numpy.memmap, ndarray or SciPy sparse array or matrix, or StoredCSR
-        The last of a folder: ``A[i:j]`` are rows of it, ``A.operator()`` is a LinearOperator, and iterating gives the blocks.
+        A folder gives a StoredCSR: ``A[i:j]`` are rows of it, ``A.operator()`` is a LinearOperator,
+        and iterating gives the blocks.
 
     Raises
     ------
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is of another format, truncated or damaged, or does not hold a matrix: an index is outside it, a line of a Matrix Market file is
-        not what its header says (the message names the line), a ``symmetric`` file has entries of both triangles.
+        If it is of another format, truncated or damaged, or does not hold a matrix. Examples are an
+        index outside the matrix, a line of a Matrix Market file that does not fit its header (the
+        message names the line), and a ``symmetric`` file with entries of both triangles.
 
     Notes
     -----
-    **Matrix Market.** Real numbers may have Fortran's exponents (``2.5D+03``). A last line that does not end is refused, as it may be cut.
+    **Matrix Market.** Real numbers may have Fortran's exponents (``2.5D+03``). A last line without
+    an end is refused, because it may be cut.
 
-    **Memory.** The matrix as it is stored, and for a symmetric Matrix Market file that much again while its other triangle is made; a ``.npy`` takes none until its values are used, a folder a few hundred bytes for each block.
+    **Memory.** The matrix as it is stored, and for a symmetric Matrix Market file as much again
+    while its other triangle is made. A ``.npy`` takes none until its values are used. A folder
+    takes a few hundred bytes for each block.
 
     Examples
     --------
@@ -94,7 +102,7 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Notes
     -----
-    **Memory.** The vector; twice that if it is stored as a sparse one.
+    **Memory.** The vector, and as much again if it is stored as a sparse one.
 
     Examples
     --------
@@ -119,29 +127,29 @@ def write_csr(
 ) -> None:
     """Write a sparse matrix for `scipy.sparse.load_npz`, uncompressed.
 
-    It is written under another name beside `path` (``.J.npz.0123456789abcdef.part``) and moved there when it is complete: whatever
-    happens, `path` is the whole new file, or what it was before. The other name is no other writer's; of several writers to `path` the last
-    one to end leaves its file.
+    The file is written under another name in the same folder (``.J.npz.0123456789abcdef.part``) and
+    takes the name `path` when it is complete. Whatever happens, `path` is the whole new file, or
+    what it was before. If several writers write to `path`, the last one to end leaves its file.
 
     Parameters
     ----------
     path : path_like
         Must end in ``.npz``.
     J : SciPy sparse array or matrix
-        CSR; other formats are converted.
+        CSR. Other formats are converted.
     wrap : callable, optional
-        Given the open file, returns the file object to write to: for a progress bar.
+        A function of the open file that returns the file object to write to, for a progress bar.
 
     Raises
     ------
     OSError
-        If it cannot be written; `path` is then untouched.
+        If it cannot be written. `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npz``, is no name for a file, or is write-protected.
+        If `path` does not end in ``.npz``, cannot be the name of a file, or is write-protected.
 
     Notes
     -----
-    **Memory.** 16 MiB beside J.
+    **Memory.** 16 MiB besides J.
 
     Examples
     --------
@@ -165,38 +173,42 @@ def write_csr_blocks(
     shape: tuple[int, int],
     wrap: Callable[[IO[bytes]], IO[bytes]] | None = None,
 ) -> None:
-    """Write a CSR matrix that may be larger than memory, block after block, as a folder for `read_matrix`.
+    """Write a CSR matrix that may be larger than memory, as a folder of row blocks.
 
-    Each block of rows is a file that `scipy.sparse.load_npz` reads, and ``matrix.json`` says which they are. All of it is written
-    under another name beside `path` (``.J.0123456789abcdef.part``) and moved there when it is complete: whatever happens, `path` is the whole
-    matrix, or is not there. Of several writers to `path` the first one to end wins, and the others get a ValueError. Each block has
-    checksums, which are compared when its numbers are read.
+    `read_matrix` reads the folder. Each block is a file for `scipy.sparse.load_npz`, and
+    ``matrix.json`` lists the blocks. The folder is written under another name in the same folder
+    (``.J.0123456789abcdef.part``) and takes the name `path` when it is complete. Whatever happens,
+    `path` is the whole matrix, or absent. If several writers write to `path`, the first one to end
+    wins, and the others get a ValueError. Each block has checksums, which are compared when its
+    numbers are read.
 
     Parameters
     ----------
     path : path_like
-        The name of a new folder; an empty one may be there.
+        The name of a new folder. An empty one may exist.
     blocks : iterable of (int, SciPy sparse array or matrix)
-        The first row and the rows from there on in CSR, in the order of the rows and without gaps: what
-        `JacobianBuilder.iter_csr` yields. All of one dtype.
+        Pairs of the first row and a CSR matrix of the rows from there on, in the order of the rows,
+        without gaps, and of one dtype. `JacobianBuilder.iter_csr` yields such pairs.
     shape : tuple of int
-        (m, n), the shape of the whole.
+        (m, n), the shape of the whole matrix.
     wrap : callable, optional
-        Given the open file of a block, returns the file object to write to: for a progress bar.
+        A function of the open file of a block that returns the file object to write to, for a
+        progress bar.
 
     Raises
     ------
     OSError
         If it cannot be written.
     ValueError
-        If `path` is there already, or cannot be made; then no block is asked for. If another writer was first. If the blocks are not the rows of one matrix of
-        this shape.
+        If `path` exists or cannot be made, before any block is computed; if another writer was
+        first; if the blocks are not the rows of one matrix of this shape.
     TypeError
         If `shape` is not of integers.
 
     Notes
     -----
-    **Memory.** One block, 16 MiB, and a number for each of its rows. What a killed process leaves is ``.J.0123456789abcdef.part``, which may be removed.
+    **Memory.** One block, 16 MiB, and a number for each of its rows. A killed process leaves
+    ``.J.0123456789abcdef.part``, which may be removed.
 
     Examples
     --------
@@ -221,7 +233,7 @@ def write_csr_blocks(
     check_output_folder(path)
     dtype, row = None, 0
     described: list[dict[str, Any]] = []
-    with _complete_or_absent_folder(path) as part:
+    with complete_or_absent_folder(path) as part:
         for item in blocks:
             J = _rows_of(item, row, (m, n), dtype)
             file = part / f"rows-{len(described):08d}.npz"
@@ -240,7 +252,8 @@ def write_csr_blocks(
             del item, J  # before the next one is made
         if row != m:
             raise ValueError(
-                f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before row {row}"
+                f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before "
+                f"row {row}"
             )
         matrix = {
             "format": FORMAT,
@@ -255,7 +268,7 @@ def write_csr_blocks(
 
 
 def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
-    """Write a vector for `numpy.load`, so that the file is the whole new one or what it was before: see `write_csr`.
+    """Write a vector for `numpy.load`. The file is complete or as before: see `write_csr`.
 
     Parameters
     ----------
@@ -266,13 +279,13 @@ def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; `path` is then untouched.
+        If it cannot be written. `path` is then untouched.
     ValueError
-        If `path` does not end in ``.npy``, is no name for a file, or is write-protected.
+        If `path` does not end in ``.npy``, cannot be the name of a file, or is write-protected.
 
     Notes
     -----
-    **Memory.** None beside x.
+    **Memory.** None besides x.
 
     Examples
     --------
@@ -286,118 +299,18 @@ def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
     path = Path(path)
     check_output(path, ".npy")
     with complete_or_absent(path) as file:
-        # NumPy writes to a file of the system by a call that does not tell why it failed.
+        # NumPy writes to a file of the system by a call that does not say why it failed.
         np.lib.format.write_array(_Plain(file), np.ascontiguousarray(x), allow_pickle=False)
 
 
-def check_output(path: Path, suffix: str) -> None:
-    """Refuse, before any work is done, a name under which the result could not be written."""
-    if path.suffix != suffix:
-        raise ValueError(f"the output must end in {suffix}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"the output {path} is a folder")
-    if path.exists():
-        if not path.is_file():  # a device such as /dev/null would be replaced by a file
-            raise ValueError(f"the output {path} is no regular file: choose another name")
-        if not os.access(path, os.W_OK):
-            raise ValueError(
-                f"the output {path} is write-protected: make it writable, or choose another name"
-            )
-    _check_parent(path)
-
-
-def check_output_folder(path: Path) -> None:
-    """The same for an output that is a folder."""
-    if path.exists() and not (
-        path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)
-    ):
-        raise ValueError(
-            f"the output {path} is there already, and only an empty folder, on which no disk is mounted, is replaced: "
-            "remove it, or choose another name"
-        )
-    _check_parent(path)
-
-
-def _check_parent(path: Path) -> None:
-    parent = Path(os.path.realpath(path)).parent  # a link is followed
-    if not parent.is_dir():
-        raise ValueError(f"the folder of the output {path} does not exist")
-    if not os.access(parent, os.W_OK):
-        raise ValueError(f"the folder of the output {path} is not writable")
-
-
-@contextmanager
-def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
-    """A new file beside `path` that takes its name at the end of the block, and vanishes if that is not reached.
-
-    Its temporary name is its own, whoever else writes to `path`; of several writers the last one to end leaves its file. A symbolic
-    link stays one. The file has the permissions of the one that it replaces, or else those that the user's umask gives. Errors of the system name `path`,
-    or what it is a part of: `named`.
-    """
-    named = path if named is None else named
-    path = Path(os.path.realpath(path))
-    part = temporary_name(path)
-    try:
-        with _naming(named), part.open("wb") as file:
-            _copy_mode(path, part)  # before there is anything to read in it
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with _naming(named):
-            part.replace(path)
-        sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class _Plain:
-    """An open file, of which NumPy does not know that it is one of the system."""
+    """An open file that NumPy does not recognise as one of the system."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def write(self, data: Any) -> int:
         return self._file.write(data)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of the system name the output."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{path} cannot be written: {error.strerror or error}"
-        raise (
-            OSError(message) if error.errno is None else OSError(error.errno, message)
-        ) from error
-
-
-def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
-    with suppress(FileNotFoundError):
-        part.chmod(stat.S_IMODE(path.stat().st_mode) | more)
-
-
-@contextmanager
-def _complete_or_absent_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, into which files are written by `complete_or_absent`; of several writers the first one to end wins."""
-    named, path = path, Path(os.path.realpath(path))
-    part = temporary_name(path)
-    try:
-        with _naming(named):
-            part.mkdir()
-        _copy_mode(path, part, stat.S_IRWXU)
-        yield part
-        sync_folder(part)
-        _copy_mode(path, part)
-        try:
-            part.replace(path)  # the system refuses it if a folder with something in it is there
-        except OSError:
-            check_output_folder(path)  # says so if another writer was first
-            with _naming(named):
-                raise
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_npz(
@@ -416,11 +329,13 @@ def _write_npz(
         "format": b"csr",
         "_is_array": True,
     }
-    if checked:  # parts of the arrays are read, which the archive's own checksums do not cover; SciPy ignores other names
+    if checked:
+        # The archive's own checksums do not serve a reader of parts. SciPy ignores other names.
         arrays |= {
             f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")
         }
-    # What scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a write fails, and complains on stderr.
+    # This is what scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a
+    # write fails, and complains on stderr.
     with (
         complete_or_absent(path, named) as file,
         zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
@@ -433,7 +348,7 @@ def _write_npz(
 def _rows_of(
     item: Any, row: int, shape: tuple[int, int], dtype: np.dtype[Any] | None
 ) -> scipy.sparse.csr_array:
-    """The matrix of one item of `blocks`, if it is the one that begins at this row."""
+    """The matrix of one item of `blocks`, which must begin at this row."""
     if not (
         isinstance(item, tuple)
         and len(item) == 2
@@ -444,29 +359,35 @@ def _rows_of(
     ):
         parts = item if isinstance(item, tuple) else [item]
         raise ValueError(
-            "blocks must yield pairs of a first row and a CSR matrix, as JacobianBuilder.iter_csr does, "
-            f"got {' and '.join(map(_validation.type_name, parts))}: yield (first_row, matrix.tocsr())"
+            "blocks must yield pairs of a first row and a CSR matrix, as "
+            "JacobianBuilder.iter_csr does, got "
+            f"{' and '.join(map(_validation.type_name, parts))}: yield (first_row, "
+            "matrix.tocsr())"
         )
     (m, n), (first_row, J) = shape, item
     if first_row != row:
         raise ValueError(
-            f"blocks must have each row once and in order, and row {row} is next, but a block begins at row {first_row}: "
-            "yield them in the order of their rows, with no gap and no overlap"
+            f"blocks must have each row once and in order, and row {row} is next, but a block "
+            f"begins at row {first_row}: yield them in the order of their rows, with no gap and "
+            "no overlap"
         )
     if J.shape[1] != n or row + J.shape[0] > m:
         raise ValueError(
-            f"blocks must be rows of a matrix of shape ({m}, {n}), but the one at row {row} has shape {J.shape}: pass the shape of the whole"
+            f"blocks must be rows of a matrix of shape ({m}, {n}), but the one at row {row} has "
+            f"shape {J.shape}: pass the shape of the whole"
         )
     if dtype is not None and dtype != J.dtype:
         raise ValueError(
-            f"blocks must have one dtype, {dtype} as the first, but the one at row {row} has {J.dtype}: convert it by astype"
+            f"blocks must have one dtype, {dtype} as the first, but the one at row {row} has "
+            f"{J.dtype}: convert it by astype"
         )
     try:
         J = scipy.sparse.csr_array(J)
-        J.check_format()  # whoever reads it back relies on it
+        J.check_format()  # readers rely on it
     except ValueError as error:
         raise ValueError(
-            f"blocks must be consistent matrices, but the one at row {row} is not, build it anew: {error}"
+            f"blocks must be consistent matrices, but the one at row {row} is not, build it "
+            f"anew: {error}"
         ) from None
     return J
 
@@ -481,9 +402,10 @@ def _read(path: Path) -> Any:
         reader = matrix_market.read
     else:
         raise ValueError(
-            f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder with its {MANIFEST}"
+            f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder "
+            f"with its {MANIFEST}"
         )
-    with path.open("rb") as file:  # the system's own words if there is none, or it is a folder
+    with path.open("rb") as file:  # raises the system's own error if it is missing or a folder
         if not file.read(1):
             raise ValueError(f"{path} is empty")
     try:

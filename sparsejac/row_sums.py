@@ -1,4 +1,4 @@
-"""The row sums of F, ``F(x) 1 = x ∘ (A x)``, for a symmetric A, of which one side of the diagonal is read."""
+"""The row sums of F, ``F(x) 1 = x ∘ (A x)``, for a symmetric A."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends.row_products import RowProducts
+from ._operators.base import silence
 from ._operators.row_sums import RowSumsOperator
 from ._validation import Pairs, Uplo
 
 
 @final
 class RowSums:
-    """The map ``x ↦ x ∘ (A x)`` for a symmetric A: the row sums of ``F(x) = A ∘ (x xᵀ)``, and their k×k Jacobian.
+    """The map ``x ↦ x ∘ (A x)`` for a symmetric A, and its k×k Jacobian.
 
-    The Jacobian is ``Diag(A x) + Diag(x) A``. A may be given by one of its triangles, and parts of it may be left out, as contact maps ask
-    for it: diagonals, or the entries within, or between, groups of rows.
+    The values are the row sums of ``F(x) = A ∘ (x xᵀ)``. The Jacobian is ``Diag(A x) + Diag(x) A``.
+    A may be given by one of its triangles. Parts of A may be left out, as is usual for contact
+    maps: diagonals, or the entries within or between groups of rows.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. One triangle is read, and stands for both. Referenced if it is dense or in canonical CSR or CSC format, and never
-        written to; other formats are converted once.
+        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. One
+        triangle is read, and stands for both. A is referenced if it is dense or in canonical CSR or
+        CSC format, and never written to. Other formats are converted once.
     uplo : {"U", "L"}, optional
-        A holds its upper (lower) triangle only, and stands for the symmetric matrix: a sparse A must have no entries on the other side, of a
-        dense one they are not read. Default: A is whole, which is checked.
+        A holds its upper (lower) triangle only, and stands for the symmetric matrix. A sparse A
+        must have no entries outside the triangle. In a dense A they are not read. Default: A is
+        whole, which is checked.
     ignore_diags : int, default 0
-        Leave out the entries with ``|i - j| < ignore_diags``: 1 leaves out the diagonal, 2 its neighbours too.
+        Leave out the entries with ``|i - j| < ignore_diags``: 1 leaves out the diagonal, 2 its
+        neighbours too.
     groups : sequence of labels, shape (k,), optional
         The group of each row, such as its chromosome. The rows of a group must be neighbours.
     pairs : {"all", "within", "between"}, default "all"
-        Which entries count: all of them, those of two rows of one group (cis), or of two groups (trans).
+        The entries that count: all of them, those of two rows of one group (cis), or those of rows
+        of two groups (trans).
     check_finite : bool, default True
         Refuse NaN and infinity in A and in x.
     workers : int, optional
@@ -49,29 +55,32 @@ class RowSums:
     shape : tuple of int
         (k, k).
     nnz : int
-        The entries that are read: those on one side of the diagonal.
+        The number of entries that are read, on one side of the diagonal.
 
     Raises
     ------
     ValueError
-        If A is not square, not symmetric, not finite or structurally inconsistent, or has entries beside the triangle that `uplo` names; if the rows
-        of a group are not neighbours; for values of the keywords other than those above.
+        If A is not square, not symmetric, not finite or structurally inconsistent, or has entries
+        outside the triangle that `uplo` names; if the rows of a group are not neighbours; for
+        values of the keywords other than those above.
     TypeError
         If A is complex or not a matrix of numbers.
 
     Notes
     -----
-    **Memory.** Beside A: up to 40 k bytes, and as much again while it is made.
+    **Memory.** Besides A, up to 40 k bytes, and as much again while this is made.
 
-    **Later changes.** If values of A are changed in place, the next `value` sees that; an operator keeps the A x of when it was made. The structure of a
-    sparse A must not change.
+    **Later changes.** If values of A are changed in place, the next `value` uses them. An operator
+    keeps the A x from when it was made. The structure of a sparse A must not change.
 
-    **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`, and looked at in one pass when this is made: whether it is symmetric, by
-    products with a random vector, to rounding; how large its entries are; and its diagonal. After that five eighths of a file are
-    read in a pass, where its rows are longer than 64 KiB. A contact map, or ``uplo``, holds one half to begin with.
+    **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`. One pass scans it
+    when this is made. The pass tests by products with a random vector whether A is symmetric up to
+    rounding, and notes the diagonal and the largest entry. Later passes read five eighths of a file
+    whose rows are longer than 64 KiB. A contact map, or an A with ``uplo``, holds one triangle
+    only.
 
-    **Sums** are accumulated in float64 over one side of the diagonal, each entry of which counts for both, so a product is half a pass over
-    a symmetric A.
+    **Sums** are accumulated in float64 over one side of the diagonal. Each entry counts for both
+    sides, so a product takes half a pass over a symmetric A.
 
     Examples
     --------
@@ -88,7 +97,7 @@ class RowSums:
      [ 4. 11.  6.]
      [ 3.  9.  7.]]
 
-    Of the upper triangle, stored as counts:
+    A may be the upper triangle, stored as counts:
 
     >>> import scipy.sparse
     >>> U = scipy.sparse.csr_array(np.triu(A).astype(np.int32))
@@ -147,7 +156,9 @@ class RowSums:
 
         Notes
         -----
-        One pass. **Memory.** The result and 4 k-vectors, for a sparse A 2 more for each worker.
+        It takes one pass.
+
+        **Memory.** The result and 4 k-vectors, and for a sparse A 2 more for each worker.
 
         Examples
         --------
@@ -158,11 +169,11 @@ class RowSums:
         """
         x = self._point(x)
         self._products.take_diagonal()
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with silence():
             return x * self._products.times(x)
 
     def operator(self, x: ArrayLike) -> RowSumsOperator:
-        """The Jacobian of `value` at x, k×k and never formed: ``Diag(A x) + Diag(x) A``.
+        """The Jacobian of `value` at x, ``Diag(A x) + Diag(x) A``, k×k and never formed.
 
         Parameters
         ----------
@@ -182,7 +193,9 @@ class RowSums:
 
         Notes
         -----
-        One pass. **Memory.** 2 k-vectors, and while it is made those of `value`.
+        It takes one pass.
+
+        **Memory.** 2 k-vectors, and while it is made those of `value`.
 
         Examples
         --------
@@ -194,11 +207,11 @@ class RowSums:
         """
         x = self._point(x)
         self._products.take_diagonal()
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with silence():
             return RowSumsOperator(self._products, x, self._products.times(x))
 
     def nonzeros(self) -> NDArray[np.int64]:
-        """How many entries of each row of A that count are not zero.
+        """The number of nonzero entries in each row of A, among those that count.
 
         Returns
         -------
@@ -206,7 +219,9 @@ class RowSums:
 
         Notes
         -----
-        One pass. **Memory.** As `value`.
+        It takes one pass.
+
+        **Memory.** As for `value`.
 
         Examples
         --------

@@ -1,7 +1,7 @@
-"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, ours or another, that share no code with the kernels.
+"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, which share no code with the kernels.
 
-F is quadratic, so its Jacobian can be checked without a tolerance for truncation: the identities of `check_jacobian`
-hold exactly in exact arithmetic, and to the last bit in floating point for small integers.
+F is quadratic, so its Jacobian can be checked without a tolerance for truncation. The identities of
+`check_jacobian` hold exactly in exact arithmetic, and to the last bit for small integers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import _validation
+from ._operators.jacobian import JacobianOperator
 from ._validation import Order, Rows
 from .jacobian import JacobianBuilder
 
@@ -27,14 +28,15 @@ def dense_jacobian(
 ) -> NDArray[Any]:
     """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by plain loops over the definition.
 
-    ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, one row for each (i, j). For small k: to compare with, and to read.
+    The entries are ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, with one row for each (i, j). The
+    function serves to compare with, and to read, for small k.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
     x : array_like, shape (k,)
     rows : {"all", "stored", "upper"}, default "all"
-        Which entries of F are rows of J: see `sparsejac.JacobianBuilder`.
+        The entries of F that are rows of J: see `sparsejac.JacobianBuilder`.
     order : {"C", "F"}, default "C"
         The order of the rows: row-major, or the columns of F stacked.
 
@@ -96,7 +98,8 @@ class Check:
     name : str
         The identity.
     error : float
-        The largest deviation, as a multiple of the rounding errors that the computation may have: 1 is the limit.
+        The largest deviation, as a multiple of the rounding errors that the computation may have: 1
+        is the limit.
     passed : bool
         Whether it is at most 1.
     """
@@ -115,20 +118,24 @@ def check_jacobian(
     order: Order = "C",
     seed: int = 0,
 ) -> tuple[Check, ...]:
-    """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x, by identities; raise if one does not hold.
+    """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x by identities.
 
-    F is quadratic, so these hold exactly for every h. Random ones are tried: two that are as large as x in each entry, and for the first
-    identity two whose entries are all of one size, with ``F(x+h) - F(x-h)`` written out as ``2 A_ij (x_i h_j + h_i x_j)``. So an entry that does
-    not belong to J is found even if the sizes in x differ widely.
+    F is quadratic, so the identities hold exactly for every h. Random h are tried: two that are as
+    large as x in each entry, and for the first identity two whose entries all have one size, with
+    ``F(x+h) - F(x-h)`` written out as ``2 A_ij (x_i h_j + h_i x_j)``. So a wrong entry of J is
+    found even if the sizes in x differ widely.
 
     * ``F(x+h) - F(x-h) = 2 J h``
     * ``F(x+h) - F(x) - J h = F(h)``
     * ``J x = 2 F(x)``
-    * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`; of an operator each entry of ``Jᴴ w``, for a w that makes the rows of J equally large
-    * for our own J besides: ``J(x) h = J(h) x``, CSR against operator in ``J v`` and ``Jᴴ w``, the norms of its columns
+    * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`; for an operator also each entry of ``Jᴴ w``,
+      for a w that makes the rows of J equally large
+    * for our own J also ``J(x) h = J(h) x``, and CSR against operator in ``J v``, ``Jᴴ w`` and the
+      column norms
 
-    F is computed here by NumPy. The allowed deviation of each entry is a small multiple of the rounding error of its own
-    terms, which supposes that no product of three of the numbers overflows or underflows on the way.
+    NumPy computes F here. The allowed deviation of each entry is a small multiple of the rounding
+    error of its own terms. This assumes that no product of three of the numbers overflows or
+    underflows.
 
     Parameters
     ----------
@@ -136,30 +143,31 @@ def check_jacobian(
     x : array_like, shape (k,), optional
         Default: small random integers, none of them zero.
     J : array_like, sparse array or LinearOperator, shape (m, k), optional
-        The Jacobian to check, one that you wrote for instance. Default: the one of `sparsejac.JacobianBuilder`, as CSR and as operator.
+        The Jacobian to check, for instance one that you wrote. Default: that of
+        `sparsejac.JacobianBuilder`, as CSR and as operator.
     rows : {"all", "stored", "upper"}, default "all"
-        Which entries of F are the rows of J: see `sparsejac.JacobianBuilder`.
+        The entries of F that are rows of J: see `sparsejac.JacobianBuilder`.
     order : {"C", "F"}, default "C"
         Their order.
     seed : int, default 0
-        Of the random vectors.
+        The seed of the random vectors.
 
     Returns
     -------
     checks : tuple of Check
-        One for each identity; all passed.
+        One for each identity. All have passed.
 
     Raises
     ------
     AssertionError
-        If an identity does not hold: names each that fails, with its error.
+        If an identity does not hold. The message names each that fails, with its error.
     ValueError
         If the shapes do not fit together; if the squares of F's entries overflow or vanish; and as
         `sparsejac.JacobianBuilder` does.
     TypeError
         If A or x is not an array of numbers.
     MemoryError
-        If the vectors, or for our own J its CSR, would not fit into memory.
+        If the vectors, or for our own J its CSR, do not fit into memory.
 
     Notes
     -----
@@ -207,8 +215,8 @@ def verdicts(
     order: Order = "C",
     seed: int = 0,
 ) -> Iterator[Check]:
-    """The checks of `check_jacobian` one by one, failed ones too."""
-    A = _validation.matrix(A)  # in memory: entries are looked at one by one
+    """Yield the checks of `check_jacobian` one by one, also those that fail."""
+    A = _validation.matrix(A)  # in memory, because single entries are read
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
     rng = np.random.default_rng(seed)
@@ -220,100 +228,125 @@ def verdicts(
     x = x.astype(np.result_type(builder.dtype, _validation.float_dtype("x", x.dtype)))
     if J is not None and getattr(J, "shape", None) != (m, k):
         raise ValueError(
-            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that rows={rows!r} asks for, "
-            f"got {getattr(J, 'shape', None)}"
+            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that "
+            f"rows={rows!r} asks for, got {getattr(J, 'shape', None)}"
         )
     _validation.fits(
         "the check", 16 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A'
     )
     op = builder.operator(x)
-    given = op if J is None else J
     i, j = builder.row_pairs()
-    a = _entries(A, i, j).astype(x.dtype)
-
-    def F(y: NDArray[Any]) -> NDArray[Any]:
-        return a * y[i] * y[j]
-
-    # Steps as large as x, entry by entry, and without a zero: then no error hides behind the rounding of another term. Two of
-    # them, as one may be orthogonal to what is wrong in a row.
+    terms = _Terms(_entries(A, i, j).astype(x.dtype), x, i, j)
+    # Two steps, because one may be orthogonal to what is wrong in a row. They are as large as x in
+    # each entry, and have no zero, so that no error hides behind the rounding of another term.
     steps = [_integers(rng, k, x.dtype) * _powers_of_two(x) for _ in range(2)]
-    # Each entry is a sum of a few products of three numbers; this bounds them all.
-    with np.errstate(over="ignore", under="ignore"):
-        y = abs(x) + np.maximum(*map(abs, steps))
-        size = abs(a) * y[i] * y[j]
+    yield from _quadratic_identities(op if J is None else J, terms, steps, rng)
+    if J is None:
+        yield from _own_identities(builder, op, terms, steps, rng)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """F at the rows of J: the entries a of A at (i, j), and x."""
+
+    a: NDArray[Any]
+    x: NDArray[Any]
+    i: NDArray[Any]
+    j: NDArray[Any]
+
+    def F(self, y: NDArray[Any]) -> NDArray[Any]:
+        return self.a * y[self.i] * y[self.j]
+
+    def product(self, h: NDArray[Any]) -> NDArray[Any]:
+        """``J h``, written out."""
+        return self.a * (self.x[self.i] * h[self.j] + h[self.i] * self.x[self.j])
+
+    def size(self, h: NDArray[Any]) -> NDArray[Any]:
+        """The magnitude of the terms of ``J h``."""
+        return _Terms(abs(self.a), abs(self.x), self.i, self.j).product(abs(h))
+
+    def bound(self, steps: list[NDArray[Any]]) -> NDArray[Any]:
+        """A bound of each product of three numbers in ``F(x ± h)``."""
+        with np.errstate(over="ignore", under="ignore"):
+            y = abs(self.x) + np.maximum(*map(abs, steps))
+            return abs(self.a) * y[self.i] * y[self.j]
+
+
+def _quadratic_identities(
+    J: Any, terms: _Terms, steps: list[NDArray[Any]], rng: np.random.Generator
+) -> Iterator[Check]:
+    x, F = terms.x, terms.F
+    size = terms.bound(steps)
     _check_range(size, x.dtype)
-    products = [given @ h for h in steps]
+    products = [J @ h for h in steps]
     name = "F(x+h) - F(x-h) = 2 J h"
     found = [
         _entrywise(name, F(x + h) - F(x - h), 2 * Jh, size)
         for h, Jh in zip(steps, products, strict=True)
     ]
-    # With those steps an entry of a row counts as much as x in its column. A wrong one where x is small hides behind the others
-    # of its row, but not with steps of one size. There F(x+h) - F(x-h) would lose the digits of the smaller of x and h.
+    # With those steps an entry of a row counts as much as x in its column. A wrong one where x is
+    # small hides behind the others of its row, but not with steps of one size. There
+    # F(x+h) - F(x-h) would lose the digits of the smaller of x and h.
     for _ in range(2):
-        h = _integers(rng, k, x.dtype) * _powers_of_two(x).max(initial=0)
-        terms = abs(a) * (abs(x)[i] * abs(h)[j] + abs(h)[i] * abs(x)[j])
-        found.append(_entrywise(name, a * (x[i] * h[j] + h[i] * x[j]), given @ h, terms))
+        h = _integers(rng, x.size, x.dtype) * _powers_of_two(x).max(initial=0)
+        found.append(_entrywise(name, terms.product(h), J @ h, terms.size(h)))
     yield _worst(found)
     yield _worst(
         _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
         for h, Jh in zip(steps, products, strict=True)
     )
-    yield _entrywise("J x = 2 F(x)", given @ x, 2 * F(x), size)
-    adjoint = [_adjoint(given, rng, x.dtype)]
-    if isinstance(given, LinearOperator):
-        adjoint.append(_adjoint_entrywise(given, rng, a, x, i, j))
+    yield _entrywise("J x = 2 F(x)", J @ x, 2 * F(x), size)
+    adjoint = [_adjoint(J, rng, x.dtype)]
+    if isinstance(J, LinearOperator):
+        adjoint.append(_adjoint_entrywise(J, rng, terms))
     yield _worst(adjoint)
-    if J is not None:
-        return
-    yield _entrywise("J(x) h = J(h) x", products[0], builder.operator(steps[0]) @ x, size)
-    del products
+
+
+def _own_identities(
+    builder: JacobianBuilder,
+    op: JacobianOperator,
+    terms: _Terms,
+    steps: list[NDArray[Any]],
+    rng: np.random.Generator,
+) -> Iterator[Check]:
+    x, h, (m, k) = terms.x, steps[0], op.shape
+    name = "J(x) h = J(h) x"
+    yield _entrywise(name, op @ h, builder.operator(h) @ x, terms.bound(steps))
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
-    yield _entrywise(
-        "CSR @ v = operator @ v",
-        csr @ v,
-        op @ v,
-        abs(a) * (abs(v)[i] * abs(x)[j] + abs(x)[i] * abs(v)[j]),
-    )
-    transposed = csr.conj().T
-    yield _entrywise(
-        "CSR^H @ w = operator^H @ w",
-        transposed @ w,
-        op.H @ w,
-        abs(transposed) @ abs(w),
-        terms=_longest_column(csr),
-    )
+    yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, terms.size(v))
+    transposed, longest = csr.conj().T, _longest_column(csr)
+    name = "CSR^H @ w = operator^H @ w"
+    yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=longest)
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
-    yield _entrywise(
-        "column norms of CSR = of operator",
-        norms,
-        op.column_norms(),
-        norms.astype(x.real.dtype),
-        terms=_longest_column(csr),
-    )
+    size, name = norms.astype(x.real.dtype), "column norms of CSR = of operator"
+    yield _entrywise(name, norms, op.column_norms(), size, terms=longest)
 
 
 def assert_adjoint(op: Any, *, seed: int = 0) -> None:
-    """Raise unless ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩`` for random u and w: the dot test of an operator and its adjoint.
+    """Raise unless ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩`` for random u and w.
+
+    This is the dot test of an operator and its adjoint.
 
     Parameters
     ----------
     op : LinearOperator, array_like or sparse array, shape (m, n)
-        It is probed in its own dtype, with complex vectors if that is complex.
+        It is tested in its own dtype, with complex vectors if that is complex.
     seed : int, default 0
-        Of the random vectors.
+        The seed of the random vectors.
 
     Raises
     ------
     AssertionError
-        If the two sides differ by more than rounding errors, in their real or in their imaginary part.
+        If the two sides differ by more than rounding errors, in their real or in their imaginary
+        part.
 
     Notes
     -----
-    **Memory.** Two vectors of length m and two of length n, and what `op` needs for its products.
+    **Memory.** Two vectors of length m and two of length n, and what the products of `op` need.
 
-    The method is that of J. F. Claerbout, *Earth Soundings Analysis* (1992), section 5: "the dot-product test".
+    The method is the dot-product test of J. F. Claerbout, *Earth Soundings Analysis* (1992),
+    section 5.
 
     Examples
     --------
@@ -329,7 +362,8 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
     )
     if not check.passed:
         raise AssertionError(
-            f"the adjoint does not belong to the operator: {check.name} fails by {check.error:.3g} times its rounding error"
+            f"the adjoint does not belong to the operator: {check.name} fails by "
+            f"{check.error:.3g} times its rounding error"
         )
 
 
@@ -343,55 +377,43 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
     adjoint = (op.H if isinstance(op, LinearOperator) else op.conj().T) @ w
     left, right = np.vdot(w, forward), np.vdot(adjoint, u)
     scale = _norm(w) * _norm(forward) + _norm(adjoint) * _norm(u)
-    # Real and imaginary part each on its own: |·| of the difference would do, but hides which one is wrong.
+    # The real and the imaginary part are compared separately, which shows which one is wrong.
     difference = max(abs(np.real(left) - np.real(right)), abs(np.imag(left) - np.imag(right)))
     return _verdict(_ADJOINT, difference, 32 * np.finfo(dtype).eps * scale)
 
 
-def _adjoint_entrywise(
-    op: Any,
-    rng: np.random.Generator,
-    a: NDArray[Any],
-    x: NDArray[Any],
-    i: NDArray[Any],
-    j: NDArray[Any],
-) -> Check:
-    """Compare each entry of ``Jᴴ w`` with the definition, for a w that makes the rows of J equally large.
+def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Check:
+    """Compare each entry of ``Jᴴ w`` with the definition.
 
-    The scalar products say nothing of a row that is small beside others.
+    w makes the rows of J equally large. Scalar products say nothing of a row that is small
+    compared with others.
     """
+    a, x, i, j = terms.a, terms.x, terms.i, terms.j
     largest, limits = abs(a) * np.maximum(abs(x)[i], abs(x)[j]), np.finfo(x.dtype)
     w = _integers(rng, i.size, x.dtype)
-    w *= np.where(
-        largest > 4 * limits.tiny, 1 / _powers_of_two(largest), 0
-    )  # the reciprocal of a smaller one overflows
+    # The reciprocal of a smaller one overflows.
+    w *= np.where(largest > 4 * limits.tiny, 1 / _powers_of_two(largest), 0)
     wide = np.result_type(x.dtype, np.float64)
     expected, size = np.zeros(x.size, wide), np.zeros(x.size, np.float64)
     for rows, columns in ((i, j), (j, i)):
-        terms = (a * x[columns]).conj() * w
-        np.add.at(expected, rows, terms)
-        np.add.at(size, rows, abs(terms))
-    terms_each = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
-    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * terms_each)
+        part = (a * x[columns]).conj() * w
+        np.add.at(expected, rows, part)
+        np.add.at(size, rows, abs(part))
+    longest = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
+    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * longest)
 
 
 def _entrywise(
     name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1
 ) -> Check:
-    """Compare with the rounding error of sums of `terms` products whose magnitudes add up to `size`."""
+    """Compare with the rounding error of sums of `terms` products of total magnitude `size`."""
     if left.size == 0:
         return Check(name, 0.0, passed=True)
     limit = (16 + terms) * np.finfo(size.dtype).eps * size
     difference = abs(left - right)
-    worst = int(
-        np.argmax(
-            np.where(
-                limit > 0,
-                difference / np.where(limit > 0, limit, 1),
-                np.where(difference > 0, np.inf, 0),
-            )
-        )
-    )
+    beyond_zero = np.where(difference > 0, np.inf, 0)
+    relative = difference / np.where(limit > 0, limit, 1)
+    worst = int(np.argmax(np.where(limit > 0, relative, beyond_zero)))
     return _verdict(name, difference[worst], limit[worst])
 
 
@@ -402,7 +424,7 @@ def _verdict(name: str, difference: Any, limit: Any) -> Check:
 
 
 def _norm(v: NDArray[Any]) -> float:
-    """The Euclidean norm; NumPy's own is 0 where the squares underflow."""
+    """The Euclidean norm. That of NumPy is 0 if the squares underflow."""
     largest = float(abs(v).max(initial=0.0))
     return largest * float(np.linalg.norm(v / largest)) if largest > 0 else 0.0
 
@@ -412,24 +434,24 @@ def _worst(checks: Iterable[Check]) -> Check:
 
 
 def _check_range(size: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Refuse numbers whose squares overflow or vanish: then a norm says nothing."""
+    """Refuse numbers whose squares overflow or vanish, because their norm says nothing."""
     largest, limits = float(size.max(initial=0.0)), np.finfo(dtype)
     if largest > 0 and not np.sqrt(float(limits.tiny)) < largest < np.sqrt(float(limits.max)):
         raise ValueError(
-            f"the entries of F are as large as {largest:.1e}, and their squares leave the range of {dtype}: multiply A by a power "
-            "of two, which changes no digit"
+            f"the entries of F are as large as {largest:.1e}, and their squares leave the range "
+            f"of {dtype}: multiply A by a power of two, which changes no digit"
         )
 
 
 def _powers_of_two(x: NDArray[Any]) -> NDArray[Any]:
-    """The power of two below each |x_i|; where x_i = 0, that of the largest one."""
+    """The power of two below each |x_i|. Where x_i = 0, it is that of the largest one."""
     size = abs(x)
     size[size == 0] = size.max(initial=0.0) or 1.0
     return np.ldexp(np.ones_like(size), np.frexp(size)[1] - 1)
 
 
 def _integers(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Small integers without a zero."""
+    """Small random integers without a zero."""
     real, imaginary = rng.integers(1, 5, (2, n)) * rng.choice([-1, 1], (2, n))
     return (real + 1j * imaginary if dtype.kind == "c" else real).astype(dtype)
 
@@ -453,7 +475,7 @@ def _entries(A: Any, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
 
 
 def _wide_integers(A: Any) -> Any:
-    """A sparse A whose duplicates can be summed: 100 + 100 is -56 in int8."""
+    """A sparse A in a dtype in which duplicates can be summed: 100 + 100 is -56 in int8."""
     return A.astype(np.int64) if A.dtype.kind in "iu" and A.dtype.itemsize < 8 else A
 
 
@@ -462,11 +484,11 @@ def _longest_column(csr: Any) -> int:
 
 
 def _dense_with_pattern(A: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """A as a dense array, and which of its entries are stored."""
+    """A as a dense array, and a mask of the entries that are stored."""
     if not scipy.sparse.issparse(A):
         return np.asarray(A), np.ones(A.shape, np.bool_)
     stored = np.zeros(A.shape, np.bool_)
-    if A.format == "dia":  # SciPy's conversions leave out the zeros on a stored diagonal
+    if A.format == "dia":  # SciPy drops the zeros on a stored diagonal in conversions
         for offset in A.offsets:
             for j in range(min(A.shape[1], A.data.shape[1])):
                 if 0 <= j - offset < A.shape[0]:

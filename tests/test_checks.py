@@ -10,8 +10,9 @@ import pytest
 import scipy.sparse
 from support import integers, matrix, np_matrix
 
-from sparsejac import JacobianBuilder, _validation, jacobian
+from sparsejac import JacobianBuilder, jacobian
 from sparsejac._system import machine as _machine
+from sparsejac.cli import hints
 
 X = np.ones(3)
 
@@ -598,8 +599,8 @@ def test_hints_that_fit_where_they_are_read():
         ("a=b.mtx: no file", set(), "a=b.mtx: no file", "a=b.mtx: no file"),
         ("interrupted", set(), "interrupted", "interrupted"),
     ]:
-        assert _validation.fitting(message, taken) == python
-        assert _validation.fitting(message, taken, shell=True) == shell
+        assert hints.fitting(message, taken) == python
+        assert hints.fitting(message, taken, shell=True) == shell
 
 
 @pytest.mark.parametrize(
@@ -614,11 +615,9 @@ def test_names_that_look_like_hints(name):
             (f"no file: {name}", [name]),
             (f"{name} is odd: {name!r}: {name}", [name, name[:6]]),
         ]:
-            assert _validation.fitting(message, {"tol"}, shell=shell, given=given) == message
+            assert hints.fitting(message, {"tol"}, shell=shell, given=given) == message
     expected = f"{name} is A's: --tol 5"
     assert (
-        _validation.fitting(
-            f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name]
-        )
+        hints.fitting(f"{name} is A's: tol=5, or pass uplo=", {"tol"}, shell=True, given=[name])
         == expected
     )

@@ -15,6 +15,8 @@ import scipy.sparse
 from support import slow
 
 from sparsejac import __version__, cli, io, jacobian
+from sparsejac.cli import demo
+from sparsejac.cli import parser as cli_parser
 
 
 @pytest.fixture
@@ -209,7 +211,7 @@ def test_a_file_in_the_other_order(folder, capsys, monkeypatch, order):
     [("512", 512), ("64MiB", 2**26), ("2GB", 2 * 10**9), ("1.5 kib", 1536), ("3G", 3 * 10**9)],
 )
 def test_sizes(text, count):
-    assert cli._bytes(text) == count
+    assert cli_parser._bytes(text) == count
 
 
 def test_memory_of_a_command(folder, capsys):
@@ -422,9 +424,9 @@ def test_picture_without_braille(monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", Ascii())
     eye = scipy.sparse.eye_array(3, format="coo")
-    assert cli._picture(eye, width=80, height=20) == "#..\n.#.\n..#"
+    assert demo.picture(eye, width=80, height=20) == "#..\n.#.\n..#"
     assert (
-        cli._picture(scipy.sparse.eye_array(100, format="coo"), width=10, height=5).splitlines()[0]
+        demo.picture(scipy.sparse.eye_array(100, format="coo"), width=10, height=5).splitlines()[0]
         == "##........"
     )
 
@@ -434,7 +436,7 @@ def test_picture_in_braille(monkeypatch):
         encoding = "utf-8"
 
     monkeypatch.setattr(sys, "stdout", Utf8())
-    assert cli._picture(scipy.sparse.eye_array(4, format="coo"), width=80, height=20) == "⠑⢄"
+    assert demo.picture(scipy.sparse.eye_array(4, format="coo"), width=80, height=20) == "⠑⢄"
 
 
 def test_version(capsys):
@@ -538,8 +540,8 @@ def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     program = (
-        "import time; from sparsejac import cli\n"
-        "bar = cli._progress(total=4, desc='writing', unit='B'); time.sleep(2.1)\n"
+        "import time; from sparsejac.cli import common\n"
+        "bar = common.progress(total=4, desc='writing', unit='B'); time.sleep(2.1)\n"
         "[bar.update(1) or time.sleep(0.15) for _ in range(4)]; bar.close()\n"
     )
     subprocess.run([sys.executable, "-c", program], stderr=slave, check=True, timeout=60)

@@ -14,6 +14,7 @@ import pytest
 
 from sparsejac import cli, cool
 from sparsejac._matrix import columns as _columns
+from sparsejac._matrix import overlay as _overlay
 
 cooler = pytest.importorskip("cooler", reason="contact maps are made by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -101,7 +102,7 @@ def test_permissions_and_links_are_kept(uri, tmp_path):
 
 STEPS = {
     "before the changes": ("h5py", "File", 2),
-    "before the copy": ("_columns._Changes", "copy_to", 1),
+    "before the copy": ("_overlay.Overlay", "copy_to", 1),
     "during the copy": ("os", "read", "copying"),
     "before it is on disk": ("os", "fsync", 1),
     "before it is read": ("h5py", "File", 3),
@@ -115,6 +116,7 @@ IN_CHILDREN = """
 import errno, json, os, resource, signal, sys, h5py, numpy as np
 from sparsejac import cool
 from sparsejac._matrix import columns as _columns
+from sparsejac._matrix import overlay as _overlay
 new, codes = np.random.default_rng(0).random(3000), []
 def kill(owner, name, when):
     whole, calls = getattr(owner, name), []
@@ -186,7 +188,7 @@ def test_interrupted(uri, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    for owner, name in ((_columns._Changes, "copy_to"), (os, "fsync"), (_columns, "_like")):
+    for owner, name in ((_overlay.Overlay, "copy_to"), (os, "fsync"), (_columns, "_like")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -215,8 +217,8 @@ def full(after):
 
 @pytest.mark.parametrize("after", [0, 4096, 50_000])
 def test_a_full_disk(uri, after, monkeypatch):
-    whole, Wrapped = _columns._Changes.copy_to, full(after)
-    monkeypatch.setattr(_columns._Changes, "copy_to", lambda self, copy: whole(self, Wrapped(copy)))
+    whole, Wrapped = _overlay.Overlay.copy_to, full(after)
+    monkeypatch.setattr(_overlay.Overlay, "copy_to", lambda self, copy: whole(self, Wrapped(copy)))
     for call in (
         lambda: cool.write_weights(uri, NEW, {}, overwrite=True),
         lambda: cool.balance(uri, ignore_diags=0, mad_max=0, min_nnz=0, store=True, overwrite=True),
@@ -252,14 +254,14 @@ def test_a_failure_at_any_step(uri, monkeypatch):
             with pytest.raises(OSError, match=r"map.cool cannot be written: Input/output error"):
                 cool.write_weights(uri, NEW, {}, overwrite=True)
         is_old(uri)
-    copy_to = _columns._Changes.copy_to
+    copy_to = _overlay.Overlay.copy_to
 
     def spoiled(self, copy):
         copy_to(self, copy)
         with open(copy.name, "r+b") as again:
             again.truncate(again.seek(0, 2) - 2000)
 
-    monkeypatch.setattr(_columns._Changes, "copy_to", spoiled)
+    monkeypatch.setattr(_overlay.Overlay, "copy_to", spoiled)
     with pytest.raises(OSError, match=r"map.cool cannot be written: "):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     is_old(uri)
@@ -348,7 +350,7 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
         cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(
-        PermissionError, match="a copy of it is written beside it, and its folder is read-only"
+        PermissionError, match="a copy of it is written to its folder, which is read-only"
     ):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     monkeypatch.undo()
@@ -446,15 +448,15 @@ def test_a_link_that_leads_nowhere(uri, external):
 def test_the_file_object_that_hdf5_is_given(tmp_path):
     """It behaves as a file does, and leaves the one below it alone."""
     rng = np.random.default_rng(0)
-    content = rng.bytes(3 * _columns._PAGE + 100)
+    content = rng.bytes(3 * _overlay._PAGE + 100)
     (tmp_path / "a").write_bytes(content)
     (tmp_path / "b").write_bytes(content)
     with open(tmp_path / "a", "rb") as below, open(tmp_path / "b", "r+b") as plain:
-        changes = _columns._Changes(below.fileno(), len(content))
+        changes = _overlay.Overlay(below.fileno(), len(content))
         for _ in range(300):
             at, size = (
-                int(rng.integers(5 * _columns._PAGE)),
-                int(rng.integers(1, 2 * _columns._PAGE)),
+                int(rng.integers(5 * _overlay._PAGE)),
+                int(rng.integers(1, 2 * _overlay._PAGE)),
             )
             act = rng.integers(6)
             for file in (changes, plain):
@@ -476,4 +478,4 @@ def test_the_file_object_that_hdf5_is_given(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     shorter = pytest.raises(OSError, match="it has become shorter while it was copied")
     with open(tmp_path / "a", "rb") as below, open(tmp_path / "c", "wb") as copy, shorter:
-        _columns._Changes(below.fileno(), 10).copy_to(copy)
+        _overlay.Overlay(below.fileno(), 10).copy_to(copy)

@@ -15,7 +15,7 @@ from support import slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, cli, cool, io, symmetric_scaling
 from sparsejac._matrix import columns as _columns
-from sparsejac._matrix import pixels as _pixels
+from sparsejac._matrix import contact_map as _contact_map
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -72,7 +72,7 @@ def assert_stored(U, counts):
 
 
 def test_pixels_are_read_in_pieces(uri, monkeypatch):
-    monkeypatch.setattr(_pixels, "_PIECE", 100)
+    monkeypatch.setattr(_contact_map, "_PIECE", 100)
     assert_stored(cool.read(uri)[0], contacts())
 
 
@@ -785,7 +785,7 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
         (
             "a.bed",
             "chrA\t1\t9\n".encode("utf-16"),
-            r"a.bed cannot be read as a BED file: line 1 is no text",
+            r"a.bed cannot be read as a BED file: line 1 is not text",
         ),
         (
             "a.bed",
@@ -886,7 +886,7 @@ def divided(columns):
 )
 def test_pixels_in_any_order(uri, how, piece, monkeypatch):
     """As older versions of cooler left them: the same results in memory, streamed, and as A."""
-    monkeypatch.setattr(_pixels, "_PIECE", piece)
+    monkeypatch.setattr(_contact_map, "_PIECE", piece)
     expected, x = cool.balance(uri), np.arange(1.0, 137)
     value, sums = JacobianBuilder(uri).value(x), RowSums(uri, ignore_diags=2).value(x)
     for change in how:
@@ -920,22 +920,22 @@ def test_counts_whose_sum_is_too_large(uri):
     ):
         with pytest.raises(
             ValueError,
-            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, is no int32",
+            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, does not fit into int32",
         ):
             call()
 
 
 SUMS = {
-    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, is no uint64"),
+    "u8": (np.array([2**63, 2**63], np.uint64), ", 18446744073709551616, does not fit into uint64"),
     "u8, three": (
         np.array([2**64 - 1, 2**64 - 1, 2], np.uint64),
-        ", 36893488147419103232, is no uint64",
+        ", 36893488147419103232, does not fit into uint64",
     ),
-    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, is no int64"),
-    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, is no int64"),
-    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, is no int32"),
-    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, is no uint16"),
-    "bool": (np.array([True, True]), ", 2, is no bool"),
+    "i8": (np.array([2**62, 2**62]), ", 9223372036854775808, does not fit into int64"),
+    "i8, negative": (np.array([-(2**63), -1]), ", -9223372036854775809, does not fit into int64"),
+    "i4": (np.array([-(2**31), -1], np.int32), ", -2147483649, does not fit into int32"),
+    "u2": (np.array([2**16 - 1, 1], np.uint16), ", 65536, does not fit into uint16"),
+    "bool": (np.array([True, True]), ", 2, does not fit into bool"),
     "f4": (np.array([3e38, 3e38], np.float32), " is beyond the largest float32"),
     "f8": (np.array([1.7e308, 1.7e308]), " is beyond the largest float64"),
 }

@@ -38,6 +38,7 @@ from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import numbers as _numbers
 from sparsejac._matrix import registry as _registry
 from sparsejac._matrix import stored as _stored
+from sparsejac._matrix import stored_files as _stored_files
 from sparsejac._system import locks as _locks
 from sparsejac._system import progress as _progress
 
@@ -505,7 +506,7 @@ def test_a_mapped_file_is_replaced_before_it_is_handed_over(tmp_path):
 def reads(place, monkeypatch, act):
     """Do something before each read of a pass."""
     owner, name = {
-        "blocks": (_stored, "_fill"),
+        "blocks": (_stored_files, "fill"),
         "cool": (h5py.Dataset, "read_direct"),
     }.get(place, (_numbers, "read_at"))
     read = getattr(owner, name)
@@ -1016,7 +1017,7 @@ def test_interrupted_while_files_are_opened(tmp_path, seconds):
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
     monkeypatch.setattr(_numbers, "_mappings", list)  # it has many lines to read
     A, left = PLACES[place][0](tmp_path), [0]
-    ours = (_stored.__file__, _dense.__file__, _numbers.__file__)
+    ours = (_stored.__file__, _stored_files.__file__, _dense.__file__, _numbers.__file__)
 
     def trace(frame, event, _):
         caller = frame.f_back.f_code.co_filename  # Numba uses contextlib as well

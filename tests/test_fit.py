@@ -96,7 +96,7 @@ def test_large_residuals_need_second_derivatives(monkeypatch):
     without = fit(A, Y, max_iter=2000)
     assert with_them.success
     assert with_them.cost == pytest.approx(without.cost, rel=1e-6)
-    assert 2 * (with_them.nit + _fit._SWEEPS) < without.nit
+    assert 2 * (with_them.nit + _fit.SWEEPS) < without.nit
 
 
 # --- what has no single answer --------------------------------------------------------------------------------------

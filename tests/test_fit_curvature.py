@@ -10,7 +10,9 @@ from support import random_csr, slow_except
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers import fit as _fit
+from sparsejac._solvers import saddles as _saddles
 from sparsejac._solvers.lanczos import Lanczos
+from sparsejac._solvers.quartic import least_of_quartic
 from sparsejac._solvers.steihaug import steihaug
 
 PAIR = np.array([[1, -0.3], [-0.3, 1]])
@@ -90,7 +92,7 @@ def test_at_most_six_products_more(monkeypatch):
         )
         checked = fit(matrix, data, np.ones(k))
         with monkeypatch.context() as patch:
-            patch.setattr(_fit, "_RITZ", 0)
+            patch.setattr(_saddles, "_RITZ", 0)
             unchecked = fit(matrix, data, np.ones(k))
         assert checked.success
         assert checked.nfev == unchecked.nfev
@@ -286,7 +288,7 @@ def test_conjugate_gradients_tell_what_curvature_they_met():
     ],
 )
 def test_the_least_of_a_quartic(coefficients, backwards, best):
-    found, fall = _fit._least_of_quartic(*coefficients, backwards=backwards)
+    found, fall = least_of_quartic(*coefficients, backwards=backwards)
     assert found == pytest.approx(best, abs=1e-6)
     powers = [found**n for n in (1, 2, 3, 4)]
     assert fall == pytest.approx(-float(np.dot(coefficients, powers)) if found else 0, rel=1e-9)

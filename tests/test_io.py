@@ -22,8 +22,10 @@ from support import slow, toarray
 
 from sparsejac import JacobianBuilder, cli, io, jacobian
 from sparsejac._matrix import dense as _dense
+from sparsejac._matrix import market_faults as _market_faults
 from sparsejac._matrix import matrix_market as _matrix_market
 from sparsejac._matrix import registry as _registry
+from sparsejac._system import outputs
 
 
 @pytest.fixture
@@ -153,7 +155,9 @@ def test_archives_and_arrays_with_the_others_name(good):
     (good / "a.npz").write_bytes((good / "a.npy").read_bytes())
     with pytest.raises(ValueError, match=r"z\.npy cannot be read.*name it \.npz"):
         io.read_matrix("z.npy")
-    with pytest.raises(ValueError, match=r"a\.npz cannot be read.*it is no archive; name it \.npy"):
+    with pytest.raises(
+        ValueError, match=r"a\.npz cannot be read.*it is not an archive; name it \.npy"
+    ):
         io.read_matrix("a.npz")
     np.savez("two.npz", a=np.eye(2), b=np.eye(2))
     with pytest.raises(
@@ -492,7 +496,7 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
         (raw("matrix coordinate real general\n2 2 2\n1 1 inf\n2 2 -1D999\n"), "line 4, '2 2 -1D999', has a number that is too large"),
         (raw("matrix array complex general\n1 1\n1 1e400\n"), "line 3, '1 1e400', has a number that is too large for float64"),
         (raw("matrix coordinate real symmetric\n2 2 1\n2 1 1e400\n"), "has a number that is too large for float64"),
-        (raw("matrix array integer skew-symmetric\n2 2\n-9223372036854775808\n"), "has an integer whose negative is none of int64"),
+        (raw("matrix array integer skew-symmetric\n2 2\n-9223372036854775808\n"), "has an integer whose negative does not fit into int64"),
         (raw("matrix coordinate integer skew-symmetric\n2 2 1\n2 1 -9223372036854775808\n"), "has an integer whose negative is none"),
         (raw("matrix coordinate real skew-symmetric\n2 2 2\n2 1 1\n2 2 1D-9\n"), "line 4, .* is on the diagonal, which is zero in"),
         (raw("matrix coordinate complex hermitian\n2 2 2\n2 1 1 1\n2 2 1 0.5\n"), "line 4, .* is on the diagonal, which is real in"),
@@ -504,7 +508,7 @@ def test_what_is_wrong_is_named_with_its_line(folder, capsys, content, words, na
     with pytest.raises(ValueError, match=rf"^{re.escape(name)} cannot be read .*{words}") as info:
         market(content, name=name)
     assert "\n" not in str(info.value)
-    assert cli.main(["check", name]) == cli.MISUSED
+    assert cli.main(["check", name]) == cli.ExitCode.MISUSED
     out, err = capsys.readouterr()
     assert out == ""
     assert re.search(words, err)
@@ -515,7 +519,7 @@ def test_what_is_wrong_is_named_with_its_line(folder, capsys, content, words, na
 @pytest.mark.parametrize("field", ["real", "complex", "integer", "pattern"])
 @pytest.mark.parametrize("block", [1, 2**16])
 def test_one_triangle_or_the_other_but_not_both(folder, monkeypatch, symmetry, field, block):
-    monkeypatch.setattr(_matrix_market, "_PIECE", block)
+    monkeypatch.setattr(_market_faults, "_PIECE", block)
     if field == "pattern" and symmetry != "symmetric":
         return
     header = f"matrix coordinate {field} {symmetry}"
@@ -592,7 +596,7 @@ def test_what_scipy_says_of_a_file_in_which_nothing_is_found(folder, monkeypatch
         market("1")
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(_matrix_market, "_entries", lambda *_: iter(()))
+    monkeypatch.setattr(_market_faults, "_entries", lambda *_: iter(()))
     with pytest.raises(ValueError, match="it has changed while it was read: read it anew"):
         market("2 2 2\n2 1 1\n1 2 1\n", "matrix coordinate real symmetric")
 
@@ -705,7 +709,7 @@ def test_vectors_of_all_formats(folder):
         io.read_vector("m.npz")
     np.savez("m.npz", format=b"csc", _is_array=True, **arrays)
     with pytest.raises(
-        ValueError, match=r"its format is 'csc', and its 'shape' \(4,\) is none of a matrix"
+        ValueError, match=r"its format is 'csc', and its 'shape' \(4,\) is not that of a matrix"
     ):
         io.read_vector("m.npz")
 
@@ -728,7 +732,7 @@ def test_an_index_outside(folder, capsys, format_, far):
             for read in (io.read_matrix, io.read_vector):
                 with pytest.raises(ValueError, match=rf"m\.npz cannot be read as .*: {words}"):
                     read("m.npz")
-    assert cli.main(["check", "m.npz"]) == cli.MISUSED
+    assert cli.main(["check", "m.npz"]) == cli.ExitCode.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -764,7 +768,7 @@ def test_an_index_that_is_none_of_int64(folder, format_):
     saved(matrix, **{name: array})
     with pytest.raises(
         ValueError,
-        match=rf"its {name}\[1\] is 18446744073709551615, which is no index: write it anew",
+        match=rf"its {name}\[1\] is 18446744073709551615, which is not an index: write it anew",
     ):
         io.read_matrix("m.npz")
 
@@ -795,7 +799,7 @@ def test_an_index_that_is_none_of_int64(folder, format_):
         ("csr", {"data": [1.0, 2, 3]}, "its 'indices' must be a vector of length 3"),
         ("csr", {"data": [[1.0, 2, 3, 4, 5, 6]]}, "its 'data' must be a vector, got shape"),
         ("csr", {"data": np.zeros(6, "f2")}, "its 'data' are float16, which SciPy's sparse routines refuse"),
-        ("csr", {"data": np.zeros(6, "U3")}, "its array 'data' cannot be read: its dtype is <U3, which is none of numbers"),
+        ("csr", {"data": np.zeros(6, "U3")}, "its array 'data' cannot be read: its dtype is <U3, which is not numeric"),
         ("csr", {"data": np.zeros(6, "O")}, "its array 'data' cannot be read: it holds Python objects"),
         ("csr", {"data": np.zeros(6, "M8[s]")}, "its array 'data' cannot be read: its dtype is"),
         ("csr", {"data": None}, "it has no array 'data'"),
@@ -806,7 +810,7 @@ def test_an_index_that_is_none_of_int64(folder, format_):
         ("csr", {"format": "lil"}, "its format is 'lil', and csr, csc, bsr, coo, dia are read"),
         ("csr", {"format": b"coo"}, "it has no array 'row'"),
         ("csr", {"format": [b"csr", b"csc"]}, "its format is .*, and csr, csc"),
-        ("csr", {"format": 3}, "its array 'format' cannot be read: its dtype is int64, which is none of text"),
+        ("csr", {"format": 3}, "its array 'format' cannot be read: its dtype is int64, which is not text"),
         ("coo", {"row": [0, 1, 2]}, "its 'row' must be a vector of length 6"),
         ("coo", {"coords": np.zeros((2, 6), int), "shape": [4]}, r"it has indices of 2 axes, and its 'shape' is \(4,\)"),
         ("coo", {"coords": np.zeros((3, 6), int)}, "it has indices of 3 axes, and its 'shape' is"),
@@ -958,7 +962,7 @@ def streamed(path):
          r"it holds Python objects, which are not opened \(NumPy's allow_pickle\): save a sparse matrix with scipy\.sparse\.save_npz"),
         (lambda: np.save("m.npy", np.array([[None]]), allow_pickle=True), "it holds Python objects"),
         (lambda: Path("m.npy").write_bytes(pickle.dumps(scipy.sparse.csr_array(np.eye(3)))), "with scipy.sparse.save_npz"),
-        (lambda: np.save("m.npy", np.array([["a"]])), "its dtype is <U1, which is none of numbers"),
+        (lambda: np.save("m.npy", np.array([["a"]])), "its dtype is <U1, which is not numeric"),
         (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x07\x00" + b" " * 99), "its version is 7.0"),
         (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\x00{"), "its header has 1 bytes, and 255 were announced"),
         (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\x03\x00{{{"), "its header is damaged"),
@@ -979,7 +983,7 @@ def test_what_a_npy_cannot_be(folder, capsys, make, words):
             match=rf"m\.npy, of A, (cannot be read as a \.npy: |has [0-9]+ bytes where ).*{words}",
         ):
             read("m.npy")
-    assert cli.main(["check", "m.npy"]) == cli.MISUSED
+    assert cli.main(["check", "m.npy"]) == cli.ExitCode.MISUSED
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -1062,9 +1066,9 @@ def test_two_writers_to_one_file(folder):
 
 
 def test_a_writer_within_another(folder):
-    with io.complete_or_absent(folder / "x") as outer:
+    with outputs.complete_or_absent(folder / "x") as outer:
         outer.write(b"outer")
-        with io.complete_or_absent(folder / "x") as inner:
+        with outputs.complete_or_absent(folder / "x") as inner:
             inner.write(b"in")
         assert (folder / "x").read_bytes() == b"in"
     assert (folder / "x").read_bytes() == b"outer"
@@ -1102,7 +1106,7 @@ def test_outputs_that_are_not_replaced(folder, monkeypatch):
     for name in ("pipe.npy", "link.npy"):
         with pytest.raises(
             ValueError,
-            match=rf"the output {re.escape(name)} is no regular file: choose another name",
+            match=rf"the output {re.escape(name)} is not a regular file: choose another name",
         ):
             io.write_vector(name, np.ones(3))
     assert stat.S_ISFIFO(os.stat("pipe.npy").st_mode)

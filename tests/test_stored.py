@@ -23,6 +23,7 @@ from support import integers
 
 from sparsejac import JacobianBuilder, io
 from sparsejac._matrix import stored as _stored
+from sparsejac._matrix import stored_files as _stored_files
 from sparsejac._operators.stored import StoredCSR
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -205,7 +206,7 @@ def test_indices_are_int64_from_2_to_the_31_on():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parts_across_blocks(dtype, monkeypatch):
-    monkeypatch.setattr(_stored, "_PIECE", 5)  # bytes: each read comes short
+    monkeypatch.setattr(_stored_files, "_PIECE", 5)  # bytes: each read comes short
     J, stored = written(matrix(dtype=dtype))
     with stored.open():
         for start in range(0, J.nnz + 1, 3):
@@ -561,7 +562,7 @@ def test_a_process_that_is_killed():
     assert sorted(os.listdir(left)) == [f"rows-{number:08d}.npz" for number in range(3)]
     with pytest.raises(
         ValueError,
-        match=r"has no matrix\.json, so it is no matrix of row blocks, or not a complete one",
+        match=r"has no matrix\.json, so it is not a matrix of row blocks, or not a complete one",
     ):
         StoredCSR(left)
     with pytest.raises(ValueError, match=r"and by read_matrix a folder with its matrix\.json"):
@@ -713,7 +714,7 @@ def test_a_manifest_that_is_none():
         (lambda d: d.update(shape=[23.0, 7]), "23.0 is not a count"),
         (lambda d: d.update(nnz=-1), "-1 is not a count"),
         (lambda d: d.update(nnz=1), "entries, and the matrix 23 and 1"),
-        (lambda d: d.update(dtype="object"), "its dtype is object, which is none of numbers"),
+        (lambda d: d.update(dtype="object"), "its dtype is object, which is not numeric"),
         (lambda d: d.update(dtype="nonsense"), "nonsense"),
         (lambda d: d.update(dtype=None), "None"),
         (lambda d: d.update(blocks=3), "not iterable"),
@@ -832,7 +833,7 @@ def test_damaged_anywhere(read):
 
 def test_each_piece_of_an_array_has_a_checksum(monkeypatch):
     """Only the pieces that are read are compared, whole ones and those of which a part is wanted."""
-    monkeypatch.setattr(_stored, "CHECKED", 32)
+    monkeypatch.setattr(_stored_files, "CHECKED", 32)
     J, stored = written(matrix(60, 7), (20,))
     for start in range(0, J.nnz, 3):
         for stop in range(start, J.nnz + 1, 5):

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from sparsejac import (
     RowSums,
     RowSumsOperator,
     cool,
+    fit,
     io,
+    symmetric_scaling,
     testing,
 )
+from sparsejac._solvers.status import FitStatus, ScalingStatus
 
 PACKAGE = Path(sparsejac.__file__).parent
 
@@ -207,3 +211,17 @@ def test_every_error_message_is_matched_by_a_test():
             if words and not any(word in tests for word in words):
                 missing.append(f"{path.name}:{node.lineno} {words[0]}")
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("solver", "statuses"), [(fit, FitStatus), (symmetric_scaling, ScalingStatus)]
+)
+def test_documented_statuses(solver, statuses):
+    """The docstring lists the numbers and the names of the enum, and each member has a message."""
+    listed = re.findall(r"^\s*\* (\d+), ([A-Z_]+): ", inspect.getdoc(solver), re.MULTILINE)
+    assert listed == [(str(member.value), member.name) for member in statuses]
+    assert len({member.template for member in statuses}) == len(statuses)
+    for member in statuses:
+        assert pickle.loads(pickle.dumps(member)) is member
+        assert member == member.value
+        assert str(member) == str(member.value)

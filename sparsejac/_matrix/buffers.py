@@ -13,9 +13,10 @@ _MAPPED = 2**16  # bytes of a buffer that is worth the system's attention
 
 
 class Room:
-    """A buffer that is used again, and replaced by a larger one where it is too small.
+    """A buffer that is used again, and replaced by a larger one if it is too small.
 
-    With `returned` its memory is the system's again as soon as it is dropped: what goes back to malloc may stay with the process.
+    With `returned` its memory returns to the system when the buffer is dropped. Memory that returns
+    to malloc may stay with the process.
     """
 
     def __init__(self, *, returned: bool = False) -> None:
@@ -24,7 +25,7 @@ class Room:
     def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         nbytes = count * dtype.itemsize
         if self._bytes.size < nbytes:
-            self._bytes = np.empty(0, np.uint8)  # before the new one comes, the old one goes
+            self._bytes = np.empty(0, np.uint8)  # free the old one before the new one is made
             own = self._returned and nbytes >= _MAPPED
             self._bytes = (
                 np.frombuffer(_from_the_system(nbytes), np.uint8)
@@ -35,7 +36,10 @@ class Room:
 
 
 def _from_the_system(nbytes: int) -> mmap.mmap:
-    """Anonymous memory, which goes back when nobody refers to it; Python's default is to share it with forked children."""
+    """Private memory of the system, which returns to it when nothing refers to it.
+
+    Python's default is to share it with forked children.
+    """
     if sys.platform == "win32":
         return mmap.mmap(-1, nbytes)
     return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

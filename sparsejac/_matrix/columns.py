@@ -1,8 +1,9 @@
-"""Columns of the bin table of a ``.cool`` file, written so that the file is at each moment the old one or the new one.
+"""Writes columns of the bin table of a ``.cool`` file, which is always the old or the new one.
 
-HDF5 changes a file in many places, and what is left of a file when that is interrupted cannot be read. It may also crash the process when a write
-fails. So HDF5 never writes to a disk here: it is given a file object that collects its changes in memory. A copy of the whole file
-gets the changes, is read once for trial, and takes the file's name.
+HDF5 changes a file in many places. If that is interrupted, the file cannot be read any more. HDF5
+may also crash the process when a write fails. So HDF5 never writes to a disk here: a file object
+collects its changes in memory. A copy of the whole file gets the changes, is read once as a test,
+and takes the name of the file.
 """
 
 from __future__ import annotations
@@ -21,32 +22,31 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._system.files import sync_folder, temporary_name
-from . import pixels
+from . import contact_map
 from .numbers import identity
+from .overlay import Overlay
 
-DIVISIVE = frozenset(
-    {"KR", "VC", "VC_SQRT"}
-)  # by columns of these names cooler divides, whatever their attributes say
-# bytes: HDF5 has no room for larger ones, as those of ten thousand chromosomes would be
+# cooler divides by columns of these names, whatever their attributes say
+DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})
+# bytes of the largest attribute; HDF5 cannot hold those of ten thousand chromosomes
 _ATTRIBUTE = 2**16 - 2**10
-_PAGE = 2**14  # bytes that are copied when one of them is changed
-_PIECE = 2**23  # bytes that are copied at a time
-_MORE = 2**16  # bytes by which a file may grow beside the column
-_LONGEST = 200  # characters of a name
+_MORE = 2**16  # bytes by which a file may grow in addition to the column
+_LONGEST = 200  # characters of the longest name
 Identity = tuple[int, int, int, int]  # what `identity` returns
-_LEFT = re.compile(
-    r"\.(.+) (before|in the making)"
-)  # what version 0.1 left in a file when it was killed
+# what a killed run of version 0.1 left in a file
+_LEFT = re.compile(r"\.(.+) (before|in the making)")
 
 
 def check_name(name: Any) -> str:
     if isinstance(name, str) and len(name) > _LONGEST:
         raise ValueError(
-            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, got {len(name)}: {name[:20]!r}…"
+            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, "
+            f"got {len(name)}: {name[:20]!r}…"
         )
     if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
         raise ValueError(
-            f"the name of a column must be a few characters without a slash, which are not NUL, and not . or .., got {name!r}"
+            "the name of a column must be a few characters without a slash, which are not NUL, "
+            f"and not . or .., got {name!r}"
         )
     if name in ("chrom", "start", "end"):
         raise ValueError(
@@ -62,9 +62,9 @@ def check_name(name: Any) -> str:
 
 
 def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
-    """Refuse what could not be written, before anything is computed. The file is not changed."""
-    path = Path(os.path.realpath(pixels.split(uri)[0]))
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    """Refuse a column that cannot be written, before anything is computed."""
+    path = Path(os.path.realpath(contact_map.split(uri)[0]))
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         bins, k = map_.group["bins"], map_.k
         hidden = _hidden(map_.group, name)
         _check_own(uri, map_.group, path)
@@ -86,9 +86,10 @@ def write(
     overwrite: bool,
     read: Identity | None = None,
 ) -> None:
-    """Write a column and its attributes. Columns that a killed run of version 0.1 has hidden come back.
+    """Write a column and its attributes.
 
-    `read` is the file that the values were computed from: another one is refused.
+    Columns that a killed run of version 0.1 has hidden are restored.     `read` is the file from
+    which the values were computed. Another one is refused.
     """
 
     def change(group: Any) -> None:
@@ -112,25 +113,26 @@ def write(
 
 
 def file_of(uri: str | os.PathLike[str]) -> Identity:
-    """What tells the file of a map from one that has been changed or replaced."""
-    return identity(Path(pixels.split(uri)[0]).stat())
+    """The identity of a map's file, which differs if it has been changed or replaced."""
+    return identity(Path(contact_map.split(uri)[0]).stat())
 
 
 def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
-    """Refuse to write what was computed from other pixels."""
+    """Refuse to write weights that were computed from other pixels."""
     if read is not None and file_of(uri) != read:
-        raise _other_file(Path(os.path.realpath(pixels.split(uri)[0])))
+        raise _other_file(Path(os.path.realpath(contact_map.split(uri)[0])))
 
 
 def _other_file(path: Path) -> OSError:
     return OSError(
-        f"{path} cannot be written: it has changed since it was read, and the weights may be those of another map; balance it anew"
+        f"{path} cannot be written: it has changed since it was read, and the weights may be "
+        "those of another map; balance it anew"
     )
 
 
 def recover(uri: str | os.PathLike[str]) -> None:
-    """Bring back the columns that a killed run of version 0.1 has hidden, if there are any."""
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    """Restore columns that a killed run of version 0.1 has hidden."""
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         left = any(_LEFT.fullmatch(name) for name in map_.group)
     if left:
         changed(uri, _recover, lambda group: not any(_LEFT.fullmatch(name) for name in group))
@@ -143,12 +145,13 @@ def _there(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
 
 def _no_column(uri: Any, name: str) -> ValueError:
     return ValueError(
-        f'{uri} has "{name}" in its bin table, which is not a column, and is not replaced: choose another name'
+        f'{uri} has "{name}" in its bin table, which is not a column, and is not replaced: '
+        "choose another name"
     )
 
 
 def _may_be_replaced(bins: Any, name: str, k: int) -> bool:
-    """Whether this is a column, or a link that leads nowhere."""
+    """Whether this is a column, or a link without a target."""
     try:
         return getattr(bins[name], "shape", None) == (k,)
     except KeyError:
@@ -167,12 +170,13 @@ def _set(column: Any, key: Any, value: Any) -> None:
             column.attrs[key] = value
     except (TypeError, ValueError, OverflowError, UnicodeError, RuntimeError, OSError) as error:
         raise TypeError(
-            f"stats[{key!r}] cannot be an attribute of HDF5, which are numbers, strings and arrays of them, got {value!r}: {error}"
+            f"stats[{key!r}] cannot be an attribute of HDF5, which are numbers, strings and "
+            f"arrays of them, got {value!r}: {error}"
         ) from None
 
 
 def _check_own(uri: Any, group: Any, path: Path) -> None:
-    """A table that is linked to in another file would be written there, in its place."""
+    """Refuse a table that is a link to another file, which would be changed in place."""
     for part in (group, group["bins"]):
         name = part.file.filename
         if not Path(os.fsdecode(name)).samefile(path):
@@ -181,7 +185,7 @@ def _check_own(uri: Any, group: Any, path: Path) -> None:
             )
 
 
-# --- what version 0.1 left --------------------------------------------------------------------------------------------
+# --- what version 0.1 left ------------------------------------------------------------------------
 
 
 def _hidden(group: Any, name: str) -> bool:
@@ -199,7 +203,7 @@ def _recover(group: Any) -> None:
             del group[left]
 
 
-# --- a copy that takes the place of its original ----------------------------------------------------------------------
+# --- a copy that takes the place of its original --------------------------------------------------
 
 
 def changed(
@@ -208,20 +212,21 @@ def changed(
     trial: Callable[[Any], bool],
     read: Identity | None = None,
 ) -> None:
-    """Change a map by ``change(group)``, of which the copy is read by ``trial(group)`` before it takes the file's name.
+    """Change a copy of a map by ``change(group)``, which then takes the name of the file.
 
-    If `read` is given, the file must be that one still.
+    ``trial(group)`` reads the copy before that. If `read` is given, the file must still be that
+    one.
     """
-    h5py = pixels.hdf5()
-    name, root = pixels.split(uri)
+    h5py = contact_map.hdf5()
+    name, root = contact_map.split(uri)
     path = Path(os.path.realpath(name))  # a symbolic link stays one
-    with pixels.reading(uri) as map_, map_.told("the bin table"):
+    with contact_map.reading(uri) as map_, map_.told("the bin table"):
         _check_own(uri, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))
         if read is not None and before != read:
             raise _other_file(path)
-        changes = _Changes(file, before[2])
+        changes = Overlay(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])
         _check_room(path, changes.size)
@@ -245,108 +250,18 @@ def changed(
         sync_folder(path.parent)
 
 
-class _Changes:
-    """A file object for HDF5 whose changes stay in memory."""
-
-    def __init__(self, file: int, size: int) -> None:
-        self._file, self._stored, self.size, self._at = file, size, size, 0
-        self._pages: dict[int, bytearray] = {}
-
-    def _page(self, number: int) -> bytearray | bytes:
-        if number in self._pages:
-            return self._pages[number]
-        page, begin = bytearray(_PAGE), number * _PAGE
-        view = memoryview(page)[: max(0, min(self._stored - begin, _PAGE))]
-        done = 0
-        os.lseek(self._file, begin, os.SEEK_SET)
-        while done < len(view):
-            piece = os.read(self._file, len(view) - done)
-            if not piece:
-                break
-            view[done : done + len(piece)] = piece
-            done += len(piece)
-        return page
-
-    def _ranges(self, count: int) -> Iterator[tuple[int, slice, slice]]:
-        done = 0
-        while done < count:
-            number, offset = divmod(self._at, _PAGE)
-            length = min(_PAGE - offset, count - done)
-            yield number, slice(offset, offset + length), slice(done, done + length)
-            done += length
-            self._at += length
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self.size - self._at)
-        data = bytearray(left if count < 0 else min(left, count))
-        self.readinto(data)
-        return bytes(data)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self.size - self._at))
-        for number, own, part in self._ranges(count):
-            view[part] = self._page(number)[own]
-        return count
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        for number, own, part in self._ranges(len(view)):
-            page = self._page(number)
-            assert isinstance(page, bytearray)
-            page[own] = view[part]
-            self._pages[number] = page
-        self.size = max(self.size, self._at)
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        size = self._at if size is None else size
-        if size < self.size:  # what is beyond is zeros if the file grows again
-            number, offset = divmod(size, _PAGE)
-            page = bytearray(self._page(number))
-            page[offset:] = bytes(_PAGE - offset)
-            self._pages = {other: own for other, own in self._pages.items() if other < number} | {
-                number: page
-            }
-            self._stored = min(self._stored, size)
-        self.size = size
-        return size
-
-    def flush(self) -> None:
-        pass
-
-    def copy_to(self, copy: Any) -> None:
-        """Write the file with its changes."""
-        os.lseek(self._file, 0, os.SEEK_SET)
-        left = min(self._stored, self.size)
-        while left:
-            piece = os.read(self._file, min(_PIECE, left))
-            if not piece:
-                raise OSError("it has become shorter while it was copied")
-            copy.write(piece)
-            left -= len(piece)
-        for number, page in sorted(self._pages.items()):
-            copy.seek(number * _PAGE)
-            copy.write(page[: max(0, self.size - number * _PAGE)])
-        copy.truncate(self.size)
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """The file, open, with the lock that HDF5 takes for writing: nobody else has it open, where the system can tell."""
+    """Open the file with the lock that HDF5 takes for writing.
+
+    Nobody else has it open then, as far as the system can tell.
+    """
     if not path.is_file():
         raise OSError(f"{path} cannot be written: it is not a file")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             errno.EACCES,
-            f"{path} cannot be written: a copy of it is written beside it, and its folder is read-only",
+            f"{path} cannot be written: a copy of it is written to its folder, which is read-only",
         )
     try:
         file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -374,12 +289,13 @@ def _lock(path: Path, file: int) -> None:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise OSError(
                 error.errno,
-                f"{path} cannot be written: it is open elsewhere, in a program that reads or writes it",
+                f"{path} cannot be written: it is open elsewhere, in a program that reads or "
+                "writes it",
             ) from None
 
 
 def _check_room(path: Path, needed: int) -> None:
-    """Refuse, before anything is written, a disk that cannot hold a second copy."""
+    """Refuse a disk that cannot hold a second copy, before anything is written."""
     try:
         import resource
 
@@ -387,7 +303,8 @@ def _check_room(path: Path, needed: int) -> None:
         if limit != resource.RLIM_INFINITY and needed > limit:
             raise OSError(
                 errno.EFBIG,
-                f"{path} cannot be written: a file of {needed} bytes would be larger than this process may write (ulimit -f)",
+                f"{path} cannot be written: a file of {needed} bytes would be larger than this "
+                "process may write (ulimit -f)",
             )
     except ImportError:  # on Windows
         pass
@@ -395,13 +312,14 @@ def _check_room(path: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"{path} cannot be written: a copy of it takes {needed} bytes ({_validation.human_bytes(needed)}) for a while, and "
+            f"{path} cannot be written: a copy of it takes {needed} bytes "
+            f"({_validation.human_bytes(needed)}) for a while, and "
             f"{_validation.human_bytes(free)} are free on its disk",
         )
 
 
 def _like(path: Path, part: Path) -> None:
-    """Give a copy the owner, the permissions and the extended attributes of its original, where the system allows it."""
+    """Give a copy the owner, permissions and extended attributes of its original, if possible."""
     status = path.stat()
     if hasattr(os, "chown"):
         with suppress(OSError):
@@ -412,7 +330,10 @@ def _like(path: Path, part: Path) -> None:
 
 @contextmanager
 def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
-    """Errors of the system and of HDF5, on one line that names the file; what is wrong with the arguments stays as it is."""
+    """Make errors of the system and of HDF5 name the file, on one line.
+
+    Errors about the arguments stay as they are.
+    """
     try:
         yield
     except MemoryError:

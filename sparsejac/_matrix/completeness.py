@@ -1,4 +1,7 @@
-"""Whether a dataset of HDF5 or an array of Zarr has all its data. What is missing is read as the fill value, without an error."""
+"""Checks that a dataset of HDF5 or an array of Zarr has all its data.
+
+Missing data would be read as the fill value, without an error.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CELLS = 2**27  # bytes of the grid in which the regions of a virtual dataset are marked
+_CELLS = 2**27  # bytes of the largest grid that marks the regions of a virtual dataset
 Intervals = NDArray[np.int64]  # shape (n, 2): from where to where, along one axis
 
 
 def check_complete(name: str, dataset: Any, hint: str = "write it anew") -> None:
-    """Raise ValueError if data are missing in a dataset of h5py or an array of Zarr; accept every other object.
+    """Raise ValueError if data are missing in a dataset of h5py or an array of Zarr.
 
-    Absent chunks of a Zarr array are complete if its fill value is 0, because Zarr leaves out chunks that equal the fill value.
-    HDF5 never does that, so each absent chunk of a dataset is one that was not written or was lost.
+    Every other object is accepted.
+
+    Absent chunks of a Zarr array are complete if its fill value is 0, because Zarr leaves out
+    chunks that equal the fill value. HDF5 never does that, so each absent chunk of a dataset is one
+    that was not written or was lost.
 
     Parameters
     ----------
@@ -37,33 +43,29 @@ def check_complete(name: str, dataset: Any, hint: str = "write it anew") -> None
             _check_hdf5(name, view_of, hint, ())
 
 
-# --- Zarr -----------------------------------------------------------------------------------------------------------
+# --- Zarr -----------------------------------------------------------------------------------------
 
 
 def _check_zarr(name: str, array: Any, hint: str) -> None:
     fill = array.fill_value
     if fill is not None and np.asarray(fill).dtype.kind in "biufc" and fill == 0:
         return
-    there, what, sizes, shards = (
-        int(array.nchunks_initialized),
-        "chunks",
-        array.chunks,
-        getattr(array, "shards", None),
-    )
-    if (
-        shards is not None
-    ):  # a shard is stored as a whole, and counts as its chunks even where it lies beyond the edge
+    there, what, sizes = int(array.nchunks_initialized), "chunks", array.chunks
+    shards = getattr(array, "shards", None)
+    if shards is not None:
+        # A shard is stored as a whole. All its chunks count, also those beyond the edge.
         there //= math.prod(shard // chunk for shard, chunk in zip(shards, sizes, strict=True))
         what, sizes = "shards", shards
     wanted = math.prod(-(-size // step) for size, step in zip(array.shape, sizes, strict=True))
     if there < wanted:
         raise ValueError(
-            f"{name} lacks {wanted - there} of its {wanted} {what}, which would be read as its fill value {fill}: {hint}; Zarr leaves out "
-            'what equals the fill value, so make the array with fill_value=0 or with config={"write_empty_chunks": True}'
+            f"{name} lacks {wanted - there} of its {wanted} {what}, which would be read as its "
+            f"fill value {fill}: {hint}; Zarr leaves out what equals the fill value, so make the "
+            'array with fill_value=0 or with config={"write_empty_chunks": True}'
         )
 
 
-# --- HDF5 -----------------------------------------------------------------------------------------------------------
+# --- HDF5 -----------------------------------------------------------------------------------------
 
 
 def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str], ...]) -> None:
@@ -93,7 +95,7 @@ def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str
 
 
 def _check_external(name: str, dataset: Any, missing: str) -> None:
-    """The raw files of a contiguous dataset: HDF5 reads what they lack as zeros."""
+    """Check the raw files of a contiguous dataset. HDF5 reads missing parts as zeros."""
     access = dataset.id.get_access_plist()
     prefix = os.environ.get("HDF5_EXTFILE_PREFIX") or _text(access.get_efile_prefix())
     folder = Path(_expanded(prefix, dataset))
@@ -115,7 +117,7 @@ def _check_external(name: str, dataset: Any, missing: str) -> None:
 def _check_virtual(
     name: str, dataset: Any, missing: str, hint: str, inside: tuple[tuple[str, str], ...]
 ) -> None:
-    """Each source must be there and complete, and the sources together must cover the dataset."""
+    """Check that each source is there and complete, and that all together cover the dataset."""
     here = (os.path.realpath(dataset.file.filename), dataset.name)
     if here in inside:
         raise ValueError(f"{name} is a virtual dataset that has itself as a source: {hint}")
@@ -125,43 +127,47 @@ def _check_virtual(
         unlimited = _unlimited_axis(source.vspace)
         names = source.file_name, source.dset_name
         count = 1
-        if unlimited is not None and any(
-            "%b" in text for text in names
-        ):  # %b stands for the number of the block
+        # %b stands for the number of the block.
+        if unlimited is not None and any("%b" in text for text in names):
             count = len(region[0][unlimited])
         for number in range(count):
             file_name, source_name = (
                 text.replace("%b", str(number)).replace("%%", "%") for text in names
             )
-            what = f"its source {source_name!r} in {dataset.file.filename if file_name == '.' else file_name}"
+            what = (
+                f"its source {source_name!r} in "
+                f"{dataset.file.filename if file_name == '.' else file_name}"
+            )
             with _Source(dataset, file_name, source_name) as found:
                 if found is None:
                     raise ValueError(
-                        f"{name} is a virtual dataset, and {what} is missing, so that part {missing}"
+                        f"{name} is a virtual dataset, and {what} is missing, so that part "
+                        f"{missing}"
                     )
                 if not _fits(source, found.shape):
                     raise ValueError(
-                        f"{name} is a virtual dataset, and {what} has another shape by now, {found.shape}; the rest {missing}"
+                        f"{name} is a virtual dataset, and {what} has another shape by now, "
+                        f"{found.shape}; the rest {missing}"
                     )
                 _check_hdf5(
                     f"{name} is a virtual dataset, and {what}", found, hint, (*inside, here)
                 )
                 axis = _unlimited_axis(source.src_space)
-                if (
-                    unlimited is not None and axis is not None
-                ):  # as much is covered as the source has by now
+                if unlimited is not None and axis is not None:
+                    # The region grows with the source.
                     (box,) = _intervals(source.src_space, found.shape)
                     length = int((box[axis][:, 1] - box[axis][:, 0]).sum())
                     region[0][unlimited] = _first(region[0][unlimited], length)
         regions += region
     if not _covered(dataset.shape, regions):
         raise ValueError(
-            f"{name} is a virtual dataset, and its sources do not cover all of it; the rest {missing}"
+            f"{name} is a virtual dataset, and its sources do not cover all of it; the rest "
+            f"{missing}"
         )
 
 
 class _Source:
-    """A source dataset of a virtual one, or None if it is missing, open within a `with` block."""
+    """Opens a source of a virtual dataset for a `with` block; None if it is missing."""
 
     def __init__(self, dataset: Any, file_name: str, source_name: str) -> None:
         self._dataset, self._file_name, self._source_name = dataset, file_name, source_name
@@ -177,12 +183,12 @@ class _Source:
                 try:
                     self._file = h5py.File(path, "r")
                     break
-                except OSError:  # HDF5 goes on to the next one as well
+                except OSError:  # HDF5 also tries the next one
                     continue
             file = self._file
         try:
             found = None if file is None else file[self._source_name]
-        except (KeyError, OSError, RuntimeError):  # a broken link, too
+        except (KeyError, OSError, RuntimeError):  # missing, or a broken link
             found = None
         return found if isinstance(found, h5py.Dataset) else None
 
@@ -192,8 +198,8 @@ class _Source:
 
 
 def _candidates(dataset: Any, file_name: str) -> Iterator[Path]:
-    """Where HDF5 looks for the file of a source, in its order."""
-    beside = Path(dataset.file.filename).parent
+    """Yield the places where HDF5 looks for the file of a source, in its order."""
+    folder_of_file = Path(dataset.file.filename).parent
     path = Path(file_name)
     if path.is_absolute():
         yield path
@@ -203,7 +209,7 @@ def _candidates(dataset: Any, file_name: str) -> Iterator[Path]:
     for folder in (*environment.split(os.pathsep), prefix):
         if folder:
             yield Path(_expanded(folder, dataset)) / path
-    yield beside / path
+    yield folder_of_file / path
     yield path
     yield Path(os.path.realpath(dataset.file.filename)).parent / path
 
@@ -217,11 +223,11 @@ def _expanded(prefix: str, dataset: Any) -> str:
     return origin + prefix[len("${ORIGIN}") :] if prefix.startswith("${ORIGIN}") else prefix
 
 
-# --- regions of a virtual dataset -----------------------------------------------------------------------------------
+# --- regions of a virtual dataset -----------------------------------------------------------------
 
 
 def _regular(space: Any) -> Any:
-    """Start, stride, count and block of a selection that has them."""
+    """Start, stride, count and block of a regular selection, or None."""
     from h5py import h5s
 
     return (
@@ -243,7 +249,7 @@ def _unlimited_axis(space: Any) -> int | None:
 
 
 def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
-    """What is selected, as products of intervals: one for each axis, within `shape`."""
+    """The selection as products of intervals, one for each axis, within `shape`."""
     from h5py import h5s
 
     kind = space.get_select_type()
@@ -253,9 +259,8 @@ def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
         return [[np.array([[0, size]]) for size in shape]]
     regular = _regular(space)
     if regular is None:
-        blocks = np.asarray(
-            space.get_select_hyper_blocklist(), np.int64
-        )  # the last is part of the block
+        # The last index is part of the block.
+        blocks = np.asarray(space.get_select_hyper_blocklist(), np.int64)
         return [
             [np.array([[lo, hi + 1]]) for lo, hi in zip(*block, strict=True)] for block in blocks
         ]
@@ -270,21 +275,21 @@ def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
 
 
 def _first(intervals: Intervals, length: int) -> Intervals:
-    """The intervals up to so many places."""
+    """The first intervals, of total length `length`."""
     before = np.cumsum(intervals[:, 1] - intervals[:, 0]) - (intervals[:, 1] - intervals[:, 0])
     ends = np.minimum(intervals[:, 1], intervals[:, 0] + np.maximum(length - before, 0))
     return np.stack([intervals[:, 0], ends], axis=1)
 
 
 def _fits(source: Any, shape: tuple[int, ...]) -> bool:
-    """Whether what a virtual dataset takes of a source lies within the shape that the source has by now."""
+    """Whether the selection in a source lies within the present shape of the source."""
     from h5py import h5s
 
     space = source.src_space
     kind = space.get_select_type()
     if kind == h5s.SEL_NONE or _unlimited_axis(space) is not None:
         return True
-    if kind == h5s.SEL_ALL:  # such a selection does not tell the shape that the source had
+    if kind == h5s.SEL_ALL:  # this does not say which shape the source had
         return _unlimited_axis(
             source.vspace
         ) is not None or source.vspace.get_select_npoints() == math.prod(shape)
@@ -295,7 +300,7 @@ def _fits(source: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _covered(shape: tuple[int, ...], regions: list[list[Intervals]]) -> bool:
-    """Whether the regions leave no place out. They are marked in a grid whose lines are their own edges."""
+    """Whether the regions leave no place out. A grid of their own edges marks them."""
     edges = [
         np.unique(np.concatenate([[0, size], *(region[axis].ravel() for region in regions)]))
         for axis, size in enumerate(shape)

@@ -1,4 +1,4 @@
-"""The header of a ``.npy``, and of an array in an ``.npz``: whatever is wrong with it is one ValueError."""
+"""Reads headers of ``.npy`` files and arrays in ``.npz`` files. Every fault is a ValueError."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _PICKLED = (
 
 
 def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the order is Fortran's, and dtype of the array whose ``.npy`` begins here. The file is left where its numbers begin."""
+    """Read the shape, whether the order is Fortran's, and the dtype of an array.
+
+    The file is left where the numbers begin.
+    """
     magic = file.read(6)
     if magic.startswith(b"PK"):
         raise ValueError("it is an archive, not an array: name it .npz")
@@ -31,7 +34,8 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
     version = tuple(file.read(2))
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(
-            f"it does not start as an array of NumPy does: its version is {'.'.join(map(str, version))}"
+            "it does not start as an array of NumPy does: its version is "
+            f"{'.'.join(map(str, version))}"
         )
     old = version == (1, 0)
     length = file.read(2 if old else 4)
@@ -39,20 +43,21 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
     text = file.read(min(size, _LONGEST))
     if len(text) < size:
         raise ValueError(
-            f"its header has {len(text)} bytes, and {size} were announced: it is truncated or damaged"
+            f"its header has {len(text)} bytes, and {size} were announced: it is truncated or "
+            "damaged"
         )
     read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's parser, about a damaged text
+            warnings.simplefilter("ignore")  # Python's parser warns of damaged text
             shape, in_columns, dtype = read(io.BytesIO(length + text))
-    except Exception as error:  # noqa: BLE001  # a damaged header makes the parser raise almost anything
+    except Exception as error:  # noqa: BLE001  # a damaged header can make the parser raise any error
         raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from None
     if dtype.hasobject:
         raise ValueError(_PICKLED)
     if dtype.kind not in kinds:
         raise ValueError(
-            f"its dtype is {dtype}, which is none of {'text' if kinds == 'SU' else 'numbers'}"
+            f"its dtype is {dtype}, which is not {'text' if kinds == 'SU' else 'numeric'}"
         )
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}, with a negative length")
@@ -60,11 +65,12 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
 
 
 def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None:
-    """Whether so many bytes are those of such an array."""
+    """Refuse a number of bytes that is not that of such an array."""
     needed = math.prod(shape) * dtype.itemsize
     if found < needed:
         raise ValueError(
-            f"it has {found} bytes of numbers where {needed} are needed for its shape {shape}: it is truncated"
+            f"it has {found} bytes of numbers where {needed} are needed for its shape {shape}: "
+            "it is truncated"
         )
     if found > needed:
         raise ValueError(
@@ -74,7 +80,7 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None
 
 
 def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray[Any]:
-    """An array of an ``.npz``, read to its end, which is where its checksum is compared."""
+    """Read an array of an ``.npz`` to its end, where the checksum is compared."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:

@@ -1,4 +1,7 @@
-"""Reading an ``.npz``. SciPy's routines trust index arrays and write where these say, so each index is checked before SciPy gets it."""
+"""Reads ``.npz`` files, and checks each index before SciPy gets it.
+
+SciPy's routines trust index arrays, and a wrong index makes them write beyond their arrays.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from . import npy
 
 _FORMATS = ("csr", "csc", "bsr", "coo", "dia")
 _ANEW = "write it anew with scipy.sparse.save_npz"
-_PIECE = 2**16  # indices that are looked at at a time
+_PIECE = 2**16  # indices that are checked at a time
 
 
 def read(path: Path) -> Any:
     """The sparse array or matrix of `scipy.sparse.save_npz`, or the one array of `numpy.savez`."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
-            raise ValueError("it is no archive; name it .npy if it is an array")
+            raise ValueError("it is not an archive; name it .npy if it is an array")
         with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if "format" in names and len(names) > 1:
@@ -34,7 +37,7 @@ def read(path: Path) -> Any:
 def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
     stored = npy.member(archive, "format", "SU")
     format_ = stored.item() if stored.ndim == 0 else stored.tolist()
-    # as SciPy before 1.0 has it, and after
+    # bytes before SciPy 1.0, text from then on
     format_ = format_.decode("latin-1") if isinstance(format_, bytes) else format_
     if format_ not in _FORMATS:
         raise ValueError(f"its format is {format_!r}, and {', '.join(_FORMATS)} are read")
@@ -48,7 +51,7 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
         axes: tuple[str, ...] = ("coords",) if "coords" in names else ("row", "col")
         arrays = [_integers(name, npy.member(archive, name)) for name in axes]
         coords = [*arrays[0]] if axes == ("coords",) else arrays
-        if len(shape) == 1 and len(axes) == 2:  # as SciPy 1.13 has it, with a row of zeros
+        if len(shape) == 1 and len(axes) == 2:  # SciPy 1.13 stores a row of zeros
             _within("row", arrays[0], 0, 1)
             axes, coords = ("col",), coords[1:]
         _coo(data, coords, shape, axes)
@@ -100,7 +103,7 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.itemsize == 8 and (wrong := array >= 2**63).any():
         place = np.unravel_index(int(np.argmax(wrong)), array.shape)
         at = ", ".join(map(str, place))
-        raise ValueError(f"its {name}[{at}] is {array[place]}, which is no index: {_ANEW}")
+        raise ValueError(f"its {name}[{at}] is {array[place]}, which is not an index: {_ANEW}")
     return _native(array).astype(np.int64)
 
 
@@ -112,7 +115,8 @@ def _within(name: str, indices: NDArray[Any], low: int, high: int) -> None:
         if wrong.any():
             place = int(np.argmax(wrong))
             raise ValueError(
-                f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: {_ANEW}"
+                f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: "
+                f"{_ANEW}"
             )
 
 
@@ -139,10 +143,14 @@ def _coo(
 def _dia(
     data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The diagonals within the matrix. SciPy saves what lies beyond it, too, but would take its offsets modulo 2**32."""
+    """The diagonals within the matrix.
+
+    SciPy also saves those beyond it, but takes their offsets modulo 2**32 when it reads them.
+    """
     if data.ndim != 2 or len(shape) != 2:
         raise ValueError(
-            f"its 'data' must be a row for each diagonal of a matrix, got shape {data.shape} for {shape}: {_ANEW}"
+            f"its 'data' must be a row for each diagonal of a matrix, got shape {data.shape} for "
+            f"{shape}: {_ANEW}"
         )
     _flat("offsets", offsets, len(data))
     m, n = shape
@@ -173,13 +181,15 @@ def _compressed(
             or size % data.shape[2]
         ):
             raise ValueError(
-                f"its 'data' must be blocks that divide its shape {shape}, got shape {data.shape}: {_ANEW}"
+                f"its 'data' must be blocks that divide its shape {shape}, got shape "
+                f"{data.shape}: {_ANEW}"
             )
         lines, size = lines // data.shape[1], size // data.shape[2]
     else:
         if len(shape) == 1 and format_ != "csr":
             raise ValueError(
-                f"its format is {format_!r}, and its 'shape' {shape} is none of a matrix: {_ANEW}"
+                f"its format is {format_!r}, and its 'shape' {shape} "
+                f"is not that of a matrix: {_ANEW}"
             )
         _flat("data", data)
     _flat("indptr", indptr, lines + 1)

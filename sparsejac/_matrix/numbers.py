@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buffers import Room
-from .stored import File, read_at
+from .stored_files import File, read_at
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
-
-
-# --- numbers in a row, in a file or in memory -----------------------------------------------------------------------
 
 
 class Numbers(Protocol):
@@ -37,15 +34,15 @@ class Numbers(Protocol):
 
     @property
     def mutable(self) -> bool:
-        """Whether the numbers may change between two passes, and nobody would notice."""
+        """Whether the numbers may change between two passes without notice."""
 
     def opened(self) -> Any:
-        """For a pass: a context that yields ``read(start, stop, room)``."""
+        """Open for a pass. The context yields ``read(start, stop, room)``."""
 
 
 @dataclass(frozen=True)
 class FileNumbers:
-    """Numbers that lie one after the other in a file, from a byte on."""
+    """Contiguous numbers in a file, from a byte on."""
 
     name: str
     path: str
@@ -53,9 +50,8 @@ class FileNumbers:
     dtype: np.dtype[Any]
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
-    mutable: bool = (
-        False  # through a mapping, to which the time of a file does not tell of every write
-    )
+    # through a mapping: not every write changes the time of the file
+    mutable: bool = False
     serial = False
 
     @classmethod
@@ -68,12 +64,14 @@ class FileNumbers:
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 error.errno,
-                f"{path}, of {name}, is not there any more: write it anew, or pass numpy.asarray({name})",
+                f"{path}, of {name}, is not there any more: write it anew, or pass "
+                f"numpy.asarray({name})",
             ) from None
         needed = offset + size * dtype.itemsize
         if status.st_size < needed:
             raise ValueError(
-                f"{path}, of {name}, has {status.st_size} bytes where {needed} are needed: it is truncated, write it anew"
+                f"{path}, of {name}, has {status.st_size} bytes where {needed} are needed: it is "
+                "truncated, write it anew"
             )
         return cls(name, path, offset, dtype, size, identity(status), mutable)
 
@@ -88,12 +86,13 @@ class FileNumbers:
                 self.fill(file, start, numbers)
                 return numbers
 
-            read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]  # straight to its place
+            # for readers that have the place already
+            read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]
             yield read
-            self._check_unchanged(file)  # meanwhile
+            self._check_unchanged(file)  # during the pass
 
     def _check_unchanged(self, file: int) -> None:
-        """Another file, or one of another length, is refused. The time counts where nobody is known to write through a mapping."""
+        """Refuse another file, another length, and another time unless it is mapped for writing."""
         count = 3 if self.mutable else 4
         if identity(os.fstat(file))[:count] != self.identity[:count]:
             raise changed(self.name, self.path)
@@ -105,7 +104,8 @@ class FileNumbers:
             count = read_at(file, view[:_PIECE], position)
             if count == 0:
                 raise OSError(
-                    f"{self.path}, of {self.name}, ends early, at byte {position}: it has been truncated"
+                    f"{self.path}, of {self.name}, ends early, at byte {position}: it has been "
+                    "truncated"
                 )
             view, position = view[count:], position + count
 
@@ -116,13 +116,14 @@ def identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def changed(name: str, path: str) -> ValueError:
     return ValueError(
-        f"{path} has changed since it was handed over as {name}: its size, its time or the file itself is another one; hand it over anew"
+        f"{path} has changed since it was handed over as {name}: its size, its time or the file "
+        "itself is another one; hand it over anew"
     )
 
 
 @dataclass(frozen=True)
 class MemoryNumbers:
-    """A vector in memory, beside one that is not."""
+    """A vector in memory, with the interface of one in a file."""
 
     values: NDArray[Any]
     serial = False
@@ -142,22 +143,21 @@ class MemoryNumbers:
 
 
 def numbers(name: str, array: NDArray[Any]) -> Numbers:
-    """A vector, or all numbers of a contiguous array: from its file if it is mapped."""
+    """The numbers of a contiguous array, from its file if it is mapped."""
     mapped = mapped_file(array)
     if mapped is None:
         return MemoryNumbers(array.reshape(-1))
     mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
     own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
-    if (
-        array.size and own and inode not in (None, own[0].inode)
-    ):  # the name is that of another file by now
+    if array.size and own and inode not in (None, own[0].inode):
+        # The name now belongs to another file.
         raise changed(name, mapped[0])
     mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
     return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
 
 
 class Mapping(NamedTuple):
-    """A file, or a part of it, that this process has mapped."""
+    """A range of addresses to which this process has mapped a file."""
 
     begin: int
     end: int
@@ -169,7 +169,7 @@ _MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .(.).(.) \S+ \S+ ([1-9]\d*)", 
 
 
 def _mappings() -> list[Mapping]:
-    """The files that this process has mapped; none where the system does not tell."""
+    """The files that this process has mapped; none if the system does not say."""
     try:
         text = Path("/proc/self/maps").read_bytes()
     except OSError:
@@ -188,15 +188,16 @@ def _inode(path: str) -> int | None:
 
 
 def _is_mapped_for_writing(inode: int | None, mappings: list[Mapping]) -> bool:
-    """Whether this process can write to a file through a mapping. What other processes have mapped is not known.
+    """Whether this process can write to a file through a mapping.
 
-    Only the inode is compared: some file systems show another device here than `os.stat` does, and to look once too often does no harm.
+    The mappings of other processes are not known. Only the inode is compared, because some file
+    systems show another device here than in `os.stat`. An unnecessary scan does no harm.
     """
     return any(mapping.for_writing and mapping.inode == inode for mapping in mappings)
 
 
 def _memmap(array: Any) -> Any:
-    """The memmap whose memory an array has; None if it has no such."""
+    """The memmap that owns the memory of an array, or None."""
     owner = array
     while isinstance(owner, np.ndarray):
         if isinstance(owner, np.memmap) and not isinstance(owner.base, np.ndarray):
@@ -206,9 +207,9 @@ def _memmap(array: Any) -> Any:
 
 
 def mapped_file(array: Any) -> tuple[str, int] | None:
-    """The file that a contiguous array is mapped from, and where it starts in it; None if its numbers are not those of a file."""
+    """The file and the offset of a contiguous array that is mapped, or None."""
     owner = _memmap(array)
-    # A copy on write may differ from its file; what is not contiguous cannot be read in one go.
+    # A copy on write may differ from its file.
     if owner is None or owner.filename is None or owner.mode == "c":
         return None
     if not (array.flags.c_contiguous or array.flags.f_contiguous):

@@ -1,9 +1,7 @@
-"""The tables of a ``.cool`` file: found, checked, and read whole or in parts. The pixels are a sparse upper triangle, sorted by rows."""
+"""The pixels of a contact map as rows that are read from its file in each pass."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,411 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 
-from .. import _validation
 from .buffers import Room
-from .completeness import check_complete
+from .contact_map import is_map, reading, row_ranges, split
 from .csr import CsrSource
 from .numbers import changed, identity
-from .pattern import index_dtype
+from .pixel_order import rows_of, sorting, summed
 
-SUFFIXES = (".cool", ".mcool", ".scool")
-_PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
-# bytes of chunks that are kept: a block ends in the chunk in which the next one begins
+__all__ = ["is_map", "source"]
+
+# Bytes of chunks that are kept: a block ends in the chunk in which the next one begins.
 _CACHE = 2**21
-_LISTED = 10  # maps of a file that a message lists
-
-
-# --- names ----------------------------------------------------------------------------------------------------------
-
-
-def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """The file and the group of ``file::group``; a name may have ``::`` in it, so it is a group only after a file, or what is named like one."""
-    text = os.fsdecode(uri)
-    cuts = [match.start() for match in re.finditer("::", text)]
-    if not cuts or Path(text).exists():
-        return text, None
-    for is_file in (
-        lambda head: Path(head).is_file(),
-        lambda head: head.lower().endswith(SUFFIXES),
-    ):
-        for cut in cuts:
-            if is_file(text[:cut]):
-                return text[:cut], text[cut + 2 :] or "/"
-    return text, None
-
-
-def is_map(uri: str | os.PathLike[str]) -> bool:
-    """Whether this names a contact map, and not another file or a folder."""
-    path, group = split(uri)
-    return group is not None or (path.lower().endswith(SUFFIXES) and not Path(path).is_dir())
-
-
-# --- one map of a file ------------------------------------------------------------------------------------------------
-
-
-class Map:
-    """A map in a file that is open. Each error names the file, and the column if it is about one."""
-
-    def __init__(self, uri: str, file: Any, group: str) -> None:
-        self.uri, self._file = uri, file
-        with self.told("the group"):
-            self.group: Any = file.get(group)
-            if self.group is None or not hasattr(self.group, "keys"):
-                raise self._no_map(f"it has no group {group!r}")
-            missing = [
-                name for name in ("chroms", "bins", "pixels", "indexes") if name not in self.group
-            ]
-            if missing:
-                raise self._no_map(f"it has no table {missing[0]!r}")
-            mode = self.group.attrs.get("storage-mode", "symmetric-upper")
-        mode = mode.decode(errors="replace") if isinstance(mode, bytes) else mode
-        if mode != "symmetric-upper":
-            raise ValueError(
-                f"{uri} is not stored as the upper triangle of a symmetric matrix, but as {mode!r}: make it with symmetric_upper=True"
-            )
-        self.k = self._column("bins/start").size
-        self.nnz = self._column("pixels/bin2_id").size
-
-    def _no_map(self, reason: str) -> ValueError:
-        maps = _maps(self._file)
-        path = self._file.filename
-        path = path.decode(errors="replace") if isinstance(path, bytes) else path
-        listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (
-            len(maps) > _LISTED
-        )
-        hint = f": pass one of its {len(maps)} maps, {listed}" if maps else ""
-        return ValueError(f"{self.uri} is not a contact map, as {reason}{hint}")
-
-    @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Errors of h5py, which may be of any kind for a damaged file, name the file and what was read."""
-        try:
-            yield
-        except (MemoryError, ValueError) as error:
-            if isinstance(error, MemoryError) or str(error).startswith(self.uri):
-                raise
-            raise _unreadable(self.uri, what, error) from None
-        except Exception as error:  # noqa: BLE001
-            raise _unreadable(self.uri, what, error) from None
-
-    def _wrong(self, name: str, reason: str) -> ValueError:
-        return ValueError(
-            f"{self.uri} is damaged: its column {name} {reason}; make the map anew, for instance with cooler"
-        )
-
-    def _column(self, name: str, kinds: str = "iu", size: int | None = None) -> Any:
-        """A column that is there, with numbers of these kinds, so many if that is known, and all of them written."""
-        with self.told(f"column {name}"):
-            column = self.group.get(name)
-            if column is None:
-                raise self._no_map(f"it has no column {name!r}")
-            shape, dtype = getattr(column, "shape", None), getattr(column, "dtype", None)
-            if shape is None or dtype is None or len(shape) != 1:
-                raise self._wrong(name, "is not a column, but a table or an array of another shape")
-            if dtype.kind not in kinds:
-                raise self._wrong(
-                    name,
-                    f"has {dtype} where {'integers' if kinds == 'iu' else 'numbers'} are needed",
-                )
-            if size is not None and column.size != size:
-                raise self._wrong(name, f"has {column.size} values where {size} are needed")
-            check_complete(
-                f"{self.uri} is damaged: its column {name}",
-                column,
-                "make the map anew, for instance with cooler",
-            )
-        return column
-
-    def whole(self, name: str, kinds: str = "iu", size: int | None = None) -> NDArray[Any]:
-        column = self._column(name, kinds, size)
-        _validation.fits(
-            f"column {name} of {self.uri}",
-            column.size * column.dtype.itemsize,
-            "take a smaller map",
-        )
-        with self.told(f"column {name}"):
-            return column[:]
-
-    def counts(self) -> Any:
-        column = self._column("pixels/count", "biuf", self.nnz)
-        _validation.float_dtype(f"column pixels/count of {self.uri}", column.dtype)
-        return column
-
-    def ids(self, name: str) -> Any:
-        """``bin1_id`` or ``bin2_id`` of the pixels."""
-        return self._column(f"pixels/{name}", size=self.nnz)
-
-    def read(self, column: Any, out: NDArray[Any], start: int) -> None:
-        with self.told(
-            f"column {column.name.rpartition('/')[0].rpartition('/')[2]}/{column.name.rpartition('/')[2]}"
-        ):
-            column.read_direct(out, np.s_[start : start + out.size])
-
-    def offsets(self, name: str, count: int, end: int, what: str) -> NDArray[np.int64]:
-        """Where each of `count` things begins, and where the last one ends."""
-        found = self.whole(name, size=count + 1).astype(np.int64)
-        if found[0] != 0 or found[-1] != end or np.any(np.diff(found) < 0):
-            raise self._wrong(name, f"does not rise from 0 to the {end} {what}")
-        return found
-
-    def chromosomes(self) -> NDArray[Any]:
-        """The number of each bin's chromosome."""
-        count = self._column("chroms/name", "SOU").size
-        sizes = np.diff(self.offsets("indexes/chrom_offset", count, self.k, "bins"))
-        return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
-
-    def names(self) -> list[str]:
-        """The chromosomes' names."""
-        found = [
-            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-            for name in self.whole("chroms/name", "SOU").tolist()
-        ]
-        if len(set(found)) < len(found):
-            raise self._wrong("chroms/name", "has a name twice")
-        return found
-
-    def row_offsets(self) -> NDArray[np.int64]:
-        return self.offsets("indexes/bin1_offset", self.k, self.nnz, "pixels")
-
-    def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-        """The columns, piece after piece, in buffers that are used again."""
-        chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
-        step = min(
-            chunk * max(1, _PIECE // chunk), max(self.nnz, 1)
-        )  # whole chunks: none is decompressed twice
-        buffers = [np.empty(step, column.dtype) for column in columns]
-        for start in range(0, self.nnz, step):
-            parts = [buffer[: min(step, self.nnz - start)] for buffer in buffers]
-            for column, part in zip(columns, parts, strict=True):
-                self.read(column, part, start)
-            yield start, parts
-
-    def placed_pieces(self, *others: Any) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
-        """The same of ``bin1_id``, ``bin2_id`` and others, checked: each pixel is in its row and on the upper triangle. And whether they ascend.
-
-        A wrong offset would move a pixel to another bin, so ``bin1_id`` is compared with the offsets.
-        """
-        indptr, before = self.row_offsets(), (-1, -1)
-        for start, parts in self.pieces(self.ids("bin1_id"), self.ids("bin2_id"), *others):
-            rows, columns = parts[:2]
-            bad = rows != _rows_of(indptr, start, start + rows.size)
-            if bad.any():
-                at = int(np.argmax(bad))
-                raise self._wrong(
-                    "indexes/bin1_offset",
-                    f"does not fit pixels/bin1_id, which is {rows[at]} of pixel {start + at}",
-                )
-            bad = (columns < rows) | (columns >= self.k)
-            if bad.any():
-                at = int(np.argmax(bad))
-                raise self._wrong(
-                    "pixels/bin2_id",
-                    f"must be from bin1_id to {self.k - 1}, the last bin, but it is {columns[at]} of pixel {start + at}, whose bin1_id is {rows[at]}",
-                )
-            ascends = not np.any((columns[1:] <= columns[:-1]) & (rows[1:] == rows[:-1]))
-            ascends &= (int(rows[0]), int(columns[0])) > before
-            before = int(rows[-1]), int(columns[-1])
-            yield start, parts, bool(ascends)
-
-    def check_counts(self, counts: NDArray[Any], start: int) -> None:
-        check_counts(self.uri, counts, start)
-
-    def matrix(self, *, strict: bool) -> scipy.sparse.csr_array:
-        """The pixels as CSR, in canonical format. With `strict`, counts that cannot be balanced are refused."""
-        counts = self.counts()
-        dtype = index_dtype(self.k, self.k, self.nnz)
-        needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
-        _validation.fits(
-            f"the pixels of {self.uri}",
-            needed,
-            "read them in each pass: balance with memory=, or pass the path as A",
-        )
-        indices, values = (
-            np.empty(self.nnz, dtype),
-            np.empty(self.nnz, counts.dtype.newbyteorder("=")),
-        )
-        in_order = True
-        for start, (_, columns, found), ascends in self.placed_pieces(counts):
-            if strict:
-                self.check_counts(found, start)
-            part = np.s_[start : start + columns.size]
-            indices[part], values[part], in_order = columns, found, in_order and ascends
-        indptr = self.row_offsets()
-        if not in_order:
-            indptr, kept = self._sort(indptr, indices, values)
-            indices, values = indices[:kept], values[:kept]
-        return scipy.sparse.csr_array(
-            (values, indices, indptr.astype(dtype)), shape=(self.k, self.k)
-        )
-
-    def _sort(
-        self, indptr: NDArray[np.int64], indices: Any, values: Any
-    ) -> tuple[NDArray[np.int64], int]:
-        """Sort in place, pixels that are stored more than once as one: new offsets, and how many pixels there are."""
-        result, kept = np.zeros_like(indptr), 0
-        for i0, i1 in _row_ranges(indptr):
-            part = np.s_[indptr[i0] : indptr[i1]]
-            rows = _rows_of(indptr, part.start, part.stop)
-            order, first = _order(rows, indices[part])
-            count = first.size
-            own, summed = indices[part][order][first], _summed(self.uri, values[part][order], first)
-            indices[kept : kept + count], values[kept : kept + count] = own, summed
-            result[i0 + 1 : i1 + 1] = kept + np.searchsorted(
-                rows[order][first], np.arange(i0, i1), side="right"
-            )
-            kept += count
-        return result, kept
-
-
-def check_counts(uri: str, counts: NDArray[Any], start: int) -> None:
-    """Refuse what cannot be balanced."""
-    if counts.dtype.kind in "bu":
-        return
-    fine = (counts >= 0) & (counts < np.inf) if counts.dtype.kind == "f" else counts >= 0
-    if not fine.all():
-        at = int(np.argmin(fine))
-        raise ValueError(
-            f"column pixels/count of {uri} must be finite and not negative, but it is {counts[at]} of pixel {start + at}: make the map anew without such pixels"
-        )
-
-
-def _rows_of(indptr: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """The row of each of these pixels."""
-    i0 = int(np.searchsorted(indptr, start, side="right")) - 1
-    i1 = int(np.searchsorted(indptr, stop, side="left"))
-    bounds = np.clip(indptr[i0 : i1 + 1], start, stop)
-    return np.repeat(np.arange(i0, i0 + bounds.size - 1), np.diff(bounds))
-
-
-def _row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Rows whose pixels are a piece together, or one row of more."""
-    i0, k = 0, indptr.size - 1
-    while i0 < k:
-        i1 = min(
-            max(int(np.searchsorted(indptr, indptr[i0] + _PIECE, side="right")) - 1, i0 + 1), k
-        )
-        yield i0, i1
-        i0 = i1
-
-
-def _order(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """In which order pixels ascend, and which of them then are the first at their place."""
-    order = np.lexsort((columns, rows))
-    rows, columns = rows[order], columns[order]
-    new = np.ones(rows.size, np.bool_)
-    new[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
-    return order, np.flatnonzero(new)
-
-
-def _summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[Any]:
-    """The counts of the pixels that begin at `first`, in their own dtype."""
-    if first.size == counts.size:
-        return counts
-    kind, dtype = counts.dtype.kind, counts.dtype.newbyteorder("=")
-    if kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = np.add.reduceat(counts.astype(np.float64), first).astype(dtype)
-        finite = np.isfinite(np.add.reduceat(np.where(np.isfinite(counts), 0.0, np.inf), first))
-        wrong = finite & ~np.isfinite(found)
-        total = " is beyond the largest"
-    else:
-        # A sum of 64-bit integers may leave their range, so their upper and lower halves are added each by itself.
-        wide = counts.astype(np.uint64 if kind == "u" else np.int64)
-        high, low = (np.add.reduceat(half, first) for half in (wide >> 32, wide & 0xFFFFFFFF))
-        high, low = high + (low >> 32), low & 0xFFFFFFFF
-        limits = (0, 1) if kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
-        lowest, highest = (divmod(limit, 2**32) for limit in limits)
-        wrong = (high < lowest[0]) | (high > highest[0])
-        wrong |= (high == lowest[0]) & (low < lowest[1])
-        wrong |= (high == highest[0]) & (low > highest[1])
-        found = ((high << 32) | low).astype(dtype)
-        at = int(np.argmax(wrong))
-        total = f", {int(high[at]) * 2**32 + int(low[at])}, is no"
-    if wrong.any():
-        raise ValueError(
-            f"column pixels/count of {uri} has a pixel more than once, and the sum of its counts{total} {dtype}: "
-            "make the map anew, for instance with cooler, which adds them"
-        )
-    return found
-
-
-def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
-    """An error of the system or of HDF5, on one line."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    message = f"{uri} cannot be read, {what}: {words}"
-    if isinstance(error, OSError):
-        return OSError(error.errno, message) if error.errno else OSError(message)
-    return ValueError(message)
-
-
-def _maps(file: Any) -> list[str]:
-    """The maps that a file of several holds, as far as they can be found."""
-    found: list[str] = []
-
-    def look(name: str, item: Any) -> None:
-        if hasattr(item, "keys") and all(table in item for table in ("bins", "pixels", "indexes")):
-            found.append("/" + name)
-
-    try:
-        file.visititems(look)
-    except Exception:  # noqa: BLE001  # of a damaged file, any: then those are listed that were found
-        return found
-    return sorted(
-        found,
-        key=lambda name: [
-            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
-        ],
-    )
-
-
-@contextmanager
-def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
-    """A map, open, without HDF5's cache of chunks, of several MiB for each column: every chunk is read once."""
-    h5py = hdf5()
-    path, group = split(uri)
-    text = os.fsdecode(uri)
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder, and not a contact map")
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=cache)
-    except OSError as error:
-        if error.errno is not None:  # no permission, or a lock
-            raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
-        raise _no_hdf5(text, error) from error
-    except Exception as error:  # of a damaged file, any
-        raise _no_hdf5(text, error) from error
-    with file:
-        yield Map(text, file, "/" if group is None else group)
-
-
-def hdf5() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "files of contact maps are read with h5py, which comes with cooler, and is not installed: pip install '.[cool]' in a clone of the project, "
-            "or pip install cooler"
-        ) from error
-    return h5py
-
-
-def _no_hdf5(uri: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{uri} is not a contact map, as HDF5 cannot open it: {' '.join(str(error).split())}"
-    )
-
-
-# --- pixels that are read in each pass --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """A column of the table, read in parts."""
+    """A column of pixels that is read in parts."""
 
     name: str
     uri: str
@@ -446,15 +56,17 @@ class _Column:
                 return out
 
             yield read
-        if identity(Path(path).stat()) != self.identity:  # meanwhile
+        if identity(Path(path).stat()) != self.identity:  # during the pass
             raise changed(self.name, path)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
-    """The same of pixels that do not ascend within their rows, as older versions of cooler left them: each block is sorted as it is read.
+    """A column of pixels that do not ascend within their rows.
 
-    Pixels that are stored more than once become one. `before` are the offsets of the rows in the file, `now` those in this.
+    Older versions of cooler left such pixels. Each block is sorted when it is read. Pixels that are
+    stored more than once become one. `before` are the offsets of the rows in the file, `now` those
+    in the sorted column.
     """
 
     column: _Column
@@ -488,11 +100,11 @@ class _Sorted:
                     i1 = int(np.searchsorted(self.now, stop, side="left"))
                     begin, end = int(self.before[i0]), int(self.before[i1])
                     columns = places(begin, end, rooms[0])
-                    order, first = _order(_rows_of(self.before, begin, end), columns)
+                    order, first = sorting(rows_of(self.before, begin, end), columns)
                     if counts is None:
                         found = columns[order][first]
                     else:
-                        found = _summed(self.column.uri, counts(begin, end, rooms[1])[order], first)
+                        found = summed(self.column.uri, counts(begin, end, rooms[1])[order], first)
                     out[:] = found[start - int(self.now[i0]) :][: out.size]
                 return out
 
@@ -500,22 +112,22 @@ class _Sorted:
 
 
 def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
-    """The pixels as rows that are streamed. Their structure is looked at now, which reads two of the columns."""
+    """The pixels as a source of rows. This reads two columns, to scan the structure."""
     with reading(uri) as map_:
         status = identity(Path(split(uri)[0]).stat())
         places, counts = map_.ids("bin2_id"), map_.counts()
         indices = _Column(name, uri, "bin2_id", places.dtype, map_.nnz, status)
         data = _Column(name, uri, "count", counts.dtype, map_.nnz, status, strict)
         indptr = map_.row_offsets()
-        ascending = [ascends for _, _, ascends in map_.placed_pieces()]  # each of them is looked at
+        ascending = [ascends for _, _, ascends in map_.placed_pieces()]
         if all(ascending):
             return CsrSource(data, indices, indptr, name=name, half=True)
     now = np.zeros_like(indptr)
     with indices.opened() as read:
         room = Room()
-        for i0, i1 in _row_ranges(indptr):
-            rows = _rows_of(indptr, int(indptr[i0]), int(indptr[i1]))
-            order, first = _order(rows, read(int(indptr[i0]), int(indptr[i1]), room))
+        for i0, i1 in row_ranges(indptr):
+            rows = rows_of(indptr, int(indptr[i0]), int(indptr[i1]))
+            order, first = sorting(rows, read(int(indptr[i0]), int(indptr[i1]), room))
             now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(
                 rows[order][first], np.arange(i0, i1), side="right"
             )
@@ -523,5 +135,5 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
         _Sorted(column, indices, indptr, now) for column in (indices, data)
     )
     result = CsrSource(counts_in_order, places_in_order, now, name=name, half=True)
-    result.extra = 6  # what sorting takes: rows, columns, and their order
+    result.extra = 6  # numbers that sorting takes for each pixel: rows, columns, and their order
     return result

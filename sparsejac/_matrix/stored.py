@@ -1,25 +1,18 @@
-"""A CSR matrix that may be larger than memory: a folder of row blocks, of which only what is asked for is read.
+"""A CSR matrix in a folder of row blocks, which may be larger than memory.
 
-Each block is an uncompressed ``.npz``, so its arrays lie in the file as they do in memory, and any part of them is read straight to
-where it is wanted. Nothing is mapped: where a mapped file is cut short, the process is killed; where a read one is, there is an error.
+Each block is an uncompressed ``.npz``, so any part of its arrays can be read into its place.
+Nothing is mapped: if a mapped file is cut short, the system kills the process; if a file that is
+read is, there is an error.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import os
-import stat
-import struct
 import threading
 import weakref
-import zipfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -30,66 +23,44 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .pattern import index_dtype
+from .stored_files import (
+    ANEW,
+    Block,
+    File,
+    block_of,
+    broken,
+    described,
+    fill,
+    fill_checked,
+    signature,
+)
 
-MANIFEST = "matrix.json"
-FORMAT, VERSION = "sparsejac row blocks", 1
-CHECKSUMS = "_crc32"  # what follows an array's name in that of its checksums
-_PIECE = 2**26  # bytes of one read: macOS refuses 2**31, and Ctrl-C waits for the end of it
-CHECKED = 2**17  # bytes of an array that have a checksum together, a multiple of every dtype's size
 _CONVERTED = 2**17  # indices that are widened at a time
-# where the system cannot read from a place without going there first
-_going_there = threading.Lock()
-_HELD = 128  # files that stay open: the usual limit of a process is 1024, for all that it does
-_INDICES = (np.dtype(np.int32), np.dtype(np.int64))
+_HELD = 128  # files that stay open; the usual limit of a whole process is 1024
 Name = Literal["data", "indices"]
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A file, as it was when it was looked at first.
-
-    Attributes
-    ----------
-    path : Path
-    signature : tuple of int
-        Its size, when it was last written, and its inode.
-    members : dict
-        Where each array begins in it, and the dtype.
-    checksums : dict
-        For each array those of its pieces of `CHECKED` bytes; empty in a folder of version 0.1.
-    sizes : dict
-        How many elements each array has.
-    """
-
-    path: Path
-    signature: tuple[int, int, int]
-    members: dict[str, tuple[int, np.dtype[Any]]]
-    checksums: dict[str, NDArray[np.uint32]]
-    sizes: dict[str, int]
-
-
 class RowBlocks:
-    """A CSR matrix in a folder of row blocks: see `sparsejac.io.read_matrix`, which gives a `StoredCSR`."""
+    """A CSR matrix in a folder of row blocks, the base of `StoredCSR`."""
 
     _files: Callable[[], _Files | None]  # gives the open files, if there are readers
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self.shape, self.nnz, self.dtype, files = _described(self.path)
+        self.shape, self.nnz, self.dtype, files = described(self.path)
         self._blocks = [
-            _block(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files
+            block_of(self.path / file, self.dtype, self.shape[1], *sizes) for file, *sizes in files
         ]
         self._first_rows = list(accumulate((rows for _, _, rows, _ in files), initial=0))
         self._first_entries = list(accumulate((nnz for *_, nnz in files), initial=0))
         wide = any(block.members["indices"][1] == np.int64 for block in self._blocks)
-        self._column_dtype = np.dtype(
-            np.int64 if wide else np.int32
-        )  # however many entries the whole has
+        # It does not depend on the number of entries.
+        self._column_dtype = np.dtype(np.int64 if wide else np.int32)
         self.index_dtype = np.promote_types(index_dtype(*self.shape, self.nnz), self._column_dtype)
         self._begin()
 
     def indptr(self) -> NDArray[np.int64]:
-        """Where the entries of each row begin, and those of the last one end: of the whole matrix, shape (m + 1,).
+        """The row offsets of the whole matrix, shape (m + 1,).
 
         **Memory.** The result, and 0.5 MiB.
         """
@@ -98,16 +69,19 @@ class RowBlocks:
 
     @contextmanager
     def open(self) -> Iterator[Self]:
-        """Within this, `read` may be called. Files that have changed since the matrix was made are refused, here and where each is opened."""
+        """Open the files for `read`.
+
+        Files that have changed since the matrix was made are refused, here and when each is opened.
+        """
         for block in self._blocks:
             try:
-                now = _signature(block.path.stat())
+                now = signature(block.path.stat())
             except FileNotFoundError:
                 now = None
             if now != block.signature:
                 raise self._changed(block)
         reader, files = object(), None
-        try:  # Ctrl-C may come at any place, and the end must not depend on how far this came
+        try:  # Ctrl-C may come at any line, so the end must not depend on how far this came
             with self._lock:
                 files = self._files()
                 if files is None:
@@ -123,18 +97,19 @@ class RowBlocks:
                         files.close()
 
     def close(self) -> None:
-        """Close the files. The end of `open` does; for anyone else: not while another thread reads."""
+        """Close the files, as the end of `open` does. No other thread may be reading."""
         with self._lock:
             files = self._files()
             if files is not None:
                 files.close()
 
     def read(self, name: Name, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Read entries ``start <= p < stop`` of the whole matrix into `out`. Several threads may do so at once, within `open`.
+        """Read entries ``start <= p < stop`` of the whole matrix into `out`, within `open`.
 
-        `out` is contiguous, of `dtype` for ``"data"``; for ``"indices"`` of int64, or of int32 if those of all blocks are.
+        Several threads may read at once. `out` is contiguous. Its dtype is `dtype` for ``"data"``,
+        and int64 for ``"indices"``, or int32 if the indices of all blocks are.
 
-        Raises ValueError if their checksum is not that which was written.
+        Raises ValueError if a checksum is not the one that was written.
 
         **Memory.** 128 KiB; 0.5 MiB if int32 is read as int64 from a folder of version 0.1.
         """
@@ -145,7 +120,8 @@ class RowBlocks:
             raise ValueError(f"{self.path} is not open: read it within `with stored.open():`")
         if not 0 <= start <= stop <= self.nnz:
             raise IndexError(
-                f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and stop={stop}"
+                f"entries must be 0 <= start <= stop <= {self.nnz}, got start={start} and "
+                f"stop={stop}"
             )
         if not (
             isinstance(out, np.ndarray)  # type: ignore[redundant-expr]  # what this line finds out
@@ -154,7 +130,10 @@ class RowBlocks:
             and out.flags.c_contiguous
             and out.flags.writeable
         ):
-            needed = f"a writeable, contiguous array of {stop - start} {' or '.join(sorted(map(str, accepted)))}"
+            needed = (
+                f"a writeable, contiguous array of {stop - start} "
+                f"{' or '.join(sorted(map(str, accepted)))}"
+            )
             came = (
                 f"{_validation.type_name(out)} of {np.asarray(out).dtype} and shape {np.shape(out)}"
             )
@@ -165,25 +144,30 @@ class RowBlocks:
         """The rows of a slice, in memory."""
         if not isinstance(rows, slice):
             raise TypeError(
-                f"a stored matrix gives slices of its rows, as stored[10:20], got the index {rows!r}"
+                "a stored matrix gives slices of its rows, as stored[10:20], got the index "
+                f"{rows!r}"
             )
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
             raise IndexError(
-                f"a stored matrix gives rows that follow each other, got a step of {step}: leave it out"
+                f"a stored matrix gives rows that follow each other, got a step of {step}: leave "
+                "it out"
             )
         with self.open():
             return self._rows(start, max(start, stop))
 
     def __iter__(self) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
-        """The blocks as they were written: the first row, and a csr_array in memory."""
+        """Yield the blocks as they were written: the first row, and a csr_array in memory."""
         with self.open():
             for start, stop in pairwise(self._first_rows):
                 yield start, self._rows(start, stop)
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks in {str(self.path)!r}>"
+        return (
+            f"<StoredCSR: {m}x{n}, {self.nnz} entries, {self.dtype}; {len(self._blocks)} blocks "
+            f"in {str(self.path)!r}>"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -201,13 +185,14 @@ class RowBlocks:
         return {} if files is None else files.held
 
     def _begin(self) -> None:
-        # Reentrant, as the garbage collector may end an iteration that was left, at any moment of a thread that has the lock.
+        # It is reentrant, because the garbage collector may end an abandoned iteration while this
+        # thread has the lock.
         self._lock = threading.RLock()
         self._files = _no_files
         _all.add(self)
 
     def _begin_anew(self) -> None:
-        """In a forked child: of all that read in its parent there is only the thread that forked."""
+        """In a forked child, keep only the reader in the thread that forked."""
         self._lock = threading.RLock()
         files = self._files()
         if files is not None:
@@ -222,18 +207,17 @@ class RowBlocks:
         data, indices = np.empty(nnz, self.dtype), np.empty(nnz, dtype)
         self._read("data", first, last, data)
         self._read("indices", first, last, indices)
-        if nnz and not (
-            indices.min() >= 0 and indices.max() < n
-        ):  # SciPy's products would write beyond their arrays
+        if nnz and not (indices.min() >= 0 and indices.max() < n):
+            # SciPy's products would write beyond their arrays.
             raise ValueError(
-                f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {_ANEW}"
+                f"{self.path} has columns outside 0 … {n - 1} in rows {start} … {stop - 1}: {ANEW}"
             )
         indptr -= first
         arrays = data, indices, indptr.astype(dtype, copy=False)
         return scipy.sparse.csr_array(arrays, shape=(stop - start, n))
 
     def _pointers(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Where the entries of these rows begin in the whole matrix."""
+        """The offsets of these rows in the whole matrix."""
         self._check_fits(start, stop, 8 * (stop - start + 1))
         out = np.zeros(stop - start + 1, np.int64)
         for number, lo, hi in _overlaps(self._first_rows, start, stop):
@@ -244,7 +228,7 @@ class RowBlocks:
             begins = part[0] == 0 if lo == first_row else part[0] >= 0
             ends = part[-1] == nnz if hi == self._first_rows[number + 1] else part[-1] <= nnz
             if not (begins and ends and (part[1:] >= part[:-1]).all()):
-                raise _broken(
+                raise broken(
                     self._blocks[number].path,
                     f"has row pointers that do not ascend from 0 to {nnz}",
                 )
@@ -262,27 +246,27 @@ class RowBlocks:
             )
 
     def _read_member(self, number: int, name: str, start: int, out: NDArray[Any]) -> None:
-        """As many elements of a block's array as `out` has, from `start` on."""
+        """Fill `out` with elements of a block's array, from `start` on."""
         block = self._blocks[number]
         offset, dtype = block.members[name]
         with self._opened(number) as file:
             descriptor = file.fileno()
             if name in block.checksums:
-                _fill_checked(descriptor, block, name, start, out)
+                fill_checked(descriptor, block, name, start, out)
                 return
             offset += start * dtype.itemsize
             if dtype == out.dtype:
-                _fill(descriptor, block.path, offset, out)
+                fill(descriptor, block.path, offset, out)
                 return
             buffer = np.empty(min(out.size, _CONVERTED), dtype)
             for first in range(0, out.size, _CONVERTED):
                 piece = buffer[: out.size - first]
-                _fill(descriptor, block.path, offset + first * dtype.itemsize, piece)
+                fill(descriptor, block.path, offset + first * dtype.itemsize, piece)
                 out[first : first + piece.size] = piece
 
     @contextmanager
     def _opened(self, number: int) -> Iterator[File]:
-        """A block's open file: one of those that stay open, or, where they are many, for this time only."""
+        """Open the file of a block. It stays open, unless too many do."""
         block = self._blocks[number]
         with self._lock:
             files = self._files()
@@ -293,7 +277,7 @@ class RowBlocks:
                     file = File(block.path)
                 except FileNotFoundError:
                     raise self._changed(block) from None
-                if _signature(os.fstat(file.fileno())) != block.signature:
+                if signature(os.fstat(file.fileno())) != block.signature:
                     file.close()
                     raise self._changed(block)
                 if files is not None and files.readers and len(files.held) < _HELD:
@@ -304,27 +288,18 @@ class RowBlocks:
             if not held:
                 file.close()
 
-    def _changed(self, block: _Block) -> ValueError:
+    def _changed(self, block: Block) -> ValueError:
         return ValueError(
-            f"{block.path} has changed since it was opened (it was written to, replaced or removed): "
-            f"open it anew, as by read_matrix({str(self.path)!r})"
+            f"{block.path} has changed since it was opened (it was written to, replaced or "
+            f"removed): open it anew, as by read_matrix({str(self.path)!r})"
         )
 
 
-class File(io.FileIO):
-    """A file that is open for reading, and closed when nobody refers to it any more, without a warning.
-
-    `os.open` gives a number, which is lost if Ctrl-C comes before the number is noted anywhere. This is made, and closed, by C code alone.
-    """
-
-    __del__ = io.FileIO.close
-
-
 class _Files:
-    """The open files of a folder: of those who read it. They end with the last reader.
+    """The open files of a folder, which the last reader closes.
 
-    Each reader's frame refers to this object, and the matrix does not. So the files are closed even if Ctrl-C comes while the
-    end of a reader is noted.
+    The frame of each reader refers to this object, and the matrix does not. So the files are closed
+    even if Ctrl-C comes while the end of a reader is noted.
     """
 
     def __init__(self) -> None:
@@ -337,7 +312,7 @@ class _Files:
         self.held.clear()
 
     def keep(self, thread: int) -> None:
-        """Only the readers of this thread."""
+        """Keep only the readers of this thread."""
         self.readers = {reader: its for reader, its in self.readers.items() if its == thread}
         if not self.readers:
             self.close()
@@ -351,219 +326,22 @@ _all: weakref.WeakSet[RowBlocks] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
-    global _going_there  # noqa: PLW0603  # whoever had it is not in the child
-    _going_there = threading.Lock()
     for stored in list(_all):
         stored._begin_anew()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
-# --- the files ------------------------------------------------------------------------------------------------------
-
-_ANEW = "write it anew, with sparsejac.io.write_csr_blocks"
-
-
-def _broken(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} {reason}: {_ANEW}")
-
-
-def _described(
-    path: Path,
-) -> tuple[tuple[int, int], int, np.dtype[Any], list[tuple[str, int, int, int]]]:
-    """What the manifest of a folder says: shape, nnz, dtype, and of each file the name, and how many bytes, rows and entries."""
-    manifest = path / MANIFEST
-    try:
-        text = manifest.read_bytes()
-    except FileNotFoundError:
-        path.stat()  # the system's own words if there is no such folder
-        raise _broken(
-            path, f"has no {MANIFEST}, so it is no matrix of row blocks, or not a complete one"
-        ) from None
-    try:
-        description = json.loads(text)
-        if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']!r}, and {FORMAT!r} is read")
-        if description["version"] != VERSION:
-            raise ValueError(f"its version is {description['version']!r}, and {VERSION} is read")
-        m, n = map(_count, description["shape"])
-        nnz = _count(description["nnz"])
-        dtype = np.dtype(str(description["dtype"]))
-        if dtype.kind not in "biufc":
-            raise ValueError(f"its dtype is {dtype}, which is none of numbers")
-        files = []
-        row = entries = 0
-        for block in description["blocks"]:
-            first_row, rows, inside = map(_count, (block["first_row"], block["rows"], block["nnz"]))
-            if first_row != row or (inside and not rows):
-                raise ValueError(
-                    f"the block at row {row} is said to begin at row {first_row} and to have {rows} rows"
-                )
-            if Path(block["file"]).name != block["file"]:
-                raise ValueError(f"{block['file']!r} is not in the folder")
-            files.append((block["file"], _count(block["bytes"]), rows, inside))
-            row, entries = row + rows, entries + inside
-        if (row, entries) != (m, nnz):
-            raise ValueError(
-                f"its blocks have {row} rows and {entries} entries, and the matrix {m} and {nnz}"
-            )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _broken(manifest, f"does not describe a matrix of row blocks ({error!r})") from None
-    return (m, n), nnz, dtype, files
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a count")
-    return value
-
-
-def _block(
-    path: Path, dtype: np.dtype[Any], columns: int, size: int, rows: int, nnz: int
-) -> _Block:
-    """Look at a block's file: is it there, and does it hold the arrays that it should?"""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise _broken(path, "is missing") from None
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        raise _broken(path, f"has {status.st_size} bytes, and {size} were written")
-    shapes = {
-        "data": ((nnz,), [dtype]),
-        "indices": ((nnz,), _INDICES),
-        "indptr": ((rows + 1,), _INDICES),
-    }
-    with path.open("rb") as file:  # the system's own words if that is not permitted
-        try:
-            with zipfile.ZipFile(file) as archive:
-                for name, value in {"format": b"csr", "shape": [rows, columns]}.items():
-                    with archive.open(f"{name}.npy") as member:
-                        found = np.lib.format.read_array(member, allow_pickle=False).tolist()
-                    if found != value:
-                        raise ValueError(f"its {name} is {found!r} and not {value!r}")
-                members = {
-                    name: _member(file, archive.getinfo(f"{name}.npy"), *shapes[name])
-                    for name in shapes
-                }
-                checksums = _checksums_in(
-                    archive,
-                    {name: shapes[name][0][0] * members[name][1].itemsize for name in shapes},
-                )
-        except Exception as error:  # noqa: BLE001  # a damaged archive makes zipfile raise almost anything
-            raise _broken(path, f"is not the block that {MANIFEST} says ({error})") from None
-    return _Block(
-        path, _signature(status), members, checksums, {name: shapes[name][0][0] for name in shapes}
-    )
-
-
-def checksums(array: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each piece of `CHECKED` bytes of an array's numbers."""
-    numbers = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
-    return np.array(
-        [zlib.crc32(numbers[start : start + CHECKED]) for start in range(0, len(numbers), CHECKED)],
-        np.uint32,
-    )
-
-
-def _checksums_in(archive: zipfile.ZipFile, sizes: dict[str, int]) -> dict[str, NDArray[np.uint32]]:
-    """Those that `sparsejac.io.write_csr_blocks` wrote into a block, where it did."""
-    names = archive.namelist()
-    if not any(f"{name}{CHECKSUMS}.npy" in names for name in sizes):
-        return {}
-    found = {}
-    for name, size in sizes.items():
-        with archive.open(f"{name}{CHECKSUMS}.npy") as member:
-            found[name] = np.lib.format.read_array(member, allow_pickle=False)
-        if found[name].dtype != np.uint32 or found[name].shape != (-(-size // CHECKED),):
-            raise ValueError(
-                f"it has checksums of {found[name].dtype} and shape {found[name].shape} for {size} bytes"
-            )
-    return found
-
-
-def _member(
-    file: Any, info: zipfile.ZipInfo, shape: tuple[int], dtypes: Any
-) -> tuple[int, np.dtype[Any]]:
-    """Where in the file the numbers of an array begin, and their dtype."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(
-            f"{info.filename} is compressed, and only what is not can be read in parts"
-        )
-    file.seek(
-        info.header_offset + 26
-    )  # a zip's own header: 30 bytes, of which the last 4 say what follows them
-    start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-    file.seek(start)
-    old = np.lib.format.read_magic(file) == (1, 0)
-    header = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(
-        file
-    )
-    found, dtype, offset = header[0], header[2], file.tell()
-    if found != shape or dtype not in dtypes:
-        raise ValueError(
-            f"{info.filename} has shape {found} and dtype {dtype}, not {shape} and {dtypes[-1]}"
-        )
-    if offset + math.prod(shape) * dtype.itemsize != start + info.file_size:
-        raise ValueError(f"{info.filename} is longer or shorter than its array")
-    return offset, dtype
-
-
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _overlaps(bounds: list[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The blocks that have a part of ``start … stop``, each with that part. Block b is ``bounds[b] … bounds[b + 1]``."""
+    """Yield the blocks that overlap with ``start … stop``, each with the overlap.
+
+    Block b is ``bounds[b] … bounds[b + 1]``.
+    """
     number = bisect_right(bounds, start) - 1
     while start < stop:
         end = min(bounds[number + 1], stop)
         if start < end:
             yield number, start, end
         start, number = end, number + 1
-
-
-def read_at(descriptor: int, out: memoryview, offset: int) -> int:
-    """Read from a place in a file, and say how many bytes. Threads do not disturb each other."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [out], offset)
-    with _going_there:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        data = os.read(descriptor, len(out))
-    out[: len(data)] = data
-    return len(data)
-
-
-def _fill(descriptor: int, path: Path, offset: int, out: NDArray[Any]) -> None:
-    """Read into the memory of `out` itself. The file's own position is not used, so threads do not disturb each other."""
-    left = out.view(np.uint8).data
-    while left:
-        count = read_at(descriptor, left[:_PIECE], offset)
-        if count == 0:
-            raise OSError(f"{path} ends at byte {offset}, earlier than when it was opened: {_ANEW}")
-        left, offset = left[count:], offset + count
-
-
-def _fill_checked(descriptor: int, block: _Block, name: str, start: int, out: NDArray[Any]) -> None:
-    """Read elements of an array from `start` on into `out`, piece by piece, and compare the checksum of each piece."""
-    offset, dtype = block.members[name]
-    per_piece, size = CHECKED // dtype.itemsize, block.sizes[name]
-    buffer = None
-    stop = start + out.size
-    for number in range(start // per_piece, -(-stop // per_piece) if out.size else 0):
-        first, last = number * per_piece, min((number + 1) * per_piece, size)
-        lo, hi = max(first, start), min(last, stop)
-        wanted = out[lo - start : hi - start]
-        if (lo, hi) == (first, last) and dtype == out.dtype:
-            piece = wanted
-        else:
-            buffer = np.empty(min(per_piece, size), dtype) if buffer is None else buffer
-            piece = buffer[: last - first]
-        place = offset + first * dtype.itemsize
-        _fill(descriptor, block.path, place, piece)
-        if zlib.crc32(piece.view(np.uint8).data) != block.checksums[name][number]:
-            raise _broken(
-                block.path,
-                f"is damaged: the checksum of its {name} from byte {place} on is another than was written",
-            )
-        if piece is not wanted:
-            wanted[:] = piece[lo - first : hi - first]

@@ -1,4 +1,4 @@
-"""The CSR form of J: as a whole, block by block, or written into the numbers of an earlier one."""
+"""The CSR form of J: the whole matrix, blocks of its rows, or new numbers for an earlier one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .._matrix.pattern import Cut, Indices, index_dtype
 
 
 class Assembly:
-    """Assembles J over the rows of a backend. It also knows the shape of J, and what to do instead.
+    """Assembles J over the rows of a backend, and knows its shape and the hints of its messages.
 
-    It remembers the index arrays that it gave out, by weak references, so that `check_out` knows them.
+    It keeps weak references to the index arrays that it returned, so that `check_out` knows them.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -27,33 +27,44 @@ class Assembly:
         self.nnz = self._pattern.nnz
         self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._pattern.check_unchanged()
+        return Assembly, (self.rows,)
+
     def check_vector_fits(self, what: str, nbytes: int) -> None:
         if nbytes < _validation.LARGE:
             return
-        way_out = "form J block by block with builder.iter_csr(x), or work with J.T and column_norms of builder.operator(x)"
-        _validation.fits(what, nbytes, self._stored_first(way_out))
+        hint = (
+            "form J block by block with builder.iter_csr(x), "
+            "or work with J.T and column_norms of builder.operator(x)"
+        )
+        _validation.fits(what, nbytes, self._stored_first(hint))
 
-    def _stored_first(self, way_out: str) -> str:
+    def _stored_first(self, hint: str) -> str:
         if self._pattern.grid is None:
-            return way_out
-        return f'take rows="stored", one row for each of the {self._pattern.entries} stored entries of A; or {way_out}'
+            return hint
+        count = self._pattern.entries
+        return f'take rows="stored", one row for each of the {count} stored entries of A; or {hint}'
 
     def check_out(self, out: Any, dtype: np.dtype[Any]) -> None:
         if not isinstance(out, scipy.sparse.csr_array):
             raise TypeError(
-                f"out must be a csr_array that this builder's tocsr returned, got {_validation.type_name(out)}: leave out= away to get one"
+                "out must be a csr_array that this builder's tocsr returned, got "
+                f"{_validation.type_name(out)}: leave out= away to get one"
             )
         if out.shape != self.shape or not (
             self._is_ours(out.indices) and self._is_ours(out.indptr)
         ):
             raise ValueError(
-                f"out must be a matrix that this builder's tocsr returned, with the index arrays it came with; this {out.shape[0]}x{out.shape[1]} "
-                "matrix is of another builder, a copy, or changed in its structure: leave out= away to get a fresh one"
+                "out must be a matrix that this builder's tocsr returned, with the index arrays "
+                f"it came with; this {out.shape[0]}x{out.shape[1]} matrix is of another builder, "
+                "a copy, or changed in its structure: leave out= away to get a fresh one"
             )
         data = np.asarray(out.data)
         if data.dtype != dtype:
             raise ValueError(
-                f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave out= away to get a fresh matrix"
+                f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave "
+                "out= away to get a fresh matrix"
             )
         if (
             data is not out.data
@@ -63,11 +74,15 @@ class Assembly:
             or not data.flags.aligned
         ):
             raise ValueError(
-                f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape {data.shape}: leave out= away to get a fresh matrix"
+                f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape "
+                f"{data.shape}: leave out= away to get a fresh matrix"
             )
 
     def _is_ours(self, array: NDArray[Any]) -> bool:
-        """Whether an index array is one that `tocsr` made, whole: SciPy's own methods replace it by views of it."""
+        """Whether an index array is a whole one that `tocsr` made.
+
+        SciPy's own methods replace it by views of it.
+        """
         owner = _owner(array)
         return (
             self._made.get(id(owner)) is owner
@@ -82,11 +97,14 @@ class Assembly:
         if out is not None:
             self._fill_data(x, *pattern.ends, out.data)
             return out
-        way_out = "builder.operator(x) multiplies by it without forming it, builder.iter_csr(x) forms it block by block"
+        hint = (
+            "builder.operator(x) multiplies by it without forming it, "
+            "builder.iter_csr(x) forms it block by block"
+        )
         _validation.fits(
             f"the {pattern.m}x{pattern.k} CSR matrix",
             pattern.csr_nbytes(x.dtype.itemsize),
-            self._stored_first(way_out),
+            self._stored_first(hint),
         )
         J = self._block(x, 0, pattern.m, *pattern.ends, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
@@ -122,13 +140,14 @@ class Assembly:
         self._fill_data(x, begin, end, data)
         last = end.row + (end.row < pattern.k)
         self.rows.map(
-            "csr_indices", pattern.diagonal, begin.entry, end.entry, begin.nnz, r0, r1, indices, indptr,
+            "csr_indices",
+            pattern.diagonal, begin.entry, end.entry, begin.nnz, r0, r1, indices, indptr,
             rows=(begin.row, last), structure=True,
         )  # fmt: skip
         return canonical((data, indices, indptr), (r1 - r0, pattern.k))
 
     def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
-        last = end.row + (end.row < self._pattern.k)  # the last row of A may be cut in the middle
+        last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
         self.rows.map(
             "csr_data",
             self._pattern.diagonal,
@@ -144,12 +163,12 @@ class Assembly:
 def canonical(
     arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:
-    """A csr_array of arrays that are known to be sorted and free of duplicates, which SciPy then need not find out."""
+    """A csr_array of arrays that are known to be sorted and free of duplicates."""
     J = scipy.sparse.csr_array(arrays, shape=shape, copy=False)
     J.has_canonical_format = True
     return J
 
 
 def _owner(array: NDArray[Any]) -> NDArray[Any]:
-    """The array whose memory this is."""
+    """The array that owns the memory of `array`."""
     return array if array.base is None else array.base

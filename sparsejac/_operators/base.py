@@ -1,22 +1,57 @@
-"""What every operator of ours has in common: products with checked operands, for one vector, many, or a batch."""
+"""The base of all operators: products with checked operands, for one vector, many, or a batch."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
+from .._matrix.pattern import Pattern, index_dtype
+
+# Overflow gives infinity without a warning, as in the kernels.
+silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
+
+
+def check_sparse(pattern: Pattern, itemsize: int) -> None:
+    """Refuse a sparse k×k matrix of A + Aᵀ and the diagonal, if A is dense or it does not fit."""
+    if pattern.indices is None:
+        raise TypeError(
+            "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
+        )
+    k, count = pattern.k, 2 * pattern.entries + pattern.k
+    _validation.fits(
+        f"the {k}x{k} matrix, while it is made,",
+        4 * count * (itemsize + index_dtype(k, k, count).itemsize),
+        "multiply by it without forming it",
+    )
+
+
+def sparse(
+    i: NDArray[Any],
+    j: NDArray[Any],
+    there: NDArray[Any],
+    back: NDArray[Any],
+    diagonal: NDArray[Any],
+) -> scipy.sparse.csr_array:
+    """The k×k matrix of entries `there` at (i, j) and `back` at (j, i), added to a diagonal."""
+    k = diagonal.size
+    own = np.arange(k, dtype=i.dtype)
+    places = np.concatenate([i, j, own]), np.concatenate([j, i, own])
+    numbers = np.concatenate([there, back, diagonal])
+    return scipy.sparse.coo_array((numbers, places), shape=(k, k)).tocsr()
 
 
 class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
-    """A LinearOperator whose products are checked, with the lengths in the message, for one vector, many, or a batch.
+    """A LinearOperator that checks its operands: one vector, many, or a batch.
 
-    Subclasses give two methods for a vector of shape (n,) or a matrix (n, c), `_apply` and `_apply_adjoint`, and the name
-    that messages use.
+    Subclasses define `_apply` and `_apply_adjoint` for a vector of shape (n,) or a matrix (n, c),
+    and the name that messages use.
     """
 
     _name: str
@@ -47,7 +82,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         TypeError
             If `x` is not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result does not fit into memory, before it is allocated.
         """
         if self._fits_as_it_is(x, self.shape[1]):
             return self._apply(x)
@@ -76,7 +111,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         TypeError
             If `x` is not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result does not fit into memory, before it is allocated.
         """
         if self._fits_as_it_is(x, self.shape[0]):
             return self._apply_adjoint(x)
@@ -105,7 +140,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         TypeError
             If `X` is not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result does not fit into memory, before it is allocated.
         """
         array = _validation.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
         return self._matmat(array)
@@ -130,18 +165,19 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         TypeError
             If `X` is not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result does not fit into memory, before it is allocated.
         """
         array = _validation.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
         return self._rmatmat(array)
 
     def dot(self, x: Any) -> Any:
-        """The product with a vector, a matrix, another operator, or a scalar: what ``@`` and ``*`` call.
+        """The product with a vector, a matrix, an operator, or a scalar. ``@`` and ``*`` call it.
 
         Parameters
         ----------
         x : array_like, LinearOperator or scalar
-            As `matvec` and `matmat` take it; an operator is composed with this one, a scalar scales it.
+            An array as `matvec` and `matmat` take it; an operator, which is composed with this one;
+            or a scalar, which scales it.
 
         Returns
         -------
@@ -154,7 +190,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         TypeError
             If `x` is a masked array, or not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result does not fit into memory, before it is allocated.
         """
         if self._fits_as_it_is(x, self.shape[1]):
             return self._apply(x)
@@ -163,7 +199,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         return super().dot(x)
 
     def _fits_as_it_is(self, x: object, length: int) -> bool:
-        """The operand of nearly every call: nothing more to check, as solvers call thousands of times."""
+        """Whether nothing is left to check, as in nearly all of a solver's thousands of calls."""
         return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -180,7 +216,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
 
     @staticmethod
     def _each(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
-        """Vectors along the last axis; a single one may come as a column."""
+        """Apply to vectors along the last axis. A single vector may be a column."""
         x = np.asarray(x)
         if x.ndim == 1 or x.shape == (length, 1):
             return apply(x.reshape(-1))
@@ -189,7 +225,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
 
     @staticmethod
     def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
-        """Matrices in the last two axes."""
+        """Apply to matrices in the last two axes."""
         X = np.asarray(X)
         if X.ndim == 2:
             return apply(X)

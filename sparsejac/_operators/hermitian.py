@@ -1,13 +1,15 @@
-"""k-space: JᴴJ and Hessians as k×k operators that are never formed, and the sums over A that they, and fits, are made of.
+"""JᴴJ and Hessians as k×k operators that are never formed.
 
 With ``S = |A|² + (|A|²)ᵀ``
 
 * ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)``
 * ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix
-* ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ = Diag(S (x∘x)) + M + Mᵀ`` with ``R = F - Y`` and ``M = A∘(2 F - Y)``.
+* ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ = Diag(S (x∘x)) + M + Mᵀ`` with ``R = F - Y`` and
+  ``M = A∘(2 F - Y)``.
 
-All three are ``Diag(d) + T + Tᴴ`` for a T with the pattern of A. They follow from J's rows, ``A_ij x_j`` in column i and
-``A_ij x_i`` in column j, by collecting terms; the diagonal, where both fall together, needs no case of its own.
+All three are ``Diag(d) + T + Tᴴ`` for a T with the pattern of A. They follow from J's rows, which
+have ``A_ij x_j`` in column i and ``A_ij x_i`` in column j. On the diagonal both fall into one
+column, which needs no case of its own.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
 from .._backends.rows import Rows
-from .._backends.sums import Sums, _silence, absolute_squares
+from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
-from .._matrix.pattern import frozen, index_dtype
-from .base import Operator
+from .._matrix.pattern import frozen
+from .base import Operator, check_sparse, silence, sparse
 
 _BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
 
 
 class _Hermitian(Operator):
-    """``Diag(d) + T + Tᴴ``, k×k. Subclasses say what T is: `_products`, and entry by entry `_term`."""
+    """``Diag(d) + T + Tᴴ``, k×k. Subclasses define T by `_products` and, per entry, by `_term`."""
 
     _rows: Rows
     _d: NDArray[Any] | float
@@ -39,22 +41,22 @@ class _Hermitian(Operator):
         """``(T + Tᴴ) u`` for each row u of U, in double precision."""
         raise NotImplementedError
 
-    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
-        """T's entries in rows i and columns j, where A has a, and Y or W have `beside`."""
+    def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
+        """The entries of T at (i, j), from the entries a of A and `aligned` of Y or W."""
         raise NotImplementedError
 
-    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
+    def _aligned_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
         """Y or W at the entries that A's rows visit, in their order: where those are."""
         return None
 
-    def _beside_matrix(self) -> Any:
-        """Y or W as a matrix, beside a dense A."""
+    def _aligned_matrix(self) -> Any:
+        """Y or W as a matrix, aligned a dense A."""
         return None
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         dtype = np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
         U = np.ascontiguousarray(X.T if X.ndim == 2 else X[np.newaxis], wide(dtype))
-        with _silence():
+        with silence():
             result = self._products(U)
             result += self._d * U
             return np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
@@ -90,11 +92,11 @@ class _Hermitian(Operator):
         """
         a = self._rows.diagonal()
         i = np.arange(a.size)
-        with _silence():
-            t = self._term(a, i, i, self._beside_diagonal())
+        with silence():
+            t = self._term(a, i, i, self._aligned_diagonal())
             return (self._d + 2 * t.real).astype(np.empty(0, self.dtype).real.dtype, copy=False)
 
-    def _beside_diagonal(self) -> Any:
+    def _aligned_diagonal(self) -> Any:
         """Y or W on the diagonal."""
         return None
 
@@ -104,19 +106,19 @@ class _Hermitian(Operator):
         Returns
         -------
         H : scipy.sparse.csr_array, shape (k, k)
-            In canonical format, whatever the values: entries may be zero.
+            In canonical format. The pattern does not depend on the values, so entries may be zero.
 
         Raises
         ------
         TypeError
-            If A is dense: `toarray` is for that.
+            If A is dense. Use `toarray` then.
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If it does not fit into memory, before anything is allocated.
 
         Notes
         -----
-        **Memory.** For e stored entries of A, four times the 2 e + k numbers and column indices that it may have, which SciPy sorts
-        and sums.
+        **Memory.** For e stored entries of A, four times the 2 e + k numbers and column indices
+        that it may have, which SciPy sorts and sums.
 
         Examples
         --------
@@ -127,38 +129,16 @@ class _Hermitian(Operator):
         [[ 400.   40.]
          [  40. 6404.]]
         """
-        k, pattern = self.shape[0], self._rows.pattern
-        if pattern.indices is None:
-            raise TypeError(
-                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
-            )
-        count = 2 * pattern.entries + k
-        dtype = index_dtype(k, k, count)
-        _validation.fits(
-            f"the {k}x{k} matrix, while it is made,",
-            4 * count * (wide(self.dtype).itemsize + dtype.itemsize),
-            "multiply by it without forming it",
-        )
-        i, j = self._rows.visited()
-        with _silence():
-            return self._sparse(i, j)
-
-    def _sparse(self, i: NDArray[Any], j: NDArray[Any]) -> scipy.sparse.csr_array:
-        rows, k = self._rows, self.shape[0]
-        t = self._term(
-            rows.values().astype(wide(self.dtype), copy=False), i, j, self._beside_entries(i, j)
-        )
-        own = np.arange(k, dtype=i.dtype)
-        d = np.broadcast_to(np.asarray(self._d, t.dtype), (k,))
-        H = scipy.sparse.coo_array(
-            (
-                np.concatenate([t, np.conj(t), d]),
-                (np.concatenate([i, j, own]), np.concatenate([j, i, own])),
-            ),
-            shape=(k, k),
-        ).tocsr()
-        H.sum_duplicates()
-        return H.astype(self.dtype, copy=False)
+        rows, doubled = self._rows, wide(self.dtype)
+        check_sparse(rows.pattern, doubled.itemsize)
+        i, j = rows.visited()
+        with silence():
+            a = rows.values().astype(doubled, copy=False)
+            t = self._term(a, i, j, self._aligned_entries(i, j))
+            d = np.broadcast_to(np.asarray(self._d, t.dtype), (self.shape[0],))
+            H = sparse(i, j, t, np.conj(t), d)
+            H.sum_duplicates()
+            return H.astype(self.dtype, copy=False)
 
     def toarray(self) -> NDArray[Any]:
         """The matrix as a k×k array.
@@ -170,7 +150,7 @@ class _Hermitian(Operator):
         Raises
         ------
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If it does not fit into memory, before anything is allocated.
 
         Notes
         -----
@@ -193,44 +173,47 @@ class _Hermitian(Operator):
         )
         if self._rows.pattern.indices is not None:
             return self.tocsr().toarray()
-        with _silence():
+        with silence():
             return self._dense(doubled)
 
     def _dense(self, doubled: np.dtype[Any]) -> NDArray[Any]:
         k = self.shape[0]
-        T, beside = self._rows.matrix().astype(doubled, copy=False), self._beside_matrix()
+        T, aligned = self._rows.matrix().astype(doubled, copy=False), self._aligned_matrix()
         step, own = max(_BLOCK // max(k, 1), 1), np.arange(k)
         for i in range(0, k, step):
             rows = slice(i, i + step)
             T[rows] = self._term(
-                T[rows], own[rows, np.newaxis], own, None if beside is None else beside[rows]
+                T[rows], own[rows, np.newaxis], own, None if aligned is None else aligned[rows]
             )
-        T += T.conj().T  # NumPy makes a copy of what overlaps
+        T += T.conj().T  # NumPy copies an operand that overlaps
         T[own, own] += self._d
         return T.astype(self.dtype, copy=False)
 
 
 @final
 class NormalOperator(_Hermitian):
-    """``JᴴJ + damping I`` as a linear operator, k×k, where neither J nor the product is formed.
+    """``JᴴJ + damping I`` as a linear operator, k×k. Neither J nor the product is formed.
 
     Made by `JacobianOperator.normal` and `LeastSquares.normal`.
-    ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)`` with ``S = |A|² + (|A|²)ᵀ``; with ``rows="upper"``, of A's upper triangle.
+    ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)`` with ``S = |A|² + (|A|²)ᵀ``. With ``rows="upper"``
+    A's upper triangle stands for A.
 
     Attributes
     ----------
     shape : tuple of int
         (k, k).
     dtype : numpy.dtype
-        That of J; made by `LeastSquares`, float64.
+        That of J; float64 if `LeastSquares` made it.
 
     Notes
     -----
-    **Memory.** A product allocates its result, its operand times x, and what one pass over A takes: for each worker once more the result (for
-    a sparse A and one vector twice, for more vectors eight k-vectors). Several vectors share a pass; over a sparse A four of
-    them do. For a complex x each of them is two.
+    **Memory.** A product allocates its result, its operand times x, and, for each worker, the
+    result once more (for a sparse A and one vector twice, for more vectors eight k-vectors).
+    Several vectors share a pass; over a sparse A four of them do. For a complex x each vector
+    counts as two.
 
-    **Later changes.** Its diagonal ``S |x|²`` is added up when the operator is made: if the values of A are changed, make another one.
+    **Later changes.** The diagonal ``S |x|²`` is computed when the operator is made. If values of A
+    change, make another operator.
 
     Examples
     --------
@@ -259,7 +242,7 @@ class NormalOperator(_Hermitian):
         super().__init__(x.dtype, (x.size, x.size))
         self._rows, self._sums = rows, sums
         self._x = frozen(x.astype(wide(x.dtype)))
-        with _silence():
+        with silence():
             if scale is None:  # S |x|², unless the caller has it
                 scale = sums.squares(absolute_squares(x))
             self._d = scale + damping
@@ -267,17 +250,17 @@ class NormalOperator(_Hermitian):
     def _products(self, U: NDArray[Any]) -> NDArray[Any]:
         return self._x * self._sums.squares(np.conj(self._x) * U)
 
-    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
+    def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
         return absolute_squares(a) * (self._x[i] * np.conj(self._x[j]))
 
 
 @final
 class HessianOperator(_Hermitian):
-    """Second derivatives as a linear operator, k×k, never formed: of ``wᵀF``, or of ``½‖F - Y‖²``.
+    """The Hessian of ``wᵀF`` or of ``½‖F - Y‖²`` as a linear operator, k×k, never formed.
 
     Made by `JacobianBuilder.hessian` and `LeastSquares.hess`.
 
-    * ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix: the same at every x.
+    * ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix. It is the same at every x.
     * ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ`` with ``R = F - Y``.
 
     With ``rows="upper"`` A's upper triangle stands for A.
@@ -287,14 +270,15 @@ class HessianOperator(_Hermitian):
     shape : tuple of int
         (k, k).
     dtype : numpy.dtype
-        float32 or float64: ``numpy.result_type`` of A and w; made by `LeastSquares`, float64.
+        float32 or float64: ``numpy.result_type`` of A and w; float64 if `LeastSquares` made it.
 
     Notes
     -----
-    **Memory.** As for J's own operators: a product allocates its result, and for each worker one or, for a sparse A, two to four
-    k-vectors. Of several vectors, each takes a pass over A.
+    **Memory.** A product allocates its result, and for each worker one k-vector or, for a sparse A,
+    two to four. Each of several vectors takes a pass over A.
 
-    **Later changes.** The diagonal ``S (x∘x)`` is added up when the operator is made: if values of A are changed, make another one.
+    **Later changes.** The diagonal ``S (x∘x)`` is computed when the operator is made. If values of
+    A change, make another operator.
 
     Examples
     --------
@@ -340,20 +324,20 @@ class HessianOperator(_Hermitian):
             return self._sums.curvature(self._x, u)
         return self._rows.sum("rmatvec", frozen(u), False, target=self._w)
 
-    def _term(self, a: NDArray[Any], i: Any, j: Any, beside: Any) -> NDArray[Any]:
+    def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
         if self._x is None:
-            return a * beside
-        return a * (2 * a * (self._x[i] * self._x[j]) - beside)
+            return a * aligned
+        return a * (2 * a * (self._x[i] * self._x[j]) - aligned)
 
-    def _beside_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
+    def _aligned_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
         if self._w is None:
             return self._rows.values(self._y)
         return self._w.at_places(i, j)
 
-    def _beside_matrix(self) -> Any:
+    def _aligned_matrix(self) -> Any:
         if self._w is None:
             return self._rows.matrix(self._y)
         return self._w.matrix()
 
-    def _beside_diagonal(self) -> Any:
+    def _aligned_diagonal(self) -> Any:
         return self._rows.diagonal_of(self._y if self._w is None else self._w)

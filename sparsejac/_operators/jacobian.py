@@ -1,4 +1,4 @@
-"""J as a SciPy LinearOperator: products with J, its transpose and its adjoint, straight from A and x."""
+"""J as a SciPy LinearOperator, whose products are computed from A and x."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import Weights, wide
 from .._matrix.pattern import frozen
 from .assembly import Assembly
-from .base import Operator
+from .base import Operator, silence
 from .hermitian import NormalOperator
 
 
@@ -27,26 +27,29 @@ class JacobianOperator(Operator):
 
     * ``J @ v = vec(A ∘ (v xᵀ + x vᵀ))``
     * ``J.T @ w = (A∘W) x + (A∘W)ᵀ x``, where W is w as a k×k matrix
-    * ``J.H @ w``: the same with the conjugates of A and x.
+    * ``J.H @ w`` is the same with the conjugates of A and x.
 
     Attributes
     ----------
     shape : tuple of int
         (m, k).
     dtype : numpy.dtype
-        ``numpy.result_type`` of A and x, where integers and booleans count as float64. A product has the ``result_type`` of
-        this and of its operand.
+        ``numpy.result_type`` of A and x, where integers and booleans count as float64. A product
+        has the ``result_type`` of this and of its operand.
 
     Notes
     -----
-    **Memory.** ``J @ v`` allocates its result (m numbers, for V of c columns m·c) and, where they have another dtype or layout
-    than the result, copies of x and v (k, k·c); for a sparse A both side by side (2 k). ``J.T @ w`` and ``J.H @ w`` allocate their
-    result in double precision, for each worker one more (two, for a sparse A and a vector) and four more of its rows, and a copy of x if
-    it is to be conjugated or is not in double precision: O(k), or O(k c) for W of c columns; w is read where it is, unless its byte order is foreign. An A that is not
+    **Memory.** ``J @ v`` allocates its result: m numbers, or m·c for V of c columns. If x and v
+    have another dtype or layout than the result, they are copied (k and k·c numbers). For a sparse
+    A they are interleaved (2 k). ``J.T @ w`` and ``J.H @ w`` allocate O(k) numbers, or O(k c) for W
+    of c columns: their result in double precision, for each worker one more (two for a sparse A and
+    a vector) and four more of its rows, and a copy of x if it must be conjugated or is not in
+    double precision. w is not copied unless its byte order is foreign. An A that is not
     C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
 
-    **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are accumulated in double precision, in an
-    order that depends on A alone: the bits are the same for every number of workers.
+    **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are
+    accumulated in double precision, in an order that depends on A alone. So the bits are the same
+    for every number of workers.
 
     Examples
     --------
@@ -73,12 +76,12 @@ class JacobianOperator(Operator):
         Returns
         -------
         J : scipy.sparse.csr_array, shape (m, k)
-            A matrix of the caller's own.
+            A new matrix, which belongs to the caller.
 
         Raises
         ------
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If it does not fit into memory, before anything is allocated.
 
         Notes
         -----
@@ -102,11 +105,13 @@ class JacobianOperator(Operator):
         Returns
         -------
         norms : ndarray, shape (k,)
-            Real, in the precision of `dtype`. Squares are added up in float64: norms beyond about 1e±154 overflow or vanish.
+            Real, in the precision of `dtype`. Squares are added in float64, so norms beyond about
+            1e±154 overflow or vanish.
 
         Notes
         -----
-        **Memory.** The result in float64, once more for each worker (for a sparse A twice more), and |x|² with what it is computed from: O(k).
+        **Memory.** O(k): the result in float64, once more for each worker (for a sparse A twice
+        more), and |x|².
 
         Examples
         --------
@@ -116,17 +121,19 @@ class JacobianOperator(Operator):
         >>> np.allclose(J.column_norms(), np.linalg.norm(J.tocsr().toarray(), axis=0))
         True
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with silence():
             squares = self._rows.sum("squares", absolute_squares(self._x), True)
             return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
 
     def normal(self, damping: float = 0.0) -> NormalOperator:
-        """``JᴴJ + damping I`` as a k×k operator: one pass over A for each product, and neither J nor JᴴJ is formed.
+        """``JᴴJ + damping I`` as a k×k operator. Neither J nor JᴴJ is formed.
+
+        Each product takes one pass over A.
 
         Parameters
         ----------
         damping : float, default 0.0
-            Added to the diagonal, as in the steps of Levenberg and Marquardt.
+            This is added to the diagonal, as in the steps of Levenberg and Marquardt.
 
         Returns
         -------
@@ -187,7 +194,7 @@ class JacobianOperator(Operator):
             total = rows.sum("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
         if doubled == dtype:
             return total
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+        with silence():
             return total.astype(dtype)
 
     def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
@@ -204,7 +211,7 @@ class JacobianOperator(Operator):
 
 @final
 class TransposedOperator(Operator):
-    """``J.T`` or, conjugated, ``J.H``. SciPy's own would make conjugated copies of m-vectors, even of real ones."""
+    """``J.T`` or ``J.H``. SciPy's own would copy and conjugate m-vectors, even real ones."""
 
     def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
         super().__init__(of.dtype, of.shape[::-1])
@@ -222,7 +229,7 @@ class TransposedOperator(Operator):
         return np.conj(result, out=result)
 
     def _transpose(self) -> LinearOperator:
-        # (Jᴴ)ᵀ is conj(J), which nobody asks for: SciPy's wrapper will do.
+        # (Jᴴ)ᵀ is conj(J). It is rarely needed, so SciPy's wrapper is good enough.
         return super()._transpose() if self._conjugate else self._of
 
     def _adjoint(self) -> LinearOperator:

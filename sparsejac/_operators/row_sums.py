@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, final
 
 import numpy as np
@@ -11,12 +10,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.row_products import RowProducts
-from .._matrix.pattern import index_dtype
-from .base import Operator
-
-_silence = functools.partial(
-    np.errstate, over="ignore", invalid="ignore"
-)  # of overflow, as in the kernels
+from .base import Operator, check_sparse, silence, sparse
 
 
 @final
@@ -34,7 +28,8 @@ class RowSumsOperator(Operator):
 
     Notes
     -----
-    **Memory.** A product allocates its result and 3 k-vectors, for a sparse A 2 more for each worker; of several vectors, each takes a pass over A.
+    **Memory.** A product allocates its result and 3 k-vectors, and for a sparse A 2 more for each
+    worker. Each of several vectors takes a pass over A.
 
     Examples
     --------
@@ -42,12 +37,14 @@ class RowSumsOperator(Operator):
     >>> from scipy.optimize import root
     >>> from sparsejac import RowSums
     >>> sums = RowSums(np.array([[0.0, 2.0, 1.0], [2.0, 0.0, 3.0], [1.0, 3.0, 0.0]]))
-    >>> J = products.operator([1.0, 2.0, 3.0])
+    >>> J = sums.operator([1.0, 2.0, 3.0])
     >>> J
     <3x3 RowSumsOperator with dtype=float64>
     >>> J.T @ [1.0, 0.0, 0.0]
     array([7., 2., 1.])
-    >>> found = root(lambda x: sums.value(x) - 1, np.ones(3), jac=lambda x: sums.operator(x).toarray())
+    >>> def jac(x):
+    ...     return sums.operator(x).toarray()
+    >>> found = root(lambda x: sums.value(x) - 1, np.ones(3), jac=jac)
     >>> print(sums.value(found.x).round(6))
     [1. 1. 1.]
     """
@@ -76,11 +73,11 @@ class RowSumsOperator(Operator):
             return result
         if X.dtype.kind == "c":
             return self._each_column(X.real, product) + 1j * self._each_column(X.imag, product)
-        with _silence():
+        with silence():
             return product(np.ascontiguousarray(X, np.float64))
 
     def diagonal(self) -> NDArray[Any]:
-        """The diagonal, ``A x + diag(A) ∘ x``, without a pass over A, unless A is streamed and its owner may change it.
+        """The diagonal, ``A x + diag(A) ∘ x``. It takes no pass, unless a streamed A may change.
 
         Returns
         -------
@@ -97,7 +94,7 @@ class RowSumsOperator(Operator):
         >>> RowSums(np.array([[1.0, 2.0], [2.0, 3.0]])).operator([1.0, 10.0]).diagonal()
         array([22., 62.])
         """
-        with _silence():
+        with silence():
             return self._Ax + self._products.current_diagonal() * self._x
 
     def tocsr(self) -> scipy.sparse.csr_array:
@@ -111,13 +108,14 @@ class RowSumsOperator(Operator):
         Raises
         ------
         TypeError
-            If A is dense: `toarray` is for that.
+            If A is dense. Use `toarray` then.
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If it does not fit into memory, before anything is allocated.
 
         Notes
         -----
-        **Memory.** For e entries that are read, four times the 2 e + k numbers and column indices that it may have.
+        **Memory.** For e entries that are read, four times the 2 e + k numbers and column indices
+        that it may have.
 
         Examples
         --------
@@ -128,25 +126,12 @@ class RowSumsOperator(Operator):
         [[22.  2.]
          [20. 62.]]
         """
-        products, k = self._products, self.shape[0]
-        pattern = products.pattern
-        if pattern.indices is None:
-            raise TypeError(
-                "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
-            )
-        count = 2 * pattern.entries + k
-        _validation.fits(
-            f"the {k}x{k} matrix, while it is made,",
-            4 * count * (8 + index_dtype(k, k, count).itemsize),
-            "multiply by it without forming it",
-        )
+        products = self._products
+        check_sparse(products.pattern, 8)
         i, j = products.rows.visited()
         a = products.rows.values()
-        own = np.arange(k, dtype=i.dtype)
-        with _silence():
-            numbers = np.concatenate([self._x[i] * a, self._x[j] * a, self.diagonal()])
-        places = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
-        return scipy.sparse.coo_array((numbers, places), shape=self.shape).tocsr()
+        with silence():
+            return sparse(i, j, self._x[i] * a, self._x[j] * a, self.diagonal())
 
     def toarray(self) -> NDArray[Any]:
         """The matrix as a k×k array.
@@ -158,7 +143,7 @@ class RowSumsOperator(Operator):
         Raises
         ------
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If it does not fit into memory, before anything is allocated.
 
         Notes
         -----
@@ -180,7 +165,7 @@ class RowSumsOperator(Operator):
         if pattern.indices is not None:
             return self.tocsr().toarray()
         J = products.rows.matrix()
-        with _silence():
+        with silence():
             for i in range(k):
                 columns = slice(int(pattern.lo[i]) - i * k, int(pattern.hi[i]) - i * k)
                 J[columns, i] = J[i, columns]

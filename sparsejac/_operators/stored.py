@@ -14,8 +14,10 @@ from .base import Operator
 class StoredOperator(Operator):
     """The products of a `StoredCSR` J: ``J @ x`` and ``J.H @ x``, for vectors and matrices.
 
-    **Memory.** The result and one block; for ``J.H @ x`` a product of the block beside it. It is J's own files that are read, at each product.
-    Within a block SciPy adds up in the dtype of the result, over the blocks in double precision.
+    Each product reads J's files. Within a block SciPy adds in the dtype of the result, over the
+    blocks in double precision.
+
+    **Memory.** The result and one block, and for ``J.H @ x`` a product with a block.
     """
 
     _name = "J"
@@ -41,7 +43,9 @@ class StoredOperator(Operator):
 
 
 class StoredCSR(RowBlocks):
-    """A CSR matrix in a folder that `sparsejac.io.write_csr_blocks` wrote. It pickles: the copy reads the same files.
+    """A CSR matrix in a folder of `sparsejac.io.write_csr_blocks`.
+
+    It pickles: the copy reads the same files.
 
     Parameters
     ----------
@@ -66,13 +70,15 @@ class StoredCSR(RowBlocks):
     OSError
         If there is no such folder, or a file cannot be opened.
     ValueError
-        If its files are not those that were written, here and when numbers are read.
+        If its files are not those that were written. This is checked here and when numbers are
+        read.
 
     Notes
     -----
     **Memory.** A few hundred bytes for each block, and 4 bytes for each 128 KiB of its file.
 
-    **Checksums.** Each 128 KiB of an array has one, which is compared whenever a part of it is read. Folders of version 0.1 have none.
+    **Checksums.** Each 128 KiB of an array has a checksum, which is compared whenever a part of
+    them is read. Folders of version 0.1 have none.
 
     Examples
     --------
@@ -92,5 +98,5 @@ class StoredCSR(RowBlocks):
     """
 
     def operator(self) -> StoredOperator:
-        """The matrix as a LinearOperator, whose products go through the blocks in order: one at a time is in memory."""
+        """The matrix as a LinearOperator, which holds one block in memory at a time."""
         return StoredOperator(self)

@@ -1,7 +1,8 @@
 """Whether float64 can hold the squares and products that a fit is made of.
 
-Too large a number shows by itself, as infinity or NaN. Too small a one becomes zero, and zero looks like a solution.
-So a bound on what underflow may have taken from a sum is compared with that sum.
+A number that is too large becomes infinity or NaN, which shows. A number that is too small becomes
+zero, which looks like a solution. So a bound on what underflow may have taken from a sum is
+compared with that sum.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST, LARGEST = (
-    1e-280,
-    1e280,
-)  # sums of squares of A's rows and of Y between these leave room for the other products
-_UNDERFLOW = 2.0**-1074  # what a product that underflows is wrong by, at most
+# Sums of squares of A's rows and of Y between these leave a margin for the other products.
+SMALLEST, LARGEST = 1e-280, 1e280
+_UNDERFLOW = 2.0**-1074  # the largest error of a product that underflows
 _NEGLIGIBLE = 1e-14  # relative to what counts as converged
 
 
@@ -31,10 +30,11 @@ def is_trusted(
     degree: NDArray[Any],
     norm: float,
 ) -> bool:
-    """Whether underflow is negligible in cost, gradient and ``diag(JᵀJ)`` at x, where those are finite.
+    """Whether underflow is negligible in the cost, the gradient and ``diag(JᵀJ)`` at x.
 
-    A variable's sums have at most 2 k terms. A term of its gradient, ``a (a x_i x_j - y) x_j``, is a product of factors
-    at most as large as those of x, A and ``F - Y``; a term of its ``JᵀJ`` one of squares of x and A.
+    These must be finite. A sum of a variable has at most 2 k terms. A term of its gradient,
+    ``a (a x_i x_j - y) x_j``, is a product of factors at most as large as those of x, A and
+    ``F - Y``. A term of its ``JᵀJ`` is a product of squares of x and A.
     """
     reached = degree > 0
     if norm == 0 or not reached.any():

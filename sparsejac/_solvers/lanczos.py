@@ -1,4 +1,4 @@
-"""A few steps of Lanczos' method: the extreme eigenvalues of a symmetric operator, from a handful of products."""
+"""Estimates the extreme eigenvalues of a symmetric operator by a few steps of Lanczos' method."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_INVARIANT = 1e-10  # a new direction this short, relative to the operator, is rounding: the space is invariant
+# A new direction this short, relative to the operator, is rounding: the space is invariant.
+_INVARIANT = 1e-10
 
 
 class Lanczos:
-    """The Krylov space of `start`, of at most `steps` dimensions, and the Ritz values of a symmetric operator in it.
+    """The Ritz values of a symmetric operator in the Krylov space of `start`.
 
-    No basis is kept: beside `start` there are three vectors and what a product takes. So few steps lose little
-    orthogonality. If they do lose it, a Ritz value is found twice, but none lies outside the spectrum. `vector` repeats
-    the products. NumPy's sums are used and no BLAS, whose threads would spin on the cores of ours.
+    The space has at most `steps` dimensions. No basis is kept: memory holds `start`, three vectors
+    and what a product takes. So few steps lose little orthogonality. If they do lose it, a Ritz
+    value is found twice, but none lies outside the spectrum. `vector` repeats the products. NumPy's
+    sums are used instead of BLAS, whose threads would spin on the cores of ours.
 
     Attributes
     ----------
     value : float
         The least Ritz value.
     norm : float
-        The largest absolute Ritz value, which stands for the operator's norm. Both are 0 if `start` or a product is
-        zero or not finite.
+        The largest absolute Ritz value, an estimate of the operator's norm. Both are 0 if `start`
+        or a product is zero or not finite.
     """
 
     def __init__(
@@ -32,22 +34,25 @@ class Lanczos:
     ) -> None:
         self._product, self._start, self._steps = product, start, steps
         diagonal: list[float] = []
-        beside: list[float] = []
+        off_diagonal: list[float] = []
         for _, alpha, beta in self._run():
             diagonal.append(alpha)
-            beside.append(beta)
-        del beside[-1:]
+            off_diagonal.append(beta)
+        del off_diagonal[-1:]
         self.value = self.norm = 0.0
         self._weights: list[float] = []
-        if diagonal and np.isfinite(sum(diagonal) + sum(beside)):
+        if diagonal and np.isfinite(sum(diagonal) + sum(off_diagonal)):
             values, vectors = np.linalg.eigh(
-                np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+                np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
             )
             self.value, self.norm = float(values[0]), float(np.max(np.abs(values)))
             self._weights = vectors[:, 0].tolist()
 
     def _run(self) -> Iterator[tuple[NDArray[Any], float, float]]:
-        """Yield each basis vector, its Rayleigh quotient, and the length of the next one before it is made a unit vector."""
+        """Yield each basis vector, its Rayleigh quotient, and the length of the next one.
+
+        That is the length before the next one is made a unit vector.
+        """
         before, q = np.zeros(0), self._start
         length, beta, norm = _length(q), 0.0, 0.0
         for _ in range(self._steps):
@@ -67,7 +72,7 @@ class Lanczos:
             before, q = q, r
 
     def vector(self) -> NDArray[Any]:
-        """Return the unit Ritz vector of the least Ritz value; as many products again."""
+        """Return the unit Ritz vector of the least Ritz value. This repeats the products."""
         found = np.zeros(self._start.size)
         for weight, (q, _, _) in zip(self._weights, self._run(), strict=False):
             found += weight * q

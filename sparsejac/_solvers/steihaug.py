@@ -1,4 +1,4 @@
-"""Conjugate gradients in a trust region: the inner iteration of Newton's method, for `fit` and for `symmetric_scaling`."""
+"""Conjugate gradients in a trust region, the inner iteration of Newton's method."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from .. import _kernels
 
 
 class Step(NamedTuple):
-    """What was found."""
+    """A step, and how it was found."""
 
     s: NDArray[Any]
     predicted: float  # by how much ``g·s + ½ s·H s`` falls
     length: float  # of s, in the norm of the preconditioner
-    solved: bool  # whether the system was, or the step ended at the boundary or the limit
-    bent: NDArray[Any] | None = (
-        None  # a direction along which ``d·H d`` is negative, if one was met
-    )
+    solved: bool  # False if the step ended at the boundary or the limit
+    bent: NDArray[Any] | None = None  # a direction of negative ``d·H d``, if one was met
 
 
 def steihaug(
@@ -34,14 +32,17 @@ def steihaug(
     unit: float = 1.0,
     longest: float = 0.0,
 ) -> Step:
-    """Solve ``H s = -g`` by Steihaug's conjugate gradients [1]_, with M = 1/inverse as preconditioner and norm of the trust region.
+    """Solve ``H s = -g`` by Steihaug's conjugate gradients [1]_.
 
-    ``product(d)`` is ``(H d, d·H d)``; `enough` is the square of the residual's length, in the norm of M's inverse, relative to that of g; `unit` is
-    what squared lengths are measured in, where they might leave the range of numbers. Without a finite radius, a direction of negative curvature is followed as far as x
-    is long: `longest`, squared, in that unit. Of k-vectors there are s, r, d and H d.
+    M = 1/inverse is the preconditioner, and defines the norm of the trust region. ``product(d)`` is
+    ``(H d, d·H d)``. The iteration ends when the square of the residual's length, in the norm of
+    M's inverse, falls to the part `enough` of that of g. Squared lengths are measured in `unit`, so
+    that they stay in the range of numbers. If the radius is not finite, a direction of negative
+    curvature is followed as far as x is long; `longest` is the square of that in the unit. The
+    k-vectors are s, r, d and H d.
 
-    .. [1] T. Steihaug, "The conjugate gradient method and trust regions in large scale optimization", SIAM J. Numer. Anal. 20
-       (1983), 626-637.
+    .. [1] T. Steihaug, "The conjugate gradient method and trust regions in large scale
+       optimization", SIAM J. Numer. Anal. 20 (1983), 626-637.
     """
     s, r, d = np.zeros(gradient.size), gradient.copy(), -inverse * gradient
     rz = float(-np.sum(r * d))
@@ -56,7 +57,7 @@ def steihaug(
         beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
         if beyond >= radius * radius or alpha == np.inf:
             bent = d if dHd < 0 else None
-            # To the boundary; without one, along negative curvature, as far as x is long.
+            # Go to the boundary. Without one, follow negative curvature as far as x is long.
             square = radius * radius if radius < np.inf else max(4 * ss, longest)
             alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
             _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)

@@ -1,12 +1,14 @@
-"""Whether a matrix can be scaled to given row sums: its support, by a maximum matching or flow, and what is on no positive diagonal.
+"""Finds out whether a matrix can be scaled to given row sums, and which entries prevent it.
 
-A symmetric A ≥ 0 has an x > 0 with ``x ∘ (A x) = d`` if and only if some matrix with the row and column sums d is positive
-exactly where A is [1]_. For d = 1 that is total support: every positive entry is on a positive diagonal. The weaker support, that a matrix with
-these sums is positive at most where A is, is a perfect matching of rows to columns, or for another d a flow that saturates them; an
-entry can be positive in such a matrix if it lies on a cycle along which the flow can be changed: in a strongly connected component of the
-residual graph.
+A symmetric A ≥ 0 has an x > 0 with ``x ∘ (A x) = d`` if and only if some matrix with the row and
+column sums d is positive exactly where A is [1]_. For d = 1 this is total support: every positive
+entry is on a positive diagonal. Support is weaker: a matrix with these sums is positive at most
+where A is. It means a perfect matching of rows to columns, or for another d a flow that saturates
+them. An entry can be positive in such a matrix if it lies on a cycle along which the flow can be
+changed, that is, in a strongly connected component of the residual graph.
 
-.. [1] J. Csima and B. N. Datta, "The DAD theorem for symmetric non-negative matrices", J. Combin. Theory A 12 (1972), 147-152.
+.. [1] J. Csima and B. N. Datta, "The DAD theorem for symmetric non-negative matrices",
+   J. Combin. Theory A 12 (1972), 147-152.
 """
 
 from __future__ import annotations
@@ -27,21 +29,32 @@ from scipy.sparse.csgraph import (
 from .._backends.row_products import RowProducts
 
 _CAPACITY = 2**30  # of all rows: SciPy's flows are int32
-_BYTES = 100  # for each entry of the graph, while all this is found out
+_BYTES = 100  # for each entry of the graph during an examination
 
 
 class Support(NamedTuple):
-    """What was found out."""
+    """What A lacks.
 
-    rows: NDArray[
-        Any
-    ]  # rows whose entries are in too few columns for their targets: none if A has support
-    columns: NDArray[Any]  # those columns
-    entries: NDArray[
-        Any
-    ]  # which of A's values are on no positive diagonal, of those on the side that is read
-    places: tuple[NDArray[Any], NDArray[Any]]  # (i, j) of them
-    diagonal: NDArray[Any]  # rows whose diagonal entry is on none
+    Attributes
+    ----------
+    rows : ndarray
+        Rows whose entries are in too few columns for their targets. There are none if A has
+        support.
+    columns : ndarray
+        Those columns.
+    entries : ndarray
+        The positions in A's values of entries on no positive diagonal, on the side that is read.
+    places : tuple of ndarray
+        (i, j) of these entries.
+    diagonal : ndarray
+        Rows whose diagonal entry is on no positive diagonal.
+    """
+
+    rows: NDArray[Any]
+    columns: NDArray[Any]
+    entries: NDArray[Any]
+    places: tuple[NDArray[Any], NDArray[Any]]
+    diagonal: NDArray[Any]
 
     @property
     def unsupported(self) -> int:
@@ -50,37 +63,40 @@ class Support(NamedTuple):
 
 
 def without(rows: NDArray[Any] | None = None) -> Support:
-    """Nothing amiss; or rows without entries."""
+    """The support of a matrix that lacks nothing, or of one with rows without entries."""
     nothing = np.zeros(0, np.intp)
     return Support(nothing if rows is None else rows, nothing, nothing, (nothing, nothing), nothing)
 
 
 def is_obvious(sums: RowProducts, kept: NDArray[np.bool_]) -> bool:
-    """Whether the diagonal is positive: Diag(d) is then such a matrix, and has room for a little of every other entry."""
+    """Whether the diagonal is positive.
+
+    Then Diag(d) has the row sums d, and some of it can be moved to every other entry.
+    """
     return bool(np.all(sums.diagonal[kept] > 0))
 
 
 def bytes_needed(sums: RowProducts) -> int:
-    """About how much memory `examine` takes, at most."""
+    """An estimate of the memory that `examine` takes at most."""
     return _BYTES * (2 * sums.nnz + sums.shape[0])
 
 
 class Graph(NamedTuple):
-    """The positive entries on one side of the diagonal, and the rows whose diagonal entry is positive."""
+    """The positive entries on one side of the diagonal, and rows with a positive diagonal entry."""
 
     i: NDArray[Any]
     j: NDArray[Any]
-    p: NDArray[Any]  # which of A's values they are
+    p: NDArray[Any]  # their positions in A's values
     own: NDArray[Any]
 
     def within(self, kept: NDArray[np.bool_]) -> Graph:
-        """Those of rows and columns that are kept."""
+        """The entries whose rows and columns are kept."""
         both = kept[self.i] & kept[self.j]
         return Graph(self.i[both], self.j[both], self.p[both], self.own[kept[self.own]])
 
 
 def graph_of(sums: RowProducts, kept: NDArray[np.bool_]) -> Graph:
-    """The graph of A within the rows that are kept. Memory: some hundred bytes for each entry and row, with what follows."""
+    """The graph of A within the rows that are kept."""
     i, j = sums.rows.visited()
     p = sums.rows.positions()
     if isinstance(p, slice):
@@ -92,7 +108,10 @@ def graph_of(sums: RowProducts, kept: NDArray[np.bool_]) -> Graph:
 
 
 def examine(sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
-    """The support of A within the rows that are kept, for the targets d. What is amiss is proved, for the numbers as they are."""
+    """The support of A within the rows that are kept, for the targets d.
+
+    What A lacks is proved for the float64 numbers as they are.
+    """
     if is_obvious(sums, kept):
         return without()
     return _examined(graph_of(sums, kept), kept, d)[0]
@@ -101,11 +120,13 @@ def examine(sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]) 
 def supported_rows(
     sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """The rows that remain when those without support are left out, until the rest has total support, as far as that can be found out.
+    """The rows that remain when rows without support are left out until the rest has total support.
 
-    Rows that lack support go together. If the rest has support, but no total support, rows that entries with support connect are a part. Of two parts that an
-    entry without support connects, the smaller one goes. Within a bipartite part, the rows go that the ends of such an entry are matched with, as the ends
-    can be matched with each other: the rest of the part still has a matching.
+    Rows that lack support go together. If the rest has support, but no total support, the entries
+    with support connect its rows to parts. An entry without support connects two parts, and the
+    smaller part goes. Within a bipartite part, the rows go that the ends of such an entry are
+    matched with. The ends can be matched with each other, so the rest of the part still has a
+    matching.
     """
     kept = kept.copy()
     if is_obvious(sums, kept):
@@ -126,7 +147,7 @@ def supported_rows(
 def _in_the_way(
     graph: Graph, kept: NDArray[np.bool_], found: Support, partner: NDArray[np.intp] | None
 ) -> NDArray[np.intp]:
-    """Rows to leave out, for the sake of entries without support. There is at least one."""
+    """At least one row to leave out, because of entries without support."""
     k = kept.size
     good = np.isin(graph.p, found.entries, invert=True)
     supported = scipy.sparse.coo_array(
@@ -137,18 +158,19 @@ def _in_the_way(
     between = part[i] != part[j]
     if between.any():
         a, b = part[i[between]], part[j[between]]
-        beside = scipy.sparse.coo_array(
+        neighbours = scipy.sparse.coo_array(
             (np.ones(2 * a.size, np.int8), (np.append(a, b), np.append(b, a)))
         ).tocsr()
-        sizes = np.bincount(part[kept], minlength=beside.shape[0])
+        sizes = np.bincount(part[kept], minlength=neighbours.shape[0])
         concerned = np.unique(np.append(a, b))
         stays, goes = np.zeros(sizes.size, np.bool_), np.zeros(sizes.size, np.bool_)
         for number in concerned[np.argsort(-sizes[concerned], kind="stable")]:
-            others = beside.indices[beside.indptr[number] : beside.indptr[number + 1]]
+            others = neighbours.indices[neighbours.indptr[number] : neighbours.indptr[number + 1]]
             goes[number] = stays[others].any()
             stays[number] = not goes[number]
         return np.flatnonzero(kept & goes[np.minimum(part, sizes.size - 1)] & (part < sizes.size))
-    # Its ends are then matched with each other, and their partners go; each end is taken once.
+    # The ends of an entry are matched with each other, and their partners go. Each end is taken
+    # once.
     taken, out = np.zeros(k, np.bool_), np.zeros(k, np.bool_)
     for row, column in zip(i.tolist(), j.tolist(), strict=True):
         ends = [row, column]
@@ -161,7 +183,7 @@ def _in_the_way(
 def _examined(
     graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]
 ) -> tuple[Support, NDArray[np.intp] | None]:
-    """The support of a graph; and of each row the column that it is matched with, if there is a matching."""
+    """The support of a graph, and for each row the matched column, if there is a matching."""
     k = kept.size
     i, j, p, own = graph
     rows = np.concatenate([i, j, own.astype(i.dtype)])
@@ -178,7 +200,7 @@ def _examined(
         into = np.sort(reached[(reached >= k) & (reached < 2 * k)] - k)
         if exact or _exceeds(d[short], d[into]):
             return without(short)._replace(columns=into), None
-    if not exact:  # rounded targets tell nothing of sums that must be equal
+    if not exact:  # rounded targets do not tell whether sums are equal
         return without(), None
     _, label = connected_components(residual, directed=True, connection="strong")
     bad = label[i] != label[k + j]
@@ -191,9 +213,9 @@ def _examined(
 
 
 def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
-    """Whether the sum of some targets is larger than that of others, for certain, and by more than the rounding of a user's numbers.
+    """Whether the sum of some targets exceeds that of others by more than a user's rounding.
 
-    The sign of an exact sum is exact, which makes this a proof.
+    The sign of an exact sum is exact, so this is a proof.
     """
     return (
         math.fsum(more) > (1 + 1e-12) * math.fsum(less)
@@ -202,12 +224,11 @@ def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
 
 
 def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
-    """Targets as integers in the same proportions, 0 where a row is left out; and whether they are exactly that."""
+    """Integers in the proportions of the targets, 0 in rows left out, and whether that is exact."""
     result = np.zeros(d.size, np.int32)
     values, which, counts = np.unique(d[kept], return_inverse=True, return_counts=True)
-    ratios = [
-        float(value).as_integer_ratio() for value in values
-    ]  # whose denominators are powers of two
+    # The denominators are powers of two.
+    ratios = [float(value).as_integer_ratio() for value in values]
     denominator = max(ratio[1] for ratio in ratios)
     whole = [numerator * (denominator // power) for numerator, power in ratios]
     common, largest = 0, whole[-1]
@@ -217,10 +238,8 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
             break
     else:
         whole = [number // common for number in whole]
-        if (
-            sum(number * count for number, count in zip(whole, counts.tolist(), strict=True))
-            < _CAPACITY
-        ):
+        total = sum(number * count for number, count in zip(whole, counts.tolist(), strict=True))
+        if total < _CAPACITY:
             result[kept] = np.array(whole, np.int32)[which]
             return result, True
     result[kept] = np.floor(d[kept] * (_CAPACITY / np.sum(d[kept])))
@@ -228,7 +247,7 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
 
 
 def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-    """(rows, columns) of a maximum matching, and the rows that have no part in it."""
+    """(rows, columns) of a maximum matching, and the rows without a partner."""
     graph = scipy.sparse.csr_array(
         (np.ones(rows.size, np.int8), (rows, columns)), shape=(kept.size, kept.size)
     )
@@ -238,7 +257,7 @@ def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any
 
 
 def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, Any, Any]:
-    """The same of a maximum flow: where it is positive, and the rows with something left over."""
+    """(rows, columns) where a maximum flow is positive, and the rows that it does not saturate."""
     k = capacity.size
     all_rows = np.arange(k, dtype=rows.dtype)
     source, sink = 2 * k, 2 * k + 1
@@ -262,7 +281,11 @@ def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, An
 def _residual_graph(
     k: int, rows: Any, columns: Any, flow_rows: Any, flow_columns: Any, left_over: Any
 ) -> Any:
-    """From each row to the columns of its entries, from a column (node k + j) back along the flow, from node 2k to what is left over."""
+    """The residual graph.
+
+    It leads from each row to the columns of its entries, from a column (node k + j) back along the
+    flow, and from node 2k to the rows that are left over.
+    """
     start = np.concatenate(
         [rows, k + flow_columns.astype(rows.dtype), np.full(left_over.size, 2 * k, rows.dtype)]
     )
@@ -270,3 +293,14 @@ def _residual_graph(
     return scipy.sparse.csr_array(
         (np.ones(start.size, np.int8), (start, end)), shape=(2 * k + 1, 2 * k + 1)
     )
+
+
+def entries_of(found: Support) -> str:
+    """How a message begins that says something of the unsupported entries."""
+    count = found.unsupported
+    return "1 of its entries is" if count == 1 else f"{count} of its entries are"
+
+
+def first_of(rows: NDArray[Any]) -> str:
+    """The first rows, for a message."""
+    return ", ".join(map(str, rows[:3])) + (", …" if rows.size > 3 else "")

@@ -1,4 +1,4 @@
-"""What all writers of files need, so that a file or folder is whole under its name, or is not there."""
+"""What all writers need, so that a file or folder is complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 def temporary_name(path: Path) -> Path:
     """A hidden name in the same folder that nobody else has.
 
-    A process id would not do: a process in another container may have the same one. A file's name has at most 255 bytes.
+    A process id is not enough, because a process in another container may have the same one. The
+    name of a file has at most 255 bytes.
     """
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, where the file system can do that."""
+    """Write the names in a folder to disk, if the file system can do that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

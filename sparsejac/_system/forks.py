@@ -1,9 +1,10 @@
-"""What keeps a forked child from hanging: no lock that it needs is held by a thread that it does not have.
+"""Keeps a forked child from hanging on a lock that no thread of it will release.
 
-A child has one thread, the one that forked. A lock that another thread held at that moment is never released in the child.
-Our own locks are made anew in the child, next to where they are used. The locks of other packages are taken before the fork and
-released after it, in the parent and in the child, as h5py and `logging` do with theirs. Then no other thread is in the middle of
-what they guard, and the child finds it complete. So a fork waits for the end of a compilation.
+A child has one thread, the one that forked. If another thread held a lock at that moment, nobody
+releases it in the child. Our own locks are made anew in the child, by the modules that use them.
+The locks of other packages are taken before the fork and released after it, in the parent and in
+the child, as h5py and `logging` do with theirs. Then no other thread is in the middle of what they
+guard, and the child finds it complete. So a fork waits for the end of a compilation.
 """
 
 from __future__ import annotations
@@ -33,19 +34,18 @@ _KERNELS = (
 )
 # What is imported on first use, by any thread.
 _IMPORTED = ("numba", "tqdm", *(f"sparsejac._kernels.{part}" for part in _KERNELS))
-_WITH_OWN_LOCK = (
-    "h5py",
-    "cooler",
-)  # h5py takes its lock before the fork, too, and its import needs that lock
+# h5py takes its lock before the fork, too, and its import needs that lock.
+_WITH_OWN_LOCK = ("h5py", "cooler")
 _COMPILATION = 300.0  # seconds that a fork waits for one
-_WRITING = 5.0  # and for a bar, whose terminal may be stopped
-_IMPORT = 5.0  # and for the import of a module with a lock of its own
+_WRITING = 5.0  # seconds that it waits for a bar, whose terminal may be stopped
+_IMPORT = 5.0  # seconds that it waits for the import of a module with its own lock
 
 
 class computed_once(Generic[_Value]):  # noqa: N801  # as functools.cached_property
-    """A property that is computed at first use, and then is an attribute.
+    """A property that is computed at first use, and is an attribute from then on.
 
-    `functools.cached_property` of Python 3.11 holds one lock for all instances. Here two threads may compute a value at the same time; it is the same.
+    `functools.cached_property` of Python 3.11 holds one lock for all instances. Here two threads
+    may compute the same value at the same time.
     """
 
     def __init__(self, function: Callable[[Any], _Value]) -> None:
@@ -68,13 +68,13 @@ class computed_once(Generic[_Value]):  # noqa: N801  # as functools.cached_prope
         return value
 
 
-# --- locks of other packages ----------------------------------------------------------------------------------------
+# --- locks of other packages ----------------------------------------------------------------------
 
 _holding = threading.local()
 
 
 def _attribute(module: str, *names: str) -> list[Any]:
-    """A lock of a module, if that has been imported and has such a lock."""
+    """The lock of a module, in a list, if the module is imported and has that lock."""
     found: Any = sys.modules.get(module)
     for name in names:
         found = getattr(found, name, None)
@@ -82,7 +82,7 @@ def _attribute(module: str, *names: str) -> list[Any]:
 
 
 def _wait_for_import(module: str) -> None:
-    """Wait until no thread imports the module, but not for ever."""
+    """Wait for a limited time until no thread imports the module."""
     end = time.monotonic() + _IMPORT
     while time.monotonic() < end:
         spec = getattr(sys.modules.get(module), "__spec__", None)
@@ -92,10 +92,11 @@ def _wait_for_import(module: str) -> None:
 
 
 def _take() -> None:
-    # What was registered last runs first. `logging` was imported above, so its lock is free while this waits for an import, which
-    # may need it. The lock of h5py is taken by now, if that is imported: so the wait for its import has a limit.
-    # A Ctrl-C between the call of `acquire` and the next bytecode would leave a lock that nobody releases.
-    # So each lock is taken, and noted in the list, within one call of C code. None marks the end: see `_release`.
+    # The function that was registered last runs first. `logging` was imported above, so its lock is
+    # free while this waits for an import that may need it. If h5py is imported, its lock is taken
+    # by now, so the wait for its import has a limit. A Ctrl-C between the call of `acquire` and the
+    # next bytecode would leave a lock that nobody releases. So one call of C code takes each lock
+    # and notes it in the list. None marks the end: see `_release`.
     held = _holding.locks = [None]
     try:
         for module in _IMPORTED:  # a module that is half imported stays so in the child
@@ -112,22 +113,20 @@ def _take() -> None:
         locks = _attribute("tqdm.std", "TqdmDefaultWriteLock", "th_lock")
         held.extend(filter(operator.methodcaller("acquire", timeout=_WRITING), locks))
     except KeyboardInterrupt:
-        _thread.interrupt_main()  # after the fork: what is raised here is not heard of
-    except Exception:  # noqa: BLE001, S110  # a failed import: whoever imports it is told
+        _thread.interrupt_main()  # after the fork, because an exception is lost here
+    except Exception:  # noqa: BLE001, S110  # a failed import; whoever imports the module sees why
         pass
 
 
 def _release() -> None:
     held = getattr(_holding, "locks", None)
     if held:
-        deque(
-            map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0
-        )  # one call of C code, as above
+        # one call of C code, as above
+        deque(map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_take)
-    for _ in range(
-        2
-    ):  # a Ctrl-C that arrives during the fork is raised in the first of them, and ends it
+    # A Ctrl-C that arrives during the fork is raised in the first of them, and ends it.
+    for _ in range(2):
         os.register_at_fork(after_in_parent=_release, after_in_child=_release)

@@ -1,4 +1,4 @@
-"""Locks that pickle, are free in a forked child, and belong to one owner."""
+"""Locks that pickle, are free in a forked child, and belong to one object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 
 class _MethodOfLock:
-    """A method of an object's lock, as one of the object itself: `with` then calls C code alone."""
+    """A method of an object's lock as a method of the object, so that `with` calls only C code."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -24,9 +24,10 @@ class _MethodOfLock:
 
 
 class Turn:
-    """A lock of one thing at a time that pickles, is free in a forked child, and knows whether this thread has it.
+    """A reentrant lock that pickles, is free in a forked child, and knows if this thread has it.
 
-    Ctrl-C cannot come between the moment when ``with turn:`` has the lock and the moment when it will release it.
+    Ctrl-C cannot separate the moment when ``with turn:`` takes the lock from the one from which on
+    it will release the lock.
     """
 
     _all: ClassVar[weakref.WeakSet[Turn]] = weakref.WeakSet()
@@ -39,13 +40,12 @@ class Turn:
 
     @property
     def owner(self) -> int:
-        """The thread that has it, if that is this one; else 0."""
-        return (
-            threading.get_ident() if self._lock._is_owned() else 0
-        )  # threading.Condition asks in the same way
+        """The number of this thread if it has the lock, else 0."""
+        # threading.Condition asks in the same way.
+        return threading.get_ident() if self._lock._is_owned() else 0
 
     def _renew(self) -> None:
-        if not self.owner:  # if the thread that forked has it, it keeps it
+        if not self.owner:  # the thread that forked keeps a lock that it has
             self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,23 +57,22 @@ _looking_up = Turn()
 
 
 def turn_of(owner: Any) -> Turn:
-    """The one turn of a function, or of an object with rows, however often it is handed over.
+    """The one lock of a function, or of an object with rows, however often it is handed over.
 
-    Whoever takes the turn must keep it for as long as the owner: the owner is known by its address.
+    The owner is known by its address. So whoever takes its lock must keep it for as long as the
+    owner.
     """
     while isinstance(owner, functools.partial):
         owner = owner.func
-    method = getattr(
-        owner, "__func__", None
-    )  # of a method there is a new object each time that it is asked for
+    # Each access to a method makes a new object.
+    method = getattr(owner, "__func__", None)
     if method is None and not hasattr(owner, "shape"):
         call = next(
             (vars(kind)["__call__"] for kind in type(owner).__mro__ if "__call__" in vars(kind)),
             None,
         )
-        if isinstance(
-            call, types.FunctionType
-        ):  # an object that can be called is its method __call__
+        if isinstance(call, types.FunctionType):
+            # An object that can be called stands for its method __call__.
             owner = types.MethodType(call, owner)
             method = call
     key = (id(owner),) if method is None else (id(method), id(owner.__self__))

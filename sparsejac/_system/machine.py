@@ -11,7 +11,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
-    """The processors this process may use: its affinity, and the quota of its container if that is smaller."""
+    """The processors that this process may use, by its affinity and its container's quota."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -23,17 +23,16 @@ def cpu_count() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, within the limit of the container; None where nobody tells."""
+    """Bytes that can be allocated without swapping in this container; None if unknown."""
     lines = _read(Path("/proc/meminfo")).splitlines()
     candidates = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not candidates:
-        with suppress(
-            AttributeError, ValueError, OSError
-        ):  # macOS tells the total only, Windows nothing
+        # macOS tells the total only, Windows nothing.
+        with suppress(AttributeError, ValueError, OSError):
             candidates.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
     if limit.isdigit() and used.isdigit():
-        # File pages count as used, and are given back on demand.
+        # File pages count as used, but are given back on demand.
         cached = [
             int(line.split()[1])
             for line in _read(_CGROUP / "memory.stat").splitlines()
@@ -44,11 +43,10 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """The largest resident size this process has had, in bytes; None where the system does not count it."""
+    """The largest resident size of this process, in bytes; None if the system does not count it."""
     for line in _read(Path("/proc/self/status")).splitlines():
-        if line.startswith(
-            "VmHWM:"
-        ):  # getrusage would count the process that started this one as well
+        # getrusage would count the process that started this one as well.
+        if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     try:
         import resource

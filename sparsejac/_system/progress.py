@@ -1,4 +1,4 @@
-"""The bars that a solver, or a long pass, shows if it is asked to."""
+"""Progress bars of solvers and long passes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 
 def bar(**options: Any) -> Any:
-    """A bar of tqdm's, without its monitor: that is a thread which would stay when the bar is gone.
+    """A bar of tqdm without its monitor, a thread that would stay when the bar is gone.
 
-    tqdm's own lock consists of one for threads and one for processes. A child that is killed while it has the one for processes
-    stops the bars of its parent for ever, so ours take the one for threads alone, as long as nobody has set another lock.
+    tqdm's lock consists of one for threads and one for processes. If a child is killed while it has
+    the one for processes, the bars of its parent stop for ever. So ours take only the one for
+    threads, unless the user has set another lock.
     """
     from tqdm import tqdm
     from tqdm.std import TqdmDefaultWriteLock
@@ -19,13 +20,13 @@ def bar(**options: Any) -> Any:
     class Bar(tqdm):  # type: ignore[misc]  # it has no types
         monitor_interval = 0
 
-        def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:  # noqa: ARG002  # as tqdm calls it
-            """As tqdm's, which keeps the lock for ever if it cannot write."""
+        def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:  # noqa: ARG002
+            """Refresh as tqdm does, but release the lock if the bar cannot be written."""
             with self.get_lock():
                 return super().refresh(nolock=True)
 
         def clear(self, nolock: bool = False) -> None:  # noqa: ARG002
-            """As `refresh`."""
+            """Clear in the same way."""
             with self.get_lock():
                 super().clear(nolock=True)
 
@@ -37,7 +38,7 @@ def bar(**options: Any) -> Any:
 
 @contextlib.contextmanager
 def passes(solver: str, *, shown: bool) -> Iterator[Any]:
-    """A bar of the passes over A; None unless it is `shown`."""
+    """A bar of the passes over A, or None if it is not `shown`."""
     if not shown:
         yield None
         return

@@ -1,0 +1,93 @@
+"""Lists of bins that are left out of a contact map: their numbers, or a BED file."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contact_map import Map
+
+_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one may not fit into int64
+
+
+def numbered_bins(blacklist: Any, k: int) -> NDArray[Any]:
+    """Return a boolean for each bin, True if its number is listed."""
+    needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
+    try:
+        bins = np.asarray(blacklist)
+    except ValueError:  # a ragged list
+        raise ValueError(f"{needed}, got a list whose items differ in length") from None
+    if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
+        hint = (
+            ": pass np.flatnonzero(blacklist)"
+            if bins.dtype.kind == "b" and bins.shape == (k,)
+            else ""
+        )
+        raise ValueError(f"{needed}, got {bins.dtype} of shape {bins.shape}{hint}")
+    wrong = (bins < 0) | (bins >= k)
+    if wrong.any():
+        raise ValueError(f"{needed}, got {bins[np.argmax(wrong)]}")
+    out = np.zeros(k, np.bool_)
+    out[bins.astype(np.intp)] = True
+    return out
+
+
+def bins_of_bed(
+    path: str, map_: Map, names: list[str], chromosomes: NDArray[Any]
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """The bins that overlap with a BED file, and its chromosomes that the map does not have."""
+    starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))
+    out, known = np.zeros(map_.k, np.bool_), False
+    unknown: dict[str, None] = {}
+    first = np.searchsorted(chromosomes, np.arange(len(names) + 1))
+    number = {name: c for c, name in enumerate(names)}
+    for chromosome, begin, end in _intervals(path):
+        c = number.get(chromosome)
+        if c is None:
+            unknown[chromosome.encode(errors="surrogateescape").decode(errors="replace")] = None
+            continue
+        known = True
+        part = np.s_[first[c] : first[c + 1]]
+        out[part] |= (starts[part] < end) & (ends[part] > begin)
+    if unknown and not known:
+        raise ValueError(
+            f"{path} names no chromosome of {map_.uri}: it has {', '.join(list(unknown)[:3])}, "
+            f"and the map {', '.join(names[:3])}; name them alike"
+        )
+    return out, list(unknown)
+
+
+def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
+    # A name may have any encoding, and a file may begin with a byte order mark.
+    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
+    try:
+        with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
+            for number, line in enumerate(lines, 1):
+                if "\0" in line:
+                    raise ValueError(
+                        f"{path} cannot be read as a BED file: line {number} is not text"
+                    )
+                fields = line.split()
+                if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
+                    continue
+                chromosome, *bounds = fields[:3]
+                if (
+                    len(bounds) < 2
+                    or not all(map(_BOUND.fullmatch, bounds))
+                    or int(bounds[0]) > int(bounds[1])
+                ):
+                    raise ValueError(
+                        f"{path}, line {number}: each line of a BED file must be a chromosome, a "
+                        "start and an end, integers with 0 <= start <= end, got "
+                        f"{line.strip()[:80]!r}"
+                    )
+                yield chromosome, int(bounds[0]), int(bounds[1])
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be read as a BED file: {error}") from None

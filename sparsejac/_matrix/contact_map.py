@@ -1,0 +1,364 @@
+"""The tables of a ``.cool`` file, which are found, checked, and read whole or in parts.
+
+The pixels are a sparse upper triangle, sorted by rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from .. import _validation
+from .completeness import check_complete
+from .pattern import index_dtype
+from .pixel_order import rows_of, sorting, summed
+
+SUFFIXES = (".cool", ".mcool", ".scool")
+_PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
+_LISTED = 10  # maps of a file that a message lists
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The file and the group of ``file::group``.
+
+    A name may contain ``::``. So a group follows only a file, or a name with the suffix of one.
+    """
+    text = os.fsdecode(uri)
+    cuts = [match.start() for match in re.finditer("::", text)]
+    if not cuts or Path(text).exists():
+        return text, None
+    for is_file in (
+        lambda head: Path(head).is_file(),
+        lambda head: head.lower().endswith(SUFFIXES),
+    ):
+        for cut in cuts:
+            if is_file(text[:cut]):
+                return text[:cut], text[cut + 2 :] or "/"
+    return text, None
+
+
+def is_map(uri: str | os.PathLike[str]) -> bool:
+    """Whether this is the name of a contact map, and not of another file or a folder."""
+    path, group = split(uri)
+    return group is not None or (path.lower().endswith(SUFFIXES) and not Path(path).is_dir())
+
+
+# --- one map of a file ----------------------------------------------------------------------------
+
+
+class Map:
+    """A map in an open file. Each error names the file, and the column that it is about."""
+
+    def __init__(self, uri: str, file: Any, group: str) -> None:
+        self.uri, self._file = uri, file
+        with self.told("the group"):
+            self.group: Any = file.get(group)
+            if self.group is None or not hasattr(self.group, "keys"):
+                raise self._no_map(f"it has no group {group!r}")
+            missing = [
+                name for name in ("chroms", "bins", "pixels", "indexes") if name not in self.group
+            ]
+            if missing:
+                raise self._no_map(f"it has no table {missing[0]!r}")
+            mode = self.group.attrs.get("storage-mode", "symmetric-upper")
+        mode = mode.decode(errors="replace") if isinstance(mode, bytes) else mode
+        if mode != "symmetric-upper":
+            raise ValueError(
+                f"{uri} is not stored as the upper triangle of a symmetric matrix, but as "
+                f"{mode!r}: make it with symmetric_upper=True"
+            )
+        self.k = self._column("bins/start").size
+        self.nnz = self._column("pixels/bin2_id").size
+
+    def _no_map(self, reason: str) -> ValueError:
+        maps = _maps(self._file)
+        path = self._file.filename
+        path = path.decode(errors="replace") if isinstance(path, bytes) else path
+        listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (
+            len(maps) > _LISTED
+        )
+        hint = f": pass one of its {len(maps)} maps, {listed}" if maps else ""
+        return ValueError(f"{self.uri} is not a contact map, as {reason}{hint}")
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Make errors of h5py name the file and what was read. They may be of any kind."""
+        try:
+            yield
+        except (MemoryError, ValueError) as error:
+            if isinstance(error, MemoryError) or str(error).startswith(self.uri):
+                raise
+            raise _unreadable(self.uri, what, error) from None
+        except Exception as error:  # noqa: BLE001
+            raise _unreadable(self.uri, what, error) from None
+
+    def _wrong(self, name: str, reason: str) -> ValueError:
+        return ValueError(
+            f"{self.uri} is damaged: its column {name} {reason}; make the map anew, for instance "
+            "with cooler"
+        )
+
+    def _column(self, name: str, kinds: str = "iu", size: int | None = None) -> Any:
+        """Return a complete column with numbers of these kinds, and as many as `size` says."""
+        with self.told(f"column {name}"):
+            column = self.group.get(name)
+            if column is None:
+                raise self._no_map(f"it has no column {name!r}")
+            shape, dtype = getattr(column, "shape", None), getattr(column, "dtype", None)
+            if shape is None or dtype is None or len(shape) != 1:
+                raise self._wrong(name, "is not a column, but a table or an array of another shape")
+            if dtype.kind not in kinds:
+                raise self._wrong(
+                    name,
+                    f"has {dtype} where {'integers' if kinds == 'iu' else 'numbers'} are needed",
+                )
+            if size is not None and column.size != size:
+                raise self._wrong(name, f"has {column.size} values where {size} are needed")
+            check_complete(
+                f"{self.uri} is damaged: its column {name}",
+                column,
+                "make the map anew, for instance with cooler",
+            )
+        return column
+
+    def whole(self, name: str, kinds: str = "iu", size: int | None = None) -> NDArray[Any]:
+        column = self._column(name, kinds, size)
+        _validation.fits(
+            f"column {name} of {self.uri}",
+            column.size * column.dtype.itemsize,
+            "take a smaller map",
+        )
+        with self.told(f"column {name}"):
+            return column[:]
+
+    def counts(self) -> Any:
+        column = self._column("pixels/count", "biuf", self.nnz)
+        _validation.float_dtype(f"column pixels/count of {self.uri}", column.dtype)
+        return column
+
+    def ids(self, name: str) -> Any:
+        """``bin1_id`` or ``bin2_id`` of the pixels."""
+        return self._column(f"pixels/{name}", size=self.nnz)
+
+    def read(self, column: Any, out: NDArray[Any], start: int) -> None:
+        with self.told(f"column {'/'.join(column.name.split('/')[-2:])}"):
+            column.read_direct(out, np.s_[start : start + out.size])
+
+    def offsets(self, name: str, count: int, end: int, what: str) -> NDArray[np.int64]:
+        """Where each of `count` items begins, and where the last one ends."""
+        found = self.whole(name, size=count + 1).astype(np.int64)
+        if found[0] != 0 or found[-1] != end or np.any(np.diff(found) < 0):
+            raise self._wrong(name, f"does not rise from 0 to the {end} {what}")
+        return found
+
+    def chromosomes(self) -> NDArray[Any]:
+        """The number of each bin's chromosome."""
+        count = self._column("chroms/name", "SOU").size
+        sizes = np.diff(self.offsets("indexes/chrom_offset", count, self.k, "bins"))
+        return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+
+    def names(self) -> list[str]:
+        """The chromosomes' names."""
+        found = [
+            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+            for name in self.whole("chroms/name", "SOU").tolist()
+        ]
+        if len(set(found)) < len(found):
+            raise self._wrong("chroms/name", "has a name twice")
+        return found
+
+    def row_offsets(self) -> NDArray[np.int64]:
+        return self.offsets("indexes/bin1_offset", self.k, self.nnz, "pixels")
+
+    def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+        """Yield the columns piece by piece, in buffers that are used again."""
+        chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
+        # Whole chunks, so that none is decompressed twice.
+        step = min(chunk * max(1, _PIECE // chunk), max(self.nnz, 1))
+        buffers = [np.empty(step, column.dtype) for column in columns]
+        for start in range(0, self.nnz, step):
+            parts = [buffer[: min(step, self.nnz - start)] for buffer in buffers]
+            for column, part in zip(columns, parts, strict=True):
+                self.read(column, part, start)
+            yield start, parts
+
+    def placed_pieces(self, *others: Any) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
+        """Yield pieces of ``bin1_id``, ``bin2_id`` and others, and whether the pixels ascend.
+
+        Each pixel must be in its row and on the upper triangle. A wrong offset would move a pixel
+        to another bin, so ``bin1_id`` is compared with the offsets.
+        """
+        indptr, before = self.row_offsets(), (-1, -1)
+        for start, parts in self.pieces(self.ids("bin1_id"), self.ids("bin2_id"), *others):
+            rows, columns = parts[:2]
+            bad = rows != rows_of(indptr, start, start + rows.size)
+            if bad.any():
+                at = int(np.argmax(bad))
+                raise self._wrong(
+                    "indexes/bin1_offset",
+                    f"does not fit pixels/bin1_id, which is {rows[at]} of pixel {start + at}",
+                )
+            bad = (columns < rows) | (columns >= self.k)
+            if bad.any():
+                at = int(np.argmax(bad))
+                raise self._wrong(
+                    "pixels/bin2_id",
+                    f"must be from bin1_id to {self.k - 1}, the last bin, but it is "
+                    f"{columns[at]} of pixel {start + at}, whose bin1_id is {rows[at]}",
+                )
+            ascends = not np.any((columns[1:] <= columns[:-1]) & (rows[1:] == rows[:-1]))
+            ascends &= (int(rows[0]), int(columns[0])) > before
+            before = int(rows[-1]), int(columns[-1])
+            yield start, parts, bool(ascends)
+
+    def check_counts(self, counts: NDArray[Any], start: int) -> None:
+        check_counts(self.uri, counts, start)
+
+    def matrix(self, *, strict: bool) -> scipy.sparse.csr_array:
+        """The pixels as canonical CSR. With `strict`, refuse counts that cannot be balanced."""
+        counts = self.counts()
+        dtype = index_dtype(self.k, self.k, self.nnz)
+        needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
+        _validation.fits(
+            f"the pixels of {self.uri}",
+            needed,
+            "read them in each pass: balance with memory=, or pass the path as A",
+        )
+        indices, values = (
+            np.empty(self.nnz, dtype),
+            np.empty(self.nnz, counts.dtype.newbyteorder("=")),
+        )
+        in_order = True
+        for start, (_, columns, found), ascends in self.placed_pieces(counts):
+            if strict:
+                self.check_counts(found, start)
+            part = np.s_[start : start + columns.size]
+            indices[part], values[part], in_order = columns, found, in_order and ascends
+        indptr = self.row_offsets()
+        if not in_order:
+            indptr, kept = self._sort(indptr, indices, values)
+            indices, values = indices[:kept], values[:kept]
+        return scipy.sparse.csr_array(
+            (values, indices, indptr.astype(dtype)), shape=(self.k, self.k)
+        )
+
+    def _sort(
+        self, indptr: NDArray[np.int64], indices: Any, values: Any
+    ) -> tuple[NDArray[np.int64], int]:
+        """Sort in place, and sum duplicates. Returns new offsets and the number of pixels."""
+        result, kept = np.zeros_like(indptr), 0
+        for i0, i1 in row_ranges(indptr):
+            part = np.s_[indptr[i0] : indptr[i1]]
+            rows = rows_of(indptr, part.start, part.stop)
+            order, first = sorting(rows, indices[part])
+            count = first.size
+            own, total = indices[part][order][first], summed(self.uri, values[part][order], first)
+            indices[kept : kept + count], values[kept : kept + count] = own, total
+            result[i0 + 1 : i1 + 1] = kept + np.searchsorted(
+                rows[order][first], np.arange(i0, i1), side="right"
+            )
+            kept += count
+        return result, kept
+
+
+def check_counts(uri: str, counts: NDArray[Any], start: int) -> None:
+    """Refuse counts that cannot be balanced."""
+    if counts.dtype.kind in "bu":
+        return
+    fine = (counts >= 0) & (counts < np.inf) if counts.dtype.kind == "f" else counts >= 0
+    if not fine.all():
+        at = int(np.argmin(fine))
+        raise ValueError(
+            f"column pixels/count of {uri} must be finite and not negative, but it is "
+            f"{counts[at]} of pixel {start + at}: make the map anew without such pixels"
+        )
+
+
+def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows whose pixels fit into a piece, or of one row with more."""
+    i0, k = 0, indptr.size - 1
+    while i0 < k:
+        i1 = min(
+            max(int(np.searchsorted(indptr, indptr[i0] + _PIECE, side="right")) - 1, i0 + 1), k
+        )
+        yield i0, i1
+        i0 = i1
+
+
+def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
+    """An error of the system or of HDF5 with a message of one line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    message = f"{uri} cannot be read, {what}: {words}"
+    if isinstance(error, OSError):
+        return OSError(error.errno, message) if error.errno else OSError(message)
+    return ValueError(message)
+
+
+def _maps(file: Any) -> list[str]:
+    """The maps in a file of several, as far as they can be found."""
+    found: list[str] = []
+
+    def look(name: str, item: Any) -> None:
+        if hasattr(item, "keys") and all(table in item for table in ("bins", "pixels", "indexes")):
+            found.append("/" + name)
+
+    try:
+        file.visititems(look)
+    except Exception:  # noqa: BLE001  # a damaged file may raise any; list those that were found
+        return found
+    return sorted(
+        found,
+        key=lambda name: [
+            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
+        ],
+    )
+
+
+@contextmanager
+def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
+    """Open a map. HDF5's cache, of several MiB for each column, is off: chunks are read once."""
+    h5py = hdf5()
+    path, group = split(uri)
+    text = os.fsdecode(uri)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and not a contact map")
+    try:
+        file = h5py.File(path, "r", rdcc_nbytes=cache)
+    except OSError as error:
+        if error.errno is not None:  # no permission, or a lock
+            raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
+        raise _no_hdf5(text, error) from error
+    except Exception as error:  # a damaged file may raise any
+        raise _no_hdf5(text, error) from error
+    with file:
+        yield Map(text, file, "/" if group is None else group)
+
+
+def hdf5() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(
+            "files of contact maps are read with h5py, which comes with cooler, and is not "
+            "installed: pip install '.[cool]' in a clone of the project, or pip install cooler"
+        ) from error
+    return h5py
+
+
+def _no_hdf5(uri: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{uri} is not a contact map, as HDF5 cannot open it: {' '.join(str(error).split())}"
+    )

@@ -1,0 +1,103 @@
+"""A file object whose changes stay in memory, over a file that is not changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+_PAGE = 2**14  # bytes that are copied when one of them is changed
+_PIECE = 2**23  # bytes that are copied at a time
+
+
+class Overlay:
+    """A file object for HDF5 whose changes stay in memory."""
+
+    def __init__(self, file: int, size: int) -> None:
+        self._file, self._stored, self.size, self._at = file, size, size, 0
+        self._pages: dict[int, bytearray] = {}
+
+    def _page(self, number: int) -> bytearray | bytes:
+        if number in self._pages:
+            return self._pages[number]
+        page, begin = bytearray(_PAGE), number * _PAGE
+        view = memoryview(page)[: max(0, min(self._stored - begin, _PAGE))]
+        done = 0
+        os.lseek(self._file, begin, os.SEEK_SET)
+        while done < len(view):
+            piece = os.read(self._file, len(view) - done)
+            if not piece:
+                break
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+        return page
+
+    def _ranges(self, count: int) -> Iterator[tuple[int, slice, slice]]:
+        done = 0
+        while done < count:
+            number, offset = divmod(self._at, _PAGE)
+            length = min(_PAGE - offset, count - done)
+            yield number, slice(offset, offset + length), slice(done, done + length)
+            done += length
+            self._at += length
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self.size - self._at)
+        data = bytearray(left if count < 0 else min(left, count))
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.size - self._at))
+        for number, own, part in self._ranges(count):
+            view[part] = self._page(number)[own]
+        return count
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        for number, own, part in self._ranges(len(view)):
+            page = self._page(number)
+            assert isinstance(page, bytearray)
+            page[own] = view[part]
+            self._pages[number] = page
+        self.size = max(self.size, self._at)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._at if size is None else size
+        if size < self.size:  # zeros follow if the file grows again
+            number, offset = divmod(size, _PAGE)
+            page = bytearray(self._page(number))
+            page[offset:] = bytes(_PAGE - offset)
+            self._pages = {other: own for other, own in self._pages.items() if other < number} | {
+                number: page
+            }
+            self._stored = min(self._stored, size)
+        self.size = size
+        return size
+
+    def flush(self) -> None:
+        pass
+
+    def copy_to(self, copy: Any) -> None:
+        """Write the file with its changes."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        left = min(self._stored, self.size)
+        while left:
+            piece = os.read(self._file, min(_PIECE, left))
+            if not piece:
+                raise OSError("it has become shorter while it was copied")
+            copy.write(piece)
+            left -= len(piece)
+        for number, page in sorted(self._pages.items()):
+            copy.seek(number * _PAGE)
+            copy.write(page[: max(0, self.size - number * _PAGE)])
+        copy.truncate(self.size)

@@ -1,0 +1,300 @@
+"""The state of one scaling: the rows that are kept, the units, the products and the residuals."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import OptimizeResult
+
+from .. import _validation
+from .._backends.row_products import RowProducts
+from .._system.forks import computed_once
+from .scaling_units import LOWEST, NARROW, TOP, TRUSTED, shift
+from .status import ScalingStatus
+from .support import entries_of, first_of, without
+
+Examination = Literal["auto", "check", "drop", "drop_rows", "skip"]
+IMPOSSIBLE = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
+_COMPLETE = (
+    ScalingStatus.CONVERGED,
+    ScalingStatus.ENTRIES_DROPPED,
+    ScalingStatus.NOTHING_KEPT,
+)
+_FILTERS = {"no_entries": "without entries that count", "support": "without support"}
+
+
+class ScalingState:
+    """Which rows are kept, the products so far, and the result that follows from them."""
+
+    def __init__(
+        self,
+        sums: RowProducts,
+        tol: float,
+        max_products: int,
+        support: Examination,
+        callback: Any,
+        bar: Any,
+        noun: str = "row",
+    ) -> None:
+        self._sums = self._whole = sums
+        self._tol, self._limit, self._most, self._noun = tol, max_products, max_products, noun
+        self._support, self._callback, self._bar = support, callback, bar
+        self._nit = self._n_products = self._called_at = 0
+        # products, residual, and the best residual so far
+        self._history: list[tuple[int, float, float]] = []
+        self._residual = self._dropped = np.inf
+        self._kept = np.ones(sums.shape[0], np.bool_)
+        # how many rows each filter left out; a row counts for the first filter that it met
+        self.left_out: dict[str, int] = {}
+        self._words: dict[str, str] = {}
+        # whether rows go as well whose entries are all in rows that are left out
+        self.leave_lonely_out = support == "drop_rows"
+        self._found = without()
+        self._unexamined = ""
+        self._alpha = self._delta = 1.0
+        self._log_alpha = self._shift = 0
+        self._windows = NARROW
+        self._d: NDArray[Any] | None = None
+        # whether rows have entries that are too small, compared with the largest, to count
+        self._lost = False
+
+    # --- the rows that are kept -------------------------------------------------------------------
+
+    def leave_out(self, name: str, rows: NDArray[np.bool_], words: str = "") -> None:
+        """Leave these rows out. Messages name the filter in these words."""
+        rows = rows & self._kept
+        self.left_out[name] = self.left_out.get(name, 0) + int(np.count_nonzero(rows))
+        self._words[name] = words or _FILTERS.get(name, f"by {name}")
+        self._kept = self._kept & ~rows
+
+    def leave_poor_out(self, min_nnz: int, min_count: float) -> None:
+        """Leave out rows with too few entries or too small a sum."""
+        nonzeros = None
+        if min_nnz > 0:
+            self._count_product()
+            nonzeros = self._sums.nonzeros()
+            self.leave_lonely_out = True
+        poor = self._product(np.ones(self._kept.size)) < min_count if min_count > 0 else None
+        if nonzeros is not None:
+            self.leave_out("min_nnz", nonzeros < min_nnz, f"by min_nnz={min_nnz}")
+        if poor is not None:
+            self.leave_out("min_count", poor, f"by min_count={min_count:g}")
+
+    def _degree(self) -> NDArray[Any]:
+        """``A 1 / alpha`` over the rows that are kept.
+
+        It is 0 exactly where a row has no entries. Where underflow takes it, it is 1.
+        """
+        ones = self._kept.astype(np.float64)
+        degree = self._product(ones)
+        if self._alpha > 1 and np.any(self._kept & (degree == 0)):
+            # Underflow may have taken small entries.
+            self._count_product()
+            lost = (degree == 0) & (self._sums.times(ones) > 0)
+            degree[lost] = 1.0
+            self._lost = bool(lost.any())
+        return degree
+
+    def _targets(self, target: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+        """Targets divided by a power of four, 1 in rows left out, and whether that is exact."""
+        kept = self._kept
+        d = _validation.positive("target", target, kept)
+        if not kept.any():
+            return d, True
+        smallest, largest = float(np.min(d[kept])), float(np.max(d[kept]))
+        self._delta = float(np.ldexp(1.0, shift(smallest, largest, self._windows[1])))
+        self._shift = (int(np.log2(self._delta)) - self._log_alpha) // 2
+        d /= self._delta
+        d[~kept] = 1.0
+        return d, smallest / self._delta >= np.ldexp(1.0, -LOWEST - 3)
+
+    @computed_once
+    def _left_out(self) -> Any:
+        """An index of the rows that are left out. If none is, it costs nothing."""
+        return slice(0) if self._kept.all() else ~self._kept
+
+    # --- products and residuals -------------------------------------------------------------------
+
+    def _product(self, u: NDArray[Any]) -> NDArray[Any]:
+        """``A u / alpha``.
+
+        alpha is a power of two. It is 1 unless entries of A are so large or small that sums might
+        leave the range of numbers.
+        """
+        self._count_product()
+        if self._alpha == 1:
+            return self._sums.times(u)
+        up = self._up(u)
+        return np.ldexp(self._sums.times(np.ldexp(u, up)), -up - self._log_alpha)
+
+    def _up(self, u: NDArray[Any]) -> int:
+        """The power of two that brings ``A u`` to the units of alpha, and keeps u in the range."""
+        largest = float(np.max(np.abs(u), initial=0.0))
+        if largest == np.inf:
+            return -self._log_alpha
+        return min(-self._log_alpha, TOP - int(np.frexp(largest)[1]))
+
+    def _values_at(self, x: NDArray[Any]) -> NDArray[Any]:
+        """A x, computed anew, with 1 in the rows that are left out."""
+        Ax = self._product(np.where(self._kept, x, 0.0))
+        Ax[self._left_out] = 1.0
+        return Ax
+
+    def _stretch(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> float:
+        """Multiply x and A x by the number that makes x the best on its ray: ``xᵀA x = d·1``."""
+        kept = self._kept
+        beta = _ratio(d[kept], (x * Ax)[kept])
+        x[kept] *= beta
+        Ax[kept] *= beta
+        return beta
+
+    def _spent(self, more: int) -> bool:
+        """Whether so many products more would be too many."""
+        return self._n_products + more > self._limit
+
+    def _note(self, residual: float) -> None:
+        residual = residual if residual >= 0 else np.inf  # NaN: x or A x has left the range
+        self._residual = residual
+        best = min(residual, self._history[-1][2]) if self._history else residual
+        self._history.append((self._n_products, residual, best))
+
+    def _note_of_ones(self, degree: NDArray[Any], d: NDArray[Any]) -> float:
+        """Note the residual of equal x, and return that x: the best of them."""
+        kept = self._kept
+        beta = _ratio(d[kept], degree[kept]) if degree.any() else 1.0
+        self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
+        return beta
+
+    def _note_anew(self, x: NDArray[Any], d: NDArray[Any]) -> None:
+        """Note the residual of x instead of the last one."""
+        r = x * self._values_at(x)
+        del self._history[-1:]
+        self._note(float(np.max((np.abs(r - d) / d)[self._kept])))
+
+    def _last(self, *, stuck: bool = False) -> ScalingStatus:
+        """The status if the scaling ends with the residual that was noted last."""
+        if self._residual <= self._tol:
+            return ScalingStatus.CONVERGED
+        return ScalingStatus.ROUNDING if stuck else ScalingStatus.MAX_PRODUCTS
+
+    def _count_product(self) -> None:
+        self._n_products += 1
+        if self._bar is not None:
+            self._bar.update()
+            if self._history:
+                self._bar.set_postfix(residual=f"{self._residual:.1e}", refresh=False)
+
+    def _interrupted(self, x: NDArray[Any]) -> bool:
+        if self._callback is None or self._nit == self._called_at:
+            return False
+        self._called_at = self._nit
+        try:
+            self._callback(self._state(x))
+        except StopIteration:
+            return True
+        return False
+
+    # --- the result -------------------------------------------------------------------------------
+
+    def _returned(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The result x in the units of the user.
+
+        The units differ by a power of two. So this is exact except at the ends of the range, where
+        x stays positive and finite.
+        """
+        with np.errstate(all="ignore"):
+            moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN has no units
+            return np.clip(moved, np.nextafter(0, 1), np.finfo(np.float64).max)
+
+    def _state(self, x: NDArray[Any], **more: Any) -> OptimizeResult:
+        return OptimizeResult(
+            x=np.where(self._kept, self._returned(x), np.nan),
+            residual=self._residual,
+            nit=self._nit,
+            n_products=self._n_products,
+            **more,
+        )
+
+    def _checked(self, x: NDArray[Any], status: ScalingStatus) -> ScalingStatus:
+        """The status of x as it is returned. Its residual for the user's A is noted."""
+        kept, d = self._kept, self._d
+        if d is None:
+            return status
+        with np.errstate(all="ignore"):
+            back = np.ldexp(self._returned(x), -self._shift)
+            moved = not np.array_equal(back[kept], x[kept])
+            if moved or (status is ScalingStatus.OUT_OF_RANGE and not self._spent(1)):
+                self._note_anew(back, d)
+            self._dropped = self._residual
+            if self._found.unsupported and status not in IMPOSSIBLE:
+                self._sums = self._whole
+                self._note_anew(back, d)
+            # Products of numbers near the small end of the range lose digits, and the residual then
+            # says nothing.
+            more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
+            trusted = np.max(back[kept] / d[kept]) <= np.ldexp(TRUSTED / kept.size, -more)
+            small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
+            if status is ScalingStatus.CONVERGED and small.any():
+                # `lost` is an upper bound of what the division takes from them.
+                self._count_product()
+                lost = np.ldexp(self._sums.times(small.astype(np.float64)), -1075) * back / d
+                trusted &= float(np.max(lost[kept])) < 1e-16
+        if status is not ScalingStatus.CONVERGED:
+            return status
+        if not (trusted and self._dropped <= self._tol):
+            return ScalingStatus.OUT_OF_RANGE
+        return ScalingStatus.ENTRIES_DROPPED if self._found.unsupported else ScalingStatus.CONVERGED
+
+    def _result(
+        self, x: NDArray[Any], status: ScalingStatus, why: str | None = None
+    ) -> OptimizeResult:
+        status = self._checked(x, status)
+        message = status.message(
+            limit=self._most,
+            residual=self._residual,
+            tol=self._tol,
+            dropped=self._dropped,
+            noun=self._noun,
+            why=why,
+        )
+        if why is None and status not in _COMPLETE:
+            message += self._unexamined
+        dropped = self._found.unsupported if status not in IMPOSSIBLE else 0
+        (i, j), own = self._found.places, self._found.diagonal
+        entries = np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1)
+        rows = np.unique(entries)
+        if dropped:
+            where = f"{self._noun}{'s' * (len(rows) > 1)} {first_of(rows)}"
+            message += f"; {entries_of(self._found)} dropped, in {where}"
+        if any(self.left_out.values()):
+            message += self._left_out_in_words()
+        return self._state(
+            x,
+            kept=self._kept,
+            # SciPy cannot print a result with an empty dict in it.
+            left_out=dict(self.left_out) or dict.fromkeys(_FILTERS, 0),
+            history=np.array(self._history).reshape(-1, 3)[:, :2],
+            residual_after_dropping=self._dropped if dropped else self._residual,
+            unsupported_rows=self._found.rows,
+            unsupported_entries=entries,
+            status=status,
+            success=status is ScalingStatus.CONVERGED,
+            message=message,
+        )
+
+    def _left_out_in_words(self) -> str:
+        by = ", ".join(
+            f"{count} {self._words[name]}" for name, count in self.left_out.items() if count
+        )
+        count, k = int(np.count_nonzero(~self._kept)), self._kept.size
+        return f"; {count} of {k} {self._noun}s {'is' if count == 1 else 'are'} left out ({by})"
+
+
+def _ratio(d: NDArray[Any], r: NDArray[Any]) -> float:
+    """The number by which x is multiplied to be the best on its ray: the root of ``d·1 / r·1``.
+
+    The quotient of roots overflows later than the root of the quotient.
+    """
+    return float(np.sqrt(np.sum(d)) / np.sqrt(np.sum(r)))

@@ -1,0 +1,107 @@
+"""How a solver ended: a number with a name, and one message for each."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Self
+
+_NO_TOTAL_SUPPORT = 'A has no total support, if support="check" has not ruled that out'
+
+
+class Status(enum.IntEnum):
+    """A status number with the template of its message.
+
+    The message lists likely causes, the likeliest first.
+    """
+
+    template: str
+
+    def __new__(cls, number: int, template: str) -> Self:
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.template = template
+        return member
+
+    def message(self, **values: Any) -> str:
+        return self.template.format(**values)
+
+
+class FitStatus(Status):
+    """How a fit ended."""
+
+    MAX_ITER = (
+        0,
+        (
+            "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is "
+            "{tol:.2g}; likely causes: max_iter is small; the cost falls while some x grow "
+            "without bound and others vanish; tol is out of reach"
+        ),
+    )
+    CONVERGED = 1, "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}"
+    ROUNDING = (
+        2,
+        (
+            "rounding prevents further progress: optimality is {optimality:.2g}, tol is "
+            "{tol:.2g}; likely causes: tol is below what rounding allows; entries of A or Y "
+            "differ widely in size"
+        ),
+    )
+    OUT_OF_RANGE = (
+        3,
+        (
+            "squares of A, Y or F leave the range of float64, so cost and gradient are not "
+            "reliable: multiply A by p and Y by q, powers of two that bring their largest entries"
+            " near 1, and the x that is found by √(p / q); a less likely cause is an entry of A, "
+            "Y or x0 that is not a finite number"
+        ),
+    )
+    SADDLE = (
+        4,
+        (
+            "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that "
+            "could not be left: the Hessian's least Ritz value is {curvature:.2g} of its norm; "
+            "likely causes: the cost falls there by less than rounding; tol is too large to tell "
+            "that curvature from zero"
+        ),
+    )
+    CALLBACK = 99, "stopped by the callback"
+
+
+class ScalingStatus(Status):
+    """How a scaling ended."""
+
+    MAX_PRODUCTS = (
+        0,
+        (
+            "max_products = {limit} was reached: the residual is {residual:.2g}, tol is "
+            f"{{tol:.2g}}; likely causes: max_products is small; {_NO_TOTAL_SUPPORT}"
+        ),
+    )
+    CONVERGED = 1, "converged: the residual {residual:.2g} is at most tol, {tol:.2g}"
+    ROUNDING = (
+        2,
+        (
+            "rounding prevents further progress: the residual is {residual:.2g}, tol is "
+            f"{{tol:.2g}}; likely causes: tol is below what rounding allows; {_NO_TOTAL_SUPPORT}"
+        ),
+    )
+    OUT_OF_RANGE = (
+        3,
+        (
+            "x or A x leaves the range of numbers: the residual was {residual:.2g}, tol is "
+            f"{{tol:.2g}}; likely causes: {_NO_TOTAL_SUPPORT}; entries of A, or targets, differ "
+            "too widely in size"
+        ),
+    )
+    NO_SUPPORT = 4, "no scaling exists, as A has no support: {why}"
+    NO_TOTAL_SUPPORT = 5, "no scaling exists, as A has support, but no total support: {why}"
+    ENTRIES_DROPPED = (
+        6,
+        (
+            "scaled after dropping entries, and A itself is not: x scales A without them to a "
+            "residual of {dropped:.2g}, tol is {tol:.2g}, but that of A is {residual:.2g}"
+        ),
+    )
+    IN_PART = 7, "scaled in part: {why}"
+    NOTHING_KEPT = 8, "no scaling exists: every {noun} is left out"
+    CALLBACK = 99, "stopped by the callback"

@@ -1,0 +1,117 @@
+"""Outputs that are complete under their name, or absent, and the checks of such a name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from .files import sync_folder, temporary_name
+
+
+def check_output(path: Path, suffix: str) -> None:
+    """Refuse a name under which the result cannot be written, before any work is done."""
+    if path.suffix != suffix:
+        raise ValueError(f"the output must end in {suffix}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder")
+    if path.exists():
+        if not path.is_file():  # a file would replace a device such as /dev/null
+            raise ValueError(f"the output {path} is not a regular file: choose another name")
+        if not os.access(path, os.W_OK):
+            raise ValueError(
+                f"the output {path} is write-protected: make it writable, or choose another name"
+            )
+    _check_parent(path)
+
+
+def check_output_folder(path: Path) -> None:
+    """Refuse the name of a folder that cannot be written, before any work is done."""
+    if path.exists() and not (
+        path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)
+    ):
+        raise ValueError(
+            f"the output {path} is there already, and only an empty folder, on which no disk is "
+            "mounted, is replaced: remove it, or choose another name"
+        )
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    parent = Path(os.path.realpath(path)).parent  # a link is followed
+    if not parent.is_dir():
+        raise ValueError(f"the folder of the output {path} does not exist")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"the folder of the output {path} is not writable")
+
+
+@contextmanager
+def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the name `path` at the end of the block, and vanishes before that.
+
+    Its temporary name, in the same folder, is its own. If several writers write to `path`, the last
+    one to end leaves its file. A symbolic link stays one. The file has the permissions of the one
+    that it replaces, or those of the user's umask. Errors of the system name `path`, or `named`, of
+    which it is a part.
+    """
+    named = path if named is None else named
+    path = Path(os.path.realpath(path))
+    part = temporary_name(path)
+    try:
+        with _naming(named), part.open("wb") as file:
+            _copy_mode(path, part)  # before there is anything to read in it
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with _naming(named):
+            part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make errors of the system name the output."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror or error}"
+        raise (
+            OSError(message) if error.errno is None else OSError(error.errno, message)
+        ) from error
+
+
+def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
+    with suppress(FileNotFoundError):
+        part.chmod(stat.S_IMODE(path.stat().st_mode) | more)
+
+
+@contextmanager
+def complete_or_absent_folder(path: Path) -> Iterator[Path]:
+    """Make a new folder in the same way. Of several writers the first one to end wins.
+
+    `complete_or_absent` writes files into it.
+    """
+    named, path = path, Path(os.path.realpath(path))
+    part = temporary_name(path)
+    try:
+        with _naming(named):
+            part.mkdir()
+        _copy_mode(path, part, stat.S_IRWXU)
+        yield part
+        sync_folder(part)
+        _copy_mode(path, part)
+        try:
+            part.replace(path)  # the system refuses this if a folder with files is there
+        except OSError:
+            check_output_folder(path)  # raises if another writer was first
+            with _naming(named):
+                raise
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,261 @@
+"""The commands `build`, `check`, `fit` and `scale`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _validation, io, testing
+from .._matrix import columns, contact_map
+from .._operators.stored import StoredCSR
+from .._solvers.status import ScalingStatus
+from .._system import machine
+from .._validation import Order, Rows
+from ..fitting import fit as solve
+from ..jacobian import JacobianBuilder
+from ..scaling import symmetric_scaling
+from .common import (
+    ExitCode,
+    check_output,
+    counting,
+    describe,
+    fitting,
+    progress,
+    read_by_rows,
+    refuse_maps,
+    say,
+)
+
+_CODES = {
+    ScalingStatus.ENTRIES_DROPPED: ExitCode.DROPPED,
+    ScalingStatus.IN_PART: ExitCode.IN_PART,
+}
+# options of `scale` for one kind of input only
+_OF_MATRICES = ("target", "uplo")
+_OF_MAPS = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Write the Jacobian at x as one CSR file, or as a folder of row blocks."""
+    output: Path = arguments.output
+    check_output(output, ".npz", [arguments.A, arguments.X])
+    refuse_maps(arguments.A)
+    A, x = (
+        read_by_rows(arguments.A, arguments.order, arguments.memory),
+        io.read_vector(arguments.X),
+    )
+    describe(arguments.A.name, A)
+    assemble_and_write(
+        A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory
+    )
+    return ExitCode.DONE
+
+
+def assemble_and_write(
+    A: Any,
+    x: Any,
+    output: Path,
+    *,
+    rows: Rows,
+    order: Order,
+    memory: int | None = None,
+) -> Any:
+    """Write J whole, and return it, or write it as a folder of row blocks."""
+    builder = JacobianBuilder(
+        A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty()
+    )
+    m, k = builder.shape
+    say(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
+    J = None
+    if output.suffix == ".npz":
+        J, nbytes, how = _write_whole(builder, x, output)
+    else:
+        nbytes, how = _write_blocks(builder, x, output)
+    peak = machine.peak_memory()
+    say(
+        f"   {nbytes} bytes ({_validation.human_bytes(nbytes)}) {how}; "
+        f"peak memory {'unknown' if peak is None else _validation.human_bytes(peak)}"
+    )
+    return J
+
+
+def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, int, str]:
+    """Write J as one file: J, its bytes, and the words about them."""
+    started = time.perf_counter()
+    with progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
+        builder._rows.tick = bar.update
+        try:
+            J = builder.tocsr(x)
+        except MemoryError as error:
+            raise MemoryError(
+                f"{error}; or write it block by block: name a new folder, as in -o J"
+            ) from None
+        finally:
+            builder._rows.tick = None
+    assembled = time.perf_counter()
+    nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
+    with progress(total=nbytes, desc="writing", unit="B") as bar:
+        io.write_csr(output, J, wrap=lambda file: counting(file, bar))
+    written = time.perf_counter()
+    return (
+        J,
+        nbytes,
+        (
+            f"in {J.data.dtype} and {J.indices.dtype}; assembled in {assembled - started:.3f} s, "
+            f"compiling included, written to {output} in {written - assembled:.3f} s"
+        ),
+    )
+
+
+def _write_blocks(builder: JacobianBuilder, x: Any, output: Path) -> tuple[int, str]:
+    """Write J as a folder of row blocks: its bytes, and the words about them."""
+    started = time.perf_counter()
+    nbytes = blocks = 0
+    with progress(total=builder.shape[0], desc="writing", unit=" rows") as bar:
+
+        def counted() -> Iterator[tuple[int, Any]]:
+            nonlocal nbytes, blocks
+            for first_row, block in builder.iter_csr(x):
+                nbytes += block.data.nbytes + block.indices.nbytes + block.indptr.nbytes
+                blocks += 1
+                yield first_row, block
+                bar.update(block.shape[0])
+
+        io.write_csr_blocks(output, counted(), shape=builder.shape)
+    seconds = time.perf_counter() - started
+    return nbytes, (
+        f"in {blocks} blocks of rows; assembled and written to the folder {output} in "
+        f"{seconds:.3f} s, compiling included"
+    )
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Verify the Jacobian of your own matrix by exact identities."""
+    refuse_maps(arguments.A)
+    A = io.read_matrix(arguments.A)
+    x = None if arguments.X is None else io.read_vector(arguments.X)
+    describe(arguments.A.name, A)
+    A = A[:] if isinstance(A, StoredCSR) else A  # the checks read single entries
+    return print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
+
+
+def print_verdicts(A: Any, x: Any, *, rows: Rows, order: Order, seed: int) -> int:
+    passed = []
+    for check in testing.verdicts(A, x, rows=rows, order=order, seed=seed):
+        passed.append(check.passed)
+        verdict = "holds" if check.passed else "FAILS"
+        say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")
+    say(f"{sum(passed)} of {len(passed)} checks hold")
+    return ExitCode.DONE if all(passed) else ExitCode.FAILED
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation."""
+    output: Path = arguments.output
+    check_output(
+        output,
+        ".npy",
+        [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None],
+    )
+    refuse_maps(arguments.A, arguments.Y)
+    A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
+    x0 = None if arguments.x0 is None else io.read_vector(arguments.x0)
+    describe(arguments.A.name, A)
+    started = time.perf_counter()
+    result = solve(
+        A,
+        Y,
+        x0,
+        rows=arguments.rows,
+        tol=arguments.tol,
+        max_iter=arguments.max_iter,
+        memory=arguments.memory,
+        progress=sys.stderr.isatty(),
+    )
+    seconds = time.perf_counter() - started
+    say(f"fit: {result.message}")
+    say(
+        f"   cost ½‖A∘xxᵀ - Y‖² = {result.cost:.10g} after {result.nit} steps, "
+        f"{result.nfev + result.n_products} passes over A, in {seconds:.3f} s, compiling included"
+    )
+    io.write_vector(output, result.x)
+    say(f"   x written to {output}")
+    return ExitCode.DONE if result.success else ExitCode.FAILED
+
+
+def scale(arguments: argparse.Namespace) -> int:
+    """Scale a symmetric matrix to given row sums, or balance a Hi-C contact map."""
+    is_map = contact_map.is_map(arguments.A)
+    path = Path(contact_map.split(arguments.A)[0] if is_map else arguments.A)
+    target: Path | None = arguments.target
+    if arguments.output is not None:
+        check_output(arguments.output, ".npy", [path] if target is None else [path, target])
+    _refuse_options_of_others(arguments, is_map=is_map)
+    if not arguments.write and (arguments.name is not None or arguments.force):
+        raise ValueError("--name and --force say how to write: pass --write as well")
+    name = "weight" if arguments.name is None else arguments.name
+    started = time.perf_counter()
+    read_from = None
+    if arguments.write:
+        from .. import cool
+
+        columns.check_name(name)
+        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
+    result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
+    seconds = time.perf_counter() - started
+    say(f"scale: {fitting(result.message, arguments, getattr(result, 'unscaled', []))}")
+    say(
+        f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} "
+        f"passes over A, in {seconds:.3f} s, reading and compiling included"
+    )
+    if arguments.output is not None:
+        io.write_vector(arguments.output, result.weight if is_map else result.x)
+        say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
+    if arguments.write and result.success:
+        cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
+        how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
+        say(f'   weights written to column "{name}" of {arguments.A}{how}')
+    return ExitCode.DONE if result.success else _CODES.get(result.status, ExitCode.FAILED)
+
+
+def _refuse_options_of_others(arguments: argparse.Namespace, *, is_map: bool) -> None:
+    """Refuse options of maps for a matrix, and the other way round."""
+    for name in _OF_MATRICES if is_map else _OF_MAPS:
+        given = getattr(arguments, name)
+        if given is not None and given is not False:
+            kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}"
+            )
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given, or have a default."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _scaling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("tol", "max_products", "min_count", "support", "memory", "ignore_diags", "min_nnz")
+    return {**_given(arguments, *names), "progress": sys.stderr.isatty()}
+
+
+def _scale_matrix(arguments: argparse.Namespace) -> Any:
+    A = io.read_matrix(arguments.A)
+    d = 1.0 if arguments.target is None else io.read_vector(arguments.target)
+    describe(Path(arguments.A).name, A)
+    return symmetric_scaling(A, d, uplo=arguments.uplo, **_scaling_options(arguments))
+
+
+def _scale_map(arguments: argparse.Namespace) -> Any:
+    from .. import cool
+
+    names = ("cis_only", "trans_only", "blacklist", "mad_max")
+    options = _scaling_options(arguments) | _given(arguments, *names)
+    return cool.balance(arguments.A, **options)

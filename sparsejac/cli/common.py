@@ -1,0 +1,109 @@
+"""What the commands share: exit codes, printing, checks of files, and progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _validation, io
+from .._matrix import contact_map
+from .._system import machine, outputs
+from .._system.progress import bar
+from . import hints
+
+
+class ExitCode(enum.IntEnum):
+    """What the command returns to the shell."""
+
+    DONE = 0
+    FAILED = 1  # a check, a fit or a scaling did not succeed
+    MISUSED = 2  # an option, a file or a matrix cannot be taken
+    DROPPED = 3  # x scales the matrix without the entries that were dropped
+    IN_PART = 4  # some chromosomes of a map have no scaling
+    INTERRUPTED = 130  # as shells report Ctrl-C
+
+
+def say(text: str = "") -> None:
+    """Print a line. If its reader has closed the pipe, the work goes on without output."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+def fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = ()) -> str:
+    """Write options of a message as they are typed, and leave names of files as they are."""
+    given = set(more)
+    for value in vars(arguments).values():
+        if isinstance(value, (str, Path)):
+            path = str(value)
+            for name in (path, contact_map.split(path)[0]):
+                given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
+    return hints.fitting(message, vars(arguments), shell=True, given=given)
+
+
+def check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
+    for source in sources:
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"the output {output} is also an input: choose another name")
+        if source.is_dir() and source.resolve() in output.resolve().parents:
+            raise ValueError(
+                f"the output {output} is in a folder that is an input: choose another name"
+            )
+    if suffix == ".npz" and output.suffix != suffix:
+        if output.suffix:
+            raise ValueError(
+                "the output must end in .npz, or be the name of a new folder, without a dot, got "
+                f"{output}"
+            )
+        outputs.check_output_folder(output)
+    else:
+        outputs.check_output(output, suffix)
+
+
+def refuse_maps(*paths: Path) -> None:
+    for path in paths:
+        if contact_map.is_map(path):
+            raise ValueError(
+                f"{path} is a contact map, which only sparsejac scale takes: in Python, "
+                "JacobianBuilder, LeastSquares, fit and RowSums take its path"
+            )
+
+
+def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> Any:
+    """Read a matrix by rows, or by columns with ``order="F"``.
+
+    If it is stored in the other order, it is loaded, if it fits into memory.
+    """
+    A = io.read_matrix(path)
+    if isinstance(A, np.memmap) and not A.flags[order]:
+        available = machine.available_memory() if memory is None else memory
+        if available is not None and 2 * A.nbytes < available:
+            return np.array(A, order=order)
+    return A
+
+
+def describe(name: str, A: Any) -> None:
+    stored = f"{A.nnz} stored entries" if hasattr(A, "nnz") else "dense"
+    say(f"A: {name}, {A.shape[0]} x {A.shape[1]}, {stored}, {A.dtype}")
+
+
+def progress(**options: Any) -> Any:
+    # A bar is shown on a terminal only, and after two seconds, because it does not count the
+    # compilation of kernels.
+    return bar(delay=2, disable=None, unit_scale=True, **options)
+
+
+def counting(file: Any, bar: Any) -> Any:
+    from tqdm.utils import CallbackIOWrapper
+
+    return CallbackIOWrapper(bar.update, file, "write")

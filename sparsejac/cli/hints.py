@@ -1,0 +1,93 @@
+"""Messages as the shell needs them: options as they are typed, and only hints that apply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from .._validation import REPLACE
+
+# names of arguments that messages may tell users to pass
+_ARGUMENTS = frozenset({
+    "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags", "mad_max", "mask",
+    "max_iter", "max_products", "memory", "min_count", "min_nnz", "order", "overwrite", "pairs",
+    "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0",
+})  # fmt: skip
+# what `fitting` may change in a name
+_SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")
+
+
+def fitting(
+    message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
+) -> str:
+    """Adapt a message to a function that takes the arguments `taken`.
+
+    A hint follows the last colon. Commas and semicolons separate its alternatives. The result lacks
+    those that name an argument which the function does not take. In the shell the options are
+    written as they are typed there. What the user has given stays as it is, such as the names of
+    files: these are the texts `given`, and what stands between single quotes.
+    """
+    message, hidden = _hidden(message, given)
+    if shell:
+        message = message.replace(REPLACE, "choose another name (--name), or pass --force")
+    what, colon, hint = message.rpartition(": ")
+    pieces = re.split(r"(, or |; |, )", hint)
+
+    def possible(part: str) -> bool:
+        named = {
+            *re.findall(r"\b([a-z][a-z_0-9]*)=", part),
+            *re.findall(r"\b(workers|check_finite)\b", part),
+        }
+        return (named & _ARGUMENTS) <= set(taken)
+
+    parts = [
+        (mark, part)
+        for mark, part in zip(["", *pieces[1::2]], pieces[::2], strict=True)
+        if possible(part)
+    ]
+    if colon and len(parts) < len(pieces[::2]):
+        hint = "".join(mark + part for mark, part in parts)
+        hint = re.sub(r"^(, or |; |, )", "", hint)
+        message = f"{what}{colon}{hint}" if hint else what
+    if shell:
+        # An option cannot take an expression of Python.
+        message = re.sub(r"\bpass (?=[\w.(]*[(])", "write ", message)
+        message = re.sub(
+            r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
+            lambda found: (
+                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+        message = re.sub(
+            r"^([a-z][a-z_0-9]*)( must | = (?=\S+ was reached))",
+            lambda found: (
+                f"--{found[1].replace('_', '-')}{found[2].replace(' = ', ' ')}"
+                if found[1] in _ARGUMENTS & set(taken)
+                else found[0]
+            ),
+            message,
+        )
+    return message.translate(hidden)
+
+
+def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
+    """Put one meaningless character in place of each text that must stay as it is.
+
+    The dict says which text each character stands for.
+    """
+    free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
+    hidden: dict[int, str] = {}
+
+    def hide(text: str) -> str:
+        number = next(free)
+        hidden[number] = text.translate(hidden)
+        return chr(number)
+
+    for text in sorted(filter(_SPOILED.search, given), key=len, reverse=True):
+        if text in message:
+            message = message.replace(text, hide(text))
+    message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
+    return message, hidden

@@ -1,0 +1,262 @@
+"""The options of each command."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from .. import _validation
+from .._solvers.scaling_state import Examination
+from .._system.version import __version__
+from .commands import build, check, fit, scale
+from .common import ExitCode
+from .demo import demo
+
+_FILES = (
+    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read "
+    "block by block)"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    result = _Parser(
+        prog="sparsejac",
+        description="The sparse Jacobian of F(x) = A ∘ (x xᵀ), entry by entry A_ij x_i x_j.",
+    )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = result.add_subparsers(
+        dest="command", required=True, metavar="build | check | fit | scale | demo"
+    )
+    _build_options(_command(commands, build))
+    _check_options(_command(commands, check))
+    _fit_options(_command(commands, fit))
+    _scale_options(_command(commands, scale))
+    _demo_options(_command(commands, demo))
+    return result
+
+
+def _command(commands: Any, run: Any) -> argparse.ArgumentParser:
+    """A command with the name of the function that runs it, and its docstring as summary."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        run.__name__, help=run.__doc__, description=run.__doc__
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _matrix_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument("A", type=Path, help=f"the k×k matrix: {_FILES}")
+
+
+def _memory_option(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help=(
+            "bytes that may be held of a matrix that is read block by block, such as 512MiB "
+            "(default: 256 MiB of blocks)"
+        ),
+    )
+
+
+def _pattern_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--rows",
+        choices=get_args(_validation.Rows),
+        default="stored",
+        help="the entries of F that are rows of J (default: %(default)s)",
+    )
+    to.add_argument(
+        "--order",
+        choices=get_args(_validation.Order),
+        default="C",
+        help="rows by rows of F (C) or by its columns (F) (default: %(default)s)",
+    )
+
+
+def _build_options(to: argparse.ArgumentParser) -> None:
+    _matrix_argument(to)
+    to.add_argument(
+        "X", type=Path, help="the vector x of length k: the same formats, a row or a column too"
+    )
+    to.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="J.npz|J",
+        help=(
+            "the file to write; or, for what does not fit into memory, a new folder of row "
+            "blocks, a name without a dot"
+        ),
+    )
+    _pattern_options(to)
+    _memory_option(to)
+
+
+def _check_options(to: argparse.ArgumentParser) -> None:
+    _matrix_argument(to)
+    to.add_argument(
+        "X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)"
+    )
+    to.add_argument(
+        "--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)"
+    )
+    _pattern_options(to)
+
+
+def _fit_options(to: argparse.ArgumentParser) -> None:
+    _matrix_argument(to)
+    to.add_argument(
+        "Y",
+        type=Path,
+        help="the k×k matrix Y, zero where a sparse A stores nothing: the same formats",
+    )
+    to.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="x.npy", help="the file to write"
+    )
+    to.add_argument(
+        "--x0",
+        type=Path,
+        metavar="X0",
+        help="a vector to start from (default: a start from the data)",
+    )
+    to.add_argument(
+        "--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)"
+    )
+    to.add_argument(
+        "--max-iter", type=int, default=200, help="Newton steps at most (default: %(default)s)"
+    )
+    _memory_option(to)
+    to.add_argument(
+        "--rows",
+        choices=get_args(_validation.Rows),
+        default="stored",
+        help="the entries that are compared (default: %(default)s)",
+    )
+
+
+def _scale_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "A",
+        metavar="FILE",
+        help=(
+            f"the matrix: {_FILES}; or a map, FILE.cool, FILE.mcool::/resolutions/10000 or "
+            "FILE.scool::/cells/NAME"
+        ),
+    )
+    to.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="x.npy",
+        help="write x, of a map its weights, NaN where a row is left out",
+    )
+    to.add_argument(
+        "--tol",
+        type=float,
+        default=1e-8,
+        help="the relative residual to reach (default: %(default)s)",
+    )
+    to.add_argument(
+        "--max-products", type=int, default=20_000, help="passes at most (default: %(default)s)"
+    )
+    _memory_option(to)
+    _filter_options(to)
+    to.add_argument(
+        "--support",
+        choices=get_args(Examination),
+        default="auto",
+        help=(
+            "when to find out whether a scaling exists: if it is slow (auto), at the start "
+            "(check), at the start, and drop entries that prevent one (drop) or leave out "
+            "rows until the rest has a scaling (drop_rows), or never (skip) (default: "
+            "%(default)s)"
+        ),
+    )
+    to.add_argument(
+        "--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)"
+    )
+    to.add_argument(
+        "--uplo",
+        choices=get_args(_validation.Uplo),
+        help="of a matrix: the file has one triangle only",
+    )
+    _map_options(to)
+    to.epilog = (
+        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left "
+        "after dropping entries (--support drop), and not the matrix; 4 some chromosomes have no "
+        "scaling (--cis-only). Weights are written on 0 only."
+    )
+
+
+def _filter_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)"
+    )
+    to.add_argument(
+        "--min-nnz",
+        type=int,
+        help="leave out rows with fewer entries (default: 10 of a map, else 0)",
+    )
+    to.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
+
+
+def _map_options(to: argparse.ArgumentParser) -> None:
+    part = to.add_mutually_exclusive_group()
+    part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
+    part.add_argument(
+        "--trans-only", action="store_true", help="of a map: contacts between chromosomes"
+    )
+    to.add_argument(
+        "--mad-max",
+        type=float,
+        help="of a map: leave out bins with far fewer contacts (default: 5)",
+    )
+    to.add_argument(
+        "--blacklist",
+        type=Path,
+        metavar="FILE.bed",
+        help="of a map: leave out bins that overlap with these intervals",
+    )
+    to.add_argument(
+        "--write", action="store_true", help="of a map: write the weights into the file"
+    )
+    to.add_argument("--name", help="of a map: the column to write (default: weight)")
+    to.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
+
+
+def _demo_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("sparsejac-demo"),
+        metavar="FOLDER",
+        help="where to write (default: %(default)s)",
+    )
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of bytes, such as 512MiB or 2GB, got {text!r}"
+        )
+    unit = (match[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** (" kmgt".index(unit[0]) if unit else 0))
