@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.sparse
@@ -36,39 +36,59 @@ def human_bytes(count: int) -> str:
 # --- options --------------------------------------------------------------------------------------
 
 
-def rows(value: object) -> Rows:
-    return choice("rows", "all" if value is None else value, Rows)
-
-
-def rows_of(value: object, *, half: bool) -> Rows:
-    """`rows` of an A. A contact map (`half`) holds the upper triangle only."""
-    if not half:
-        return rows(value)
-    if value not in (None, "upper"):
+def rows_of(value: object, uplo_: Uplo | None, default: Rows = "all", *, is_map: bool) -> Rows:
+    """`rows`, of which the default is "upper" where A holds one triangle."""
+    if is_map and value not in (None, "upper"):
         raise ValueError(
             'rows must be "upper" for a contact map, which holds the upper triangle of a '
             f"symmetric A, got {value!r}: leave it out, or read the map with cooler and pass its "
             "matrix"
         )
-    return "upper"
+    return choice("rows", value or ("upper" if uplo_ else default), Rows)
+
+
+def cannot_complete(rows_: Rows, uplo_: Uplo) -> ValueError:
+    return ValueError(
+        f'rows must be "upper" for an A that is read from disk and holds one triangle '
+        f"(uplo={uplo_!r}), got {rows_!r}: leave rows out, write the whole of A, or, if it fits, "
+        "pass A in memory"
+    )
 
 
 def order(value: object) -> Order:
     return choice("order", value, Order)
 
 
+class Settings(NamedTuple):
+    """How a backend works: the keywords that mean the same wherever an A is taken."""
+
+    check_finite: bool = True
+    workers: int | None = None
+    memory: int | None = None
+    progress: bool = False
+
+
+def settings(check_finite: object, workers: object, memory_: object, progress: object) -> Settings:
+    return Settings(
+        flag("check_finite", check_finite),
+        None if workers is None else positive_integer("workers", workers),
+        memory(memory_),
+        flag("progress", progress),
+    )
+
+
 def uplo(value: object) -> Uplo | None:
     return None if value is None else choice("uplo", value, Uplo)
 
 
-def uplo_of(value: object, *, half: bool) -> Uplo | None:
-    """`uplo` of an A. A contact map (`half`) holds the upper triangle only."""
-    if half and value not in (None, "U"):
+def uplo_of(value: object, *, is_map: bool) -> Uplo | None:
+    """`uplo`, which a contact map has by itself."""
+    if is_map and value not in (None, "U"):
         raise ValueError(
             f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: '
             "leave it out"
         )
-    return "U" if half else uplo(value)
+    return "U" if is_map else uplo(value)
 
 
 def pairs(value: object) -> Pairs:
@@ -380,13 +400,6 @@ def negative(i: int, j: int, value: Any) -> ValueError:
     )
 
 
-def not_symmetric_sums(i: int, j: int) -> ValueError:
-    return ValueError(
-        f"A must be symmetric, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + "
-        'A.T) / 2, or uplo="U" if A holds its upper triangle only'
-    )
-
-
 def beside_triangle(uplo: Uplo, count: int) -> ValueError:
     side, function = ("below", "triu") if uplo == "U" else ("above", "tril")
     return ValueError(
@@ -632,10 +645,13 @@ def changed_structure(before: int, now: int) -> ValueError:
     )
 
 
-def not_symmetric(i: int, j: int) -> ValueError:
+def not_symmetric(i: int, j: int, needs: str) -> ValueError:
+    start, hint = "A must be symmetric", ""
+    if needs.startswith("rows"):
+        start, hint = f"{needs} needs a symmetric A", 'rows="stored" or "all", or '
     return ValueError(
-        f'rows="upper" needs a symmetric A, but A[{i}, {j}] != A[{j}, {i}], by more than '
-        'rounding: pass (A + A.T) / 2, or rows="stored" or "all"'
+        f"{start}, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, "
+        f'or {hint}uplo="U" if A holds its upper triangle only'
     )
 
 

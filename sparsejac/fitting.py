@@ -12,7 +12,7 @@ from scipy.optimize import OptimizeResult
 from . import _validation
 from ._solvers.fit import Newton
 from ._system.progress import passes
-from ._validation import Order, Rows
+from ._validation import Order, Rows, Uplo
 from .least_squares import LeastSquares
 
 
@@ -23,6 +23,7 @@ def fit(
     *,
     rows: Rows | None = None,
     order: Order = "C",
+    uplo: Uplo | None = None,
     tol: float = 1e-9,
     max_iter: int = 200,
     callback: Callable[[OptimizeResult], object] | None = None,
@@ -45,6 +46,8 @@ def fit(
         The entries of F and Y that are compared: see `LeastSquares`.
     order : {"C", "F"}, default "C"
         The order of a vector Y.
+    uplo : {"U", "L"}, optional
+        As for `LeastSquares`.
     tol : float, default 1e-09
         The fit has converged when its `optimality` is at most this.
     max_iter : int, default 200
@@ -167,6 +170,7 @@ def fit(
         Y,
         rows=rows,
         order=order,
+        uplo=uplo,
         check_finite=check_finite,
         workers=workers,
         memory=memory,

@@ -10,19 +10,17 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
-from ._backends.memory import MemoryRows
-from ._backends.rows import Rows as Place
-from ._backends.streamed import StreamedRows, block_entries, pattern_of
-from ._matrix.csr import Source
+from ._backends.choice import checked_backend
+from ._backends.rows import Rows as Backend
 from ._matrix.entries import Weights
-from ._matrix.memory import check_entries_finite, csr_arrays, unequal
-from ._matrix.pattern import Indices, Pattern, frozen, index_dtype, triangle
-from ._matrix.registry import source_of
+from ._matrix.layout import layout_of
+from ._matrix.pattern import Indices, frozen, index_dtype
+from ._matrix.registry import source_of_rows
+from ._matrix.source import Source
 from ._operators.assembly import Assembly, canonical
 from ._operators.hermitian import HessianOperator
 from ._operators.jacobian import JacobianOperator
-from ._system import machine
-from ._validation import Order, Rows
+from ._validation import Order, Rows, Settings, Uplo
 
 _BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
 
@@ -47,6 +45,12 @@ class JacobianBuilder:
     order : {"C", "F"}, default "C"
         The order of the rows: ``"C"`` is row-major (with ``rows="all"`` entry (i, j) is row i k + j), ``"F"`` stacks the columns of F, the
         vec of the textbooks (entry (i, j) is row i + j k).
+    uplo : {"U", "L"}, optional
+        A holds its upper (lower) triangle only, and stands for the symmetric matrix. A sparse A
+        must have no entries outside that triangle, zeros apart; those of a dense A are not read.
+        `rows` is ``"upper"`` then, unless it is given. For ``"stored"`` and ``"all"`` an A in memory
+        is completed in a copy (k² numbers, or twice the entries of a sparse A), and a streamed A is
+        refused. Default: A is whole.
     check_finite : bool, default True
         Refuse NaN and infinity, in A here and in x at each call. False lets them through.
     workers : int, optional
@@ -77,7 +81,7 @@ class JacobianBuilder:
     Notes
     -----
     **Memory.** The builder keeps A and O(k) integers: 4 k for a dense A, k to 4 k for a sparse one. Checking A takes 1 MiB.
-    A sparse A that has to be converted is kept in its converted form.
+    A sparse A that has to be converted is kept in its converted form. For `uplo` see there.
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
@@ -128,130 +132,46 @@ class JacobianBuilder:
         *,
         rows: Rows | None = None,
         order: Order = "C",
+        uplo: Uplo | None = None,
         check_finite: bool = True,
         workers: int | None = None,
         memory: int | None = None,
         progress: bool = False,
     ) -> None:
         order = _validation.order(order)
-        check_finite = _validation.flag("check_finite", check_finite)
-        if workers is not None:
-            workers = _validation.positive_integer("workers", workers)
-        memory, progress = _validation.memory(memory), _validation.flag("progress", progress)
-        source = source_of("A", A)
-        if source is not None:
-            rows = _validation.rows_of(rows, half=source.half)
-            self._stream(source, rows, order, check_finite, workers, memory, progress)
-            if rows == "upper" and not source.half:
-                self._check_symmetry(source)
-            return
-        A = _validation.matrix(A)
-        rows = _validation.rows(rows)
-        # A symmetric A is its own transposed, so "upper" in the order of columns is the lower triangle of A as it is.
-        transposed = order == "F" and rows != "upper"
-        if scipy.sparse.issparse(A):
-            values, indices, indptr = csr_arrays(A, transposed=transposed)
-        else:
-            values, indices, indptr = (A.T if transposed else A), None, None
-        if check_finite:
-            check_entries_finite(values, indices, indptr, transposed=transposed)
-        if rows == "upper":
-            defect = unequal(values, indices, indptr)
-            if defect is not None:
-                raise _validation.not_symmetric(*defect)
-        self._set_up(values, indices, indptr, rows, order, check_finite, workers)
+        settings = _validation.settings(check_finite, workers, memory, progress)
+        self._check_and_set_up(*source_of_rows(A, rows, order, uplo), order, settings)
 
-    def _set_up(
-        self,
-        values: NDArray[Any],
-        indices: Indices | None,
-        indptr: Indices | None,
-        rows: Rows,
-        order: Order,
-        check_finite: bool,
-        workers: int | None,
-    ) -> None:
-        """What `__init__` does after its checks, and unpickling without them."""
-        self._state: tuple[Any, ...] = (values, indices, indptr, rows, order, check_finite, workers)
-        k = len(values) if indptr is None else indptr.size - 1
-        spans = triangle(k, "upper" if order == "C" else "lower") if rows == "upper" else None
-        if indices is None or indptr is None:
-            self._pattern = Pattern.dense(len(values), spans)
-        else:
-            self._pattern = Pattern.csr(indptr, indices, spans, grid=rows == "all")
-        self._take(
-            MemoryRows(values, self._pattern, workers or machine.cpu_count()),
-            values,
-            rows,
-            order,
-            check_finite,
-        )
+    @classmethod
+    def _checked(
+        cls, source: Source, rows: Rows, order: Order, settings: Settings
+    ) -> JacobianBuilder:
+        """A builder over a source that is there already."""
+        builder = cls.__new__(cls)
+        builder._check_and_set_up(source, rows, order, settings)
+        return builder
 
-    def _stream(
-        self,
-        source: Source,
-        rows: Rows,
-        order: Order,
-        check_finite: bool,
-        workers: int | None,
-        memory: int | None,
-        progress: bool,
+    def _check_and_set_up(
+        self, source: Source, rows: Rows, order: Order, settings: Settings
     ) -> None:
-        """The same of an A that is not in memory."""
-        self._state = (source, rows, order, check_finite, workers, memory, progress)
-        block_entries(
-            source, workers or machine.cpu_count(), memory
-        )  # refuses what cannot be, before anything is made
-        spans = None
-        if rows == "upper":
-            # A file has both triangles of a symmetric A, but a source of one half has that one only.
-            spans = triangle(source.k, "upper" if order == "C" or source.half else "lower")
-        flipped = (
-            order == "F" if source.half else rows != "upper" and (order == "F") != source.transposed
-        )
-        flipped = flipped and source.k > 1  # of one entry there is one order
-        self._pattern = pattern_of(source, spans, grid=rows == "all")
-        place = StreamedRows(
-            source,
-            self._pattern,
-            workers or machine.cpu_count(),
-            memory,
-            check_finite=check_finite,
-            flipped=flipped,
-            progress=progress,
-        )
-        self._take(place, None, rows, order, check_finite)
+        symmetric = 'rows="upper"' if rows == "upper" and source.uplo is None else None
+        layout = layout_of(source, rows, order)
+        self._set_up(checked_backend(source, layout, settings, symmetric), rows, order)
 
-    def _take(
-        self,
-        place: Place,
-        values: NDArray[Any] | None,
-        rows: Rows,
-        order: Order,
-        check_finite: bool,
-    ) -> None:
-        self._rows, self._values = place, values
-        self._which, self._order, self._check_finite = rows, order, check_finite
-        self._assembly = Assembly(place)
+    def _set_up(self, backend: Backend, rows: Rows, order: Order) -> None:
+        """What `__init__` does apart from its checks, and unpickling without them."""
+        self._rows, self._pattern = backend, backend.pattern
+        self._which, self._order = rows, order
+        self._check_finite = backend.settings.check_finite
+        self._assembly = Assembly(backend)
         self.shape, self.nnz = self._assembly.shape, self._assembly.nnz
-        self.dtype = _validation.float_dtype("A", place.dtype)
-
-    def _check_symmetry(self, source: Source) -> None:
-        place = self._rows
-        assert isinstance(place, StreamedRows)
-        defect = place.of_all(source).asymmetry()
-        if defect is not None:
-            raise _validation.not_symmetric_row(*defect, 'rows="upper"')
+        self.dtype = _validation.float_dtype("A", backend.dtype)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        self._pattern.check_unchanged()
-        return self._state
+        return self._rows, self._which, self._order
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if isinstance(state[0], Source):
-            self._stream(*state)
-        else:
-            self._set_up(*state)
+        self._set_up(*state)
 
     def __repr__(self) -> str:
         m, k = self.shape
@@ -539,11 +459,8 @@ class JacobianBuilder:
         for name, dtype in (("A", self.dtype), ("w", w.dtype)):
             _validation.real(name, dtype, "the Hessian of wᵀF")
         dtype = np.result_type(self.dtype, _validation.float_dtype("w", w.dtype))
-        if self._rows.flipped and self._pattern.indices is not None:
-            raise _validation.wrong_order(columns=self._rows.entries.source.transposed)
-        weights = Weights(
-            frozen(w), self._pattern, np.dtype(np.float64), flipped=self._rows.flipped
-        )
+        self._rows.check_weights()
+        weights = Weights(frozen(w), self._pattern, np.dtype(np.float64), self._rows.layout)
         return HessianOperator(self._rows, dtype, w=weights)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
@@ -588,7 +505,7 @@ class JacobianBuilder:
         k = self._pattern.k
         s = _validation.variable_index(s, k)
         in_row, in_column = self._pattern.neighbours(s)
-        if (self._order == "F") != self._rows.flipped:  # the rows of its place are those of Aᵀ
+        if self._rows.layout.pairs_transposed:
             in_row, in_column = in_column, in_row
         columns, entries = in_row
         others = in_column[0] != s

@@ -9,22 +9,15 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
-from ._backends.beside import align_target, in_memory, one_triangle, target_source
-from ._backends.memory import MemoryRows
-from ._backends.sums import Sums
-from ._matrix.entries import Entries
-from ._matrix.memory import asymmetry, beside, check_triangle
-from ._matrix.pattern import Pattern, frozen, triangle
-from ._matrix.registry import source_of
+from ._backends.beside import align_target, target_source
+from ._backends.sums import sums_of
+from ._matrix.entries import TARGETS, Entries
+from ._matrix.pattern import frozen
+from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
-from ._validation import Order, Rows
+from ._validation import Order, Rows, Uplo
 from .jacobian import JacobianBuilder
-
-_TARGETS = (
-    np.dtype(np.float64),
-    np.dtype(np.float32),
-)  # what the kernels read of Y; the rest is packed as float64
 
 
 class LeastSquares:
@@ -44,6 +37,9 @@ class LeastSquares:
         diagonal once, where ``"stored"`` counts them twice.
     order : {"C", "F"}, default "C"
         The order of J's rows, of `fun`, and of a vector Y.
+    uplo : {"U", "L"}, optional
+        A holds its upper (lower) triangle only: see `JacobianBuilder`. `rows` is ``"upper"`` then,
+        unless it is given, and Y may be symmetric, or hold the same triangle as A.
     check_finite : bool, default True
         Refuse NaN and infinity, in A and Y here and in x at each call.
     workers : int, optional
@@ -99,97 +95,39 @@ class LeastSquares:
         *,
         rows: Rows | None = None,
         order: Order = "C",
+        uplo: Uplo | None = None,
         check_finite: bool = True,
         workers: int | None = None,
         memory: int | None = None,
         progress: bool = False,
     ) -> None:
-        source = source_of("A", A)
-        if source is None:
-            A = _validation.matrix(A)
-            if target_source(Y) is not None:
-                source = in_memory(A, Y)
-        _validation.real("A", A.dtype if source is None else source.dtype, "least squares")
-        if source is None or not source.half:
-            rows = _validation.rows("stored" if rows is None else rows)
-        builder = JacobianBuilder(
-            A if source is None else source,
-            rows=rows,
-            order=order,
-            check_finite=check_finite,
-            workers=workers,
-            memory=memory,
-            progress=progress,
+        order = _validation.order(order)
+        settings = _validation.settings(check_finite, workers, memory, progress)
+        source, rows = source_of_rows(
+            A, rows, order, uplo, default="stored", beside=target_source(Y)
         )
-        pattern, values = builder._pattern, builder._values
-        if source is not None:
-            place = builder._rows
-            if builder._which == "upper":
-                mirrored = not source.half and (order == "F") != source.transposed
-                Y = one_triangle(Y, place, mirrored=mirrored, check=check_finite, progress=progress)
-            target = align_target(
-                Y, place.entries.source, pattern, check=check_finite, flipped=place.flipped
-            )
-            place.check_budget(target)
-            self._stream(builder, target)
-            return
-        assert values is not None
-        Y = _validation.target(Y, pattern.k, pattern.m)
-        _validation.real("Y", Y.dtype, "least squares")
-        y = beside(Y, values, pattern, transposed=order == "F", check=check_finite)
-        if rows == "upper" and Y.ndim == 2:
-            check_triangle(y, pattern, transposed=order == "F")
-        self._set_up(builder, y)
+        _validation.real("A", source.dtype, "least squares")
+        builder = JacobianBuilder._checked(source, rows, order, settings)
+        target = align_target(Y, builder._rows, rows)
+        builder._rows.check_budget(target)
+        self._set_up(builder, target)
 
-    def _set_up(self, builder: JacobianBuilder, y: NDArray[Any]) -> None:
+    def _set_up(self, builder: JacobianBuilder, target: Any) -> None:
         """What `__init__` does after its checks, and unpickling without them."""
-        self.builder, self.shape = builder, builder.shape
-        self._y: NDArray[Any] | None = y
-        pattern, values = builder._pattern, builder._values
-        self._target: Any = Entries(y, pattern, _TARGETS)
-        assert values is not None
-        part = pattern.entries < values.size  # a triangle
-        self._sums = Sums(builder._rows, self._target) if part else self._halved(values, y)
-        self._y_dtype = _validation.float_dtype("Y", y.dtype)
+        self.builder, self.shape, self._target = builder, builder.shape, target
+        self._sums = sums_of(builder._rows, target)
+        self._y_dtype = _validation.float_dtype("Y", target.given_dtype)
         self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
 
-    def _stream(self, builder: JacobianBuilder, target: Any) -> None:
-        """The same where A or Y is not in memory."""
-        self.builder, self.shape, self._y, self._target = builder, builder.shape, None, target
-        self._sums = Sums(builder._rows, target)
-        self._y_dtype = target.dtype
-        self._last = None
-
-    def _halved(self, values: NDArray[Any], y: NDArray[Any]) -> Sums:
-        """Sums that read the upper triangle alone of what is symmetric."""
-        builder = self.builder
-        pattern = builder._pattern
-        structure = pattern.indices, pattern.indptr
-        if asymmetry(values, *structure) is not None:
-            return Sums(builder._rows, self._target)
-        if pattern.indices is None:
-            half = Pattern.dense(pattern.k, triangle(pattern.k, "upper"))
-            # The transposed of a symmetric matrix is the same, and may be what the kernels can read.
-            values = values.T if values.flags.f_contiguous else values
-        else:
-            assert pattern.indptr is not None
-            half = Pattern.csr(pattern.indptr, pattern.indices, triangle(pattern.k, "upper"))
-        gram = MemoryRows(values, half, builder._rows.workers)
-        a = builder._rows.diagonal()
-        if asymmetry(y, *structure) is not None:
-            return Sums(builder._rows, self._target, gram=gram, diagonal=a)
-        on_diagonal = builder._rows.diagonal_of(self._target)
-        target = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, half, _TARGETS)
-        return Sums(gram, target, diagonal=a, y_diagonal=on_diagonal)
-
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.builder, self._target if self._y is None else self._y
+        target = self._target
+        return self.builder, target.given if isinstance(target, Entries) else target
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if isinstance(state[1], np.ndarray):
-            self._set_up(*state)
-        else:
-            self._stream(*state)
+        builder, target = state
+        if isinstance(target, np.ndarray):
+            target = Entries(target, builder._pattern, TARGETS)
+        self._set_up(builder, target)
 
     def __repr__(self) -> str:
         m, k = self.shape

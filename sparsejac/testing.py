@@ -65,7 +65,7 @@ def dense_jacobian(
            [ 0., 80.]])
     """
     A = _validation.matrix(A)
-    rows, order = _validation.rows(rows), _validation.order(order)
+    rows, order = _validation.rows_of(rows, None, is_map=False), _validation.order(order)
     k = A.shape[0]
     x = _validation.point(x, k, finite=False)
     dtype = np.result_type(

@@ -1,9 +1,9 @@
 """The compiled versions of the kernels that the tests use, and their limit.
 
-A kernel is compiled once for each signature. Each version takes about a second, and is most of what the tests wait for.
-Each process notes the signatures of its kernels at its end. A version that was read from the cache on disk counts as well,
-so the count does not depend on what was compiled before. Processes that a test starts are not counted; `.ci/run` counts the
-files that they leave.
+A kernel is compiled once for each signature. Each version takes about a second, and is most of what
+the tests wait for. Each process notes the signatures of its kernels at its end. A version that was
+read from the cache on disk counts as well. So the count does not depend on earlier runs. Processes
+that a test starts are not counted. `.ci/run` counts the files that they leave.
 """
 
 import sys
@@ -15,7 +15,7 @@ _NAME = "compiled_versions"
 
 
 def compiled_versions():
-    """Return the versions that this process has compiled or loaded, each as "module.kernel signature"."""
+    """Return the versions that this process has compiled or loaded, as "module.kernel types"."""
     kernels = {
         id(kernel): kernel
         for name, module in list(sys.modules.items())
@@ -31,7 +31,7 @@ def compiled_versions():
 
 
 class Counter:
-    """Add up the versions of all processes that run tests, and fail the session where they are too many."""
+    """Add up the versions of all processes that run tests. Too many of them fail the session."""
 
     def __init__(self, limit):
         self.limit, self.versions = limit, set()

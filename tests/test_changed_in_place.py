@@ -216,7 +216,7 @@ def test_signs_are_looked_at_when_a_scaling_begins(folder, kind):
     with pytest.raises(
         ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"
     ):
-        sums._check_nonnegative()
+        sums._products.check_nonnegative()
     with pytest.raises(
         ValueError, match=r"A must have no negative entries, but A\[(3, 4|4, 3)\] = -1"
     ):

@@ -348,29 +348,18 @@ def test_check(folder, capsys, arguments):
 
 
 def test_check_that_fails(folder, capsys, monkeypatch):
-    from sparsejac.jacobian import JacobianBuilder
+    from sparsejac._operators.assembly import Assembly
 
-    value = JacobianBuilder.tocsr
-    monkeypatch.setattr(
-        JacobianBuilder,
-        "_assemble",
-        lambda self, x, out=None: 2 * value(self, x) if False else _wrong(self, x),
-    )
+    monkeypatch.setattr(Assembly, "matrix", lambda self, x, out=None: _wrong(self, x))
     code, out, err = run(capsys, "check", "A.npy", "x.npy")
     assert (code, err) == (1, "")
     assert "   FAILS  CSR @ v = operator @ v" in out
     assert out.endswith("5 of 8 checks hold\n")
 
 
-def _wrong(builder, x):
-    J = builder._block(
-        x,
-        0,
-        builder.shape[0],
-        builder._pattern.cut(0),
-        builder._pattern.cut(builder.shape[0]),
-        np.dtype(np.int32),
-    )
+def _wrong(assembly, x):
+    pattern = assembly.rows.pattern
+    J = assembly._block(x, 0, pattern.m, *pattern.ends, np.dtype(np.int32))
     J.data[0] += 1
     return J
 

@@ -1,4 +1,4 @@
-"""The number of compiled versions that the tests use is counted, in all processes, and is limited."""
+"""The compiled versions that the tests use are counted in all processes, and are limited."""
 
 import os
 import subprocess
@@ -26,7 +26,8 @@ import pytest
 def test(dtype):
     def kernel(name, *signatures):
         function = types.SimpleNamespace(__module__="sparsejac", __name__=name)
-        return types.SimpleNamespace(compiled=types.SimpleNamespace(py_func=function, signatures=signatures))
+        compiled = types.SimpleNamespace(py_func=function, signatures=signatures)
+        return types.SimpleNamespace(compiled=compiled)
 
     module = sys.modules.setdefault(f"sparsejac.{dtype}", types.ModuleType(dtype))
     module.shared, module.own = kernel("shared", "int64"), kernel("own", dtype)

@@ -28,6 +28,7 @@ import scipy.sparse
 from support import integers, slow, slow_except, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
+from sparsejac._backends import budget as _budget
 from sparsejac._backends import memory as _memory
 from sparsejac._backends import partition as _partition
 from sparsejac._backends import rows as _rows
@@ -59,7 +60,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Blocks of a few rows, and more than one partial sum."""
-    monkeypatch.setattr(_streamed, "_BLOCK", STEP * K * 8)
+    monkeypatch.setattr(_budget, "BLOCK", STEP * K * 8)
     monkeypatch.setattr(_partition, "_PIECE", 1)
 
 
@@ -235,7 +236,7 @@ def made(what, A, place):
         return LeastSquares(A, target(place), rows=rows_of(place), workers=WORKERS)
     if what == "sums":
         return RowSums(A, workers=WORKERS)
-    return _registry.source_of("A", A) or A
+    return _registry.stored_source("A", A) or A
 
 
 def run(name, of, place):
@@ -806,7 +807,7 @@ def test_a_function_may_return_a_list():
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_interrupted_during_a_pass(name, monkeypatch):
     """It stops within the blocks that are under way; no thread is left; and the next call works."""
-    monkeypatch.setattr(_streamed, "_BLOCK", 1)  # a row
+    monkeypatch.setattr(_budget, "BLOCK", 1)  # a row
 
     def interrupt(block):
         signal.pthread_kill(
@@ -848,9 +849,9 @@ AGAIN_AND_AGAIN = """
 import os, signal, sys, tempfile, threading, time
 import numpy as np
 from sparsejac import JacobianBuilder
-from sparsejac._backends import streamed as _streamed
+from sparsejac._backends import budget as _budget
 
-_streamed._BLOCK = 5 * 60 * 8
+_budget.BLOCK = 5 * 60 * 8
 np.save(os.path.join(sys.argv[1], "A.npy"), np.ones((60, 60)))
 op, w = JacobianBuilder(os.path.join(sys.argv[1], "A.npy"), workers=2).operator(np.ones(60)), np.ones(3600)
 expected = op.T @ w
@@ -898,9 +899,9 @@ INTERRUPTED = """
 import sys, threading, time
 import numpy as np
 from sparsejac import JacobianBuilder
-from sparsejac._backends import streamed as _streamed
+from sparsejac._backends import budget as _budget
 
-_streamed._BLOCK = 1
+_budget.BLOCK = 1
 A, calls, slow = np.ones((40, 40)), [], [0]
 
 
@@ -1403,7 +1404,12 @@ PLACES_OF_FAILURE = [
 @pytest.mark.parametrize(
     ("where", "name"),
     slow_except(
-        [(_rows._Job, "run"), (_rows.InOrder, "wait"), (_rows, "_serve"), (_sources, "File")],
+        [
+            (_threads._Job, "run"),
+            (_threads.InOrder, "wait"),
+            (_threads, "_serve"),
+            (_numbers, "File"),
+        ],
         PLACES_OF_FAILURE,
     ),
     ids=lambda one: getattr(one, "__name__", one),
@@ -1471,7 +1477,7 @@ def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
         expected = operator.T @ np.ones(K * K)
         with monkeypatch.context() as patch:
             patch.setattr(_threads, "_threads", [])
-            patch.setattr(_rows, name, lambda *_: None)
+            patch.setattr(_threads, name, lambda *_: None)
             if name == "_run":
                 with pytest.raises(
                     MemoryError,

@@ -166,7 +166,7 @@ def test_the_builder_keeps_a_and_little_else(form):
     JacobianBuilder(A, rows="stored")
     builder, found = peak(lambda: JacobianBuilder(A, rows="stored"))
     assert found < 2**20 + 8 * 4 * A.shape[0] + MARGIN  # checking takes 1 MiB
-    assert np.shares_memory(builder._values, A.data if form == "csr" else A)
+    assert np.shares_memory(builder._rows.source.values, A.data if form == "csr" else A)
 
 
 def test_checking_symmetry_takes_no_transposed_copy():

@@ -148,11 +148,11 @@ def test_y_is_referenced_and_the_last_x_is_remembered(monkeypatch):
     A = np.ones((4, 4))
     Y = np.ones((4, 4))
     problem = LeastSquares(A, Y)
-    assert np.shares_memory(problem._y, Y)
+    assert np.shares_memory(problem._target.given, Y)
     S = scipy.sparse.csr_array(A)
-    assert np.shares_memory(LeastSquares(S, S.copy())._y, S.data) is False
+    assert np.shares_memory(LeastSquares(S, S.copy())._target.given, S.data) is False
     T = S.copy()
-    assert np.shares_memory(LeastSquares(S, T)._y, T.data)
+    assert np.shares_memory(LeastSquares(S, T)._target.given, T.data)
     passes = []
     gradient = problem._sums.gradient
     monkeypatch.setattr(problem._sums, "gradient", lambda x: passes.append(1) or gradient(x))

@@ -25,7 +25,7 @@ def test_dense_indices_are_int32_while_they_fit(k, dtype):
     assert builder._pattern.columns_dtype == dtype
     # A dry run: the last rows of J, as they would stand in the whole.
     last = builder._pattern.cut(k**2 - 3), builder._pattern.cut(k**2)
-    block = builder._block(np.ones(k), k**2 - 3, k**2, *last, np.dtype(dtype))
+    block = builder._assembly._block(np.ones(k), k**2 - 3, k**2, *last, np.dtype(dtype))
     np.testing.assert_array_equal(block.indices, [k - 3, k - 1, k - 2, k - 1, k - 1])
     assert last[0].nnz + block.nnz == builder.nnz
 
@@ -66,7 +66,7 @@ def test_all_rows_of_a_huge_sparse_matrix_in_blocks():
     builder = JacobianBuilder(A)
     assert builder.shape == (10**14, k)
     start = (k - 1) * k
-    block = builder._block(
+    block = builder._assembly._block(
         np.full(k, 2.0),
         start,
         start + 5,

@@ -18,6 +18,7 @@ from kinds import Sliced
 from support import integers, matrix, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
+from sparsejac._backends import budget as _budget
 from sparsejac._backends import streamed as _streamed
 from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import numbers as _numbers
@@ -103,7 +104,7 @@ def sources(tmp_path):
 @pytest.fixture(params=[7, *slow(1, K)])
 def block(request, monkeypatch):
     """Blocks of so many rows of a dense float64 A."""
-    monkeypatch.setattr(_streamed, "_BLOCK", request.param * K * 8)
+    monkeypatch.setattr(_budget, "BLOCK", request.param * K * 8)
 
 
 def same(actual, expected):
@@ -145,7 +146,7 @@ def compare_builders(streamed, there):
         "matmat": lambda b: b.operator(x) @ V,
         "tocsr": lambda b: b.tocsr(x),
     }
-    flipped = streamed._rows.flipped
+    flipped = not streamed._rows.layout.rows_in_order
     for function in backward.values():
         if flipped and sparse:
             with pytest.raises(
@@ -182,7 +183,9 @@ def test_dense(sources, block, kind, rows):
     A = matrix(K, symmetric=rows == "upper")
     for order in ("C", "F"):
         streamed = JacobianBuilder(getattr(sources, kind)(A), rows=rows, order=order)
-        assert streamed._rows.flipped == (rows == "all" and (kind == "fortran") != (order == "F"))
+        assert (not streamed._rows.layout.rows_in_order) == (
+            rows == "all" and (kind == "fortran") != (order == "F")
+        )
         compare_builders(streamed, JacobianBuilder(A, rows=rows, order=order))
 
 
@@ -192,7 +195,9 @@ def test_sparse(sources, block, kind, rows):
     A = matrix(K, "csr", symmetric=rows == "upper")
     for order in ("C", "F"):
         streamed = JacobianBuilder(getattr(sources, kind)(A), rows=rows, order=order)
-        assert streamed._rows.flipped == (rows != "upper" and (kind == "csc") != (order == "F"))
+        assert (not streamed._rows.layout.rows_in_order) == (
+            rows != "upper" and (kind == "csc") != (order == "F")
+        )
         compare_builders(streamed, JacobianBuilder(A, rows=rows, order=order))
 
 
@@ -221,7 +226,7 @@ def test_small(sources, k):
     for source in (sources.npy(A), sources.sliced(A), sources.fortran(A)):
         there, streamed = JacobianBuilder(A), JacobianBuilder(source)
         u = np.arange(1.0, k + 1)
-        if not streamed._rows.flipped:
+        if streamed._rows.layout.rows_in_order:
             same(streamed.tocsr(u), there.tocsr(u))
         same(streamed.operator(u).column_norms(), there.operator(u).column_norms())
 
@@ -280,7 +285,7 @@ def compare_problems(streamed, there, *, maps=True):
 @pytest.mark.parametrize("kind", ["npy", "csr", "ndarray", "in memory"])
 def test_least_squares(sources, monkeypatch, kind, y_kind):
     """A of every kind beside Y of every kind, of which one at least is not in memory."""
-    monkeypatch.setattr(_streamed, "_BLOCK", 7 * K * 8)
+    monkeypatch.setattr(_budget, "BLOCK", 7 * K * 8)
     sparse = kind in ("csr", "in memory")
     for rows in ("stored", "upper"):
         A = matrix(K, "csr" if sparse else "C", symmetric=rows == "upper")
@@ -410,7 +415,7 @@ def test_sums_agree_to_rounding(sources, monkeypatch, kind):
     source, beside = getattr(sources, kind)(A), getattr(sources, kind)(Y)
     found = []
     for rows in (1, 7, k):
-        monkeypatch.setattr(_streamed, "_BLOCK", rows * k * 8)
+        monkeypatch.setattr(_budget, "BLOCK", rows * k * 8)
         for workers in (1, 2, 3):
             builder = JacobianBuilder(source, rows="stored", workers=workers)
             problem = LeastSquares(source, beside, workers=workers)
@@ -474,7 +479,7 @@ def test_what_is_not_symmetric(sources, kind):
 def test_five_eighths_of_a_file_are_read(sources, monkeypatch):
     """Of a symmetric A the other half is looked at once."""
     monkeypatch.setattr(_dense, "_SMALL", 0)
-    monkeypatch.setattr(_streamed, "_BLOCK", 4 * K * 8)
+    monkeypatch.setattr(_budget, "BLOCK", 4 * K * 8)
     read = []
     fill = _numbers.FileNumbers.fill
 
@@ -548,7 +553,7 @@ def test_passes_are_few_and_counted(sources):
     operator = JacobianBuilder(sources.npy(A)).operator(x)
     operator.column_norms()
     operator.normal()
-    assert operator._builder._rows.passes == 2
+    assert operator._rows.passes == 2
 
 
 def test_solvers_count_their_passes(sources, monkeypatch):
@@ -737,8 +742,8 @@ def test_structures_that_cannot_be_read(sources):
 
 def test_what_stays_in_memory():
     """Arrays that are no file's: a copy on write, a plain view of a map, and what NumPy calls a map of nothing."""
-    assert _registry.source_of("A", np.ones((3, 3))) is None
-    assert _registry.source_of("A", scipy.sparse.csr_array(np.eye(3))) is None
+    assert _registry.stored_source("A", np.ones((3, 3))) is None
+    assert _registry.stored_source("A", scipy.sparse.csr_array(np.eye(3))) is None
 
 
 def test_copies_on_write_are_read_from_memory(sources):
@@ -746,7 +751,7 @@ def test_copies_on_write_are_read_from_memory(sources):
     A = np.load(path, mmap_mode="c")
     A[0, 0] = 5
     assert JacobianBuilder(A).value(np.ones(3))[0] == 5
-    assert _registry.source_of("A", np.asarray(np.load(path, mmap_mode="r"))) is None
+    assert _registry.stored_source("A", np.asarray(np.load(path, mmap_mode="r"))) is None
 
 
 @pytest.mark.parametrize("kind", ["csr", *slow("npy", "memmap", "folder_of_blocks")])
@@ -777,7 +782,7 @@ def test_nothing_is_left_behind(sources):
 
 
 def test_blocks_follow_the_chunks(sources, monkeypatch):
-    monkeypatch.setattr(_streamed, "_BLOCK", 12 * K * 8)
+    monkeypatch.setattr(_budget, "BLOCK", 12 * K * 8)
     place = JacobianBuilder(sources.hdf5(matrix(K)))._rows  # chunks of 5 rows
     assert list(place._blocks((0, K), None)) == [(0, 10), (10, 20), (20, 23)]
     assert list(place._blocks((3, 12), None)) == [(3, 10), (10, 12)]
@@ -795,7 +800,7 @@ def test_a_function_is_called_in_order_and_never_twice_at_once():
             inside.release()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_streamed, "_BLOCK", 7 * 60 * 8)
+        patch.setattr(_budget, "BLOCK", 7 * 60 * 8)
         builder = JacobianBuilder(rows)
         calls.clear()
         builder.operator(np.ones(60)).column_norms()

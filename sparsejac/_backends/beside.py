@@ -11,145 +11,156 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _kernels, _validation
+from .._matrix.align import aligned, check_triangle
 from .._matrix.buffers import Room
-from .._matrix.csr import CsrSource, Source
-from .._matrix.dense import DenseSource, FileRows, ObjectRows, Part, Reader
-from .._matrix.entries import Entries
-from .._matrix.memory import check_entries_finite, csr_arrays
+from .._matrix.csr import CsrSource
+from .._matrix.dense import DenseMemory, DenseSource, FileRows, Part, Reader
+from .._matrix.entries import TARGETS, Entries
+from .._matrix.layout import Layout, Side, layout_of_whole, stored_triangle
+from .._matrix.memory import check_entries_finite, unequal
 from .._matrix.numbers import MemoryNumbers, Numbers, numbers
-from .._matrix.pattern import Pattern, frozen, triangle
-from .._matrix.registry import source_of
-from .streamed import StreamedEntries, StreamedRows, diagonal_entries, pattern_of
-
-_TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
-
-
-def in_memory(A: Any, Y: Any) -> Source:
-    """An A in memory as a source that goes along with a Y that is streamed."""
-    beside = target_source(Y)
-    transposed = beside is not None and beside.transposed
-    if scipy.sparse.issparse(A):
-        return _csr_in_memory(A, "A", transposed=transposed)
-    oriented = A.T if transposed else A
-    if oriented.flags.c_contiguous:
-        return FileRows(MemoryNumbers(oriented.reshape(-1)), len(A), transposed=transposed)
-    return ObjectRows(oriented, transposed=transposed)
+from .._matrix.pattern import Pattern, frozen
+from .._matrix.registry import memory_source, stored_source
+from .._matrix.source import Source
+from .._validation import Rows as WhichRows
+from .._validation import Triangle
+from .memory import MemoryRows
+from .rows import Rows
+from .streamed import StreamedEntries, StreamedRows
 
 
-def align_target(Y: Any, own: Source, pattern: Pattern, *, check: bool, flipped: bool) -> Any:
-    """Y beside the rows of `own`. `flipped` says whether J's rows, and so a vector Y, go by the columns of what `own` has as rows."""
+def align_target(Y: Any, rows: Rows, which: WhichRows) -> Any:
+    """Y's numbers at the entries of A: at once in memory, or block by block beside rows that are streamed."""
+    pattern = rows.pattern
     source = target_source(Y)
+    if which == "upper":
+        Y = _upper(Y, rows)
+        source = target_source(Y)
     if source is None:
         Y = _validation.target(Y, pattern.k, pattern.m)
     elif source.k != pattern.k:
-        raise ValueError(
-            f"Y must be a {pattern.k}x{pattern.k} matrix as A is, got {source.k}x{source.k}"
-        )
+        k = pattern.k
+        raise ValueError(f"Y must be a {k}x{k} matrix as A is, got {source.k}x{source.k}")
     _validation.real("Y", Y.dtype if source is None else source.dtype, "least squares")
-    if isinstance(own, CsrSource):
-        return BesideCsr(
-            _beside_csr(Y, source, own, pattern, flipped=flipped), own, pattern, check_finite=check
-        )
-    beside = _beside_dense(Y, source, own, pattern, check=check, flipped=flipped)
-    if isinstance(beside, Entries):
-        return beside
-    return StreamedEntries(beside, pattern, "Y", check_finite=check, compiled=_TARGETS)
+    if isinstance(rows, MemoryRows):
+        y = aligned(Y, rows.source, pattern, rows.layout, check=rows.settings.check_finite)
+        if which == "upper" and Y.ndim == 2:
+            check_triangle(y, pattern, transposed=rows.layout.pairs_transposed)
+        return Entries(y, pattern, TARGETS)
+    align = _beside_csr if isinstance(rows.source, CsrSource) else _beside_dense
+    return align(Y, source, rows)
 
 
 def target_source(Y: Any) -> Source | None:
     """The source of a Y that is not in memory. A mapped vector has none: it is read beside A's rows."""
-    return None if isinstance(Y, np.ndarray) and Y.ndim == 1 else source_of("Y", Y)
+    return None if isinstance(Y, np.ndarray) and Y.ndim == 1 else stored_source("Y", Y)
 
 
-def _beside_dense(
-    Y: Any, source: Source | None, own: DenseSource, pattern: Pattern, *, check: bool, flipped: bool
-) -> DenseSource | Entries:
-    k = pattern.k
-    # whether a vector of k² numbers has Y's columns one after the other
-    swapped = flipped != own.transposed
+def _beside_dense(Y: Any, source: Source | None, rows: Rows) -> Any:
+    pattern, layout, check = rows.pattern, rows.layout, rows.settings.check_finite
     if source is None and scipy.sparse.issparse(Y):
-        source = _csr_in_memory(Y, "Y", transposed=own.transposed)
+        source = memory_source(Y, transposed=layout.pairs_transposed, name="Y")
     elif source is None:
         vector = numbers("Y", Y) if Y.ndim == 1 else None
-        if vector is not None and pattern.m < k * k:
-            return _Scattered(vector, pattern)
-        if vector is None or isinstance(vector, MemoryNumbers):
-            if vector is not None:
-                Y = Y.reshape(k, k).T if swapped else Y.reshape(k, k)
-            oriented = Y.T if own.transposed else Y
+        if vector is not None and pattern.m < pattern.k**2:
+            rows.check_weights()
+            source = _Scattered(vector, pattern, layout)
+        elif vector is None or isinstance(vector, MemoryNumbers):
+            stored = _along_stored_rows(Y, layout, pattern.k)
             if check:
-                check_entries_finite(oriented, None, None, transposed=own.transposed, name="Y")
-            return Entries(oriented, pattern, _TARGETS)
-        source = FileRows(vector, k, transposed=swapped)
-    if source.transposed != own.transposed:
-        raise _validation.different_orders(transposed=own.transposed)
-    return _Densified(source) if isinstance(source, CsrSource) else source
+                transposed = layout.transposed
+                check_entries_finite(stored, None, None, transposed=transposed, name="Y")
+            return Entries(stored, pattern, TARGETS)
+        else:
+            along = layout.transposed == layout.rows_in_order
+            source = FileRows(vector, pattern.k, transposed=along)
+    if not source.zero_copy and source.transposed != layout.transposed:
+        raise _validation.different_orders(transposed=layout.transposed)
+    if isinstance(source, CsrSource):
+        source = _Densified(source)
+    return StreamedEntries(source, pattern, "Y", check_finite=check, compiled=TARGETS)
 
 
-def _beside_csr(
-    Y: Any, source: Source | None, own: CsrSource, pattern: Pattern, *, flipped: bool
-) -> Any:
-    k = pattern.k
-    swapped = flipped != own.transposed  # as above
+def _beside_csr(Y: Any, source: Source | None, rows: Rows) -> BesideCsr:
+    layout, pattern, own = rows.layout, rows.pattern, rows.source
+    assert isinstance(own, CsrSource)
+    found: Any = source
     if source is None and scipy.sparse.issparse(Y):
-        return _csr_in_memory(Y, "Y", transposed=own.transposed)
-    if source is None and Y.ndim == 1 and pattern.grid is None:
-        if flipped:
-            raise _validation.vector_by_other_lines(transposed=own.transposed)
-        return numbers("Y", Y)
-    if source is None:
-        if Y.ndim == 1:
-            Y = Y.reshape(k, k).T if swapped else Y.reshape(k, k)
-        return ObjectRows(Y.T if own.transposed else Y, "Y")
-    if source.transposed != own.transposed:
-        raise _validation.different_orders(transposed=own.transposed)
-    return source
+        found = memory_source(Y, transposed=layout.pairs_transposed, name="Y")
+    elif source is None and Y.ndim == 1 and pattern.grid is None:
+        if not layout.rows_in_order:
+            raise _validation.vector_by_other_lines(transposed=layout.transposed)
+        found = numbers("Y", Y)
+    elif source is None:
+        found = DenseMemory(_along_stored_rows(Y, layout, pattern.k))
+    elif source.transposed != layout.transposed:
+        raise _validation.different_orders(transposed=layout.transposed)
+    return BesideCsr(found, own, pattern, check_finite=rows.settings.check_finite)
 
 
-def _csr_in_memory(B: Any, name: str, *, transposed: bool) -> CsrSource:
-    values, indices, indptr = csr_arrays(B, transposed=transposed, name=name)
-    return CsrSource(
-        MemoryNumbers(values), MemoryNumbers(indices), indptr, name=name, transposed=transposed
-    )
+def _along_stored_rows(Y: NDArray[Any], layout: Layout, k: int) -> NDArray[Any]:
+    """A dense Y, or a vector of k² numbers in the order of J's rows, with a row for each stored row."""
+    if Y.ndim == 1:
+        Y = Y.reshape(k, k)
+        return Y if layout.rows_in_order else Y.T
+    return Y.T if layout.pairs_transposed else Y
 
 
-def one_triangle(Y: Any, place: Any, *, mirrored: bool, check: bool, progress: bool) -> Any:
-    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal. Of a matrix on disk that takes a pass.
+def _upper(Y: Any, rows: Rows) -> Any:
+    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal.
 
-    Returned so that the triangle of it that is read, the lower one if that of A is, is there.
+    If A holds its lower triangle, Y may hold that as well. A matrix on disk is checked in a pass.
     """
-    source = target_source(Y)
+    source, layout = target_source(Y), rows.layout
+    mirrored = layout.pairs_transposed != layout.transposed
     if source is None:
         if np.ndim(Y) == 1:
             return Y
         Y = Y if scipy.sparse.issparse(Y) else np.asarray(Y)
-        seen = (
-            _csr_in_memory(Y, "Y", transposed=False)
-            if scipy.sparse.issparse(Y)
-            else in_memory(Y, None)
-        )
-    elif source.half:
+        if rows.source.uplo == "L" and _is_lower(Y):
+            return Y.T
+        if rows.source.uplo is not None:
+            return _upper_of(Y, rows)
+        if isinstance(rows, MemoryRows):
+            return Y  # it is checked where it is aligned
+        source = memory_source(Y, transposed=False, name="Y")
+    elif source.uplo is not None:
         if mirrored:
             raise _validation.lower_is_read()
         return Y
-    else:
-        seen = source
-    whole = StreamedRows(
-        seen, pattern_of(seen), place.workers, None, check_finite=check, progress=progress
-    )
+    settings = rows.settings._replace(memory=None)
+    whole = StreamedRows(source, layout_of_whole(source), settings)
     whole.entries.name = "Y"
     defect = whole.asymmetry()
     if defect is None:
         return Y
-    below = triangle(seen.k, "upper" if seen.transposed else "lower", offset=1)
-    part = StreamedRows(
-        seen, pattern_of(seen, below), place.workers, None, check_finite=False, progress=progress
-    )
-    if np.any(part.sum("nonzeros", frozen(np.ones(seen.k)))):
+    side: Triangle = "upper" if source.transposed else "lower"
+    below = Layout(side=Side(side, offset=1))
+    part = StreamedRows(source, below, settings._replace(check_finite=False))
+    if np.any(part.sum("nonzeros", frozen(np.ones(source.k)))):
         raise _validation.neither_symmetric_nor_upper_row(*defect)
-    if mirrored and source is not None:
+    if mirrored and not source.zero_copy:
         raise _validation.lower_is_read()
-    return Y.T if mirrored else Y
+    return Y
+
+
+def _upper_of(Y: Any, rows: Rows) -> Any:
+    """A Y in memory that goes with one triangle of A: beside a sparse A, its own triangle alone."""
+    defect = unequal(*memory_source(Y, transposed=False, name="Y").arrays)
+    if defect is not None and not _is_lower(Y.T):
+        raise _validation.neither_symmetric_nor_upper(*defect)
+    if not isinstance(rows.source, CsrSource):
+        return Y
+    if not Y.dtype.isnative:  # SciPy takes no other byte order
+        Y = Y.astype(Y.dtype.newbyteorder("="))
+    return scipy.sparse.triu(Y, format="csr")
+
+
+def _is_lower(Y: Any) -> bool:
+    """Whether a matrix in memory has nothing above its diagonal."""
+    if scipy.sparse.issparse(Y):
+        return not np.any(scipy.sparse.triu(Y, 1).data)
+    return not any(np.any(Y[i, i + 1 :]) for i in range(len(Y)))
 
 
 class _Densified(DenseSource):
@@ -193,8 +204,9 @@ class _Scattered(DenseSource):
 
     extra = 1
 
-    def __init__(self, vector: Numbers, pattern: Pattern) -> None:
+    def __init__(self, vector: Numbers, pattern: Pattern, layout: Layout) -> None:
         self._vector, self._pattern, self.k, self.dtype = vector, pattern, pattern.k, vector.dtype
+        self.transposed = layout.transposed
 
     @property
     def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
@@ -223,7 +235,7 @@ class BesideCsr:
     """A Y beside a CSR A: its numbers at A's entries, and nothing elsewhere."""
 
     direct = False
-    dtype = np.dtype(np.float64)
+    dtype = given_dtype = np.dtype(np.float64)
     extra = 2
 
     def __init__(
@@ -235,6 +247,7 @@ class BesideCsr:
             pattern,
             check_finite,
         )
+        self._side = None if own.uplo is None else stored_triangle(own)
         self.name, self.seen = "Y", np.zeros(pattern.k, np.bool_)
         self.diagonal = np.zeros(pattern.k)
         itemsize = source.dtype.itemsize
@@ -299,13 +312,12 @@ class BesideCsr:
         if np.array_equal(local, their_local) and np.array_equal(columns, their_columns):
             np.copyto(out, found)
             return
-        if (
-            self._own.half and their_columns.size
-        ):  # of a symmetric Y what is below the diagonal is there once more
+        if self._side is not None and their_columns.size:
+            # A symmetric Y has the other triangle as well.
             rows = np.repeat(np.arange(i0, i1), np.diff(their_local))
-            upper = their_columns >= rows
-            counts = np.bincount(rows[upper] - i0, minlength=i1 - i0)
-            found, their_columns = found[upper], their_columns[upper]
+            inside = their_columns >= rows if self._side == "upper" else their_columns <= rows
+            counts = np.bincount(rows[inside] - i0, minlength=i1 - i0)
+            found, their_columns = found[inside], their_columns[inside]
             their_local = np.concatenate([[0], np.cumsum(counts)])
         out[:] = 0
         structures = (
@@ -322,12 +334,12 @@ class BesideCsr:
         for i in range(i0, i1):
             row = slice(int(self._own.indptr[i]) - base, int(self._own.indptr[i + 1]) - base)
             out[row] = block[i - i0, columns[row]]
-            # of a symmetric Y what is left of the diagonal is there once more
-            first = i if self._own.half else 0
-            left_out = np.count_nonzero(block[i - i0, first:]) - np.count_nonzero(out[row])
+            # A symmetric Y has the other triangle as well.
+            outside = {"upper": slice(i), "lower": slice(i + 1, None), None: slice(0)}[self._side]
+            others = np.array(block[i - i0])
+            others[outside] = others[columns[row]] = 0
+            left_out = np.count_nonzero(others)
             if left_out:
-                others = np.array(block[i - i0])
-                others[:first] = others[columns[row]] = 0
                 raise self._outside(int(left_out), i, int(np.flatnonzero(others)[0]))
 
     def _outside(self, count: int, i: int, j: int) -> ValueError:
@@ -348,7 +360,7 @@ class BesideCsr:
                 raise _validation.not_finite(
                     "Y", (j, i) if self._own.transposed else (i, j), numbers[q]
                 )
-        on_diagonal = diagonal_entries(self._pattern, i0, i1)
+        on_diagonal = self._pattern.diagonal_entries_of(i0, i1)
         found = on_diagonal >= 0
         self.diagonal[i0:i1][found] = numbers[on_diagonal[found] - base]
         self.seen[i0:i1] = True

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _validation
 from .._kernels import compiled_kernel
 from .._matrix.buffers import Room
+from .._matrix.csr import CsrMemory
+from .._matrix.dense import DenseMemory
 from .._matrix.entries import Entries
-from .._matrix.pattern import Indices, Pattern, searchsorted
+from .._matrix.layout import Layout, held_triangle, pattern_of
+from .._matrix.memory import check_entries_finite, extremes, unequal
+from .._matrix.pattern import Indices, searchsorted
+from .._validation import Settings
 from .partition import bounds_of, partial_sums, pieces
-from .rows import Rows, Sum
+from .rows import Rows, Sum, Summary
 from .threads import InOrder, Stop, on_threads
 
 # Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
@@ -24,17 +30,35 @@ _SUM_PIECES = 8  # partial sums, at most
 _EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
 
 
+def check_memory(source: DenseMemory | CsrMemory, *, finite: bool, symmetric: str | None) -> None:
+    """Refuse NaN and infinity in what A holds, and an A that is not `symmetric` for what needs it."""
+    if finite:
+        part = held_triangle(source)
+        check_entries_finite(*source.arrays, transposed=source.transposed, part=part)
+    defect = unequal(*source.arrays) if symmetric else None
+    if symmetric and defect:
+        raise _validation.not_symmetric(*defect, symmetric)
+
+
 class MemoryRows(Rows):
     """The rows of A in memory: a dense matrix, or the values of a CSR matrix."""
 
-    def __init__(self, values: NDArray[Any], pattern: Pattern, workers: int) -> None:
-        self.entries = Entries(values, pattern)
+    source: DenseMemory | CsrMemory
+
+    def __init__(self, source: DenseMemory | CsrMemory, layout: Layout, settings: Settings) -> None:
+        super().__init__(source, layout, settings)
+        self.pattern = pattern = pattern_of(source, layout)
+        self.entries = Entries(source.values, pattern)
         self.dtype = self.entries.dtype
         self._square = pattern.entries == pattern.k**2  # no triangle
-        self.pattern = pattern
-        self.workers = workers
         # Only A decides on the pieces. A power of two of them, so that as many threads share them evenly.
         self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
+
+    def scan(self) -> Summary:
+        lowest, at, largest = extremes(
+            *self.source.arrays, transposed=self.layout.transposed, part=held_triangle(self.source)
+        )
+        return Summary(self.diagonal().real, lowest, at, largest)
 
     def map(
         self,

@@ -9,12 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _validation
+from .._matrix.layout import Layout
 from .._matrix.pattern import Indices, Pattern, frozen, index_dtype
+from .._matrix.source import Source
+from .._system import machine
+from .._validation import Settings
+
+
+class Summary(NamedTuple):
+    """What there is in a real matrix."""
+
+    diagonal: NDArray[np.float64]
+    lowest: float
+    lowest_at: tuple[int, int]
+    largest: float
 
 
 class Rows:
@@ -28,7 +42,14 @@ class Rows:
         None  # told of the entries of each piece that `map` has done
     )
     memory: int | None = None  # bytes that may be held at a time, where there is such a limit
-    flipped = False  # whether these rows are the columns of the matrix whose rows J goes by
+
+    def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
+        self.source, self.layout, self.settings = source, layout, settings
+        self.workers = settings.workers or machine.cpu_count()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.pattern.check_unchanged()
+        return type(self), (self.source, self.layout, self.settings)
 
     def map(self, kernel: str, *args: Any, **how: Any) -> None:
         raise NotImplementedError
@@ -44,6 +65,17 @@ class Rows:
 
     def check_budget(self, target: Any) -> None:
         """Refuse a budget that is too small for what is beside A."""
+
+    def scan(self) -> Summary:
+        """What there is in the entries that are visited."""
+        raise NotImplementedError
+
+    def take_scan(self, seen: Summary, *, whole_diagonal: bool) -> None:
+        """Take over what another pass has seen. Later passes note the diagonal too, if it is wanted."""
+
+    def noted_diagonal(self) -> NDArray[Any] | None:
+        """The diagonal as the last pass has noted it, where passes do."""
+        return None
 
     def diagonal(self) -> NDArray[Any]:
         """A's diagonal, in double precision; 0 where it stores none."""
@@ -116,6 +148,12 @@ class Rows:
     def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows for a map to fill: zero where A has no entries."""
         return np.empty(shape, dtype) if self.pattern.grid is None else np.zeros(shape, dtype)
+
+    def check_weights(self) -> None:
+        """Refuse weights of J's rows that cannot be read along the stored rows."""
+        whole = self.pattern.indices is None and self.pattern.m == self.pattern.k**2
+        if not (self.layout.rows_in_order or whole):
+            raise _validation.wrong_order(columns=self.layout.transposed)
 
     def spans(self, *, compact: bool = False) -> tuple[Any, ...]:
         """What every kernel is told of the rows. With `compact`, as if J had a row for each entry that is visited."""

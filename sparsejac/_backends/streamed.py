@@ -14,7 +14,6 @@ are added in order. A budget that leaves no room for a whole unit cuts it into b
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -26,38 +25,24 @@ from numpy.typing import NDArray
 from .. import _validation
 from .._kernels import compiled_kernel
 from .._matrix.buffers import Room
-from .._matrix.csr import CsrSource, Source, row_blocks
-from .._matrix.dense import DenseSource, Part
-from .._matrix.entries import Entries, Weights
-from .._matrix.pattern import Indices, Pattern, Spans, frozen
+from .._matrix.csr import CsrSource, row_blocks
+from .._matrix.dense import TOGETHER, DenseSource, Part
+from .._matrix.entries import COMPILED, Entries, Weights
+from .._matrix.layout import Layout, layout_of_whole, pattern_of
+from .._matrix.pattern import Indices, Pattern, frozen
+from .._matrix.source import Source
 from .._system import progress
 from .._system.locks import Turn
+from .._validation import Settings
+from . import budget
+from .budget import block_entries, kernel_dtype
 from .partition import partial_sums
-from .rows import Rows, Sum
+from .rows import Rows, Sum, Summary
 from .threads import InOrder, Stop, aside, on_own_threads
 
-# bytes of a block, if there is room: from here on the time between two of them does not show
-_BLOCK = 2**23
-_DEFAULT = 2**28  # bytes for blocks, where nobody says how many
 _PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
 _SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take, of those below
-_TOGETHER = 4  # dense rows that the kernels of sums take at a time
-_LONG = 2**26  # bytes of so many rows above which a budget need not have room for all of them
 _DELAY = 2  # seconds before a bar is shown
-_VECTORS = 48  # k-vectors of float64 that the largest of our solvers, the pattern and the partial sums take together
-_OTHER = 2**21  # bytes of threads, and of what they leave with malloc
-_COMPILED = tuple(
-    map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
-)
-
-
-class Summary(NamedTuple):
-    """What one pass has seen of a real matrix."""
-
-    diagonal: NDArray[np.float64]
-    lowest: float
-    lowest_at: tuple[int, int]
-    largest: float
 
 
 class StreamedEntries:
@@ -70,7 +55,7 @@ class StreamedEntries:
         name: str,
         *,
         check_finite: bool,
-        compiled: tuple[np.dtype[Any], ...] = _COMPILED,
+        compiled: tuple[np.dtype[Any], ...] = COMPILED,
     ) -> None:
         self.extremes = False  # whether anybody wants to know of them
         self.whole_diagonal = (
@@ -83,7 +68,8 @@ class StreamedEntries:
             pattern,
             check_finite,
         )
-        self.dtype, self.direct, k = _kernel_dtype(source, compiled), False, pattern.k
+        self.dtype, self.direct, k = kernel_dtype(source, compiled), False, pattern.k
+        self.given_dtype = self.dtype
         self.seen = np.zeros(k, np.bool_)
         self.diagonal = np.zeros(k, np.complex128 if self.dtype.kind == "c" else np.float64)
         self.lowest, self.lowest_at, self.largest = np.inf, (0, 0), -np.inf
@@ -103,7 +89,7 @@ class StreamedEntries:
     @property
     def entry_bytes(self) -> int:
         """What an entry takes in the buffers of one thread."""
-        return entry_bytes(self.source, self.dtype)
+        return self.source.entry_bytes(self.dtype)
 
     def reader(self, opened: Any) -> Callable[..., Any]:
         """``read(i0, i1, rooms, …)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
@@ -166,7 +152,7 @@ class StreamedEntries:
             return
         if data.size:
             self._look_at_values(i0, i1, data, base)
-        on_diagonal = diagonal_entries(self._pattern, i0, i1, visited=not self.whole_diagonal)
+        on_diagonal = self._pattern.diagonal_entries_of(i0, i1, visited=not self.whole_diagonal)
         found = on_diagonal >= 0
         diagonal = data[on_diagonal[found] - base]
         if self.whole_diagonal and self.check_finite and not np.isfinite(diagonal).all():
@@ -233,24 +219,14 @@ class Block(NamedTuple):
 class StreamedRows(Rows):
     """The rows of A on disk or from a function, with `map` and `sum` as `MemoryRows` has them."""
 
-    def __init__(
-        self,
-        source: Source,
-        pattern: Pattern,
-        workers: int,
-        memory: int | None,
-        *,
-        check_finite: bool = True,
-        flipped: bool = False,
-        progress: bool = False,
-    ) -> None:
-        self.pattern, self.workers, self.memory = pattern, workers, memory
-        self.entries = StreamedEntries(source, pattern, "A", check_finite=check_finite)
+    def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
+        super().__init__(source, layout, settings)
+        self.memory, self.progress = settings.memory, settings.progress
+        self.pattern = pattern_of(source, layout)
+        self.entries = StreamedEntries(
+            source, self.pattern, "A", check_finite=settings.check_finite
+        )
         self.dtype = self.entries.dtype
-        self.flipped, self.progress = (
-            flipped,
-            progress,
-        )  # flipped: these rows are the columns of what J's rows go by
         self.passes = 0
 
     # --- the two things -----------------------------------------------------------------------------------------------
@@ -266,9 +242,10 @@ class StreamedRows(Rows):
         target: Any = None,
     ) -> None:
         """As `MemoryRows.map`."""
-        alike = structure and self.pattern.indices is None  # rows and columns have the same
-        if self.flipped and not compact and not alike:
-            raise _validation.wrong_order(columns=self.entries.source.transposed)
+        # Rows and columns of a whole dense matrix have the same structure.
+        alike = structure and self.pattern.indices is None and self.pattern.m == self.pattern.k**2
+        if not self.layout.rows_in_order and not compact and not alike:
+            raise _validation.wrong_order(columns=self.layout.transposed)
         run, spans = compiled_kernel(kernel), self.spans(compact=compact)
 
         def write(block: Block) -> None:
@@ -299,8 +276,8 @@ class StreamedRows(Rows):
         target: Any = None,
     ) -> NDArray[Any]:
         """As `MemoryRows.sum`. A unit of rows adds into one of a few partial sums, which A alone decides."""
-        if isinstance(target, Weights) and self.flipped and self.pattern.indices is not None:
-            raise _validation.wrong_order(columns=self.entries.source.transposed)
+        if isinstance(target, Weights):
+            self.check_weights()
         of = Sum(x, outputs, extra, columns, dense=self.pattern.indices is None)
         run, spans = compiled_kernel(kernel), self.spans()
         count = partial_sums(self.pattern, _PARTIAL_SUMS)
@@ -314,8 +291,8 @@ class StreamedRows(Rows):
             turns.append((which, before[which]))
             before[which] += 1
         source, step = self.entries.source, self.pattern.k
-        if isinstance(source, DenseSource) and granule(source) % _TOGETHER:
-            step = granule(source)  # a block may end within four rows of its unit
+        if isinstance(source, DenseSource) and source.granule % TOGETHER:
+            step = source.granule  # a block may end within four rows of its unit
         stop = Stop()
         orders = [InOrder(stop) for _ in parts]
 
@@ -465,7 +442,7 @@ class StreamedRows(Rows):
             for u0, u1 in row_blocks(source.indptr, *rows, self._unit_entries):
                 yield from row_blocks(source.indptr, u0, u1, entries)
             return
-        step, height = granule(source), self._unit_height
+        step, height = source.granule, self._unit_height
         most = entries // max(self.pattern.k, 1)
         most = height if most >= height else max(most // step, 1) * step
         i0, end = rows
@@ -478,14 +455,14 @@ class StreamedRows(Rows):
     @property
     def _unit_entries(self) -> int:
         """How many entries a unit has. A alone decides."""
-        return max(_BLOCK // entry_bytes(self.entries.source, self.dtype), 1)
+        return max(budget.BLOCK // self.source.entry_bytes(self.dtype), 1)
 
     @property
     def _unit_height(self) -> int:
         """How many rows a unit of a dense A has: whole chunks."""
         source = self.entries.source
         assert isinstance(source, DenseSource)
-        step = granule(source) if source.step > 1 else 1
+        step = source.granule if source.step > 1 else 1
         return max(self._unit_entries // max(self.pattern.k, 1) // step, 1) * step
 
     def _units(self, blocks: list[tuple[int, int]]) -> list[int]:
@@ -505,7 +482,7 @@ class StreamedRows(Rows):
         beside = 0
         if target is not None:
             beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
-        return block_entries(self.entries.source, self.workers, self.memory, beside)
+        return block_entries(self.source, self.workers, self.memory, beside)
 
     def any_nonzero(self, target: Any) -> bool:
         if isinstance(target, Entries):
@@ -537,17 +514,28 @@ class StreamedRows(Rows):
         self.look(target)
         return target.diagonal.copy()
 
-    def of_all(self, source: Source) -> StreamedRows:
-        """The place of all entries, where this one is of a part of them."""
-        check = self.entries.check_finite
-        return StreamedRows(
-            source,
-            pattern_of(source),
-            self.workers,
-            self.memory,
-            check_finite=check,
-            progress=self.progress,
-        )
+    def check_symmetric(self, needs: str) -> None:
+        whole = self
+        if self.layout.side is not None:
+            whole = StreamedRows(self.source, layout_of_whole(self.source), self.settings)
+        self.entries.extremes = whole is self  # the same pass may serve `scan`
+        defect = whole.asymmetry()
+        if defect is not None:
+            raise _validation.not_symmetric_row(*defect, needs)
+
+    def scan(self) -> Summary:
+        """What there is in all entries, seen in a pass unless that is known."""
+        self.entries.extremes = True
+        self.look()
+        return self.entries.summary()
+
+    def take_scan(self, seen: Summary, *, whole_diagonal: bool) -> None:
+        self.entries.whole_diagonal = whole_diagonal
+        self.entries.seen[:] = True
+        self.entries.diagonal[:] = seen.diagonal
+
+    def noted_diagonal(self) -> NDArray[Any]:
+        return self.entries.diagonal.astype(np.float64)
 
     def asymmetry(self) -> tuple[int, float] | None:
         """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass.
@@ -585,73 +573,6 @@ class StreamedRows(Rows):
 
         self._pass_over("at", pick, (int(i.min()), int(i.max()) + 1))
         return found
-
-
-def pattern_of(source: Source, spans: Spans | None = None, *, grid: bool = False) -> Pattern:
-    """The entries of a source, or those within spans."""
-    if isinstance(source, CsrSource):
-        return Pattern.csr(
-            source.indptr, source.columns, spans, grid=grid, on_diagonal=source.on_diagonal
-        )
-    return Pattern.dense(source.k, spans)
-
-
-def entry_bytes(source: Source, dtype: np.dtype[Any]) -> int:
-    """What an entry takes in the buffers of one thread, where the kernels want this dtype."""
-    itemsize = source.dtype.itemsize + (dtype.itemsize if source.dtype != dtype else 0)
-    if isinstance(source, CsrSource):
-        stored, ours = source.stored_indices.dtype, source.index_dtype
-        return itemsize + stored.itemsize + (ours.itemsize if stored != ours else 0)
-    return itemsize
-
-
-def granule(source: Source) -> int:
-    """Rows that are always read and added together: whole chunks, of which none is read twice, and the fours of the kernels."""
-    if isinstance(source, CsrSource):
-        return 1
-    step = source.step
-    if step < _TOGETHER and _TOGETHER * source.k * source.dtype.itemsize <= _LONG:
-        step = math.lcm(step, _TOGETHER)
-    return max(min(step, source.k), 1)
-
-
-def block_entries(source: Source, workers: int, memory: int | None, beside: int = 0) -> int:
-    """How many entries a block may have. A budget that does not suffice is refused, and this looks at nothing but k."""
-    k, own = source.k, entry_bytes(source, _kernel_dtype(source))
-    each = own * (workers + 1 + source.extra) + beside
-    kept = _OTHER + _VECTORS * 8 * (k + 1)
-    rows = granule(source)
-    longest = source.longest if isinstance(source, CsrSource) else rows * k
-    if memory is None:
-        what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
-        _validation.fits(
-            what, kept + longest * each, "take a smaller A, or one whose chunks have fewer rows"
-        )
-        available = max(_DEFAULT, kept, longest * each)
-    elif memory < kept + longest * each:
-        chunked = isinstance(source, DenseSource) and source.step > 1
-        raise _validation.small_memory(
-            memory, kept + longest * each, k, kept=kept, rows=rows, chunked=chunked
-        )
-    else:
-        available = memory - kept
-    return max(min(available // each, max(_BLOCK // own, longest)), 1)
-
-
-def _kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = _COMPILED) -> np.dtype[Any]:
-    native = source.dtype.newbyteorder("=")
-    return native if native in compiled else np.dtype(np.float64)
-
-
-def diagonal_entries(pattern: Pattern, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
-    """Which entry of these rows is on the diagonal, and visited, or -1."""
-    own = pattern.on_diagonal
-    entries: Any = (
-        np.arange(i0, i1, dtype=np.int64) * (pattern.k + 1) if own is None else own[i0:i1]
-    )
-    if not visited:
-        return np.asarray(entries)
-    return np.where((entries >= pattern.lo[i0:i1]) & (entries < pattern.hi[i0:i1]), entries, -1)
 
 
 def _converted(block: NDArray[Any], dtype: np.dtype[Any], room: Room) -> NDArray[Any]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._matrix.entries import wide
+from .._matrix.entries import TARGETS, Entries, wide
+from .._matrix.memory import asymmetry
 from .._matrix.pattern import frozen
+from .memory import MemoryRows
 from .rows import Rows
 
 _silence = functools.partial(
@@ -115,6 +117,23 @@ class Sums:
                 found *= 2
                 found -= 2 * a * (2 * a * x * x - self._y_diagonal) * v
         return found
+
+
+def sums_of(rows: Rows, target: Any) -> Sums:
+    """The sums over A and Y, of which half the entries are read where both are exactly symmetric."""
+    if not isinstance(rows, MemoryRows) or rows.layout.side is not None:
+        return Sums(rows, target)
+    source, pattern = rows.source, rows.pattern
+    if asymmetry(source.values, pattern.indices, pattern.indptr) is not None:
+        return Sums(rows, target)
+    gram = MemoryRows(source.readable(), rows.layout.half(), rows.settings)
+    a, y = rows.diagonal(), target.given
+    if asymmetry(y, pattern.indices, pattern.indptr) is not None:
+        return Sums(rows, target, gram=gram, diagonal=a)
+    on_diagonal = rows.diagonal_of(target)
+    # The transposed of a symmetric matrix is the same, and may be what the kernels can read.
+    half = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, gram.pattern, TARGETS)
+    return Sums(gram, half, diagonal=a, y_diagonal=on_diagonal)
 
 
 def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _kernels, _validation
+from .._system.forks import computed_once
+from .._validation import Uplo
 from .buffers import Room
-from .dense import DenseSource
-from .numbers import Numbers
-from .pattern import Indices
+from .numbers import MemoryNumbers, Numbers
+from .pattern import Indices, Pattern
+from .source import Source
 
 # columns of a sparse matrix that are looked at at a time, where no pass is under way
 _COLUMNS = 2**20
@@ -57,8 +60,12 @@ def row_blocks(indptr: Indices, i0: int, i1: int, entries: int) -> Iterator[tupl
         i0 = stop
 
 
-class CsrSource:
+class CsrSource(Source):
     """A CSR matrix, or the transposed of a CSC one, whose arrays are not all in memory."""
+
+    granule = 1
+    columns: Any  # the column indices, as far as `Pattern` asks for them
+    on_diagonal: Any  # which entry of each row is on the diagonal, or -1; None if not known
 
     def __init__(
         self,
@@ -68,10 +75,10 @@ class CsrSource:
         *,
         name: str = "A",
         transposed: bool = False,
-        half: bool = False,
+        uplo: Uplo | None = None,
     ) -> None:
         self.name, self.data, self.extra = name, data, 0
-        self.serial, self.half = data.serial or indices.serial, half
+        self.serial, self.uplo = data.serial or indices.serial, uplo
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
         self.transposed = transposed and self.k > 1
         if (
@@ -112,11 +119,17 @@ class CsrSource:
             _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, self.on_diagonal)
 
     @property
-    def mutable(self) -> bool:
-        """As for `DenseSource`."""
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
         return self.data.mutable
 
-    scan_each_pass = mutable
+    def entry_bytes(self, dtype: np.dtype[Any]) -> int:
+        stored, ours = self.stored_indices.dtype, self.index_dtype
+        indices = stored.itemsize + (ours.itemsize if stored != ours else 0)
+        return super().entry_bytes(dtype) + indices
+
+    def count_outside(self, part: Pattern) -> int:
+        """How many entries there are outside a part; those in memory count if they are not zero."""
+        return self.data.size - part.entries
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
@@ -128,4 +141,51 @@ class CsrSource:
             )
 
 
-Source = DenseSource | CsrSource
+class CsrMemory(CsrSource):
+    """A CSR matrix in memory, in canonical format. Its blocks are views."""
+
+    zero_copy = True
+
+    def __init__(
+        self,
+        values: NDArray[Any],
+        indices: Indices,
+        indptr: Indices,
+        *,
+        name: str = "A",
+        transposed: bool = False,
+    ) -> None:
+        self.name, self.values, self.columns, self.indptr = name, values, indices, indptr
+        self.data, self.stored_indices = MemoryNumbers(values), MemoryNumbers(indices)
+        self.dtype, self.k, self.index_dtype = values.dtype, indptr.size - 1, indptr.dtype
+        self.transposed = transposed and self.k > 1
+        self.on_diagonal = None
+
+    @computed_once
+    def longest(self) -> int:
+        """How many entries the longest row has, at least 1."""
+        return int(np.max(np.diff(self.indptr), initial=1))
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], Indices, Indices]:
+        """The values, and where they are."""
+        return self.values, self.columns, self.indptr
+
+    def without(self, entries: NDArray[Any]) -> CsrMemory:
+        """A copy of the values, with zeros for these entries."""
+        result = copy(self)
+        result.values = self.values.copy()
+        result.values[entries] = 0
+        result.data = MemoryNumbers(result.values)
+        return result
+
+    def readable(self) -> CsrMemory:
+        """As `DenseMemory.readable`."""
+        return self
+
+    def count_outside(self, part: Pattern) -> int:
+        if part.entries == self.values.size:
+            return 0
+        rows = zip(part.lo, part.hi, strict=True)
+        inside = sum(np.count_nonzero(self.values[lo:hi]) for lo, hi in rows)
+        return int(np.count_nonzero(self.values) - inside)

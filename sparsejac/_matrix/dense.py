@@ -6,8 +6,10 @@ It never maps a file into memory: the system would kill the process if the file 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +21,10 @@ from .._system.locks import Turn, turn_of
 from .buffers import Room
 from .completeness import check_complete
 from .numbers import Numbers
+from .source import Source
 
+TOGETHER = 4  # dense rows that the kernels of sums take at a time
+_LONG = 2**26  # bytes of so many rows above which a budget need not have room for all of them
 _SMALL = 2**16  # bytes of a row above which a part of it is read alone
 
 
@@ -36,29 +41,56 @@ class Part(NamedTuple):
 Reader = Callable[[Part, Room], NDArray[Any]]
 
 
-# --- dense rows -----------------------------------------------------------------------------------------------------
-
-
-class DenseSource:
+class DenseSource(Source):
     """The rows of a square matrix, or, if it is `transposed`, its columns."""
 
-    k: int
-    dtype: np.dtype[Any]
-    transposed = False
-    half = False  # whether it has the upper triangle of a symmetric matrix only
     step = 1  # rows that are read together if possible, as they lie together
-    extra = 0  # blocks that are in memory beside those that we hold, while one is read
-    serial = False
-    mutable = False  # whether its owner may change its numbers between two passes, and nobody would notice
 
     @property
-    def scan_each_pass(self) -> bool:
-        """Whether what a pass has seen does not hold for the next one."""
-        return self.mutable
+    def granule(self) -> int:  # type: ignore[override]  # it follows from the others
+        """Whole chunks, of which none is read twice, and the fours of rows that kernels add."""
+        step = self.step
+        if step < TOGETHER and TOGETHER * self.k * self.dtype.itemsize <= _LONG:
+            step = math.lcm(step, TOGETHER)
+        return max(min(step, self.k), 1)
 
-    def opened(self) -> Any:
-        """For a pass: a context that yields a `Reader`."""
-        raise NotImplementedError
+    @property
+    def longest(self) -> int:  # type: ignore[override]  # as above
+        return self.granule * self.k
+
+    @property
+    def chunked(self) -> bool:  # type: ignore[override]  # as above
+        return self.step > 1
+
+
+class DenseMemory(DenseSource):
+    """A dense matrix in memory. Its blocks are views."""
+
+    zero_copy = mutable = True
+
+    def __init__(self, values: NDArray[Any], *, transposed: bool = False) -> None:
+        self.values, self.k, self.dtype = values, len(values), values.dtype
+        self.transposed = transposed and self.k > 1
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        yield lambda part, _: self.values[part.i0 : part.i1]
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], None, None]:
+        """The values, and where those of a sparse matrix are."""
+        return self.values, None, None
+
+    def without(self, entries: NDArray[Any]) -> DenseMemory:
+        """A copy, with zeros for these entries."""
+        result = copy(self)
+        result.values = self.values.copy()
+        result.values.reshape(-1)[entries] = 0
+        return result
+
+    def readable(self) -> DenseMemory:
+        """The same matrix, if it is symmetric, along the axis in which its numbers are contiguous."""
+        return DenseMemory(self.values.T) if self.values.flags.f_contiguous else self
 
 
 @dataclass

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from .._kernels import compiled_kernel
 from .buffers import Room
+from .layout import Layout
 from .pattern import Indices, Pattern, frozen
 
-_COMPILED = tuple(
+COMPILED = tuple(
     map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
 )
+# What the kernels read of Y. The rest is converted to float64.
+TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 class Entries:
@@ -29,9 +32,10 @@ class Entries:
         self,
         values: NDArray[Any],
         pattern: Pattern,
-        compiled: tuple[np.dtype[Any], ...] = _COMPILED,
+        compiled: tuple[np.dtype[Any], ...] = COMPILED,
     ) -> None:
         readable = values.flags.aligned and values.dtype in compiled
+        self.given, self.given_dtype = values, values.dtype
         self.direct = readable and values.flags.c_contiguous
         self.values = frozen(values.reshape(-1) if self.direct else values)
         # The transposed, if that is what the kernels can read.
@@ -73,15 +77,15 @@ class Entries:
 class Weights:
     """A number, or a row of them, for each row of J: w of ``Jᵀ w``.
 
-    With `flipped`, the rows of the place are A's columns, and so are their weights taken.
+    If J's rows do not follow the stored rows, the weights are read along the stored columns.
     """
 
     def __init__(
-        self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], *, flipped: bool = False
+        self, w: NDArray[Any], pattern: Pattern, dtype: np.dtype[Any], layout: Layout
     ) -> None:
         readable = w.flags.aligned and w.flags.c_contiguous and w.dtype in (dtype, _single(dtype))
-        self.direct = readable and not flipped
-        self.dtype, self._pattern, self._flipped = dtype, pattern, flipped
+        self.direct = readable and layout.rows_in_order
+        self.dtype, self._pattern, self._in_order = dtype, pattern, layout.rows_in_order
         self.values = frozen(w)
 
     def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
@@ -89,7 +93,7 @@ class Weights:
         if self.direct:
             return self.values, 0
         pattern, w = self._pattern, self.values
-        if self._flipped:
+        if not self._in_order:
             k = pattern.k
             block, base = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1), i0 * k
         else:
@@ -115,7 +119,7 @@ class Weights:
         """Beside a dense A: a k×k array, with zeros beside a triangle."""
         pattern, k, w = self._pattern, self._pattern.k, self.values
         if w.size == k * k:
-            return w.reshape(k, k).T if self._flipped else w.reshape(k, k)
+            return w.reshape(k, k) if self._in_order else w.reshape(k, k).T
         W = np.zeros((k, k), w.dtype)
         for i in range(k):
             j0 = i * k

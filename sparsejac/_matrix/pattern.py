@@ -18,7 +18,7 @@ from .._system.forks import computed_once
 from .._validation import Triangle
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
-Spans = tuple[
+ColumnRanges = tuple[
     NDArray[np.int64], NDArray[np.int64]
 ]  # columns left[i] <= j < right[i] of each row; both ascend
 
@@ -38,7 +38,7 @@ def searchsorted(array: Indices, value: int, side: Literal["left", "right"] = "l
     )
 
 
-def triangle(k: int, which: Triangle, *, offset: int = 0) -> Spans:
+def triangle(k: int, which: Triangle, *, offset: int = 0) -> ColumnRanges:
     """The columns of a triangle, the diagonal included, or from that many places beside it on."""
     i = np.arange(k, dtype=np.int64)
     if which == "upper":
@@ -103,7 +103,7 @@ class Pattern:
     on_diagonal: Indices | None = None
 
     @classmethod
-    def dense(cls, k: int, spans: Spans | None = None) -> Pattern:
+    def dense(cls, k: int, spans: ColumnRanges | None = None) -> Pattern:
         """All entries of a dense A, or those within spans. O(k) memory."""
         i = np.arange(k + 1, dtype=np.int64)
         lo = i[:-1] * k
@@ -116,7 +116,7 @@ class Pattern:
         cls,
         indptr: Indices,
         indices: Any,
-        spans: Spans | None = None,
+        spans: ColumnRanges | None = None,
         *,
         grid: bool = False,
         on_diagonal: Indices | None = None,
@@ -215,6 +215,22 @@ class Pattern:
         for i0, i1, base, block in blocks_of(self.indices, self.indptr):
             _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, entries)
         return entries
+
+    @computed_once
+    def _all_diagonal_entries(self) -> Any:
+        return self.on_diagonal if self.on_diagonal is not None else self.diagonal_entries()
+
+    def diagonal_entries_of(self, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
+        """Which entry of these rows is on the diagonal, and visited, or -1."""
+        entries: Any
+        if self.indices is None:  # cheaper than an array of all of them
+            entries = np.arange(i0, i1, dtype=np.int64) * (self.k + 1)
+        else:
+            entries = self._all_diagonal_entries[i0:i1]
+        if not visited:
+            return np.asarray(entries)
+        is_visited = (entries >= self.lo[i0:i1]) & (entries < self.hi[i0:i1])
+        return np.where(is_visited, entries, -1)
 
     def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
         """(columns, entries) of the visited entries in row s, and (rows, entries) of those in column s, diagonal included."""

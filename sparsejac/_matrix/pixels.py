@@ -121,7 +121,7 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
         indptr = map_.row_offsets()
         ascending = [ascends for _, _, ascends in map_.placed_pieces()]
         if all(ascending):
-            return CsrSource(data, indices, indptr, name=name, half=True)
+            return CsrSource(data, indices, indptr, name=name, uplo="U")
     now = np.zeros_like(indptr)
     with indices.opened() as read:
         room = Room()
@@ -134,6 +134,6 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
     places_in_order, counts_in_order = (
         _Sorted(column, indices, indptr, now) for column in (indices, data)
     )
-    result = CsrSource(counts_in_order, places_in_order, now, name=name, half=True)
+    result = CsrSource(counts_in_order, places_in_order, now, name=name, uplo="U")
     result.extra = 6  # numbers that sorting takes for each pixel: rows, columns, and their order
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,13 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._validation import Order, Rows, Uplo
 from . import npy, pixels
 from .buffers import Room
-from .csr import CsrSource, Source
-from .dense import DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
+from .csr import CsrMemory, CsrSource
+from .dense import DenseMemory, DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
+from .layout import check_outside, is_wanted_transposed
+from .memory import completed, csr_arrays
 from .numbers import (
     FileNumbers,
     _inode,
@@ -26,12 +30,75 @@ from .numbers import (
     mapped_file,
     numbers,
 )
+from .source import Source
 from .stored import RowBlocks
+
+
+def source_of_rows(
+    A: Any,
+    rows: Any,
+    order: Order,
+    uplo: Any,
+    *,
+    default: Rows = "all",
+    beside: Source | None = None,
+) -> tuple[Source, Rows]:
+    """The source of A for J's rows, and which rows those are.
+
+    A matrix in memory is read block by block `beside` a Y that is not, along the same axis.
+    """
+    source = stored_source("A", A)
+    is_map = source is not None and source.uplo is not None
+    uplo = _validation.uplo_of(uplo, is_map=is_map)
+    rows = _validation.rows_of(rows, uplo, default, is_map=is_map)
+    if source is None:
+        A = _validation.matrix(A)
+        if uplo is not None and rows != "upper":
+            A, uplo = completed(A, uplo), None
+        wanted = is_wanted_transposed(rows, order, uplo)
+        source = memory_source(A, transposed=wanted if beside is None else beside.transposed)
+        source.zero_copy = beside is None
+    elif uplo is not None and rows != "upper":
+        raise _validation.cannot_complete(rows, uplo)
+    return _holding(source, uplo), rows
+
+
+def source_of_sums(A: Any, uplo: Any) -> Source:
+    """The source of a symmetric A, which is read along its rows or its columns, as it lies."""
+    source = stored_source("A", A)
+    is_map = source is not None and source.uplo is not None
+    uplo = _validation.uplo_of(uplo, is_map=is_map)
+    return _holding(source or memory_source(_validation.matrix(A)), uplo)
+
+
+def _holding(source: Source, uplo: Uplo | None) -> Source:
+    """The same source, which is said to hold one triangle."""
+    if uplo == source.uplo:
+        return source
+    source = copy(source)
+    source.uplo = uplo
+    check_outside(source)
+    return source
+
+
+def memory_source(
+    A: Any, *, transposed: bool | None = None, name: str = "A"
+) -> DenseMemory | CsrMemory:
+    """The source of a matrix in memory: of its columns if `transposed`, of what is contiguous if None."""
+    if scipy.sparse.issparse(A):
+        if transposed is None:
+            transposed = A.format == "csc"
+        arrays = csr_arrays(A, transposed=transposed, name=name)
+        return CsrMemory(*arrays, name=name, transposed=transposed)
+    if transposed is None:
+        transposed = A.flags.f_contiguous and not A.flags.c_contiguous
+    return DenseMemory(A.T if transposed else A, transposed=transposed)
+
 
 # --- what a user passes in ------------------------------------------------------------------------------------------
 
 
-def source_of(name: str, A: Any) -> Source | None:
+def stored_source(name: str, A: Any) -> Source | None:
     """The source of a square matrix that is not in memory; None for whatever is, or is no matrix."""
     source = _find(name, A)
     if source is not None:
@@ -42,7 +109,7 @@ def source_of(name: str, A: Any) -> Source | None:
 def _find(name: str, A: Any) -> Source | None:
     if isinstance(A, (str, os.PathLike)):
         return _of_path(name, os.fsdecode(A))
-    if isinstance(A, (DenseSource, CsrSource)):
+    if isinstance(A, Source):
         return A
     if isinstance(A, RowBlocks):
         return of_stored(name, A)

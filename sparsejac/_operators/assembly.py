@@ -25,6 +25,7 @@ class Assembly:
         self.rows, self._pattern = rows, rows.pattern
         self.shape = (self._pattern.m, self._pattern.k)
         self.nnz = self._pattern.nnz
+        # The index arrays that were given out.
         self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:

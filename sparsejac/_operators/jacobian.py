@@ -187,7 +187,7 @@ class JacobianOperator(Operator):
         if conjugate:
             x = np.conj(x)
         rows, x = self._rows, frozen(x)
-        weights = Weights(X, rows.pattern, doubled, flipped=rows.flipped)
+        weights = Weights(X, rows.pattern, doubled, rows.layout)
         if X.ndim == 1:
             total = rows.sum("rmatvec", x, conjugate, target=weights)
         else:

@@ -1,0 +1,188 @@
+"""A that holds one triangle: rows × order × uplo × kind of A × kind of Y × dtype.
+
+Each case is compared with loops over dense lists, or is refused with a reason.
+"""
+
+import re
+
+import numpy as np
+import oracle
+import pytest
+import scipy.sparse
+from kinds import KINDS, MEMORY, STREAMED, K, Kinds, numbers
+from support import ORDERS, ROWS
+from test_cross_product import REFUSED, agree, targets
+
+from sparsejac import JacobianBuilder, LeastSquares, fit
+
+x, v = [2, -1, 3, 1, -2, 1], [1, 2, -1, 0, 3, -2]
+point, direction = np.array(x, float), np.array(v, float)
+TRIANGLE = {"U": np.triu, "L": np.tril}
+DENSE = ("C", "F", "strided", "npy", "npy in columns", "memmap", "hdf5", "zarr", "function")
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    return Kinds(tmp_path)
+
+
+def given(kinds, kind, A, uplo):
+    """One triangle of A. Where a dense A has no numbers there is NaN, which nobody may read."""
+    part = TRIANGLE[uplo](A)
+    if kind in DENSE and A.dtype.kind == "f":
+        part = np.where(TRIANGLE[uplo](np.ones_like(A)) != 0, part, np.nan)
+    return KINDS[kind](kinds, part)
+
+
+def is_refused(kinds, kind, rows, uplo, make):
+    """Whether a combination is refused as it should be."""
+    if kind == "cool" and uplo == "L":
+        message = 'uplo must be "U" for a contact map'
+    elif kind == "cool" and rows != "upper":
+        message = 'rows must be "upper" for a contact map'
+    elif kind in STREAMED and rows != "upper":
+        message = 'rows must be "upper" for an A that is read from disk and holds one triangle'
+    else:
+        return False
+    with pytest.raises(ValueError, match=message):
+        make()
+    return True
+
+
+@pytest.mark.cross_product
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("uplo", ["U", "L"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_builders(kinds, rows, order, uplo, kind, dtype):
+    A, stored = numbers("upper", kind, dtype)
+
+    def make():
+        return JacobianBuilder(given(kinds, kind, A, uplo), rows=rows, order=order, uplo=uplo)
+
+    if is_refused(kinds, kind, rows, uplo, make):
+        return
+    pairs = oracle.rows_of_J(stored.tolist(), rows, order)
+    J = np.array(oracle.jacobian(A.tolist(), x, pairs)).reshape(len(pairs), K)
+    builder = make()
+    op = builder.operator(point)
+    assert agree(op.normal() @ direction, J.T @ (J @ v))
+    assert np.allclose(op.column_norms() ** 2, (J**2).sum(axis=0), rtol=1e-14)
+    w = np.arange(1.0, len(pairs) + 1)
+    products = {
+        "value": lambda: agree(builder.value(point), oracle.value(A.tolist(), x, pairs)),
+        "J v": lambda: agree(op @ direction, J @ v),
+        "tocsr": lambda: agree(builder.tocsr(point).toarray(), J),
+        "row_pairs": lambda: agree(np.stack(builder.row_pairs(), axis=1), pairs),
+        "Jᵀw": lambda: agree(op.T @ w, J.T @ w),
+        "slice": lambda: agree(builder.slice(point, 3).toarray(), slice_of(A, pairs, 3)),
+    }
+    refused = []
+    for name, agrees in products.items():
+        try:
+            assert agrees(), name
+        except ValueError as error:
+            refused.append((name, str(error)))
+    assert not [case for case in refused if not re.search(REFUSED, case[1])]
+    assert not refused or kind in STREAMED
+
+
+def slice_of(A, pairs, s):
+    """∂F/∂x_s by a loop."""
+    out = np.zeros((K, K))
+    for i, j in pairs:
+        out[i, j] = A[i, j] * ((i == s) * x[j] + (j == s) * x[i])
+    return out
+
+
+@pytest.mark.cross_product
+@pytest.mark.parametrize("dtype", ["float64", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("uplo", ["U", "L"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_problems(kinds, rows, order, uplo, kind, dtype):
+    A, stored = numbers("upper", kind, dtype)
+    pairs = oracle.rows_of_J(stored.tolist(), rows, order)
+    Y, forms = targets(A, "upper", pairs, dtype)
+    if rows != "upper":
+        forms = {name: form for name, form in forms.items() if "triu" not in name}
+        forms = {name: form for name, form in forms.items() if name != "Y cool"}
+    if uplo == "L" and rows == "upper":
+        forms |= {f"tril(Y) {name}": (KINDS[name], np.tril(Y)) for name in ("C", "csr")}
+    wanted = oracle.least_squares(A.tolist(), Y.tolist(), x, v, pairs)
+    wrong, refused = [], []
+    for name, (make_target, B) in forms.items():
+
+        def make(make_target=make_target, B=B):
+            target = make_target(kinds, B)
+            return LeastSquares(
+                given(kinds, kind, A, uplo), target, rows=rows, order=order, uplo=uplo
+            )
+
+        if is_refused(kinds, kind, rows, uplo, make):
+            return
+        try:
+            problem = make()
+        except ValueError as error:
+            refused.append((name, str(error)))
+            continue
+        cost, gradient = problem.value_and_grad(point)
+        found = cost, gradient, problem.hessp(point, direction)
+        exact = [agree(a, b) for a, b in zip(found, wanted, strict=False)]
+        exact.append(agree(problem.hess(point).toarray() @ direction, wanted[2]))
+        if not all(exact):
+            wrong.append((name, exact))
+    print(f"{len(forms)} combinations, {len(refused)} refused, {len(wrong)} wrong")
+    assert not wrong
+    known = f"{REFUSED}|rows must be .upper. for an A that is read from disk"
+    assert not [case for case in refused if not re.search(known, case[1])]
+    assert len(refused) < len(forms)
+    if kind in MEMORY:
+        names = ("Y vector", "Y strided vector", *(f"Y {name}" for name in MEMORY))
+        assert not [name for name, _ in refused if name in names]
+
+
+A3 = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]])
+
+
+def test_the_default_rows_are_those_of_the_triangle():
+    builder = JacobianBuilder(np.triu(A3), uplo="U")
+    assert builder.shape == (6, 3)
+    assert agree(builder.value([1.0, 1.0, 1.0]), [1, 2, 3, 4, 5, 6])
+    assert LeastSquares(np.tril(A3), A3, uplo="L").shape == (6, 3)
+
+
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array, scipy.sparse.csc_array])
+@pytest.mark.parametrize("uplo", ["U", "L"])
+def test_fit_reads_one_triangle(uplo, make):
+    Y = A3 * np.outer([1, 2, 3], [1, 2, 3])
+    for target in (Y, TRIANGLE[uplo](Y)):
+        result = fit(make(TRIANGLE[uplo](A3)), make(target), uplo=uplo, tol=1e-12)
+        assert np.allclose(result.x, [1, 2, 3])
+        assert result.status == 1
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_entries_outside_the_triangle(rows):
+    S = scipy.sparse.csr_array(A3)
+    with pytest.raises(
+        ValueError, match=r'uplo="U" is for an A that holds one triangle only.*3 ent'
+    ):
+        JacobianBuilder(S, uplo="U", rows=rows)
+    zeros = S.copy()
+    zeros[1, 0] = zeros[2, 0] = zeros[2, 1] = 0
+    assert zeros.nnz == 9
+    assert agree(
+        JacobianBuilder(zeros, uplo="U", rows=rows).value(np.ones(3)),
+        JacobianBuilder(scipy.sparse.csr_array(A3), rows=rows).value(np.ones(3)),
+    )
+    before = A3.copy()
+    JacobianBuilder(before, uplo="L", rows=rows)
+    assert agree(before, A3)
+
+
+def test_uplo_has_two_values():
+    with pytest.raises(ValueError, match="uplo must be one of 'U', 'L', got 'upper'"):
+        JacobianBuilder(A3, uplo="upper")
