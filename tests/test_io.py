@@ -497,7 +497,7 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
         (raw("matrix array complex general\n1 1\n1 1e400\n"), "line 3, '1 1e400', has a number that is too large for float64"),
         (raw("matrix coordinate real symmetric\n2 2 1\n2 1 1e400\n"), "has a number that is too large for float64"),
         (raw("matrix array integer skew-symmetric\n2 2\n-9223372036854775808\n"), "has an integer whose negative does not fit into int64"),
-        (raw("matrix coordinate integer skew-symmetric\n2 2 1\n2 1 -9223372036854775808\n"), "has an integer whose negative is none"),
+        (raw("matrix coordinate integer skew-symmetric\n2 2 1\n2 1 -9223372036854775808\n"), "has an integer whose negative does not fit into int64"),
         (raw("matrix coordinate real skew-symmetric\n2 2 2\n2 1 1\n2 2 1D-9\n"), "line 4, .* is on the diagonal, which is zero in"),
         (raw("matrix coordinate complex hermitian\n2 2 2\n2 1 1 1\n2 2 1 0.5\n"), "line 4, .* is on the diagonal, which is real in"),
         (raw("matrix array complex hermitian\n2 2\n1 0\n2 3\n4 1\n"), "line 5, '4 1', is on the diagonal, which is real in a hermitian"),

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import scipy.sparse
 from kinds import KINDS, MEMORY, STREAMED, K, Kinds, numbers
-from support import ORDERS, ROWS
+from support import ORDERS, ROWS, slow
 from test_cross_product import REFUSED, agree, targets
 
 from sparsejac import JacobianBuilder, LeastSquares, fit
@@ -50,7 +50,7 @@ def is_refused(kinds, kind, rows, uplo, make):
 
 
 @pytest.mark.cross_product
-@pytest.mark.parametrize("dtype", ["float64", "float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float64", "int8", *slow("float32")])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("uplo", ["U", "L"])
 @pytest.mark.parametrize("order", ORDERS)
