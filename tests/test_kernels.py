@@ -151,3 +151,31 @@ def test_nothing_is_compiled_twice_for_read_only_and_writable_arrays():
         len(_kernels.matvec.compiled.signatures),
         len(_kernels.rmatvec.compiled.signatures),
     ) == before
+
+
+@pytest.mark.cross_product
+@pytest.mark.parametrize("kind", ["dense", "csr"])
+def test_bits_of_maps_do_not_depend_on_what_is_compiled_first(copy, kind):
+    """Numba compiles a shared function with the flags of the caller that comes first, unless it states its own."""
+    program = (
+        "import hashlib, numpy as np, scipy.sparse as sp\n"
+        "from sparsejac import JacobianBuilder, _kernels\n"
+        "A, (x, v, w) = np.random.default_rng(0).random((30, 30)), np.random.default_rng(1).random((3, 30))\n"
+        f"A = sp.csr_array(A) if {kind == 'csr'} else A\n"
+        "def maps():\n"
+        "    J = JacobianBuilder(A).operator(x)\n"
+        "    print(hashlib.sha256((J @ v).tobytes()).hexdigest())\n"
+        "def reductions():\n"
+        "    JacobianBuilder(A).operator(x).T @ np.random.default_rng(2).random(900)\n"
+        "for act in (ORDER): act()\n"
+        "kernels = _kernels.matvec.compiled, _kernels.rmatvec.compiled\n"
+        "print([(sum(k.stats.cache_hits.values()), sum(k.stats.cache_misses.values())) for k in kernels])\n"
+    )
+    printed = []
+    for order in ("maps, reductions", "reductions, maps"):
+        shutil.rmtree(copy / "sparsejac" / "_kernels" / "__pycache__", ignore_errors=True)
+        bits, cold = python(program.replace("ORDER", order), copy).split("\n")
+        again, warm = python(program.replace("ORDER", order), copy).split("\n")
+        assert (cold, warm) == ("[(0, 1), (0, 1)]", "[(1, 0), (1, 0)]")
+        printed += [bits, again]
+    assert len(set(printed)) == 1
