@@ -2,10 +2,9 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
-
 import functools
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -21,7 +20,10 @@ def _kernel(**options):
             compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
             compiled = numba.njit(**_ALWAYS, **options)(function)
-        _name_by_signature(getattr(compiled._cache, "_cache_file", None))
+        file: Any = getattr(compiled._cache, "_cache_file", None)
+        _name_by_signature(file)
+        if hasattr(file, "_source_stamp"):
+            file._source_stamp = _STAMP
 
         @functools.wraps(function)
         def run(*args):
@@ -84,13 +86,22 @@ def _name_by_signature(file):
         file.save = save
 
 
+def _stamp():
+    """When the files of this folder were written, and their sizes.
+
+    A kernel is made of functions from several of them. Numba looks only at the file of the kernel.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [(file.name, file.stat().st_mtime, file.stat().st_size) for file in files]
+
+
+_STAMP = _stamp()
 _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
-_ALWAYS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-}  # a division by zero is infinite, and no exception
-_inline = numba.njit
-_map = _kernel()
+# A division by zero is infinite, and no exception.
+_ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+# What only kernels call needs no way in from Python, which takes as long to compile as itself.
+_inline = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_map = _kernel(no_cfunc_wrapper=True)
 # The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
 # ("nnan" and "ninf", which `fastmath=True` would add, do not).
-_sum = _kernel(fastmath={"reassoc", "contract", "nsz"})
+_sum = _kernel(fastmath={"reassoc", "contract", "nsz"}, no_cfunc_wrapper=True)
