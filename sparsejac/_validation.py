@@ -44,7 +44,9 @@ def rows_of(value: object, uplo_: Uplo | None, default: Rows = "all", *, is_map:
             f"symmetric A, got {value!r}: leave it out, or read the map with cooler and pass its "
             "matrix"
         )
-    return choice("rows", value or ("upper" if uplo_ else default), Rows)
+    if value is None:
+        return "upper" if uplo_ else default
+    return choice("rows", value, Rows)
 
 
 def cannot_complete(rows_: Rows, uplo_: Uplo) -> ValueError:
@@ -518,8 +520,8 @@ def unsorted(name: str, line: int) -> ValueError:
     )
 
 
-def wrong_order(*, columns: bool) -> ValueError:
-    ours, theirs, order = ("columns", "rows", "F") if columns else ("rows", "columns", "C")
+def wrong_order(order: Order, *, columns: bool) -> ValueError:
+    ours, theirs = ("columns", "rows") if columns else ("rows", "columns")
     return ValueError(
         f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which '
         f"J's rows go by {ours}, write A in the other order, or, if "
@@ -598,6 +600,14 @@ def target(Y: object, k: int, m: int) -> Any:
     return Y
 
 
+def target_is_triangle(uplo_: Uplo) -> ValueError:
+    other = "triu(Y, 1)" if uplo_ == "U" else "tril(Y, -1)"
+    return ValueError(
+        'Y must be whole for rows="stored" and "all", but it holds one triangle only, as A does '
+        f'with uplo="{uplo_}": pass Y + {other}.T, or rows="upper"'
+    )
+
+
 def outside(count: int, where: tuple[int, int]) -> ValueError:
     return ValueError(
         f"Y has {count} entries that are not zero where A stores none, the first at "
@@ -651,7 +661,7 @@ def not_symmetric(i: int, j: int, needs: str) -> ValueError:
         start, hint = f"{needs} needs a symmetric A", 'rows="stored" or "all", or '
     return ValueError(
         f"{start}, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, "
-        f'or {hint}uplo="U" if A holds its upper triangle only'
+        f'or {hint}uplo="U" or "L" if A holds one triangle only'
     )
 
 

@@ -140,7 +140,9 @@ class JacobianBuilder:
     ) -> None:
         order = _validation.order(order)
         settings = _validation.settings(check_finite, workers, memory, progress)
-        self._check_and_set_up(*source_of_rows(A, rows, order, uplo), order, settings)
+        finite = settings.check_finite
+        source, rows = source_of_rows(A, rows, order, uplo, check_finite=finite)
+        self._check_and_set_up(source, rows, order, settings)
 
     @classmethod
     def _checked(

@@ -39,7 +39,8 @@ class LeastSquares:
         The order of J's rows, of `fun`, and of a vector Y.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only: see `JacobianBuilder`. `rows` is ``"upper"`` then,
-        unless it is given, and Y may be symmetric, or hold the same triangle as A.
+        unless it is given. Then Y may be symmetric, or, in memory, hold the same triangle as A.
+        With other `rows` it must be whole.
     check_finite : bool, default True
         Refuse NaN and infinity, in A and Y here and in x at each call.
     workers : int, optional
@@ -104,11 +105,17 @@ class LeastSquares:
         order = _validation.order(order)
         settings = _validation.settings(check_finite, workers, memory, progress)
         source, rows = source_of_rows(
-            A, rows, order, uplo, default="stored", beside=target_source(Y)
+            A,
+            rows,
+            order,
+            uplo,
+            default="stored",
+            beside=target_source(Y),
+            check_finite=settings.check_finite,
         )
         _validation.real("A", source.dtype, "least squares")
         builder = JacobianBuilder._checked(source, rows, order, settings)
-        target = align_target(Y, builder._rows, rows)
+        target = align_target(Y, builder._rows, rows, uplo)
         builder._rows.check_budget(target)
         self._set_up(builder, target)
 

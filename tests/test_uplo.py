@@ -186,3 +186,48 @@ def test_entries_outside_the_triangle(rows):
 def test_uplo_has_two_values():
     with pytest.raises(ValueError, match="uplo must be one of 'U', 'L', got 'upper'"):
         JacobianBuilder(A3, uplo="upper")
+
+
+def test_duplicates_of_a_small_target_do_not_overflow():
+    A = np.array([[1.0, 2.0], [2.0, 3.0]])
+    Y = scipy.sparse.coo_array((np.array([100, 100], np.int8), ([0, 0], [1, 1])), shape=(2, 2))
+    problem = LeastSquares(scipy.sparse.csr_array(np.triu(A)), Y, uplo="U")
+    assert agree(problem.fun(np.ones(2)), [1, 2 - 200, 3])
+
+
+@pytest.mark.parametrize("rows", ["stored", "all"])
+def test_a_target_that_is_a_triangle_must_be_completed(rows):
+    with pytest.raises(ValueError, match=r"Y must be whole for rows=.*pass Y \+ triu\(Y, 1\)\.T"):
+        LeastSquares(np.triu(A3), np.triu(A3), uplo="U", rows=rows)
+    with pytest.raises(ValueError, match=r"Y must be whole for rows=.*pass Y \+ tril\(Y, -1\)\.T"):
+        LeastSquares(np.tril(A3), scipy.sparse.csr_array(np.tril(A3)), uplo="L", rows=rows)
+    assert LeastSquares(np.triu(A3), np.diag(np.ones(3)), uplo="U", rows=rows).shape == (9, 3)
+
+
+def test_a_target_is_looked_at_before_it_is_read():
+    for Y, message in (
+        (np.ma.masked_array(A3, A3 > 5), "Y is a masked array, and its mask would be lost"),
+        (np.ones((2, 3)), "Y must be a 3x3 matrix as A is"),
+        (A3 * 1j, "least squares is for real numbers, and Y is complex128"),
+    ):
+        for options in ({"rows": "upper"}, {"uplo": "U"}):
+            with pytest.raises((ValueError, TypeError), match=message):
+                LeastSquares(A3, Y, **options)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rows", ["stored", "all"])
+def test_the_place_of_a_nan_is_one_of_the_triangle(rows, order):
+    B = np.triu(A3)
+    B[0, 1] = np.nan
+    with pytest.raises(ValueError, match=r"A\[0, 1\] = nan"):
+        JacobianBuilder(B, uplo="U", rows=rows, order=order)
+    with pytest.raises(ValueError, match=r"A\[1, 0\] = nan"):
+        JacobianBuilder(B.T, uplo="L", rows=rows, order=order)
+
+
+def test_a_symmetric_target_that_is_asymmetric():
+    Y = A3.copy()
+    Y[0, 1] = 9
+    with pytest.raises(ValueError, match="Y must be symmetric or zero below its diagonal"):
+        LeastSquares(np.triu(A3), Y, uplo="U")

@@ -23,25 +23,26 @@ from .._matrix.pattern import Pattern, frozen
 from .._matrix.registry import memory_source, stored_source
 from .._matrix.source import Source
 from .._validation import Rows as WhichRows
-from .._validation import Triangle
+from .._validation import Triangle, Uplo
 from .memory import MemoryRows
 from .rows import Rows
 from .streamed import StreamedEntries, StreamedRows
 
 
-def align_target(Y: Any, rows: Rows, which: WhichRows) -> Any:
+def align_target(Y: Any, rows: Rows, which: WhichRows, uplo: Uplo | None) -> Any:
     """Y's numbers at the entries of A: at once in memory, or block by block beside rows that are streamed."""
     pattern = rows.pattern
     source = target_source(Y)
-    if which == "upper":
-        Y = _upper(Y, rows)
-        source = target_source(Y)
     if source is None:
         Y = _validation.target(Y, pattern.k, pattern.m)
     elif source.k != pattern.k:
         k = pattern.k
         raise ValueError(f"Y must be a {k}x{k} matrix as A is, got {source.k}x{source.k}")
     _validation.real("Y", Y.dtype if source is None else source.dtype, "least squares")
+    if which == "upper":
+        Y = _upper(Y, source, rows)
+    elif uplo is not None and source is None:
+        _check_whole(Y, uplo)
     if isinstance(rows, MemoryRows):
         y = aligned(Y, rows.source, pattern, rows.layout, check=rows.settings.check_finite)
         if which == "upper" and Y.ndim == 2:
@@ -106,19 +107,17 @@ def _along_stored_rows(Y: NDArray[Any], layout: Layout, k: int) -> NDArray[Any]:
     return Y.T if layout.pairs_transposed else Y
 
 
-def _upper(Y: Any, rows: Rows) -> Any:
+def _upper(Y: Any, source: Source | None, rows: Rows) -> Any:
     """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal.
 
-    If A holds its lower triangle, Y may hold that as well. A matrix on disk is checked in a pass.
+    If A holds its lower triangle, a Y in memory may hold that as well. A matrix on disk is checked
+    in a pass.
     """
-    source, layout = target_source(Y), rows.layout
+    layout = rows.layout
     mirrored = layout.pairs_transposed != layout.transposed
     if source is None:
-        if np.ndim(Y) == 1:
+        if Y.ndim == 1:
             return Y
-        Y = Y if scipy.sparse.issparse(Y) else np.asarray(Y)
-        if rows.source.uplo == "L" and _is_lower(Y):
-            return Y.T
         if rows.source.uplo is not None:
             return _upper_of(Y, rows)
         if isinstance(rows, MemoryRows):
@@ -146,8 +145,15 @@ def _upper(Y: Any, rows: Rows) -> Any:
 
 def _upper_of(Y: Any, rows: Rows) -> Any:
     """A Y in memory that goes with one triangle of A: beside a sparse A, its own triangle alone."""
-    defect = unequal(*memory_source(Y, transposed=False, name="Y").arrays)
-    if defect is not None and not _is_lower(Y.T):
+    arrays = memory_source(Y, transposed=False, name="Y").arrays
+    if scipy.sparse.issparse(Y) and Y.format != "csr":
+        Y = scipy.sparse.csr_array(arrays, shape=Y.shape)  # duplicates are summed by now
+    if is_triangle(Y, "L") and rows.source.uplo == "L":
+        return Y.T
+    if is_triangle(Y, "U"):
+        return Y
+    defect = unequal(*arrays)
+    if defect is not None:
         raise _validation.neither_symmetric_nor_upper(*defect)
     if not isinstance(rows.source, CsrSource):
         return Y
@@ -156,11 +162,18 @@ def _upper_of(Y: Any, rows: Rows) -> Any:
     return scipy.sparse.triu(Y, format="csr")
 
 
-def _is_lower(Y: Any) -> bool:
-    """Whether a matrix in memory has nothing above its diagonal."""
-    if scipy.sparse.issparse(Y):
-        return not np.any(scipy.sparse.triu(Y, 1).data)
-    return not any(np.any(Y[i, i + 1 :]) for i in range(len(Y)))
+def _check_whole(Y: Any, uplo: Uplo) -> None:
+    """Refuse a matrix in memory that holds the same triangle as A, where all of it is compared."""
+    if Y.ndim == 2 and is_triangle(Y, uplo) and not is_triangle(Y, "L" if uplo == "U" else "U"):
+        raise _validation.target_is_triangle(uplo)
+
+
+def is_triangle(Y: Any, uplo: Uplo) -> bool:
+    """Whether a matrix in memory has nothing outside one triangle."""
+    part = Y if uplo == "L" else Y.T
+    if scipy.sparse.issparse(part):
+        return not np.any(scipy.sparse.triu(part.tocoo(), 1).data)
+    return not any(np.any(part[i, i + 1 :]) for i in range(len(part)))
 
 
 class _Densified(DenseSource):

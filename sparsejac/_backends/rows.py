@@ -19,7 +19,7 @@ from .._matrix.layout import Layout
 from .._matrix.pattern import Indices, Pattern, frozen, index_dtype
 from .._matrix.source import Source
 from .._system import machine
-from .._validation import Settings
+from .._validation import Order, Settings
 
 
 class Summary(NamedTuple):
@@ -153,7 +153,12 @@ class Rows:
         """Refuse weights of J's rows that cannot be read along the stored rows."""
         whole = self.pattern.indices is None and self.pattern.m == self.pattern.k**2
         if not (self.layout.rows_in_order or whole):
-            raise _validation.wrong_order(columns=self.layout.transposed)
+            raise self.wrong_order()
+
+    def wrong_order(self) -> ValueError:
+        """The error where J's rows do not follow the stored rows, as they would in the other order."""
+        other: Order = "F" if self.layout.pairs_transposed else "C"
+        return _validation.wrong_order(other, columns=self.layout.transposed)
 
     def spans(self, *, compact: bool = False) -> tuple[Any, ...]:
         """What every kernel is told of the rows. With `compact`, as if J had a row for each entry that is visited."""

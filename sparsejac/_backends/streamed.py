@@ -245,7 +245,7 @@ class StreamedRows(Rows):
         # Rows and columns of a whole dense matrix have the same structure.
         alike = structure and self.pattern.indices is None and self.pattern.m == self.pattern.k**2
         if not self.layout.rows_in_order and not compact and not alike:
-            raise _validation.wrong_order(columns=self.layout.transposed)
+            raise self.wrong_order()
         run, spans = compiled_kernel(kernel), self.spans(compact=compact)
 
         def write(block: Block) -> None:

@@ -100,7 +100,8 @@ _CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folde
 # A division by zero is infinite, and no exception.
 _ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # What only kernels call needs no way in from Python, which takes as long to compile as itself.
-_inline = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_inline = numba.njit(**_PART)
 _map = _kernel(no_cfunc_wrapper=True)
 # The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
 # ("nnan" and "ninf", which `fastmath=True` would add, do not).

@@ -134,6 +134,8 @@ def completed(A: Any, uplo: Uplo) -> Any:
     """
     k = A.shape[0]
     if not scipy.sparse.issparse(A):
+        hint = 'pass rows="upper", which reads the triangle where it is'
+        _validation.fits("a whole copy of A", k * k * A.dtype.itemsize, hint)
         whole = np.array(A)
         for row in range(k):
             rest = slice(row) if uplo == "U" else slice(row + 1, k)

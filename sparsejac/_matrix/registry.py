@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -20,8 +20,8 @@ from . import npy, pixels
 from .buffers import Room
 from .csr import CsrMemory, CsrSource
 from .dense import DenseMemory, DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
-from .layout import check_outside, is_wanted_transposed
-from .memory import completed, csr_arrays
+from .layout import check_outside, held_triangle, is_wanted_transposed
+from .memory import check_entries_finite, completed, csr_arrays
 from .numbers import (
     FileNumbers,
     _inode,
@@ -33,6 +33,8 @@ from .numbers import (
 from .source import Source
 from .stored import RowBlocks
 
+AnySource = TypeVar("AnySource", bound=Source)
+
 
 def source_of_rows(
     A: Any,
@@ -42,6 +44,7 @@ def source_of_rows(
     *,
     default: Rows = "all",
     beside: Source | None = None,
+    check_finite: bool = False,
 ) -> tuple[Source, Rows]:
     """The source of A for J's rows, and which rows those are.
 
@@ -54,6 +57,9 @@ def source_of_rows(
     if source is None:
         A = _validation.matrix(A)
         if uplo is not None and rows != "upper":
+            held = _holding(memory_source(A, transposed=False), uplo)
+            if check_finite:  # here, so that the message names a place of A as it was given
+                check_entries_finite(*held.arrays, transposed=False, part=held_triangle(held))
             A, uplo = completed(A, uplo), None
         wanted = is_wanted_transposed(rows, order, uplo)
         source = memory_source(A, transposed=wanted if beside is None else beside.transposed)
@@ -71,7 +77,7 @@ def source_of_sums(A: Any, uplo: Any) -> Source:
     return _holding(source or memory_source(_validation.matrix(A)), uplo)
 
 
-def _holding(source: Source, uplo: Uplo | None) -> Source:
+def _holding(source: AnySource, uplo: Uplo | None) -> AnySource:
     """The same source, which is said to hold one triangle."""
     if uplo == source.uplo:
         return source
