@@ -9,7 +9,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
-from ._backends.beside import align_target, target_source
+from ._backends.align import align_target, target_source
 from ._backends.sums import sums_of
 from ._matrix.entries import TARGETS, Entries
 from ._matrix.pattern import frozen
