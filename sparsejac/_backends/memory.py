@@ -57,8 +57,8 @@ class MemoryRows(Rows):
         self.entries = Entries(source.values, pattern)
         self.dtype = self.entries.dtype
         self._square = pattern.entries == pattern.k**2  # all entries of a dense A
-        # A alone decides on the pieces, so that the bits of sums do not depend on the workers. There
-        # is a power of two of them, so that as many threads share them evenly.
+        # A alone decides on the pieces, so that the bits of sums do not depend on the
+        # workers. Their number is a power of two, so that as many threads share them evenly.
         self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
 
     def scan(self) -> Summary:

@@ -558,7 +558,7 @@ class StreamedRows(Rows):
         count = min(2 * source.longest, k) if isinstance(source, CsrSource) else k
         with np.errstate(invalid="ignore", over="ignore"):
             allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
-            # The roundings of the entries have random signs. So their sum grows like the square root
+            # The roundings of the entries have random signs. So their sum grows like the root
             # of their number.
             allowed += np.sqrt(count) * _validation.symmetry_tolerance(source.dtype) * largest.real
             beyond = np.abs(ours - theirs) > allowed

@@ -23,7 +23,7 @@ _COLUMNS = 2**20
 
 
 class StoredColumns:
-    """The column indices of a CSR matrix that are not in memory, in the form that `Pattern` reads."""
+    """The column indices of a CSR matrix that are not in memory, as `Pattern` reads them."""
 
     def __init__(self, stored: Numbers, dtype: np.dtype[Any]) -> None:
         self._stored, self.size, self.dtype = stored, stored.size, dtype

@@ -1,8 +1,8 @@
 """Sources of dense rows: files, functions, and objects with rows to slice.
 
-A source is opened for a pass. It checks that it has not changed since the user passed it in. It then
-reads blocks of rows. It never maps a file into memory: if the file became shorter, the system would
-kill the process, whereas a read raises an error.
+A source is opened for a pass. It checks that it has not changed since the user passed it in. It
+then reads blocks of rows. It never maps a file into memory: if the file became shorter, the system
+would kill the process, whereas a read raises an error.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class FileRows(DenseSource):
 
             def read(part: Part, room: Room) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
-                # One read of whole rows is faster than a read for each row, unless the latter leaves
-                # out a large part of long rows.
+                # One read of whole rows is faster than a read for each row, unless the latter
+                # leaves out a large part of long rows.
                 if (
                     c1 - c0 > k // 2
                     or k * self.dtype.itemsize < _SMALL

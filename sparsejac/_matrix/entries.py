@@ -24,8 +24,8 @@ class Entries:
     """One number for each entry of A, in the user's own memory.
 
     The numbers are a matrix of A's shape, or a vector that is aligned with CSR indices. The kernels
-    read C-contiguous values of the `compiled` dtypes in place. Other values (Fortran order, strides,
-    foreign byte order, small integers) are copied block by block, into a buffer of at most
+    read C-contiguous values of the `compiled` dtypes in place. Other values (Fortran order,
+    strides, foreign byte order, small integers) are copied block by block, into a buffer of at most
     max(1 MiB, 32 rows) for each worker. That costs one more pass through the cache. In return, no
     version of every kernel has to be compiled for every such dtype.
     """
@@ -94,7 +94,7 @@ class Weights:
         self.values = frozen(w)
 
     def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
-        """The weights for rows ``i0 <= i < i1`` of A as a contiguous array, and the number of the first.
+        """The weights for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
 
         If the kernels can read all weights in place, these are returned.
         """

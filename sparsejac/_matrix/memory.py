@@ -233,9 +233,9 @@ def unequal(
 ) -> tuple[int, int] | None:
     """A place where A is not symmetric up to rounding; None if A is symmetric.
 
-    It is a pair (i, j) with ``|A_ij - A_ji| > τ max_l |A_il|`` or ``|A_ij - A_ji| > τ max_l |A_jl|``.
-    Here τ is `_validation.symmetry_tolerance`, and an entry that is not stored is 0. This takes one
-    pass if A is symmetric to the bit. Otherwise it takes three passes and a k-vector.
+    It is a pair (i, j) with ``|A_ij - A_ji| > τ m``, where m is ``max_l |A_il|`` or ``max_l
+    |A_jl|``. Here τ is `_validation.symmetry_tolerance`, and an entry that is not stored is 0. This
+    takes one pass if A is symmetric to the bit. Otherwise it takes three passes and a k-vector.
     """
     found = asymmetry(values, indices, indptr)
     if found is None:
