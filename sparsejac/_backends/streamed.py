@@ -545,11 +545,11 @@ class StreamedRows(Rows):
         return self.entries.diagonal.astype(np.float64)
 
     def asymmetry(self) -> tuple[int, float] | None:
-        """A row in which ``A u`` and ``Aᵀ u`` differ by more than rounding, for a random u; or None.
+        """A row in which ``A u`` and ``Aᵀ u`` differ by more than rounding, for a random u.
 
-        The difference is returned too. A must be whole. The check takes one pass. It allows the
-        rounding of these sums, and √n times the tolerance of `_matrix.memory.unequal` for one
-        entry, where n is the number of entries in a row.
+        It is returned with the difference, or None if there is none. A must be whole. The check
+        takes one pass. It allows the rounding of these sums, and √n times the tolerance of
+        `_matrix.memory.unequal` for one entry, where n is the number of entries in a row.
         """
         k, source = self.pattern.k, self.entries.source
         dtype = np.complex128 if self.dtype.kind == "c" else np.float64
