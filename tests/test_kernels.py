@@ -50,7 +50,10 @@ def copy(tmp_path):
 
 
 def test_import_does_not_import_numba(copy):
-    program = "import sys, sparsejac; print([name for name in ('numba', 'matplotlib', 'tqdm', 'pandas') if name in sys.modules])"
+    program = (
+        "import sys, sparsejac; names = ('numba', 'matplotlib', 'tqdm', 'pandas'); "
+        "print([name for name in names if name in sys.modules])"
+    )
     assert python(program, copy) == "[]"
 
 
@@ -74,8 +77,8 @@ def test_a_folder_that_stops_being_writable(copy):
     program = (
         "import numpy as np, sparsejac, numba.core.caching as caching\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
-        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile._save_data = lambda *_: True, full\n"
-        + USE
+        "caching.CacheImpl.check_cachable, caching.IndexDataCacheFile._save_data = lambda *_: "
+        "True, full\n" + USE
     )
     assert python(program, copy) == "6.0"
 
@@ -93,7 +96,9 @@ def test_a_damaged_cache_is_named(copy):
 
 @pytest.mark.slow
 def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy):
-    """The last one to write the index has not seen what the other one compiled: here float64, and then integers."""
+    """The last one to write the index has not seen what the other one compiled: here float64, and
+    then integers.
+    """
     assert python(USE, copy) == "6.0"
     ((index, of_the_first),) = [
         (file, file.read_bytes())
