@@ -127,8 +127,8 @@ def of_numpy(A, x):
         return np.einsum("ijc,j->ic", scaled, x) + np.einsum("ijc,i->jc", scaled, x)
 
     operations = {
-        "value": lambda _: A * np.outer(x, x), "matvec": matvec, "rmatvec": rmatvec, "matmat": matmat,
-        "rmatmat": rmatmat, "column_norms": column_norms,
+        "value": lambda _: A * np.outer(x, x), "matvec": matvec, "rmatvec": rmatvec,
+        "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
     return {
         name: lambda operand, f=function: lambda: f(operand)
@@ -156,8 +156,8 @@ def of_numpy_sparse(A, x):
         return np.stack([rmatvec(w) for w in W.T], axis=1)
 
     operations = {
-        "value": lambda _: a * x[i] * x[j], "matvec": lambda v: a * (v[i] * x[j] + x[i] * v[j]), "rmatvec": rmatvec,
-        "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
+        "value": lambda _: a * x[i] * x[j], "matvec": lambda v: a * (v[i] * x[j] + x[i] * v[j]),
+        "rmatvec": rmatvec, "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
     return {
         name: lambda operand, f=function: lambda: f(operand)
