@@ -1,4 +1,4 @@
-"""`JacobianBuilder`: one A, its index pattern, and everything that can be made of it at a point x."""
+"""`JacobianBuilder`: an A, its index pattern, and all that can be computed from them at an x."""
 
 from __future__ import annotations
 
@@ -22,93 +22,124 @@ from ._operators.hermitian import HessianOperator
 from ._operators.jacobian import JacobianOperator
 from ._validation import Order, Rows, Settings, Uplo
 
-_BLOCK = 2**26  # bytes of a block of iter_csr, unless the caller says how many rows
+_BLOCK = 2**26  # bytes of a block of `iter_csr`, unless the caller chooses the number of rows
 
 
 class JacobianBuilder:
     """Builds the Jacobian of ``F(x) = A ∘ (x xᵀ)`` from its index pattern.
 
-    ``F_ij = A_ij x_i x_j``, so ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``: the row of J for entry (i, j) has the entries
-    ``A_ij x_j`` in column i and ``A_ij x_i`` in column j, and ``2 A_ii x_i`` alone where i = j.
+    ``F_ij = A_ij x_i x_j``, so ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``. The row of J for entry
+    (i, j) has the entries ``A_ij x_j`` in column i and ``A_ij x_i`` in column j. For i = j it has
+    the one entry ``2 A_ii x_i``.
 
     Parameters
     ----------
-    A : array_like or SciPy sparse array or matrix, shape (k, k); or rows that are not in memory
-        Any strides, any sparse format; bool, integer, float32, float64, complex64 or complex128. It is referenced, not
-        copied, if it is dense, or CSR (with ``order="F"``: CSC; with ``rows="upper"``: either) in canonical format: then a later change of its
-        values is seen by later calls. Other sparse formats are converted once, here, and duplicates are summed. Its
-        structure must not change. It is never written to. What is not in memory is streamed: see the notes.
+    A : array_like or SciPy sparse array or matrix, shape (k, k); or a matrix that is not in memory
+        Any strides and any sparse format. The dtype is bool, integer, float32, float64, complex64
+        or complex128. A is never written to, and its structure must not change. A dense A is
+        referenced, not copied. So is a sparse A in canonical CSR format (with ``order="F"``: CSC;
+        with ``rows="upper"``: either). If the values of a referenced A change, later calls use the
+        new values. Other sparse formats are converted once, here, and duplicates are summed. An A
+        that is not in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
-        Which entries of F are rows of J. ``"all"``: all k² of them. ``"stored"``: the stored entries of a sparse A, explicit
-        zeros included, the choice for a large k; for a dense A the same as ``"all"``. ``"upper"``: those with i ≤ j, for an
-        A that is symmetric up to rounding: see the notes.
+        Which entries of F are rows of J. ``"all"``: all k² entries. ``"stored"``: the stored
+        entries of a sparse A, explicit zeros included. This is the choice for a large k. For a
+        dense A it is the same as ``"all"``. ``"upper"``: the entries with i ≤ j of an A that is
+        symmetric up to rounding, see the notes. If `uplo` is given, the default is ``"upper"``.
     order : {"C", "F"}, default "C"
-        The order of the rows: ``"C"`` is row-major (with ``rows="all"`` entry (i, j) is row i k + j), ``"F"`` stacks the columns of F, the
-        vec of the textbooks (entry (i, j) is row i + j k).
+        The order of the rows. ``"C"`` is row-major: with ``rows="all"``, entry (i, j) is row
+        i k + j. ``"F"`` stacks the columns of F, like the vec of textbooks: entry (i, j) is row
+        i + j k.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix. A sparse A
-        must have no entries outside that triangle, zeros apart; those of a dense A are not read.
-        `rows` is ``"upper"`` then, unless it is given. For ``"stored"`` and ``"all"`` an A in memory
-        is completed in a copy (k² numbers, or twice the entries of a sparse A), and a streamed A is
-        refused. Default: A is whole.
+        must have no entries outside that triangle, except zeros. In a dense A they are not read.
+        `rows` is ``"upper"`` then, unless it is given. With ``"stored"`` and ``"all"``, an A in
+        memory is completed in a copy (k² numbers, or twice the entries of a sparse A), and a
+        streamed A is refused. Default: A is whole.
     check_finite : bool, default True
         Refuse NaN and infinity, in A here and in x at each call. False lets them through.
     workers : int, optional
-        How many threads a large problem may use. Default: the processors that this process may use. Results
-        do not depend on it, to the bit.
+        How many threads a large problem may use. Default: the processors that this process may use.
+        The bits of results do not depend on it.
     memory : int, optional
-        For a streamed A: bytes that we may hold at a time, results apart; at least 2 MiB, 384 k, and for each of ``workers + 1`` threads four rows of a
-        dense A, or a chunk's rows, or the longest row of a sparse A. Default: 256 MiB for blocks. No influence on an A in memory.
+        The bytes that a pass over a streamed A may hold at a time, without its results. The least
+        value is the sum of 2 MiB, 384 k bytes, and the blocks of ``workers + 1`` threads. A block
+        has at least four rows of a dense A, or the rows of a chunk, or the longest row of a sparse
+        A. Default: 256 MiB for blocks. `memory` has no influence on an A in memory.
     progress : bool, default False
-        For a streamed A: show a bar of a pass that takes longer than two seconds.
+        Show a progress bar for each pass over a streamed A that takes longer than two seconds.
 
     Attributes
     ----------
     shape : tuple of int
         (m, k), the shape of J.
     dtype : numpy.dtype
-        That of A, float64 for integers and booleans: the dtype of J for an x that has no higher precision and is not complex.
+        The dtype of J for a real x that has no higher precision than A. It is the dtype of A, or
+        float64 if A has integers or booleans.
     nnz : int
-        How many entries `tocsr` will store: ``2 k² - k`` for a dense A. It does not depend on values: zeros in A or x are entries.
+        The number of entries that `tocsr` stores: ``2 k² - k`` for a dense A. It does not depend on
+        values: zeros in A and in x are entries too.
 
     Raises
     ------
     ValueError
-        If A is not square, not finite, inconsistent in its structure, or for ``rows="upper"`` not symmetric; if an option has no such value.
+        If A is not square, not finite, or has an inconsistent structure; if ``rows="upper"`` and A
+        is not symmetric; if an option has a value that does not exist.
     TypeError
-        If A is not a matrix of numbers, or of another dtype than those above.
+        If A is not a matrix of numbers, or has another dtype than those above.
 
     Notes
     -----
-    **Memory.** The builder keeps A and O(k) integers: 4 k for a dense A, k to 4 k for a sparse one. Checking A takes 1 MiB.
-    A sparse A that has to be converted is kept in its converted form. For `uplo` see there.
+    **Memory.** The builder keeps A and O(k) integers: 4 k for a dense A, k to 4 k for a sparse one.
+    Checking A takes 1 MiB. If a sparse A has to be converted, the converted form is kept. The
+    copies that `uplo` may need are stated there.
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
-    **Symmetric** is an A with ``|A_ij - A_ji| ≤ 1000 ε max_l |A_il|`` for all i and j, where ε is the precision of its dtype (0 for integers), and an
-    entry that is not stored is 0. BLAS leaves differences of some hundred ε in a symmetric product. The upper triangle of such an A is read, or for ``order="F"`` the lower one, and stands for both. What is symmetric
-    to the bit takes one pass to find out, anything else two more.
+    **Symmetric** means ``|A_ij - A_ji| ≤ 1000 ε max_l |A_il|`` for all i and j. Here ε is the
+    precision of A's dtype (0 for integers), and an entry that is not stored is 0. The tolerance is
+    needed because BLAS leaves differences of some hundred ε in a symmetric product. The upper
+    triangle of A is read, or with ``order="F"`` the lower one, and stands for both. The check takes
+    one pass if A is symmetric to the bit, and two more if it is not.
 
-    **Streamed.** An A that is not in memory is read block by block, once for each pass, while the kernels run on the blocks before. It may be
+    **Streamed.** An A that is not in memory is read block by block, once in each pass. The kernels
+    run on one block while the next one is read. A may be
 
-    * the path of a ``.npy``, or a `numpy.memmap` of a file, if it is contiguous there (``np.asarray(A)`` is one in memory, mapped);
-    * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that `sparsejac.io.write_csr_blocks` wrote;
-    * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to slice: in chunks of few rows, as no chunk is read
-      twice in a pass. Data that are missing in HDF5 are refused: chunks, a dataset that was never written, external files, the sources of a virtual
-      dataset. Chunks that a Zarr array does not store are zeros if its ``fill_value`` is 0, and refused otherwise;
+    * the path of a ``.npy``, or a `numpy.memmap` of a file that is contiguous there. To treat a
+      mapped file as an A in memory, pass ``np.asarray(A)``;
+    * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that
+      `sparsejac.io.write_csr_blocks` wrote;
+    * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to
+      slice. Its chunks should have few rows, as no chunk is read twice in a pass. Missing data in
+      HDF5 are refused: chunks, a dataset that was never written, external files, and the sources of
+      a virtual dataset. Chunks that a Zarr array does not store are zeros if its ``fill_value`` is
+      0, and are refused otherwise;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
-    * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the same each time. It is called for one block after the
-      other, in order, never for two at a time, also by several builders (a method of an object, and partials of one function, are one function), on a thread that is not the caller's; and for row 0 when the builder is made, which tells k and the
-      dtype. Of `memory`, eight arrays of a block's size are left to it.
+    * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the
+      same each time. It is called for row 0 when the builder is made, to find k and the dtype. A
+      pass calls it for consecutive blocks, in order, on a thread that is not the caller's. It is
+      never called twice at the same time, even by several builders. A method of an object counts as
+      one function, and so do partials of one function. Within `memory`, it may use eight arrays of
+      the size of a block.
 
-    Maps (F, J, J v) have the bits that they have in memory. Sums differ by rounding, ``|Δ| ≤ 2 k ε Σ|terms|``; their bits depend on A alone, not
-    on `workers` and not on `memory`. A file in Fortran order is read along its columns: sums take that as it is, what needs its rows is refused, unless ``order="F"``
-    asks for its columns. Files are looked at when a pass begins and when it ends: size, time, and whether it is the same
-    file. Whether A is finite is seen in the first pass. It is seen in each pass where A may change unnoticed: for functions, for objects, and for files
-    that this process has mapped for writing when they are handed over, as their time does not tell of every write. What another process writes through a mapping of its own
-    is not noticed. ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row may differ by their rounding, and by
-    √k times what one entry may. The builder keeps 40 k bytes; a pass takes ``workers + 1`` blocks, of
-    up to 8 MiB (at least a row of A, and of what is beside it), and up to four k-vectors for each that it returns.
+    The results of maps (F, J, J v) have the same bits as for an A in memory. Sums differ by
+    rounding, ``|Δ| ≤ 2 k ε Σ|terms|``. Their bits depend on A alone, not on `workers` or `memory`.
+
+    A file in Fortran order is read along its columns. Sums can use the columns. Results that need
+    the rows of A are refused, unless ``order="F"`` asks for its columns.
+
+    Each pass checks at its begin and at its end that a file is the same file, with the same size
+    and time. The first pass checks whether A is finite. Every pass checks it where A may change
+    unnoticed: for functions, for objects, and for files that this process has mapped for writing
+    when they are passed in, as the time of such a file does not show every write. Writes of another
+    process through a mapping of its own are not noticed.
+
+    ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row
+    may differ by their rounding, and by √k times the tolerance of one entry.
+
+    The builder keeps 40 k bytes. A pass takes ``workers + 1`` blocks of up to 8 MiB, each at least
+    a row of A and of the matrix that is aligned with it. It also takes up to four k-vectors for
+    each vector that it returns.
 
     Examples
     --------
@@ -148,7 +179,7 @@ class JacobianBuilder:
     def _checked(
         cls, source: Source, rows: Rows, order: Order, settings: Settings
     ) -> JacobianBuilder:
-        """A builder over a source that is there already."""
+        """Make a builder over an existing source."""
         builder = cls.__new__(cls)
         builder._check_and_set_up(source, rows, order, settings)
         return builder
@@ -161,7 +192,7 @@ class JacobianBuilder:
         self._set_up(checked_backend(source, layout, settings, symmetric), rows, order)
 
     def _set_up(self, backend: Backend, rows: Rows, order: Order) -> None:
-        """What `__init__` does apart from its checks, and unpickling without them."""
+        """Set the attributes. Unpickling does this without the checks of `__init__`."""
         self._rows, self._pattern = backend, backend.pattern
         self._which, self._order = rows, order
         self._check_finite = backend.settings.check_finite
@@ -177,20 +208,22 @@ class JacobianBuilder:
 
     def __repr__(self) -> str:
         m, k = self.shape
-        return f"<JacobianBuilder: J is {m}x{k}, {self.nnz} entries, {self.dtype}; rows={self._which!r}, order={self._order!r}>"
+        size = f"J is {m}x{k}, {self.nnz} entries, {self.dtype}"
+        return f"<JacobianBuilder: {size}; rows={self._which!r}, order={self._order!r}>"
 
-    # --- what depends on the pattern only ---------------------------------------------------------------------------
+    # --- results that depend on the pattern only
 
     def csr_nbytes(self, x_dtype: Any = None) -> int:
-        """The bytes of the three arrays of a fresh `tocsr`, exactly.
+        """The exact number of bytes of the three arrays of a fresh `tocsr`.
 
-        ``nnz (itemsize + index) + (m + 1) index``, where the index arrays are int32 (4 bytes) while m, k and nnz are all below
-        2³¹, else int64: int32 up to k = 32 768 for a dense A, up to k = 46 340 for a sparse one with ``rows="all"``.
+        It is ``nnz (itemsize + index) + (m + 1) index``. The index arrays are int32 (index = 4)
+        while m, k and nnz are all below 2³¹, else int64 (index = 8). They are int32 up to
+        k = 32 768 for a dense A, and up to k = 46 340 for a sparse one with ``rows="all"``.
 
         Parameters
         ----------
         x_dtype : dtype_like, optional
-            That of x, if it has a higher precision than A or is complex.
+            The dtype of x, if it has a higher precision than A or is complex.
 
         Returns
         -------
@@ -199,7 +232,7 @@ class JacobianBuilder:
         Raises
         ------
         TypeError
-            If `x_dtype` is not one that x may have.
+            If x may not have this dtype.
 
         Examples
         --------
@@ -212,21 +245,21 @@ class JacobianBuilder:
         return self._pattern.csr_nbytes(np.result_type(self.dtype, x_dtype).itemsize)
 
     def row_pairs(self) -> tuple[Indices, Indices]:
-        """Which entry (i, j) of F each row of J is.
+        """The entry (i, j) of F that each row of J belongs to.
 
         Returns
         -------
         i, j : ndarray of int, shape (m,)
-            int32 or int64 as in `csr_nbytes`; fresh arrays.
+            Fresh arrays, of int32 or int64 as in `csr_nbytes`.
 
         Raises
         ------
         MemoryError
-            If they would not fit into memory; before they are allocated.
+            If they would not fit into memory. It is raised before they are allocated.
 
         Notes
         -----
-        **Memory.** The result, 2 m integers.
+        **Memory.** The result: 2 m integers.
 
         Examples
         --------
@@ -241,12 +274,12 @@ class JacobianBuilder:
         i, j = np.empty(m, pattern.columns_dtype), np.empty(m, pattern.columns_dtype)
         if pattern.grid is None:
             self._rows.map("pairs", i, j, structure=True)
-        else:  # absent entries have rows as well
+        else:  # entries that A does not store have rows as well
             i.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=i.dtype)[:, np.newaxis]
             j.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=j.dtype)
         return (i, j) if self._order == "C" else (j, i)
 
-    # --- what depends on x ------------------------------------------------------------------------------------------
+    # --- results that depend on x
 
     def value(self, x: ArrayLike) -> NDArray[Any]:
         """The entries ``A_ij x_i x_j`` of F in the order of J's rows.
@@ -267,11 +300,11 @@ class JacobianBuilder:
         TypeError
             If x is not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result would not fit into memory. It is raised before it is allocated.
 
         Notes
         -----
-        **Memory.** The result, m numbers, and a copy of x.
+        **Memory.** The result (m numbers), and a copy of x.
 
         Examples
         --------
@@ -289,33 +322,35 @@ class JacobianBuilder:
     def tocsr(
         self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None
     ) -> scipy.sparse.csr_array:
-        """J at x as a CSR matrix, written directly, once, at its final size.
+        """J at x as a CSR matrix. Its arrays are written once, at their final size.
 
         Parameters
         ----------
         x : array_like, shape (k,)
         out : scipy.sparse.csr_array, optional
-            A matrix that this builder's `tocsr` returned before, whose structure is untouched. Only its numbers are
-            rewritten.
+            A matrix that `tocsr` of this builder returned before, with its structure unchanged.
+            Only its numbers are rewritten.
 
         Returns
         -------
         J : scipy.sparse.csr_array, shape (m, k)
-            In canonical format: columns ascending, no duplicates. Explicit zeros of A and zeros of x are stored, so the structure is the same for
-            every x. All three arrays are fresh and the caller's own; with `out`, `out` itself.
+            The matrix is in canonical format: columns ascend, and there are no duplicates. Explicit
+            zeros of A and zeros of x are stored, so that the structure is the same for every x. All
+            three arrays are fresh and belong to the caller. If `out` is given, it is returned.
 
         Raises
         ------
         ValueError
-            If x has another shape, or is not finite; if `out` is not of this builder, of another dtype, or changed in its structure.
+            If x has another shape, or is not finite; if `out` comes from another builder, has
+            another dtype, or a changed structure.
         TypeError
             If x is not an array of numbers.
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If the result would not fit into memory. It is raised before anything is allocated.
 
         Notes
         -----
-        **Memory.** The result (`csr_nbytes`) and a copy of x; with `out` the copy of x alone.
+        **Memory.** The result (`csr_nbytes`), and a copy of x. With `out`, only the copy of x.
 
         Examples
         --------
@@ -338,34 +373,36 @@ class JacobianBuilder:
     def iter_csr(
         self, x: ArrayLike, *, block_rows: int | None = None
     ) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
-        """J at x block by block, for what does not fit as a whole.
+        """J at x in blocks of rows, for a J that does not fit into memory.
 
         Parameters
         ----------
         x : array_like, shape (k,)
         block_rows : int, optional
-            How many rows of J a block has (the last one may have fewer). Default: as many as fill 64 MiB.
+            The number of rows of J in a block. The last block may have fewer. Default: as many as
+            fill 64 MiB.
 
         Yields
         ------
         first_row : int
-            The row of J with which the block starts.
+            The first row of J in the block.
         block : scipy.sparse.csr_array, shape (block_rows, k)
-            Its numbers are those of `tocsr`, bit for bit; a fresh matrix each time.
+            A fresh matrix each time. Its numbers are those of `tocsr`, bit for bit.
 
         Raises
         ------
         ValueError
             If x has another shape, or is not finite; if `block_rows` is not positive.
         TypeError
-            If x is not an array of numbers, or `block_rows` not an integer.
+            If x is not an array of numbers, or `block_rows` is not an integer.
 
         Notes
         -----
-        **Memory.** One block, as long as the caller keeps no other, and a copy of x.
+        **Memory.** A copy of x, and one block, unless the caller keeps more of them.
 
-        Of a streamed A, each block is a pass over its own rows, which for a sparse A reads the columns twice; where a block ends within a row of A, that row
-        is read again for the next one. So blocks should have many rows of A.
+        Each block of a streamed A takes one pass over its own rows. The pass reads the columns of a
+        sparse A twice. If a block ends within a row of A, the next block reads that row again. So a
+        block should cover many rows of A.
 
         Examples
         --------
@@ -391,7 +428,7 @@ class JacobianBuilder:
         Parameters
         ----------
         x : array_like, shape (k,)
-            Copied: a later change of it does not matter.
+            It is copied: later changes of x have no effect.
 
         Returns
         -------
@@ -406,7 +443,7 @@ class JacobianBuilder:
 
         Notes
         -----
-        **Memory.** A copy of x. That of the products: see `JacobianOperator`.
+        **Memory.** A copy of x. `JacobianOperator` states what the products allocate.
 
         Examples
         --------
@@ -421,14 +458,15 @@ class JacobianBuilder:
         return JacobianOperator(self._assembly, self._point(x))
 
     def hessian(self, w: ArrayLike) -> HessianOperator:
-        """The Hessian of ``wᵀF``, ``Σ_r w_r ∇²F_r = A∘W + (A∘W)ᵀ``, as a k×k operator. It is the same at every x.
+        """The Hessian of ``wᵀF``, ``Σ_r w_r ∇²F_r = A∘W + (A∘W)ᵀ``, as a k×k operator.
 
-        That is what a `scipy.optimize.NonlinearConstraint` on F asks for: ``hess=lambda x, w: builder.hessian(w)``.
+        W holds the weight of each entry of F. The Hessian is the same at every x. A
+        `scipy.optimize.NonlinearConstraint` on F takes ``hess=lambda x, w: builder.hessian(w)``.
 
         Parameters
         ----------
         w : array_like, shape (m,)
-            A weight for each row of J, real. Referenced: later changes are seen.
+            A real weight for each row of J. It is referenced: later changes of w take effect.
 
         Returns
         -------
@@ -439,7 +477,7 @@ class JacobianBuilder:
         ValueError
             If w has another shape, or is not finite.
         TypeError
-            If A or w is complex, or w not an array of numbers.
+            If A or w is complex, or w is not an array of numbers.
 
         Notes
         -----
@@ -466,9 +504,11 @@ class JacobianBuilder:
         return HessianOperator(self._rows, dtype, w=weights)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
-        """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix: it is zero outside row s and column s.
+        """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix.
 
-        Entry (s, j) is ``A_sj x_j``, entry (i, s) is ``A_is x_i``, and (s, s) is ``2 A_ss x_s``. With ``rows="upper"`` those with i ≤ j.
+        It is zero outside row s and column s. Entry (s, j) is ``A_sj x_j``, entry (i, s) is
+        ``A_is x_i``, and (s, s) is ``2 A_ss x_s``. With ``rows="upper"`` it has only the entries
+        with i ≤ j.
 
         Parameters
         ----------
@@ -479,20 +519,22 @@ class JacobianBuilder:
         Returns
         -------
         dF : scipy.sparse.csr_array, shape (k, k)
-            In canonical format.
+            The matrix is in canonical format.
 
         Raises
         ------
         ValueError
             If x has another shape, or is not finite.
         TypeError
-            If x is not an array of numbers, or s not an integer.
+            If x is not an array of numbers, or s is not an integer.
         IndexError
             If there is no variable s.
 
         Notes
         -----
-        **Memory.** O(k). **Time.** O(k) for a dense A; for a sparse one a binary search in each row.
+        **Memory.** O(k).
+
+        **Time.** O(k) for a dense A, and a binary search in each row of a sparse A.
 
         Examples
         --------
@@ -526,10 +568,10 @@ class JacobianBuilder:
         data = np.concatenate([column_data[:before], row_data, column_data[before:]])
         return canonical((data, indices, indptr), (k, k))
 
-    # --- behind the doors -------------------------------------------------------------------------------------------
+    # --- private
 
     def _point(self, x: Any) -> NDArray[Any]:
-        """A checked, read-only copy of x in the dtype of the result."""
+        """Return a checked, read-only copy of x in the dtype of the result."""
         self._pattern.check_unchanged()
         x = _validation.point(x, self._pattern.k, finite=self._check_finite)
         return frozen(x.astype(self._result_dtype(x.dtype)))
@@ -543,9 +585,10 @@ class JacobianBuilder:
 def jacobian(
     A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C"
 ) -> scipy.sparse.csr_array:
-    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a CSR matrix: ``JacobianBuilder(A, rows=rows, order=order).tocsr(x)``.
+    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a CSR matrix.
 
-    For several x, or for products without the matrix, keep the builder.
+    It is ``JacobianBuilder(A, rows=rows, order=order).tocsr(x)``. For several x, or for products
+    without the matrix, make a `JacobianBuilder` and keep it.
 
     Parameters
     ----------
@@ -554,25 +597,28 @@ def jacobian(
     rows : {"all", "stored", "upper"}, default "all"
         Which entries of F are rows of J: see `JacobianBuilder`.
     order : {"C", "F"}, default "C"
-        The order of the rows: row-major, or the columns of F stacked.
+        The order of the rows: ``"C"`` is row-major, ``"F"`` stacks the columns of F.
 
     Returns
     -------
     J : scipy.sparse.csr_array, shape (m, k)
-        ``J[i k + j]`` has the entries ``A_ij x_j`` in column i and ``A_ij x_i`` in column j, with ``rows="all"`` and ``order="C"``.
+        With ``rows="all"`` and ``order="C"``, row i k + j has the entries ``A_ij x_j`` in column i
+        and ``A_ij x_i`` in column j.
 
     Raises
     ------
     ValueError
-        If A is not square or x not of its size, or one of them not finite; and as `JacobianBuilder` does.
+        If A is not square, x is not of its size, or one of them is not finite; and as
+        `JacobianBuilder` raises it.
     TypeError
-        If one of them is not an array of numbers.
+        If A or x is not an array of numbers.
     MemoryError
-        If J would not fit into memory; before it is allocated.
+        If J would not fit into memory. It is raised before J is allocated.
 
     Notes
     -----
-    **Memory.** The result: for a dense A and k up to 32 768, ``28 k² - 12 k + 4`` bytes in float64; and O(k).
+    **Memory.** The result, and O(k). For a dense A and k up to 32 768, the result has
+    ``28 k² - 12 k + 4`` bytes in float64.
 
     Examples
     --------

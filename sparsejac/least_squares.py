@@ -1,4 +1,4 @@
-"""`LeastSquares`: the problem ``min ½‖A ∘ (x xᵀ) - Y‖²`` in every form that SciPy's solvers ask for."""
+"""`LeastSquares`: the problem ``min ½‖A ∘ (x xᵀ) - Y‖²`` in the forms that SciPy's solvers take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
-from ._backends.beside import align_target, target_source
+from ._backends.align import align_target, target_source
 from ._backends.sums import sums_of
 from ._matrix.entries import TARGETS, Entries
 from ._matrix.pattern import frozen
@@ -21,20 +21,23 @@ from .jacobian import JacobianBuilder
 
 
 class LeastSquares:
-    """The problem ``min ½‖F(x) - Y‖²`` with ``F(x) = A ∘ (x xᵀ)``, ready for SciPy's solvers; `fit` solves it by itself.
+    """The problem ``min ½‖F(x) - Y‖²`` with ``F(x) = A ∘ (x xᵀ)``, for SciPy's solvers.
 
-    Cost and gradient come from one pass over A and Y, without a vector of residuals; JᵀJ and the Hessian are k×k and never formed.
+    `sparsejac.fit` solves the problem by itself. Cost and gradient come from one pass over A and Y,
+    without a vector of residuals. JᵀJ and the Hessian are k×k operators, and are never formed.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        As `JacobianBuilder` takes it, but real.
+        A real matrix, as `JacobianBuilder` takes it.
     Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
-        As a matrix like A, or as a vector in the order of J's rows. Beside a sparse A, entries that A does not store must be zero in Y.
-        Referenced if it is an array beside a dense A, or has the structure of a sparse A.
+        A real matrix like A, or a vector in the order of J's rows. Y must be zero where a sparse A
+        stores no entry. Y is referenced if it is an array and A is dense, or if it has the
+        structure of a sparse A.
     rows : {"all", "stored", "upper"}, default "stored"
-        Which entries of F and Y are compared: see `JacobianBuilder`. ``"upper"`` counts those of a symmetric A that are off the
-        diagonal once, where ``"stored"`` counts them twice.
+        Which entries of F and Y are compared: see `JacobianBuilder`. Entries of a symmetric A that
+        are off the diagonal count once with ``"upper"``, and twice with ``"stored"``. If `uplo` is
+        given, the default is ``"upper"``.
     order : {"C", "F"}, default "C"
         The order of J's rows, of `fun`, and of a vector Y.
     uplo : {"U", "L"}, optional
@@ -53,28 +56,33 @@ class LeastSquares:
     Attributes
     ----------
     builder : JacobianBuilder
-        That of J.
+        The builder of J.
     shape : tuple of int
         (m, k), the shape of J.
 
     Raises
     ------
     ValueError
-        If A or Y is of no shape, structure, or value as above; if Y is not zero where A has no entries.
+        If A or Y has a shape, structure or value that is not allowed above; if Y is not zero where
+        A has no entries.
     TypeError
         If A or Y is complex, or not a matrix of numbers.
 
     Notes
     -----
-    **Weights.** ``½‖√W∘(M - x xᵀ)‖²`` for data M with weights ``W >= 0`` (0 where M is unknown) is ``LeastSquares(√W, √W∘M)``.
+    **Weights.** For data M with weights ``W >= 0`` (0 where M is unknown), the problem
+    ``½‖√W∘(M - x xᵀ)‖²`` is ``LeastSquares(√W, √W∘M)``.
 
-    **Memory.** As the builder, and up to 3 k numbers that the last x left; if A and Y are symmetric 7 k more. A Y of
-    another structure than a sparse A is converted once, to a number for each entry of A; a sparse Y beside a dense A to an array.
-    A pass allocates at most three k-vectors, and three for each worker; for an A or Y that is dense but not in C order, or of
-    other dtypes than float64 and float32 (A: also int32 and int64), buffers of max(1 MiB, 32 rows) for each worker.
+    **Memory.** As for the builder, and up to 3 k numbers that belong to the last x. Symmetric A and
+    Y take 7 k numbers more. If Y has another structure than a sparse A, it is converted once, to a
+    number for each entry of A. If A is dense, a sparse Y is converted to an array.
 
-    **Later changes.** A and Y are looked at here, for symmetry, and the last x is remembered with what it gave: if their values are changed, make
-    another problem.
+    A pass allocates at most three k-vectors, and three more for each worker. It also allocates
+    buffers of max(1 MiB, 32 rows) for each worker if A or Y is dense and not in C order, or if its
+    dtype is not float64 or float32 (for A: also int32 or int64).
+
+    **Later changes.** Whether A and Y are symmetric is checked here, and the results at the last x
+    are kept. If values of A or Y change, make another problem.
 
     Examples
     --------
@@ -85,7 +93,8 @@ class LeastSquares:
     >>> problem = LeastSquares(A, A * np.outer([2.0, 3.0], [2.0, 3.0]))
     >>> print(least_squares(problem.fun, [1.0, 1.0], jac=problem.jac).x.round(6))
     [2. 3.]
-    >>> print(minimize(problem.value_and_grad, [1.0, 1.0], jac=True, hess=problem.hess, method="trust-constr").x.round(6))
+    >>> options = {"jac": True, "hess": problem.hess, "method": "trust-constr"}
+    >>> print(minimize(problem.value_and_grad, [1.0, 1.0], **options).x.round(6))
     [2. 3.]
     """
 
@@ -120,7 +129,7 @@ class LeastSquares:
         self._set_up(builder, target)
 
     def _set_up(self, builder: JacobianBuilder, target: Any) -> None:
-        """What `__init__` does after its checks, and unpickling without them."""
+        """Set the attributes. Unpickling does this without the checks of `__init__`."""
         self.builder, self.shape, self._target = builder, builder.shape, target
         self._sums = sums_of(builder._rows, target)
         self._y_dtype = _validation.float_dtype("Y", target.given_dtype)
@@ -141,7 +150,9 @@ class LeastSquares:
         return f"<LeastSquares: {m} residuals, {k} variables>"
 
     def fun(self, x: ArrayLike) -> NDArray[Any]:
-        """The residuals ``F(x) - Y`` in the order of J's rows: `least_squares`' first argument.
+        """The residuals ``F(x) - Y`` in the order of J's rows.
+
+        This is the first argument of `scipy.optimize.least_squares`.
 
         Parameters
         ----------
@@ -158,11 +169,11 @@ class LeastSquares:
         TypeError
             If x is complex, or not an array of numbers.
         MemoryError
-            If the result would not fit into memory; before it is allocated.
+            If the result would not fit into memory. It is raised before it is allocated.
 
         Notes
         -----
-        **Memory.** The result, m numbers, and a copy of x.
+        **Memory.** The result (m numbers), and a copy of x.
 
         Examples
         --------
@@ -182,7 +193,9 @@ class LeastSquares:
         return out
 
     def jac(self, x: ArrayLike) -> JacobianOperator:
-        """J at x as an operator: ``least_squares(problem.fun, x0, jac=problem.jac)``.
+        """J at x as an operator.
+
+        Use it as ``least_squares(problem.fun, x0, jac=problem.jac)``.
 
         Parameters
         ----------
@@ -213,7 +226,9 @@ class LeastSquares:
         return self.builder.operator(self._point(x))
 
     def jac_csr(self, x: ArrayLike) -> scipy.sparse.csr_array:
-        """J at x as a CSR matrix, for what takes no operator; ``jac_csr(x).toarray()`` for what takes neither.
+        """J at x as a CSR matrix, for solvers that take no operator.
+
+        For solvers that take dense matrices only, use ``jac_csr(x).toarray()``.
 
         Parameters
         ----------
@@ -222,7 +237,7 @@ class LeastSquares:
         Returns
         -------
         J : scipy.sparse.csr_array, shape (m, k)
-            A matrix of the caller's own.
+            A fresh matrix that belongs to the caller.
 
         Raises
         ------
@@ -231,11 +246,11 @@ class LeastSquares:
         TypeError
             If x is complex, or not an array of numbers.
         MemoryError
-            If it would not fit into memory; before anything is allocated.
+            If the result would not fit into memory. It is raised before anything is allocated.
 
         Notes
         -----
-        **Memory.** The result: `JacobianBuilder.csr_nbytes`.
+        **Memory.** The result: see `JacobianBuilder.csr_nbytes`.
 
         Examples
         --------
@@ -247,7 +262,7 @@ class LeastSquares:
         return self.builder.tocsr(self._point(x))
 
     def cost(self, x: ArrayLike) -> float:
-        """``½‖F(x) - Y‖²``, in one pass that leaves the gradient for the next call.
+        """The cost ``½‖F(x) - Y‖²``. The same pass computes the gradient for the next call.
 
         Parameters
         ----------
@@ -266,7 +281,7 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** That of a pass, see the class.
+        **Memory.** The memory of a pass: see the class.
 
         Examples
         --------
@@ -297,7 +312,7 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** The result, and that of a pass, see the class.
+        **Memory.** The result, and the memory of a pass: see the class.
 
         Examples
         --------
@@ -309,7 +324,9 @@ class LeastSquares:
         return self._at(x)[2].copy()
 
     def value_and_grad(self, x: ArrayLike) -> tuple[float, NDArray[Any]]:
-        """Cost and gradient from one pass over A and Y: ``minimize(problem.value_and_grad, x0, jac=True)``.
+        """The cost and its gradient from one pass over A and Y.
+
+        `scipy.optimize.minimize` takes it: ``minimize(problem.value_and_grad, x0, jac=True)``.
 
         Parameters
         ----------
@@ -329,7 +346,7 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** The result, and that of a pass, see the class; no vector of m numbers.
+        **Memory.** The result, and that of a pass, see the class. No vector has m numbers.
 
         Examples
         --------
@@ -351,7 +368,8 @@ class LeastSquares:
         Returns
         -------
         H : HessianOperator, shape (k, k)
-            ``.toarray()`` for solvers that take no operator (trust-exact, dogleg), ``.tocsr()`` for a sparse A.
+            For solvers that take no operator (trust-exact, dogleg) use its ``.toarray()``, or for a
+            sparse A its ``.tocsr()``.
 
         Raises
         ------
@@ -362,7 +380,9 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** 2 k numbers. A pass, unless cost or gradient were asked for at this x last.
+        **Memory.** 2 k numbers.
+
+        **Time.** One pass, unless the last cost or derivative was at the same x.
 
         Examples
         --------
@@ -379,7 +399,7 @@ class LeastSquares:
         )
 
     def hessp(self, x: ArrayLike, v: ArrayLike) -> NDArray[Any]:
-        """The product of `hess` with a vector: ``minimize(…, hessp=problem.hessp)``.
+        """The product of the Hessian with v: ``minimize(…, hessp=problem.hessp)``.
 
         Parameters
         ----------
@@ -395,11 +415,13 @@ class LeastSquares:
         ValueError
             If x or v has another shape, or x is not finite.
         TypeError
-            If x is complex, or one of them not an array of numbers.
+            If x is complex, or x or v is not an array of numbers.
 
         Notes
         -----
-        **Memory.** The result, and that of a pass. The first at an x takes two passes, unless cost or gradient were asked for.
+        **Memory.** The result, and the memory of a pass: see the class.
+
+        **Time.** One pass, and a second one unless the last cost or derivative was at the same x.
 
         Examples
         --------
@@ -411,7 +433,7 @@ class LeastSquares:
         return self.hess(x).matvec(v)
 
     def normal(self, x: ArrayLike, damping: float = 0.0) -> NormalOperator:
-        """``JᵀJ + damping I`` at x as a k×k operator: the Hessian of Gauss and Newton.
+        """``JᵀJ + damping I`` at x as a k×k operator: the Gauss-Newton Hessian.
 
         Parameters
         ----------
@@ -432,7 +454,9 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** 2 k numbers. A pass, unless cost or gradient were asked for at this x last.
+        **Memory.** 2 k numbers.
+
+        **Time.** One pass, unless the last cost or derivative was at the same x.
 
         Examples
         --------
@@ -447,7 +471,10 @@ class LeastSquares:
         return NormalOperator(self.builder._rows, self._sums, point, damping, scale)
 
     def x_scale(self, x: ArrayLike) -> NDArray[Any]:
-        """``1/√diag(JᵀJ)`` at x, and 1 where that is no number: `least_squares`' ``x_scale="jac"``, which takes no operator.
+        """``1/√diag(JᵀJ)`` at x, and 1 where the diagonal is not positive.
+
+        These are the scales of ``x_scale="jac"`` of `scipy.optimize.least_squares`, which does not
+        accept an operator together with that option.
 
         Parameters
         ----------
@@ -466,7 +493,7 @@ class LeastSquares:
 
         Notes
         -----
-        **Memory.** The result, and that of a pass, see the class.
+        **Memory.** The result, and the memory of a pass: see the class.
 
         Examples
         --------
@@ -481,7 +508,7 @@ class LeastSquares:
             squares = scale + 2 * (a * point) ** 2
             return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
-    # --- behind the doors -------------------------------------------------------------------------------------------
+    # --- private
 
     def _point(self, x: Any) -> NDArray[Any]:
         point = self.builder._point(x)
@@ -489,7 +516,7 @@ class LeastSquares:
         return point
 
     def _at(self, x: Any) -> tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]]:
-        """(x, cost, gradient, S (x∘x)) in float64. Solvers ask for one after the other at the same x."""
+        """(x, cost, gradient, S (x∘x)) in float64. Kept, as solvers ask for each in turn."""
         last = self._last
         if (
             last is not None

@@ -1,7 +1,9 @@
-"""Hypothesis profiles, the choice of tests, and the folder of real matrices: shared/data beside the checkout.
+"""Hypothesis profiles, the choice of tests, and the folder of real matrices: shared/data beside the
+checkout.
 
-By default pytest leaves out the tests that are marked as `slow`, and 19 of 20 cases of each `cross_product`. The option
-`--whole` takes all of them. Without it the tests may use `compiled_versions.LIMIT` compiled versions of the kernels.
+By default pytest leaves out the tests that are marked as `slow`, and 19 of 20 cases of each
+`cross_product`. The option `--whole` takes all of them. Without it the tests may use
+`compiled_versions.LIMIT` compiled versions of the kernels.
 """
 
 import os
@@ -63,7 +65,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Leave out slow tests, and most cases of the cross products.
 
-    A checksum of its name decides on a case of a cross product, so each process takes the same ones.
+    A checksum of its name decides on a case of a cross product, so each process takes the same
+    ones.
     """
     if config.getoption("whole"):
         return
@@ -82,7 +85,8 @@ def pytest_collection_modifyitems(config, items):
 def _ctrl_c_is_heard():
     """Python's own handler of SIGINT, also where it is ignored, as in a background job of a script.
 
-    A process that a test starts has the default then: a handler is not inherited, but to ignore a signal, or to block it, is.
+    A process that a test starts has the default then: a handler is not inherited, but to ignore a
+    signal, or to block it, is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,7 +100,7 @@ def _ctrl_c_is_heard():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """A function from a file's name to its path; the test is skipped where the file is not there."""
+    """A function from a file's name to its path. It skips the test if the file is missing."""
 
     def path(name):
         if not (DATA / name).is_file():

@@ -117,7 +117,9 @@ SPARSE = {
 
 
 def numbers(rows, kind, dtype):
-    """A, and which of its entries are stored: small integers, so that all arithmetic is exact; zeros, stored or not, and an empty row."""
+    """A, and which of its entries are stored: small integers, so that all arithmetic is exact;
+    zeros, stored or not, and an empty row.
+    """
     rng = np.random.default_rng(1)
     A, stored = rng.integers(1, 5, (K, K)), rng.random((K, K)) < 0.6
     if kind not in SPARSE:

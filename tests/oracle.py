@@ -1,4 +1,6 @@
-"""F, J, cost, gradient and Hessian by loops over the entries of dense lists: exact on integers, and no code of the kernels."""
+"""F, J, cost, gradient and Hessian by loops over the entries of dense lists: exact on integers, and
+no code of the kernels.
+"""
 
 
 def rows_of_J(stored, rows, order):
@@ -31,7 +33,7 @@ def transposed(J, n):
 
 
 def least_squares(A, Y, x, v, pairs):
-    """Cost, gradient, the Hessian times v, and diag(JᵀJ), of ``½ Σ (F_ij - Y_ij)²`` over J's rows."""
+    """Cost, gradient, Hessian times v, and diag(JᵀJ) of ``½ Σ (F_ij - Y_ij)²`` over J's rows."""
     J = jacobian(A, x, pairs)
     residuals = [f - Y[i][j] for f, (i, j) in zip(value(A, x, pairs), pairs, strict=True)]
     Jt = transposed(J, len(x))

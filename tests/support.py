@@ -1,4 +1,6 @@
-"""What several test files share: matrices in every form, and one comparison of an operator with its dense matrix."""
+"""What several test files share: matrices in every form, and one comparison of an operator with its
+dense matrix.
+"""
 
 import warnings
 
@@ -15,7 +17,7 @@ def np_matrix(B):
 
 
 def slow(*values):
-    """Return parameters of a test that run with --whole only: rare dtypes, or cases that take long."""
+    """Return parameters of a test that run with --whole only: rare dtypes, or slow cases."""
     return [
         pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
         for value in values
@@ -23,7 +25,9 @@ def slow(*values):
 
 
 def slow_except(default, values):
-    """Return parameters of a test of which those in `default` run always, and the others with --whole."""
+    """Return parameters of a test of which those in `default` run always, and the others with
+    --whole.
+    """
     return [one for value in values for one in ([value] if value in default else slow(value))]
 
 
@@ -61,7 +65,9 @@ def integers(shape, dtype=np.float64, seed=0, low=-4, high=5):
 
 
 def matrix(k, form="C", *, dtype=np.float64, symmetric=False, density=0.4, seed=0):
-    """A k×k matrix of small integers, dense or sparse; a sparse one has empty rows and, stored, zeros."""
+    """A k×k matrix of small integers, dense or sparse; a sparse one has empty rows and, stored,
+    zeros.
+    """
     B = integers((k, k), dtype, seed)
     if symmetric:
         B = np.triu(B) + np.triu(B, 1).T

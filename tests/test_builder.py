@@ -114,7 +114,8 @@ def test_read_only_memmap_and_matrix_classes(tmp_path):
         assert_same(jacobian(getattr(scipy.sparse, f"{form}_matrix")(B), x), expected)
 
 
-# The dtypes for which kernels are compiled, in pairs that mix precision and kind, and those that are packed into float64.
+# The dtypes for which kernels are compiled, in pairs that mix precision and kind, and those that
+# are packed into float64.
 COMPILED = ["float64", "float32", "complex128", "complex64", "int32", "int64"]
 PACKED = ["bool", "int8", "uint8", "int16", "uint16", "uint32", "uint64"]
 

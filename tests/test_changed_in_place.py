@@ -1,4 +1,6 @@
-"""An A or Y that its owner changes after it was handed over: the next call sees all of the change, or none of it is believed."""
+"""An A or Y that its owner changes after it was handed over: the next call sees all of the change,
+or none of it is believed.
+"""
 
 import os
 import tempfile
@@ -79,7 +81,8 @@ class Owner:
 
 
 KINDS = [
-    "memmap", "read_only_view_of_a_memmap", "path_of_a_mapped_npy", "memmap_opened_twice", "mapped_csr", "dataset", "in_memory",
+    "memmap", "read_only_view_of_a_memmap", "path_of_a_mapped_npy", "memmap_opened_twice",
+    "mapped_csr", "dataset", "in_memory",
 ]  # fmt: skip
 
 

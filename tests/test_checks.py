@@ -1,4 +1,6 @@
-"""Bad input: each gets a message that names the argument, what was needed, what came, and the way out."""
+"""Bad input: each gets a message that names the argument, what was needed, what came, and the way
+out.
+"""
 
 import copy
 import pickle
@@ -22,7 +24,7 @@ def raises(error, *parts):
     return pytest.raises(error, match=".*".join(map(re.escape, parts)))
 
 
-# --- A --------------------------------------------------------------------------------------------------------------
+# --- A --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_nan_and_infinity_stay_where_they_are():
     )
 
 
-# --- the structure of a sparse A ------------------------------------------------------------------------------------
+# --- the structure of a sparse A ------------------------------------------------------------------
 
 
 def broken(format_, *, indices=None, indptr=None, data=None):
@@ -193,7 +195,8 @@ def test_inconsistent_coo_and_bsr():
         lil.rows[1], lil.data[1] = columns, values
         with raises(
             ValueError,
-            "A has an inconsistent lil structure: row 1 has an index outside 0 … 2, or more indices than values",
+            "A has an inconsistent lil structure: row 1 has an index outside 0 … 2, or more "
+            "indices than values",
         ):
             JacobianBuilder(lil)
 
@@ -243,7 +246,7 @@ def test_a_structure_that_changes_under_an_operator_is_noticed(rows):
             use()
 
 
-# --- x and options --------------------------------------------------------------------------------------------------
+# --- x and options --------------------------------------------------------------------------------
 
 
 def test_x_is_a_vector_of_the_right_length():
@@ -330,7 +333,7 @@ def test_a_pattern_that_is_not_symmetric():
         assert JacobianBuilder(A, rows="upper", check_finite=False).nnz == 4
 
 
-# --- operands and out -----------------------------------------------------------------------------------------------
+# --- operands and out -----------------------------------------------------------------------------
 
 
 def test_lengths_of_operands_are_in_the_message():
@@ -445,7 +448,7 @@ def test_out_changed_in_its_structure():
             builder.tocsr(np.ones(3), out=J)
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def test_what_cannot_fit_is_refused_before_it_is_allocated():
@@ -522,7 +525,9 @@ def test_a_system_that_tells_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["C", "F", "csr"])
 @pytest.mark.parametrize("special", [np.nan, np.inf])
 def test_sums_are_honest_about_nan_and_infinity(form, special):
-    """As a plain loop has them: 0 · ∞ is not 0, and ∞ - ∞ is not ∞, whatever the order in which kernels add."""
+    """As a plain loop has them: 0 · ∞ is not 0, and ∞ - ∞ is not ∞, whatever the order in which
+    kernels add.
+    """
     k = 13
     A, W, x = integers((k, k), seed=8), integers((k, k), seed=9), integers((k,), seed=10)
     A[7, 7], W[3, 5], W[4, 4], W[12, 0], x[2] = special, special, -special, special, 0
@@ -547,7 +552,9 @@ def test_sums_are_honest_about_nan_and_infinity(form, special):
 
 
 def test_hints_that_fit_where_they_are_read():
-    """A hint that names an argument which cannot be passed is left out; in the shell options are spelled as they are typed."""
+    """A hint that names an argument which cannot be passed is left out; in the shell options are
+    spelled as they are typed.
+    """
     finite = "A must be finite, but A[0, 1] = nan: pass check_finite=False to compute with it"
     small = "memory must be at least 5 bytes for this A; got 1: pass more, or fewer workers"
     support = 'no scaling exists: support="drop_rows" leaves out rows; min_nnz=1 others'

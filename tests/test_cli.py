@@ -79,7 +79,8 @@ def test_build(folder, capsys, form, order, rows):
     )
     assert f"J: {m} x {k}, {expected.nnz} stored entries, rows={rows}, order={order}\n" in out
     assert re.search(
-        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, written to J.npz in [\d.]+ s; peak memory [\d.]+ [MG]iB",
+        rf"{nbytes} bytes \(.*\) in float64 and int32; assembled in [\d.]+ s, compiling included, "
+        rf"written to J.npz in [\d.]+ s; peak memory [\d.]+ [MG]iB",
         out,
     )
 
@@ -141,7 +142,8 @@ def test_build_a_folder_of_row_blocks(folder, capsys, size):
     assert (code, err) == (0, "")
     expected = jacobian(A, x)
     nbytes, blocks = re.search(
-        r"   (\d+) bytes \(.*\) in (\d+) blocks of rows; assembled and written to the folder J in [\d.]+ s",
+        r"   (\d+) bytes \(.*\) in (\d+) blocks of rows; assembled and written to the folder J in "
+        r"[\d.]+ s",
         out,
     ).groups()
     J = io.read_matrix("J")
@@ -432,7 +434,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"sparsejac {__version__}\n", "")
 
 
-# --- as a process ---------------------------------------------------------------------------------------------------
+# --- as a process ---------------------------------------------------------------------------------
 
 
 def process(*arguments, **options):
@@ -620,11 +622,18 @@ def test_scale_wrong_use(folder, capsys):
         (["N.npy"], r"A must be finite, but A\[0, 1\] = nan$"),
         (
             ["M.npy"],
-            r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute values$",
+            (
+                r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute "
+                r"values$"
+            ),
         ),
         (
             ["S.npy", "--target", "t.npy"],
-            "target must be positive and finite in every row that is kept, but it is 0.0 in row 1: change it$",
+            (
+                "target must be positive and finite in every row that is kept, but it is 0.0 in "
+                "row 1: "
+                "change it$"
+            ),
         ),
         (["A.npy"], r"write \(A \+ A.T\) / 2, or --uplo U if A holds"),
     ]:

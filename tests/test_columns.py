@@ -1,4 +1,6 @@
-"""Columns are written into a copy of a map that then takes its place: whatever happens, the map is the old one or the new one."""
+"""Columns are written into a copy of a map that then takes its place: whatever happens, the map is
+the old one or the new one.
+"""
 
 import errno
 import json
@@ -236,7 +238,8 @@ def test_a_disk_without_room_is_seen_beforehand(uri, monkeypatch, capsys):
     monkeypatch.setattr(_columns.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(
         OSError,
-        match=r"a copy of it takes \d+ bytes \(.*\) for a while, and 1000 bytes are free on its disk",
+        match=r"a copy of it takes \d+ bytes \(.*\) for a while, and 1000 bytes are free on its "
+        r"disk",
     ):
         cool.balance(uri, store=True, overwrite=True)
     assert cli.main(["scale", str(uri), "--write", "--force"]) == 2
@@ -378,7 +381,8 @@ def test_what_version_01_left(uri):
     before = Path(uri).read_bytes()
     with pytest.raises(
         ValueError,
-        match=r'has a column "weight" already, which a killed run of version 0.1 has hidden: choose',
+        match=r'has a column "weight" already, which a killed run of version 0.1 has hidden: '
+        r"choose",
     ):
         _columns.check(uri, "weight", overwrite=False)
     assert Path(uri).read_bytes() == before
@@ -399,7 +403,11 @@ def test_what_version_01_left(uri):
         ({3: 4}, "stats must have strings as keys, the names of attributes, got 3"),
         (
             {"a": None},
-            r"stats\['a'\] cannot be an attribute of HDF5, which are numbers, strings and arrays of them, got None",
+            (
+                r"stats\['a'\] cannot be an attribute of HDF5, which are numbers, strings and "
+                r"arrays "
+                r"of them, got None"
+            ),
         ),
         ({"a": 10**30}, r"stats\['a'\] cannot be an attribute of HDF5"),
     ],

@@ -1,4 +1,6 @@
-"""Data that are missing in HDF5 or Zarr are refused, in the builder and for each operation, not read as zeros."""
+"""Data that are missing in HDF5 or Zarr are refused, in the builder and for each operation, not
+read as zeros.
+"""
 
 import os
 
@@ -63,7 +65,7 @@ def halves(top=None, bottom=None):
     return list(zip(ROWS, (top or source("a"), bottom or source("b")), strict=True))
 
 
-# --- virtual datasets -----------------------------------------------------------------------------------------------
+# --- virtual datasets -----------------------------------------------------------------------------
 
 
 def complete():
@@ -137,7 +139,8 @@ def test_virtual_datasets_of_virtual_ones(sources, opened):
     os.remove("b.h5")
     with pytest.raises(
         ValueError,
-        match=r"source 'A' in inner\.h5 is a virtual dataset, and its source 'd' in b\.h5 is missing",
+        match=r"source 'A' in inner\.h5 is a virtual dataset, and its source 'd' in b\.h5 is "
+        r"missing",
     ):
         check_complete("A", opened("outer.h5")["A"])
 
@@ -233,7 +236,7 @@ def test_a_grid_that_is_too_large_to_look_at(sources, opened, monkeypatch):
         check_complete("A", opened("v.h5")["A"])
 
 
-# --- other layouts --------------------------------------------------------------------------------------------------
+# --- other layouts --------------------------------------------------------------------------------
 
 
 def test_datasets_that_were_never_written(opened):
@@ -300,7 +303,8 @@ def test_external_files(opened, folder, monkeypatch):
     external("bad.h5", [("raw", 0, 64), ("short", 8, 64)])
     with pytest.raises(
         ValueError,
-        match=r"A has its numbers in the file short, which has 64 bytes where 72 are needed; they would be read as 0\.0",
+        match=r"A has its numbers in the file short, which has 64 bytes where 72 are needed; they "
+        r"would be read as 0\.0",
     ):
         JacobianBuilder(opened("bad.h5")["A"])
     (folder / "sub").mkdir()
@@ -313,7 +317,7 @@ def test_external_files(opened, folder, monkeypatch):
     check_complete("A", opened("rest.h5")["A"])
 
 
-# --- Zarr -----------------------------------------------------------------------------------------------------------
+# --- Zarr -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -370,7 +374,9 @@ def test_the_option_that_the_message_names(array):
 
 
 def test_shards(array):
-    """A shard at the edge has chunks that lie outside the array, which must not stand for those that are missing."""
+    """A shard at the edge has chunks that lie outside the array, which must not stand for those
+    that are missing.
+    """
     A = array(1.0, chunks=(1, 1), shards=(4, 4))
     A[:4] = 3
     with pytest.raises(ValueError, match="A lacks 2 of its 4 shards"):

@@ -1,4 +1,6 @@
-"""Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that cooler reads them."""
+"""Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that
+cooler reads them.
+"""
 
 import gzip
 import itertools
@@ -25,7 +27,9 @@ CHROMOSOMES = {"chrA": 60, "chrB": 45, "chrC": 30, "chrM": 1}
 
 
 def contacts(seed=0):
-    """Counts that fall with distance, and are fewer between chromosomes; some bins have next to none."""
+    """Counts that fall with distance, and are fewer between chromosomes; some bins have next to
+    none.
+    """
     rng = np.random.default_rng(seed)
     chromosome = np.repeat(np.arange(len(CHROMOSOMES)), list(CHROMOSOMES.values()))
     k = chromosome.size
@@ -174,7 +178,8 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     assert result.unscaled == ["chrB"]
     assert result.message.startswith(
         "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: no support), "
-        'support="drop_rows" leaves out only their bins without support; for the others: converged: '
+        'support="drop_rows" leaves out only their bins without support; for the others: '
+        "converged: "
     )
     assert result.left_out["unscaled"] == 44
     assert "44 on chromosomes without a scaling" in result.message
@@ -189,7 +194,8 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
     result = cool.balance(uri, cis_only=True, min_nnz=1, mad_max=0, support="drop_rows", store=True)
     assert (result.status, result.success, result.unscaled) == (7, False, ["chrB"])
     assert result.message.startswith(
-        "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: every bin lacks support); for the others: "
+        "scaled in part: 1 of 4 chromosomes have no scaling and are left out (chrB: every bin "
+        "lacks support); for the others: "
     )
     assert result.stats["converged"].tolist() == [True, False, True, True]
     assert "weight" not in cooler.Cooler(uri).bins().columns
@@ -282,7 +288,8 @@ def test_errors(uri, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
         ImportError,
-        match=r"read with h5py, which comes with cooler, and is not installed: pip install '.\[cool\]'",
+        match=r"read with h5py, which comes with cooler, and is not installed: pip install "
+        r"'.\[cool\]'",
     ):
         cool.read(uri)
 
@@ -351,7 +358,9 @@ def test_what_cannot_be_written_changes_nothing(uri, stats):
 
 
 def test_a_run_that_was_killed(uri):
-    """What it left is no column, the next one clears it away, and a column that was about to be replaced comes back."""
+    """What it left is no column, the next one clears it away, and a column that was about to be
+    replaced comes back.
+    """
     with cooler.Cooler(uri).open("r+") as group:
         group[".weight in the making"] = np.zeros(3)
         group[".weight before"] = np.full(136, 7.0)
@@ -475,7 +484,7 @@ def test_the_same_by_hand(uri):
     assert scipy.sparse.issparse(U)
 
 
-# --- read in each pass ------------------------------------------------------------------------------------------------
+# --- read in each pass ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow  # kernels for int32 counts
@@ -575,7 +584,7 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
     assert cool.balance(uri, store=True, memory=memory).success
 
 
-# --- what cooler divides by, and what does not balance a map ----------------------------------------------------------
+# --- what cooler divides by, and what does not balance a map --------------------------------------
 
 
 def row_sums(uri, **options):
@@ -688,7 +697,7 @@ def test_a_shallow_map(tmp_path, capsys):
     assert "--support drop_rows leaves such bins out" in capsys.readouterr().out
 
 
-# --- filters ----------------------------------------------------------------------------------------------------------
+# --- filters --------------------------------------------------------------------------------------
 
 
 def test_a_result_without_filters_can_be_printed(uri):
@@ -742,7 +751,11 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
         ("chrA\t9\t8\n", r"integers with 0 <= start <= end"),
         (
             "A\t0\t5\n",
-            r"out.bed names no chromosome of .*map.cool: it has A, and the map chrA, chrB, chrC; name them alike",
+            (
+                r"out.bed names no chromosome of .*map.cool: it has A, and the map chrA, chrB, "
+                r"chrC; "
+                r"name them alike"
+            ),
         ),
     ]:
         bed.write_text(text)
@@ -832,7 +845,7 @@ def test_lists_of_other_things(uri, blacklist, message):
         cool.balance(uri, blacklist=blacklist)
 
 
-# --- pixels that are not in order -------------------------------------------------------------------------------------
+# --- pixels that are not in order -----------------------------------------------------------------
 
 
 def change_columns(uri, change):
@@ -920,7 +933,8 @@ def test_counts_whose_sum_is_too_large(uri):
     ):
         with pytest.raises(
             ValueError,
-            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of its counts, 4294967294, does not fit into int32",
+            match=r"column pixels/count of .*map.cool has a pixel more than once, and the sum of "
+            r"its counts, 4294967294, does not fit into int32",
         ):
             call()
 
@@ -994,7 +1008,7 @@ def write_pixels(path, columns, counts):
         file["indexes/bin1_offset"], file["indexes/chrom_offset"] = [0, *[len(counts)] * 3], [0, 3]
 
 
-# --- damaged files ----------------------------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 
 def moved(columns, name, at, by):
@@ -1055,7 +1069,8 @@ def test_damaged_tables(uri, change, message, capsys):
     ):
         with pytest.raises(
             ValueError,
-            match=f"map.cool is damaged: .*{message}.*; make the map anew, for instance with cooler$",
+            match=f"map.cool is damaged: .*{message}.*; make the map anew, for instance with "
+            f"cooler$",
         ):
             call()
     assert cli.main(["scale", uri]) == 2
@@ -1139,7 +1154,7 @@ def test_a_column_that_cannot_be_decompressed(uri):
             call()
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_colons_in_names(tmp_path, capsys, monkeypatch):
@@ -1183,8 +1198,8 @@ def test_which_commands_take_maps(uri, tmp_path, capsys):
     for arguments in (["check", uri], ["build", uri, x, "-o", out], ["fit", uri, uri, "-o", x]):
         assert cli.main(arguments) == 2
         assert (
-            "map.cool is a contact map, which only sparsejac scale takes: in Python, JacobianBuilder"
-            in capsys.readouterr().err
+            "map.cool is a contact map, which only sparsejac scale takes: in Python, "
+            "JacobianBuilder" in capsys.readouterr().err
         )
     scool = str(tmp_path / "cells.scool")
     bins = cooler.Cooler(uri).bins()[:][["chrom", "start", "end"]]

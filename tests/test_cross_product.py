@@ -1,4 +1,6 @@
-"""The whole cross product: rows × order × kind of A × kind of Y × dtype, each against loops over dense lists, or refused with a reason."""
+"""The whole cross product: rows × order × kind of A × kind of Y × dtype, each against loops over
+dense lists, or refused with a reason.
+"""
 
 import re
 

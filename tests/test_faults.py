@@ -1,6 +1,8 @@
-"""Rows that are not in memory, and what can go wrong with them: each fault in every operation ends in an error that says so.
+"""Rows that are not in memory, and what can go wrong with them: each fault in every operation ends
+in an error that says so.
 
-Never in a killed process, a wrong number, a thread or an open file that is left; and the next call works.
+Never in a killed process, a wrong number, a thread or an open file that is left; and the next call
+works.
 """
 
 import contextlib
@@ -64,7 +66,7 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(_partition, "_PIECE", 1)
 
 
-# --- one matrix, in every place -------------------------------------------------------------------------------------
+# --- one matrix, in every place -------------------------------------------------------------------
 
 
 def dense():
@@ -143,7 +145,8 @@ def function(folder):
     return lambda start, stop: A[start:stop].copy()
 
 
-# Of each place: how it is made, the same in memory, and, within its folder, the files that something may happen to.
+# Of each place: how it is made, the same in memory, and, within its folder, the files that
+# something may happen to.
 PLACES = {
     "npy": (npy, dense, "A.npy"),
     "memmap": (memmap, dense, "A.npy"),
@@ -162,7 +165,7 @@ def rows_of(place):
     return "upper" if place == "cool" else "stored"
 
 
-# --- every operation ------------------------------------------------------------------------------------------------
+# --- every operation ------------------------------------------------------------------------------
 
 x, v, V = integers((K,), seed=3), integers((K,), seed=4), integers((K, 3), seed=5)
 
@@ -275,7 +278,9 @@ def each(check):
 
 
 def in_a_child(check):
-    """Call a function in a forked child, so that a crash is a failure of this test only; directly where nothing forks."""
+    """Call a function in a forked child, so that a crash is a failure of this test only; directly
+    where nothing forks.
+    """
     if not hasattr(os, "fork"):
         check()
         return
@@ -303,12 +308,14 @@ def in_a_child(check):
     assert said == "", f"{said} (exit code {process.exitcode})"
 
 
-# --- the same results -----------------------------------------------------------------------------------------------
+# --- the same results -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["csr", *slow("npy", "zarr")])
 def test_the_same_as_in_memory(place, tmp_path):
-    """The first pass looks at A, later ones need not; and two at once, of two threads, do not disturb each other."""
+    """The first pass looks at A, later ones need not; and two at once, of two threads, do not
+    disturb each other.
+    """
     A = PLACES[place][0](tmp_path)
 
     def check(name):
@@ -352,7 +359,9 @@ def test_a_function_is_never_called_for_two_passes_at_a_time():
 
 
 def test_a_function_may_use_its_array_again(monkeypatch):
-    """What it returned last may not be what we still compute with; here it is the same memory each time."""
+    """What it returned last may not be what we still compute with; here it is the same memory each
+    time.
+    """
     A, room = dense(), np.empty((K, K))
     compiled = _streamed.compiled_kernel
 
@@ -385,7 +394,9 @@ def test_a_function_may_use_its_array_again(monkeypatch):
 @pytest.mark.slow  # what was unpickled needs kernels of its own
 @pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
 def test_pickles(place, tmp_path):
-    """The copy reads the same files, as the original does in a forked child; and it sees that they have changed."""
+    """The copy reads the same files, as the original does in a forked child; and it sees that they
+    have changed.
+    """
     A = PLACES[place][0](tmp_path)
     of = {name: made(what, A, place) for name, (what, _) in OPERATIONS.items()}
 
@@ -399,7 +410,7 @@ def test_pickles(place, tmp_path):
     refused({name: pickle.dumps(one) for name, one in of.items()}, place, tmp_path)
 
 
-# --- files that change ----------------------------------------------------------------------------------------------
+# --- files that change ----------------------------------------------------------------------------
 
 
 def change(fault, folder, pattern):
@@ -527,7 +538,9 @@ def reads(place, monkeypatch, act):
     ),
 )
 def test_a_file_is_cut_short_during_a_pass(place, nth, tmp_path, monkeypatch):
-    """At its n-th read. What has been read before that may be enough; if not, it is an error that names the file."""
+    """At its n-th read. What has been read before that may be enough; if not, it is an error that
+    names the file.
+    """
     left = [np.inf]
 
     def act():
@@ -599,7 +612,7 @@ def test_a_chunk_of_zarr_goes_missing_during_a_pass(tmp_path, monkeypatch):
     each(check)
 
 
-# --- functions that fail --------------------------------------------------------------------------------------------
+# --- functions that fail --------------------------------------------------------------------------
 
 
 class Failure(Exception):
@@ -674,7 +687,9 @@ def test_a_function_raises_at_any_block(name):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_function_is_not_called_again_after_it_has_raised(name):
-    """What reads one thing after the other, such as a generator, has nothing to give then, and raises something else."""
+    """What reads one thing after the other, such as a generator, has nothing to give then, and
+    raises something else.
+    """
 
     def raising_slowly(block):
         time.sleep(5e-3)  # the other threads wait for their turn
@@ -800,7 +815,7 @@ def test_a_function_may_return_a_list():
     each(check)
 
 
-# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are sent the POSIX way")
@@ -1012,7 +1027,8 @@ def test_interrupted_while_files_are_opened(tmp_path, seconds):
     assert (done.stdout, done.stderr) == ("True 0 True\n", "")
 
 
-# A tracer may interrupt before the end of `with`, as no signal does; then the file is closed with a warning.
+# A tracer may interrupt before the end of `with`, as no signal does; then the file is closed with a
+# warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", ["csr", *slow("npy", "blocks")])
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
@@ -1057,7 +1073,7 @@ def test_an_iteration_that_is_left(tmp_path):
     nothing_left(before)
 
 
-# --- no signal ------------------------------------------------------------------------------------------------------
+# --- no signal ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -1112,7 +1128,7 @@ def test_a_user_may_ignore_ctrl_c():
     assert (done.stdout, done.stderr) == ("1600.0 True True\n", "")
 
 
-# --- forks ----------------------------------------------------------------------------------------------------------
+# --- forks ----------------------------------------------------------------------------------------
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 
@@ -1221,16 +1237,21 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     ],
 )
 def test_forked_while_another_thread_imports(work, module):
-    """The import may need locks that are taken before a fork, too: that of `logging`, and that of h5py."""
+    """The import may need locks that are taken before a fork, too: that of `logging`, and that of
+    h5py.
+    """
     command = [sys.executable, "-W", "ignore", "-c", IMPORTING.format(work=work, module=module)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    # h5py may register its handlers during the fork. It then releases a lock that it has not taken, and says so.
+    # h5py may register its handlers during the fork. It then releases a lock that it has not taken,
+    # and says so.
     assert (done.stdout, "" if "h5py" in done.stderr else done.stderr) == ("18\n", "")
 
 
 @forks
 def test_a_reader_may_fork(tmp_path):
-    """The child of a thread that reads goes on reading; who else read in its parent does not in the child."""
+    """The child of a thread that reads goes on reading; who else read in its parent does not in the
+    child.
+    """
     stored = io.read_matrix(blocks(tmp_path))
 
     def reads_on():
@@ -1300,7 +1321,7 @@ def test_a_turn_belongs_to_the_thread_that_forks():
     assert type(pickle.loads(pickle.dumps(turn))) is _locks.Turn
 
 
-# --- bars -----------------------------------------------------------------------------------------------------------
+# --- bars -----------------------------------------------------------------------------------------
 
 
 def test_a_bar_that_cannot_write_keeps_no_lock():
@@ -1327,7 +1348,9 @@ def test_a_bar_that_cannot_write_keeps_no_lock():
 
 
 def test_the_lock_of_a_bar(monkeypatch):
-    """Ours do not wait for another process, which may have been killed; but they heed a lock that the user has set."""
+    """Ours do not wait for another process, which may have been killed; but they heed a lock that
+    the user has set.
+    """
     from tqdm import tqdm
     from tqdm.std import TqdmDefaultWriteLock
 
@@ -1343,7 +1366,7 @@ def test_the_lock_of_a_bar(monkeypatch):
     assert lock() is TqdmDefaultWriteLock.th_lock
 
 
-# --- no memory ------------------------------------------------------------------------------------------------------
+# --- no memory ------------------------------------------------------------------------------------
 
 
 def passes(folder):

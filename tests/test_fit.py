@@ -45,7 +45,9 @@ def test_exact_data_is_recovered(form, signs, k):
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 @pytest.mark.parametrize("rows", ["stored", "upper"])
 def test_a_minimum(form, noise, rows):
-    """A point where the gradient vanishes and the Hessian is positive definite, which SciPy finds to be the best one near."""
+    """A point where the gradient vanishes and the Hessian is positive definite, which SciPy finds
+    to be the best one near.
+    """
     A, Y, _ = weighted(form, 50, noise)
     if rows == "upper":
         A, Y = A + A.T, Y + Y.T
@@ -77,7 +79,9 @@ def test_a_minimum(form, noise, rows):
     log=st.integers(-12, 12),
 )
 def test_any_start_and_any_scale(k, seed, form, log):
-    """It stops with a status that is true, never above its start, and scaling the data scales the answer."""
+    """It stops with a status that is true, never above its start, and scaling the data scales the
+    answer.
+    """
     A, Y, _ = weighted(form, k, 0.5, signs=seed % 2 == 0, seed=seed)
     x0 = np.random.default_rng(seed).standard_normal(k)
     result = fit(A, Y, x0)
@@ -99,7 +103,7 @@ def test_large_residuals_need_second_derivatives(monkeypatch):
     assert 2 * (with_them.nit + _fit.SWEEPS) < without.nit
 
 
-# --- what has no single answer --------------------------------------------------------------------------------------
+# --- what has no single answer --------------------------------------------------------------------
 
 
 def test_variables_that_nothing_depends_on():
@@ -155,7 +159,7 @@ def test_no_data_where_a_is():
 
 
 def test_what_vanishes_is_started_anew():
-    """Equal x tend to zero where the product is to be negative; zero is a saddle, and stationary."""
+    """Equal x tend to zero if their product is to be negative. Zero is a stationary saddle."""
     pair = np.array([[0, 1.0], [1, 0]])
     result = fit(pair, -6 * pair, [1, 1])
     assert result.success
@@ -220,7 +224,7 @@ def test_a_start_far_away(size):
     np.testing.assert_allclose(result.x, 1)
 
 
-# --- the result, and what is seen on the way ------------------------------------------------------------------------
+# --- the result, and what is seen on the way ------------------------------------------------------
 
 
 def test_counts_are_true(monkeypatch):
@@ -338,12 +342,14 @@ def test_what_is_refused():
         fit(A * 1j, Y)
 
 
-# --- real matrices --------------------------------------------------------------------------------------------------
+# --- real matrices --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["hic_yeast_10kb", *slow("hic_dm6_100kb", "graph_facebook")])
 def test_real_patterns(name, real_data):
-    """Weighted rank-one fits: from ones, from the data, and from 20 random starts, the same minimum."""
+    """Weighted rank-one fits: from ones, from the data, and from 20 random starts, the same
+    minimum.
+    """
     A = scipy.sparse.csr_array(scipy.sparse.load_npz(real_data(f"{name}.npz"))).astype(np.float64)
     A.sum_duplicates()
     A.data[:] = 1

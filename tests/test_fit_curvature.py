@@ -28,7 +28,7 @@ def symmetric_circulant(numbers, k):
     return scipy.linalg.circulant(numbers[np.minimum(np.arange(k), k - np.arange(k))])
 
 
-# --- saddles ----------------------------------------------------------------------------------------------------------
+# --- saddles --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,10 @@ def symmetric_circulant(numbers, k):
 )
 @pytest.mark.parametrize("form", ["C", "csr"])
 def test_a_saddle_is_left(Y, best, form):
-    """Equal x are stationary by symmetry. Nothing but the curvature tells that they are no minimum."""
+    """Equal x are stationary by symmetry.
+
+    Nothing but the curvature tells that they are no minimum.
+    """
     A = np.ones(Y.shape)
     if form == "csr":
         A, Y = scipy.sparse.csr_array(A), scipy.sparse.csr_array(Y)
@@ -56,7 +59,9 @@ def test_a_saddle_is_left(Y, best, form):
 
 @pytest.mark.slow
 def test_symmetric_circulants():
-    """Many have a saddle with equal or alternating x, where conjugate gradients see no more than that symmetry."""
+    """Many have a saddle with equal or alternating x, where conjugate gradients see no more than
+    that symmetry.
+    """
     saddles = successes = 0
     for seed in range(300):
         rng = np.random.default_rng(seed)
@@ -115,13 +120,15 @@ def test_a_saddle_that_cannot_be_left_is_no_success(monkeypatch):
     assert (result.status, result.success) == (4, False)
     assert result.optimality <= 1e-9
     assert (
-        "but this is a saddle that could not be left: the Hessian's least Ritz value is -0.43 of its"
-        in result.message
+        "but this is a saddle that could not be left: the Hessian's least Ritz value is -0.43 of "
+        "its" in result.message
     )
 
 
 def test_flat_directions_are_no_saddles():
-    """A bipartite A leaves F unchanged along a curve: its curvature there is zero, and rounding may have either sign."""
+    """A bipartite A leaves F unchanged along a curve: its curvature there is zero, and rounding may
+    have either sign.
+    """
     rng = np.random.default_rng(0)
     for seed in range(30):
         n = int(rng.integers(1, 8))
@@ -146,11 +153,13 @@ def test_loose_tolerances_end_at_minima_too():
         assert least_curvature(np.ones((2, 2)), PAIR, result.x) > 0
 
 
-# --- zero ---------------------------------------------------------------------------------------------------------------
+# --- zero -----------------------------------------------------------------------------------------
 
 
 def parts(seed, decades, *, signs):
-    """Exact data of separate parts of very different weights: the parts' A, x, and a start that is zero in most of them."""
+    """Exact data of separate parts of very different weights: the parts' A, x, and a start that is
+    zero in most of them.
+    """
     rng = np.random.default_rng(seed)
     blocks, x, start = [], [], []
     for _ in range(int(rng.integers(2, 8))):
@@ -186,7 +195,9 @@ def test_parts_of_any_weight_leave_zero(decades, signs):
                 if np.sum(Z**2) > 1e-6 * np.sum(Y**2):
                     assert LeastSquares(B, Z).cost(here) < 0.5 * np.sum(Z**2)
                     assert least_curvature(B, Z, here) >= -1e-6
-    if not signs:  # each end is a minimum, nearly always the best one; rounding decides, which differs between compilers
+    # Each end is a minimum, nearly always the best one; rounding decides, which differs between
+    # compilers.
+    if not signs:
         assert np.mean(np.array(left_over) <= 1e-6) >= 0.95
         assert np.max(left_over) <= 0.1
 
@@ -209,7 +220,7 @@ def test_parts_that_the_data_push_to_zero_stay():
         np.testing.assert_allclose(np.abs(result.x), [2, 2, 0, 0, 0], atol=1e-4)
 
 
-# --- the means --------------------------------------------------------------------------------------------------------
+# --- the means ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 2, 6, 40])

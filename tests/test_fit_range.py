@@ -1,4 +1,6 @@
-"""`fit` where squares leave the range of float64: a success is one in exact arithmetic, and nothing raises."""
+"""`fit` where squares leave the range of float64: a success is one in exact arithmetic, and nothing
+raises.
+"""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,6 @@
-"""Files: each format read as it is, each broken one refused with its name, each output complete or absent."""
+"""Files: each format read as it is, each broken one refused with its name, each output complete or
+absent.
+"""
 
 import contextlib
 import errno
@@ -174,7 +176,7 @@ def test_pickles_are_not_opened(folder):
             io.read_matrix(name)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def test_written_and_read_back(folder):
@@ -245,7 +247,9 @@ def test_a_link_stays_one_and_a_mode_is_kept(folder):
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("kind", ["general", "array", "pattern"])
 def test_matrix_market_cut_anywhere(folder, kind, zipped):
-    """SciPy's reader crashes the process on a last line that does not end, and reads 5 where 5.97 was cut."""
+    """SciPy's reader crashes the process on a last line that does not end, and reads 5 where 5.97
+    was cut.
+    """
     B = np.array([[1.5, 0, -2e-3], [0, 3.25, 0], [0, 0, 12345.6789]])
     sparse = scipy.sparse.coo_matrix(B if kind == "general" else B != 0)
     scipy.io.mmwrite(
@@ -264,7 +268,8 @@ def test_matrix_market_cut_anywhere(folder, kind, zipped):
     (folder / name).write_bytes(gzip.compress(content[:-1]) if zipped else content[:-1])
     with pytest.raises(
         ValueError,
-        match="its last line does not end, so it may be truncated: if it is complete, add a newline",
+        match="its last line does not end, so it may be truncated: if it is complete, add a "
+        "newline",
     ):
         io.read_matrix(name)
 
@@ -298,7 +303,7 @@ def test_a_matrix_that_does_not_fit_is_not_a_broken_file(good, monkeypatch):
         io.read_matrix("a.npy")
 
 
-# --- the lines of a Matrix Market file ------------------------------------------------------------------------------
+# --- the lines of a Matrix Market file ------------------------------------------------------------
 
 
 def market(text, header="matrix coordinate real general", name="m.mtx"):
@@ -342,8 +347,37 @@ REAL = [
 ]
 FORTRAN = ["2.5D+03", "2.5d-10", "1D3", "-.5d+00", "+5.D0", "1.23D-02"]
 SPECIAL = ["inf", "-inf", "+inf", "Infinity", "-INFINITY", "nan", "NaN", "-nan"]
-NO_NUMBER = ["2.5+3", "2,5", "0x1p3", "1e", "1e+", "e5", ".", "-", "+-1", "--1", "1.2.3", "1_0", "1f", "1.5D", "1e3.5", "1 2", "in", "infin",
-             "1..", "1;", "(1,2)", "1e5x", "one", "1D+03D", "1\0", "\u0661", "%1", "''"]  # fmt: skip
+NO_NUMBER = [
+    "2.5+3",
+    "2,5",
+    "0x1p3",
+    "1e",
+    "1e+",
+    "e5",
+    ".",
+    "-",
+    "+-1",
+    "--1",
+    "1.2.3",
+    "1_0",
+    "1f",
+    "1.5D",
+    "1e3.5",
+    "1 2",
+    "in",
+    "infin",
+    # Fmt: skip.
+    "1..",
+    "1;",
+    "(1,2)",
+    "1e5x",
+    "one",
+    "1D+03D",
+    "1\0",
+    "\u0661",
+    "%1",
+    "''",
+]
 
 
 @pytest.mark.parametrize("kind", ["coordinate", "array"])
@@ -382,7 +416,8 @@ def test_what_is_no_number(folder, kind):
     for field, words, text in cases:
         with pytest.raises(
             ValueError,
-            match=rf"m\.mtx cannot be read .*: line {line}, .*, must be .*{words}, as the header says",
+            match=rf"m\.mtx cannot be read .*: line {line}, .*, must be .*{words}, as the header "
+            rf"says",
         ):
             market(text, f"matrix {kind} {field} general")
     if kind == "coordinate":
@@ -402,7 +437,8 @@ def test_lines_that_are_no_entries(folder, line):
     text = f"2 2 3\n1 1 1\n{line}\n2 2 1\n"
     with pytest.raises(
         ValueError,
-        match=rf"line 4, {re.escape(repr(line.strip()))}, must be a row, a column and a real number, as",
+        match=rf"line 4, {re.escape(repr(line.strip()))}, must be a row, a column and a real "
+        rf"number, as",
     ):
         market(text)
 
@@ -638,7 +674,7 @@ def test_the_numbers_are_those_of_scipy(folder):
         io.read_matrix("C.mtx")
 
 
-# --- the arrays of an archive ---------------------------------------------------------------------------------------
+# --- the arrays of an archive ---------------------------------------------------------------------
 
 B = np.array([[1.5, 0, 2, 0], [0, 0, 0, 3], [4, 0, 5, 0], [0, 6, 0, 0]])
 FIVE = ["csr", "csc", "coo", "dia", "bsr"]
@@ -911,7 +947,7 @@ def test_a_damaged_archive(good):
                     np.testing.assert_array_equal(toarray(read(name)), expected)
 
 
-# --- the header of a .npy -------------------------------------------------------------------------------------------
+# --- the header of a .npy -------------------------------------------------------------------------
 
 
 def flips(content, end):
@@ -922,7 +958,9 @@ def flips(content, end):
 
 @pytest.mark.parametrize("version", [(1, 0), *slow(((2, 0),), ((3, 0),))])
 def test_headers_that_are_damaged_anywhere(folder, version):
-    """Each flipped bit, and each place to cut, is a ValueError of one line, in memory and streamed; or the matrix is read."""
+    """Each flipped bit, and each place to cut, is a ValueError of one line, in memory and streamed;
+    or the matrix is read.
+    """
     A = np.arange(1.0, 10).reshape(3, 3)
     with open("good.npy", "wb") as file:
         np.lib.format.write_array(file, A, version=version)
@@ -959,7 +997,8 @@ def streamed(path):
     ("make", "words"),
     [
         (lambda: np.save("m.npy", scipy.sparse.csr_array(np.eye(3)), allow_pickle=True),
-         r"it holds Python objects, which are not opened \(NumPy's allow_pickle\): save a sparse matrix with scipy\.sparse\.save_npz"),
+         (r"it holds Python objects, which are not opened \(NumPy's allow_pickle\): save a sparse "
+         r"matrix with scipy\.sparse\.save_npz")),
         (lambda: np.save("m.npy", np.array([[None]]), allow_pickle=True), "it holds Python objects"),
         (lambda: Path("m.npy").write_bytes(pickle.dumps(scipy.sparse.csr_array(np.eye(3)))), "with scipy.sparse.save_npz"),
         (lambda: np.save("m.npy", np.array([["a"]])), "its dtype is <U1, which is not numeric"),
@@ -1020,7 +1059,9 @@ WRITERS = {
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of the size of files here")
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_disk_on_which_there_is_no_room(folder, name):
-    """The error names the output, and says why; here a limit of the size of files stands for the end of a disk."""
+    """The error names the output, and says why; here a limit of the size of files stands for the
+    end of a disk.
+    """
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -1039,7 +1080,7 @@ def test_a_disk_on_which_there_is_no_room(folder, name):
     assert [other for other in os.listdir() if other.endswith(".part")] == []
 
 
-# --- several writers ------------------------------------------------------------------------------------------------
+# --- several writers ------------------------------------------------------------------------------
 
 
 def test_two_writers_to_one_file(folder):

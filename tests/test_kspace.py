@@ -1,4 +1,6 @@
-"""k×k operators: JᴴJ and the Hessians of wᵀF and of ½‖F - Y‖², against dense matrices, to the bit on integers."""
+"""k×k operators: JᴴJ and the Hessians of wᵀF and of ½‖F - Y‖², against dense matrices, to the bit
+on integers.
+"""
 
 import itertools
 
@@ -17,7 +19,9 @@ FORMS = ["C", "F", "strided", "csr", "csc"]
 
 
 def dense_form(A, x, rows, order):
-    """(J, i, j, A's entries) of the rows, from a loop over all k² and what the pattern says of them."""
+    """(J, i, j, A's entries) of the rows, from a loop over all k² and what the pattern says of
+    them.
+    """
     k = len(x)
     J = dense_jacobian(toarray(A), x)
     i, j = np.divmod(np.arange(k * k), k)

@@ -21,7 +21,9 @@ DENSE_BUFFER = 2 * 2**20  # two workers, for an A that is packed
 
 
 def peak(function):
-    """(result, bytes): the most that was allocated at a time while the function ran, its result included."""
+    """(result, bytes): the most that was allocated at a time while the function ran, its result
+    included.
+    """
     gc.collect()
     tracemalloc.start()
     try:
@@ -204,9 +206,10 @@ for name, (function, allowed) in operations.items():
     Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     result = function()
-    peak = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())["VmHWM"]
+    after = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     del result
-    print(name, 1024 * (int(peak.split()[0]) - int(status["VmRSS"].split()[0])), allowed, sep=";")
+    grown = int(after["VmHWM"].split()[0]) - int(status["VmRSS"].split()[0])
+    print(name, 1024 * grown, allowed, sep=";")
 """
 
 
@@ -216,7 +219,9 @@ for name, (function, allowed) in operations.items():
 )
 @pytest.mark.parametrize("form", ["F", *slow("C", "csr")])
 def test_high_water_mark_of_the_process(form):
-    """tracemalloc sees NumPy's arrays; this sees everything: the compiled kernels', the threads', the allocator's."""
+    """tracemalloc sees NumPy's arrays; this sees everything: the compiled kernels', the threads',
+    the allocator's.
+    """
     done = subprocess.run(
         [sys.executable, "-c", HIGH_WATER, form],
         cwd=Path(__file__).parent,

@@ -186,7 +186,7 @@ def test_operands_are_read_where_they_are():
     assert_same(op.T @ unaligned, dense.T @ w)
 
 
-# --- the solvers ----------------------------------------------------------------------------------------------------
+# --- the solvers ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""`LeastSquares`: exact on integers, second order by Taylor's theorem, and in the hands of every SciPy solver."""
+"""`LeastSquares`: exact on integers, second order by Taylor's theorem, and in the hands of every
+SciPy solver.
+"""
 
 import pickle
 import re
@@ -121,7 +123,9 @@ def test_exact_on_any_integers(k, form, seed, dtype):
 
 @pytest.mark.parametrize("form", ["C", "csr"])
 def test_taylor(form):
-    """The error of the model without the gradient falls by 2, with it by 4, with the Hessian by 8, when the step is halved."""
+    """The error of the model without the gradient falls by 2, with it by 4, with the Hessian by 8,
+    when the step is halved.
+    """
     A = matrix(20, form).astype(float) / 9
     problem = LeastSquares(A, target(A) / 9)
     x, h = np.random.default_rng(0).standard_normal((2, 20))
@@ -224,7 +228,8 @@ def test_what_is_refused():
     for wrong in (np.ones((2, 2)), np.ones(3), np.ones((3, 3, 1)), 5.0):
         with pytest.raises(
             ValueError,
-            match=r"Y must be a 3x3 matrix as A is, or a vector of length 9 in the order of J's rows",
+            match=r"Y must be a 3x3 matrix as A is, or a vector of length 9 in the order of J's "
+            r"rows",
         ):
             LeastSquares(A, wrong)
     for one, other, name in ((A * 1j, Y, "A"), (A, Y * 1j, "Y")):
@@ -276,14 +281,16 @@ def test_what_is_refused():
     for form in (np.array, scipy.sparse.csr_array):
         with pytest.raises(
             ValueError,
-            match=r"Y must be symmetric or zero below its diagonal, but Y\[(0, 1|1, 0)\] != Y\[(0, 1|1, 0)\]",
+            match=r"Y must be symmetric or zero below its diagonal, but Y\[(0, 1|1, 0)\] != Y\[(0, "
+            r"1|1, 0)\]",
         ):
             LeastSquares(form(np.ones((2, 2))), form([[1.0, 2], [3, 4]]), rows="upper")
 
 
-# --- SciPy ----------------------------------------------------------------------------------------------------------
+# --- SciPy ----------------------------------------------------------------------------------------
 
-# What the README says to hand to each solver, and here is run as it stands. Each must find x, or its step.
+# What the README says to hand to each solver, and here is run as it stands. Each must find x, or
+# its step.
 SOLVERS = [
     ("`least_squares`: trf, dogbox, bounds, any loss", "least_squares(problem.fun, x0, jac=problem.jac, bounds=(0, 9), loss='soft_l1')"),
     ("– `x_scale='jac'`", "least_squares(problem.fun, x0, jac=problem.jac, x_scale=problem.x_scale(x0))"),
@@ -318,14 +325,27 @@ OTHERS = [
     "minimize(problem.value_and_grad, x0, jac=True, hess=problem.hess, method='Newton-CG')",
     "minimize(problem.value_and_grad, x0, jac=True, hessp=problem.hessp, method='trust-ncg')",
     "minimize(problem.value_and_grad, x0, jac=True, hessp=problem.hessp, method='trust-constr')",
-    "minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).tocsr(), method='trust-constr')",
-    "minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).toarray(), method='dogleg')",
+    (
+        "minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).tocsr(), "
+        "method='trust-constr')"
+    ),
+    (
+        "minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).toarray(), "
+        "method='dogleg')"
+    ),
     "root(problem.grad, x0, jac=lambda x: problem.hess(x).toarray())",
-    "root(problem.grad, x0, method='krylov', options={'jac_options': {'inner_M': diags_array(1 / problem.hess(x0).diagonal())}})",
+    (
+        "root(problem.grad, x0, method='krylov', options={'jac_options': {'inner_M': diags_array(1 "
+        "/ "
+        "problem.hess(x0).diagonal())}})"
+    ),
     "lsqr(problem.jac(x0), -problem.fun(x0))",
     "lsq_linear(problem.jac(x0), -problem.fun(x0))",
     "minres(problem.normal(x0), -problem.grad(x0))",
-    "solve_ivp(lambda t, x: -problem.grad(x), (0, 9), x0, 'BDF', jac=lambda t, x: -problem.hess(x).tocsr())",
+    (
+        "solve_ivp(lambda t, x: -problem.grad(x), (0, 9), x0, 'BDF', jac=lambda t, x: "
+        "-problem.hess(x).tocsr())"
+    ),
     "-splu(problem.normal(x0).tocsr().tocsc()).solve(problem.grad(x0))",
 ]
 

@@ -48,7 +48,9 @@ def test_boundary_of_the_index_dtype():
 
 
 def test_int64_index_arrays_are_written(monkeypatch):
-    """What a J of more than 2³¹ entries is made of, at a size that fits: the same kernels, with int64 arrays."""
+    """What a J of more than 2³¹ entries is made of, at a size that fits: the same kernels, with
+    int64 arrays.
+    """
     builder = JacobianBuilder(np.arange(16.0).reshape(4, 4))
     x = np.arange(1.0, 5)
     expected = builder.tocsr(x)

@@ -20,7 +20,9 @@ numbers = pytest.mark.parametrize("quick", [True, *slow(False)])
 
 @st.composite
 def matrices(draw, quick, symmetric=False):
-    """A k×k matrix of small integers, dense in some layout or sparse in some format, with zeros stored or not."""
+    """A k×k matrix of small integers, dense in some layout or sparse in some format, with zeros
+    stored or not.
+    """
     k = draw(st.integers(0, 8))
     dtype = draw(st.sampled_from(QUICK if quick else DTYPES))
     B = draw(

@@ -79,7 +79,9 @@ def test_gzipped_matrix_market(real_data, tmp_path, capsys):
 
 
 def many_contigs(seed=0):
-    """10 million rows, 3673 stored entries, symmetric: the shape of a genome assembly in very many pieces."""
+    """10 million rows, 3673 stored entries, symmetric: the shape of a genome assembly in very many
+    pieces.
+    """
     k, rng = 10**7, np.random.default_rng(seed)
     i, j = rng.integers(0, k, (2, 1836))
     i, j, a = np.concatenate([i, j, [5]]), np.concatenate([j, i, [5]]), np.ones(3673)

@@ -26,7 +26,7 @@ K = 700
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
-    """Pieces of which matrices that are small enough for a test have several, of maps and of sums."""
+    """Make pieces so small that small matrices have several of them, in maps and in sums."""
     monkeypatch.setattr(_memory, "_INLINE", 2**14)
     monkeypatch.setattr(_partition, "_PIECE", 2**15)
 
@@ -45,7 +45,8 @@ def everything(A, x, workers, rows="stored"):
     W = np.stack([w, w[::-1]], axis=1)
     J = builder.tocsr(x)
     return [
-        builder.value(x), op @ x[::-1], op @ np.stack([x, x[::-1]], axis=1), op.T @ w, op.T @ W, op.column_norms(),
+        builder.value(x), op @ x[::-1], op @ np.stack([x, x[::-1]], axis=1), op.T @ w,
+        op.T @ W, op.column_norms(),
         J.data, J.indices, J.indptr,
     ]  # fmt: skip
 
@@ -85,7 +86,9 @@ def test_large_problems_are_right(form):
 
 @pytest.mark.parametrize("form", ["F", "strided", "reversed", "csr"])
 def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
-    """A layout or dtype that the kernels do not read is copied block by block: here many, at cut rows too."""
+    """A layout or dtype that the kernels do not read is copied block by block: here many, at cut
+    rows too.
+    """
     monkeypatch.setattr(_memory, "_PACK", 320)
     A = matrix(50, form, dtype="int16" if form == "csr" else "float64", density=0.2)
     plain = A.astype(np.float64) if form == "csr" else np.ascontiguousarray(A)
@@ -103,7 +106,8 @@ def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
 @pytest.mark.parametrize("form", ["C", "F", "strided", "csr"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_one_triangle_is_read_whatever_the_layout(form, order):
-    """Which one shows when only the upper one is changed, after the check that they are equal: by rows in both orders, so
+    """Which one shows when only the upper one is changed, after the check that they are equal: by
+    rows in both orders, so
     with "F", the upper one by columns, it is the lower one.
     """
     A = matrix(9, form, symmetric=True, density=1.0)

@@ -1,4 +1,6 @@
-"""The row sums of F and their Jacobian: against the matrix that is meant, on integers, so bit for bit."""
+"""The row sums of F and their Jacobian: against the matrix that is meant, on integers, so bit for
+bit.
+"""
 
 import copy
 import itertools

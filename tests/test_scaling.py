@@ -58,7 +58,8 @@ def test_known_answers():
     A = positive(7)
     np.testing.assert_allclose(symmetric_scaling(2 * A).x, symmetric_scaling(A).x / np.sqrt(2))
     np.testing.assert_allclose(symmetric_scaling(scipy.sparse.eye_array(5)).x, 1)
-    # Of a star with a diagonal the equations can be solved by hand: x₀ (x₀ + 2 y) = 1 and y (x₀ + y) = 1.
+    # Of a star with a diagonal the equations can be solved by hand: x₀ (x₀ + 2 y) = 1 and y (x₀ +
+    # y) = 1.
     result = symmetric_scaling(np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1]]), tol=1e-13)
     y = np.sqrt((np.sqrt(5) - 1) / 2)
     np.testing.assert_allclose(result.x, [1 / y - y, y, y])
@@ -91,7 +92,9 @@ def test_every_positive_diagonal(k, seed, spread, form):
 
 @pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
 def test_weakly_supported(epsilon):
-    """Hubs and leaves, which have only their hubs and ε: the linearly convergent iterations stall here."""
+    """Hubs and leaves, which have only their hubs and ε: the linearly convergent iterations stall
+    here.
+    """
     rng = np.random.default_rng(0)
     k = 300
     hub = np.array([rng.integers(0, max(i // 4, 1)) for i in range(1, k)])
@@ -128,7 +131,7 @@ def test_parts_of_the_matrix():
         assert residual(A * counts, result.x) <= 1e-8
 
 
-# --- rows that are left out -----------------------------------------------------------------------------------------
+# --- rows that are left out -----------------------------------------------------------------------
 
 
 def test_rows_that_are_left_out():
@@ -181,7 +184,7 @@ def test_nothing_is_left():
     assert (empty.success, empty.x.shape, empty.history.shape) == (True, (0,), (1, 2))
 
 
-# --- where there is no scaling --------------------------------------------------------------------------------------
+# --- where there is no scaling --------------------------------------------------------------------
 
 
 def test_a_row_without_entries():
@@ -191,7 +194,8 @@ def test_a_row_without_entries():
         result = symmetric_scaling(A, support=support)
         assert (result.status, result.success, result.n_products) == (4, False, 1)
         assert result.message == (
-            "no scaling exists, as A has no support: row 2 has no entries; min_nnz=1 leaves such rows out"
+            "no scaling exists, as A has no support: row 2 has no entries; min_nnz=1 leaves such "
+            "rows out"
         )
         assert result.unsupported_rows.tolist() == [2]
 
@@ -255,7 +259,8 @@ def test_what_dropped_entries_do_to_the_matrix():
         assert result.residual_after_dropping <= 1e-8
         assert result.history[-1].tolist() == [result.n_products, result.residual]
         assert re.fullmatch(
-            r"scaled after dropping entries, and A itself is not: x scales A without them to a residual of \S+, tol is 1e-08, but that of A is \S+; "
+            r"scaled after dropping entries, and A itself is not: x scales A without them to a "
+            r"residual of \S+, tol is 1e-08, but that of A is \S+; "
             "1 of its entries is dropped, in row 0",
             result.message,
         )
@@ -386,7 +391,9 @@ def test_integer_ratios_are_exact():
 
 
 def can_be_positive(A, d):
-    """Which entries can be positive in a symmetric P ≥ 0 with row sums d that is zero where A is: by linear programming. None if there is no P."""
+    """Which entries can be positive in a symmetric P ≥ 0 with row sums d that is zero where A is:
+    by linear programming. None if there is no P.
+    """
     i, j = np.nonzero(np.triu(A))
     equations = np.zeros((len(d), i.size))
     equations[i, np.arange(i.size)] = equations[j, np.arange(i.size)] = 1
@@ -432,7 +439,9 @@ def test_verdicts_are_those_of_linear_programming(seed):
 
 
 def test_targets_without_a_common_measure():
-    """In irrational proportions, a lack of support is seen, a lack of total support is not, and nothing false is said."""
+    """In irrational proportions, a lack of support is seen, a lack of total support is not, and
+    nothing false is said.
+    """
     d = np.array([np.pi, 1.0, 1.0, np.e])
     assert symmetric_scaling(STAR, d, support="check").status == 4
     d = np.array([1 + np.pi + np.e, 1.0, np.pi, np.e])
@@ -449,7 +458,7 @@ def test_the_examination_needs_memory(monkeypatch):
         symmetric_scaling(A, support="check")
 
 
-# --- how it ends ----------------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("most", range(1, 15))
@@ -600,7 +609,9 @@ def test_the_residual_is_that_of_x(A, d, support):
 
 @pytest.mark.parametrize("ends", [(1e-2, 1e-8), *slow(((1.0, 1e-10),), ((1.0, 1e-5),))])
 def test_curved_valleys(ends):
-    """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const, Newton's steps in log(x) do not."""
+    """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const,
+    Newton's steps in log(x) do not.
+    """
     C = np.random.default_rng(0).random((10, 10))
     for A in (
         np.array([[ends[0], 1e5], [1e5, ends[1]]]),

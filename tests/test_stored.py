@@ -1,4 +1,6 @@
-"""A matrix in a folder of row blocks: written complete or not at all, read back to the bit, and never a wrong number."""
+"""A matrix in a folder of row blocks: written complete or not at all, read back to the bit, and
+never a wrong number.
+"""
 
 import errno
 import gc
@@ -67,7 +69,7 @@ def assert_bits(actual, expected):
         assert found.tobytes() == wanted.tobytes()
 
 
-# --- written and read back ------------------------------------------------------------------------------------------
+# --- written and read back ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
@@ -201,7 +203,7 @@ def test_indices_are_int64_from_2_to_the_31_on():
     assert stored[:].indices.tolist() == [2**31 - 1]
 
 
-# --- parts of its arrays --------------------------------------------------------------------------------------------
+# --- parts of its arrays --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -250,7 +252,8 @@ def test_what_cannot_be_read_into():
                 stored.read("data", 0, 3, bad)
         with pytest.raises(
             ValueError,
-            match=r"array of 3 int32 or int64, got numpy.ndarray of float64 and shape \(3,\): pass numpy\.empty",
+            match=r"array of 3 int32 or int64, got numpy.ndarray of float64 and shape \(3,\): pass "
+            r"numpy\.empty",
         ):
             stored.read("indices", 0, 3, out)
 
@@ -326,7 +329,7 @@ def test_a_pickle_reads_the_same_files(folder, monkeypatch):
         again[:]
 
 
-# --- its products ---------------------------------------------------------------------------------------------------
+# --- its products ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -428,7 +431,7 @@ def test_rows_that_do_not_fit(monkeypatch):
     assert stored[:2].shape == (2, 7)
 
 
-# --- complete or absent ---------------------------------------------------------------------------------------------
+# --- complete or absent ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -669,7 +672,7 @@ def test_numpy_integers_and_matrices_of_the_old_kind():
     assert_bits(io.read_matrix("J")[:], J)
 
 
-# --- folders that are not what was written --------------------------------------------------------------------------
+# --- folders that are not what was written --------------------------------------------------------
 
 
 def test_missing():
@@ -855,7 +858,8 @@ def test_each_piece_of_an_array_has_a_checksum(monkeypatch):
         for start in (1, 4, 8, 11):
             with pytest.raises(
                 ValueError,
-                match=r"rows-00000000\.npz is damaged: the checksum of its data from byte [0-9]+ on is another than was written: write it",
+                match=r"rows-00000000\.npz is damaged: the checksum of its data from byte [0-9]+ "
+                r"on is another than was written: write it",
             ):
                 again.read("data", start, start + 8, out)
 
@@ -978,7 +982,7 @@ def test_pointers_and_columns_are_looked_at_before_they_are_used():
     np.testing.assert_array_equal(stored[5:].toarray(), J[5:].toarray())
 
 
-# --- folders that change while they are open ------------------------------------------------------------------------
+# --- folders that change while they are open ------------------------------------------------------
 
 
 def truncated(path):

@@ -1,4 +1,6 @@
-"""Rows that are not in memory: the same results as in memory, from every source, in blocks of every size."""
+"""Rows that are not in memory: the same results as in memory, from every source, in blocks of every
+size.
+"""
 
 import gc
 import os
@@ -119,7 +121,9 @@ def same(actual, expected):
 
 
 def compare_builders(streamed, there):
-    """On integers everything is exact; what needs rows that the file does not have in its order is refused."""
+    """On integers everything is exact; what needs rows that the file does not have in its order is
+    refused.
+    """
     assert (streamed.shape, streamed.nnz, streamed.dtype) == (there.shape, there.nnz, there.dtype)
     m, sparse = there.shape[0], there._pattern.indices is not None
     w, V = integers((m,), seed=3), integers((K, 3), seed=4)
@@ -151,7 +155,8 @@ def compare_builders(streamed, there):
         if flipped and sparse:
             with pytest.raises(
                 ValueError,
-                match=r"A is stored by (rows|columns), and this needs its (rows|columns): take order=",
+                match=r"A is stored by (rows|columns), and this needs its (rows|columns): take "
+                r"order=",
             ):
                 function(streamed)
         else:
@@ -253,7 +258,8 @@ def test_nan_in_the_triangle_of_y_that_is_not_read(sources):
 def test_a_hint_about_dtypes_can_be_followed(sources):
     with pytest.raises(
         TypeError,
-        match=r"what A returned for rows\(0, 1\) must have a dtype among .* got float16: convert it to float64",
+        match=r"what A returned for rows\(0, 1\) must have a dtype among .* got float16: convert "
+        r"it to float64",
     ):
         JacobianBuilder(lambda i0, i1: np.ones((i1 - i0, 3), np.float16))
     with pytest.raises(
@@ -307,7 +313,9 @@ def test_least_squares(sources, monkeypatch, kind, y_kind):
 
 
 def test_least_squares_in_columns(sources, block):
-    """Where a file has A's columns one after the other, costs and gradients take them as they are, and so they do of Y."""
+    """Where a file has A's columns one after the other, costs and gradients take them as they are,
+    and so they do of Y.
+    """
     A, Y = matrix(K), integers((K, K), seed=9)
     for order in ("C", "F"):
         there = LeastSquares(A, Y, order=order)
@@ -341,7 +349,9 @@ def test_least_squares_in_columns(sources, block):
 
 
 def test_y_beside_nothing(sources):
-    """Numbers of Y where A stores none, and what is not finite, are found as they are read, and where they are is said."""
+    """Numbers of Y where A stores none, and what is not finite, are found as they are read, and
+    where they are is said.
+    """
     A = matrix(K, "csr")
     i, j = (int(index[0]) for index in np.nonzero(A.toarray() == 0))
     Y = np.zeros((K, K))
@@ -385,11 +395,13 @@ def test_finiteness_is_found_in_the_pass(sources, block):
     assert np.isfinite(RowSums(sources.npy(np.where(np.isinf(A), 0, A)), uplo="U").value(x)).all()
 
 
-# --- rounding ---------------------------------------------------------------------------------------------------------
+# --- rounding -------------------------------------------------------------------------------------
 
 
 def sums_of(builder, problem, w):
-    """{name: (sum, sum of the absolute values of its terms)} at positive A, Y, w and x, where each is its own bound."""
+    """{name: (sum, sum of the absolute values of its terms)} at positive A, Y, w and x, where each
+    is its own bound.
+    """
     at = np.linspace(0.5, 1.5, builder.shape[1])
     J = builder.operator(at)
     return {
@@ -403,7 +415,9 @@ def sums_of(builder, problem, w):
 
 @pytest.mark.parametrize("kind", ["csr", *slow("npy")])
 def test_sums_agree_to_rounding(sources, monkeypatch, kind):
-    """``|Δ| ≤ 2 k ε Σ|terms|``: each of two sums of n ≤ 2 k terms is within n ε Σ|terms| of the exact one, whatever its order."""
+    """``|Δ| ≤ 2 k ε Σ|terms|``: each of two sums of n ≤ 2 k terms is within n ε Σ|terms| of the
+    exact one, whatever its order.
+    """
     k = 300
     rng = np.random.default_rng(0)
     A = rng.random((k, k)) * (rng.random((k, k)) < (1 if kind == "npy" else 0.2))
@@ -430,7 +444,7 @@ def test_sums_agree_to_rounding(sources, monkeypatch, kind):
             same(found[-2][name], found[-3][name])
 
 
-# --- symmetric A ------------------------------------------------------------------------------------------------------
+# --- symmetric A ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", DENSE + SPARSE)
@@ -535,7 +549,7 @@ def test_scaling_where_support_matters(sources):
         )
 
 
-# --- passes -----------------------------------------------------------------------------------------------------------
+# --- passes ---------------------------------------------------------------------------------------
 
 
 def test_passes_are_few_and_counted(sources):
@@ -585,7 +599,7 @@ def test_a_bar_is_shown_if_it_is_asked_for(sources, monkeypatch, capsys):
     assert threading.active_count() == threads
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def test_a_budget_that_is_too_small_says_what_is_needed(sources):
@@ -618,7 +632,8 @@ def test_anonymous_memory_stays_within_the_budget(tmp_path):
 
         def anonymous():
             with open("/proc/self/status") as file:
-                return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+                found = next(line for line in file if line.startswith("RssAnon"))
+                return int(found.split()[1]) * 1024
 
         def operations(A, Y, k, **budget):
             u = np.linspace(1, 2, k)
@@ -675,7 +690,7 @@ def test_anonymous_memory_stays_within_the_budget(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# --- what is passed in ------------------------------------------------------------------------------------------------
+# --- what is passed in ----------------------------------------------------------------------------
 
 
 def test_what_cannot_be_streamed(sources, tmp_path):
@@ -741,7 +756,9 @@ def test_structures_that_cannot_be_read(sources):
 
 
 def test_what_stays_in_memory():
-    """Arrays that are no file's: a copy on write, a plain view of a map, and what NumPy calls a map of nothing."""
+    """Arrays that are no file's: a copy on write, a plain view of a map, and what NumPy calls a map
+    of nothing.
+    """
     assert _registry.stored_source("A", np.ones((3, 3))) is None
     assert _registry.stored_source("A", scipy.sparse.csr_array(np.eye(3))) is None
 
@@ -885,6 +902,7 @@ def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
         if scipy.sparse.issparse(A)
         else sources.npy(A)
     )
+    lower = 'of these files rows="upper" reads the lower triangle of a symmetric A and Y'
     for order in ("C", "F"):
         there = LeastSquares(A, A, rows="upper", order=order)
         for beside in (Y, np.triu(Y)):
@@ -893,10 +911,7 @@ def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
                 and kind in ("npy", "csr", "fortran")
                 and (order == "F") != (kind == "fortran")
             ):
-                with pytest.raises(
-                    ValueError,
-                    match='of these files rows="upper" reads the lower triangle of a symmetric A and Y',
-                ):
+                with pytest.raises(ValueError, match=lower):
                     LeastSquares(ours, source(beside), rows="upper", order=order)
             else:
                 streamed = LeastSquares(ours, source(beside), rows="upper", order=order)

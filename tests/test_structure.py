@@ -1,4 +1,6 @@
-"""The shape of the package: which module may import which, which names are public, and what a docstring must say."""
+"""The shape of the package: which module may import which, which names are public, and what a
+docstring must say.
+"""
 
 import ast
 import inspect
@@ -99,8 +101,8 @@ def test_only_the_kernels_import_numba():
 
 def test_public_names():
     assert sparsejac.__all__ == [
-        "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares", "NormalOperator", "RowSums", "RowSumsOperator",
-        "fit", "jacobian", "symmetric_scaling",
+        "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares",
+        "NormalOperator", "RowSums", "RowSumsOperator", "fit", "jacobian", "symmetric_scaling",
     ]  # fmt: skip
     assert (PACKAGE / "py.typed").is_file()
 
@@ -130,7 +132,9 @@ def public_functions():
     "documented", list(public_functions()), ids=lambda function: function.__qualname__
 )
 def test_docstrings(documented):
-    """numpydoc: the parameters are those of the signature, with their defaults; results, errors, memory and an example are there."""
+    """numpydoc: the parameters are those of the signature, with their defaults; results, errors,
+    memory and an example are there.
+    """
     text = inspect.getdoc(documented)
     sections = re.split(r"\n\n?([A-Z][a-z]+)\n-{4,}\n", text)
     bodies = dict(zip(sections[1::2], sections[2::2], strict=True))

@@ -1,4 +1,6 @@
-"""What counts as symmetric: one rule wherever a symmetric A or Y is asked for, in memory and streamed."""
+"""What counts as symmetric: one rule wherever a symmetric A or Y is asked for, in memory and
+streamed.
+"""
 
 import itertools
 
@@ -15,7 +17,7 @@ x = np.random.default_rng(3).uniform(0.5, 1.5, K)
 
 
 def nearly(dtype, factor, *, seed=0):
-    """A symmetric matrix, but for the entry (2, 20), which is off by so many times what is allowed."""
+    """A symmetric matrix, except that entry (2, 20) is off by a multiple of the tolerance."""
     B = np.random.default_rng(seed).uniform(0.1, 1, (K, K))
     B = ((B + B.T) / 2).astype(dtype)
     if np.dtype(dtype).kind == "c":
@@ -65,7 +67,8 @@ def test_more_is_refused(tmp_path, use, form, dtype):
     B = nearly(dtype, 2)
     with pytest.raises(
         ValueError,
-        match=r"\[(2, 20|20, 2)\] != .\[(20, 2|2, 20)\], by more than rounding: pass \(. \+ .\.T\) / 2",
+        match=r"\[(2, 20|20, 2)\] != .\[(20, 2|2, 20)\], by more than rounding: pass \(. \+ .\.T\) "
+        r"/ 2",
     ):
         USES[use](FORMS[form](B, tmp_path))
 
@@ -78,7 +81,8 @@ def test_more_is_refused_when_streamed(tmp_path, use, dtype):
     B = nearly(dtype, 4 * np.sqrt(K))
     with pytest.raises(
         ValueError,
-        match=r"the products of row (2|20) and of column (2|20) (of A |of Y )?with one vector differ",
+        match=r"the products of row (2|20) and of column (2|20) (of A |of Y )?with one vector "
+        r"differ",
     ):
         USES[use](streamed(B, tmp_path / "B.npy"))
 
@@ -144,7 +148,7 @@ def test_nan_and_infinity(form):
 
 @pytest.mark.parametrize("form", ["C", "csr"])
 def test_only_a_symmetric_a_is_read_by_half(form):
-    """The problem is that of A as it is, not that of its upper triangle, for which this Y is exact."""
+    """The problem uses A as it is, not its upper triangle, for which this Y is exact."""
     A = nearly("float64", 0.9)
     F = A * np.outer(x, x)
     problem = LeastSquares(FORMS[form](A, None), np.triu(F) + np.triu(F, 1).T)

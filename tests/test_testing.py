@@ -141,7 +141,10 @@ def test_no_error_hides_behind_a_large_or_small_x(size):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float64", "complex128", *slow("float32", "complex64")])
 def test_no_extra_entry_hides_where_x_is_small(dtype, order):
-    """The sizes in x differ by sixteen orders of magnitude. An entry as large as its row's largest is found in each wrong column."""
+    """The sizes in x differ by sixteen orders of magnitude.
+
+    An entry as large as its row's largest is found in each wrong column.
+    """
     rng, k = np.random.default_rng(1), 5
     x = np.array([1e-8, 3e-5, -2.0, 7e4, 1e8])
     A = rng.standard_normal((k, k))

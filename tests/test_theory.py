@@ -44,7 +44,9 @@ def test_order_f_is_order_c_of_the_transposed():
 
 
 def test_commutation_and_duplication():
-    """The column-stacked J is the commuted row-major one; the J of a symmetric A is its upper rows, duplicated."""
+    """The column-stacked J is the commuted row-major one; the J of a symmetric A is its upper rows,
+    duplicated.
+    """
     A, x, k = matrix(5, symmetric=True), integers((5,), seed=5), 5
     swapped = np.arange(k * k).reshape(k, k).T.ravel()
     assert_same(jacobian(A, x, order="F"), jacobian(A, x).toarray()[swapped])

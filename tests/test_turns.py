@@ -1,4 +1,6 @@
-"""A function, or an object with rows, is asked for one block at a time, however many builders there are of it."""
+"""A function, or an object with rows, is asked for one block at a time, however many builders there
+are of it.
+"""
 
 import functools
 import pickle

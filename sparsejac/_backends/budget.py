@@ -22,20 +22,20 @@ from .._matrix.entries import COMPILED
 from .._matrix.source import Source
 
 BLOCK = 2**23  # bytes of a block: with more, the time between two blocks does not show
-_DEFAULT = 2**28  # bytes of all blocks, where nobody says how many
-_VECTORS = 48
+_DEFAULT = 2**28  # bytes of all blocks if the caller gives no budget
+_VECTORS = 48  # k-vectors: see above
 _OTHER = 2**21  # bytes of threads, and of what they leave with malloc
 
 
 def block_entries(source: Source, workers: int, memory: int | None, aligned: int = 0) -> int:
-    """How many entries a block may have. `aligned` bytes go with each of them, on all threads.
+    """How many entries a block may have. Each takes `aligned` bytes more, on all threads together.
 
     Raises
     ------
     ValueError
         If `memory` does not suffice for the smallest blocks.
     MemoryError
-        If there is no such limit, and the machine has less.
+        If `memory` is None, and the machine has too little memory.
     """
     k, own = source.k, source.entry_bytes(kernel_dtype(source))
     each = own * (workers + 1 + source.extra) + aligned
@@ -55,5 +55,6 @@ def block_entries(source: Source, workers: int, memory: int | None, aligned: int
 
 
 def kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = COMPILED) -> np.dtype[Any]:
+    """The dtype in which the kernels get the numbers of a source."""
     native = source.dtype.newbyteorder("=")
     return native if native in compiled else np.dtype(np.float64)

@@ -1,4 +1,4 @@
-"""Which backend runs operations over a source."""
+"""The choice of the backend that runs operations over a source."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .streamed import StreamedRows
 
 
 def check_budget(source: Source, settings: Settings) -> None:
-    """Refuse a budget that is too small, before even a k-vector is made."""
+    """Refuse a budget that is too small, before a k-vector is allocated."""
     if not source.zero_copy:
         block_entries(source, settings.workers or machine.cpu_count(), settings.memory)
 
 
 def backend_of(source: Source, layout: Layout, settings: Settings) -> Rows:
-    """Threads over a matrix in memory, or threads that read ahead."""
+    """The backend for a source: in memory if its blocks are views, else streamed."""
     if source.zero_copy and isinstance(source, (DenseMemory, CsrMemory)):
         return MemoryRows(source, layout, settings)
     return StreamedRows(source, layout, settings)
@@ -30,10 +30,10 @@ def backend_of(source: Source, layout: Layout, settings: Settings) -> Rows:
 def checked_backend(
     source: Source, layout: Layout, settings: Settings, symmetric: str | None = None
 ) -> Rows:
-    """The backend of an A that has not been looked at yet.
+    """The backend of an A whose values have not been checked yet.
 
-    An A in memory is checked here and now. The values of a streamed A are checked in its first
-    pass. `symmetric` names what needs a symmetric A, which takes a pass.
+    An A in memory is checked here. The values of a streamed A are checked in its first pass.
+    `symmetric` names the feature that needs a symmetric A. The check of that takes a pass.
     """
     check_budget(source, settings)
     if source.zero_copy and isinstance(source, (DenseMemory, CsrMemory)):

@@ -22,16 +22,22 @@ from .partition import bounds_of, partial_sums, pieces
 from .rows import Rows, Sum, Summary
 from .threads import InOrder, Stop, on_threads
 
-# Up to so many entries two threads win nothing: waking them takes a tenth of a millisecond, visiting these takes three.
+# Up to so many entries, one thread is as fast as two: a kernel reads them in three milliseconds,
+# and waking a thread takes a tenth of a millisecond.
 _INLINE = 2**20
-# bytes of a packed block, unless 32 rows are more: a few cache lines of each Fortran-ordered column
+# Bytes of a contiguous copy, unless 32 rows need more. It holds a few cache lines of each column of
+# a Fortran-ordered matrix.
 _PACK = 2**20
-_SUM_PIECES = 8  # partial sums, at most
-_EITHER_WAY = {"squares", "squares_of_many"}  # sums over all entries that are the same for A and Aᵀ
+_SUM_PIECES = 8  # the largest number of partial sums
+# Sums over all entries that are the same for A and Aᵀ.
+_EITHER_WAY = {"squares", "squares_of_many"}
 
 
 def check_memory(source: DenseMemory | CsrMemory, *, finite: bool, symmetric: str | None) -> None:
-    """Refuse NaN and infinity in what A holds, and an A that is not `symmetric` for what needs it."""
+    """Refuse NaN and infinity in A, and with `symmetric` an A that is not symmetric.
+
+    `symmetric` names the feature that needs a symmetric A, or is None.
+    """
     if finite:
         part = held_triangle(source)
         check_entries_finite(*source.arrays, transposed=source.transposed, part=part)
@@ -41,7 +47,7 @@ def check_memory(source: DenseMemory | CsrMemory, *, finite: bool, symmetric: st
 
 
 class MemoryRows(Rows):
-    """The rows of A in memory: a dense matrix, or the values of a CSR matrix."""
+    """The backend of an A in memory: a dense matrix, or a CSR matrix."""
 
     source: DenseMemory | CsrMemory
 
@@ -50,8 +56,9 @@ class MemoryRows(Rows):
         self.pattern = pattern = pattern_of(source, layout)
         self.entries = Entries(source.values, pattern)
         self.dtype = self.entries.dtype
-        self._square = pattern.entries == pattern.k**2  # no triangle
-        # Only A decides on the pieces. A power of two of them, so that as many threads share them evenly.
+        self._square = pattern.entries == pattern.k**2  # all entries of a dense A
+        # A alone decides on the pieces, so that the bits of sums do not depend on the
+        # workers. Their number is a power of two, so that as many threads share them evenly.
         self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
 
     def scan(self) -> Summary:
@@ -70,9 +77,10 @@ class MemoryRows(Rows):
         compact: bool = False,
         target: Any = None,
     ) -> None:
-        """Run a kernel over all rows, or ``rows[0] <= i < rows[1]``, of which each entry makes so many `columns`.
+        """Run a kernel over all rows, or over ``rows[0] <= i < rows[1]``.
 
-        With `structure`, the kernel is one that does not read A's values; with a `target`, it reads that beside them.
+        The kernel writes `columns` numbers for each entry. With `structure`, it does not read A's
+        values. With a `target`, it reads the target's number at each entry too.
         """
         self.pattern.check_unchanged()
         if rows is None:
@@ -196,7 +204,7 @@ class MemoryRows(Rows):
                 run(data, indices, base, *spans, b0, b1, *beside, *args)
 
     def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:
-        """Consecutive rows whose entries fit into a buffer."""
+        """Blocks of consecutive rows whose entries fit into a buffer."""
         pattern, itemsize = self.pattern, self.dtype.itemsize
         while i0 < i1:
             if pattern.indices is None:

@@ -1,20 +1,23 @@
-"""How the rows of A are shared out: pieces of about the same number of entries."""
+"""The partition of A's rows into pieces of about the same number of entries."""
 
 from __future__ import annotations
 
 from .._matrix.pattern import Pattern, searchsorted
 
-# entries a thread takes at a time, at least: its turn at the interpreter takes time as well
+# The least number of entries that a thread takes at a time: waiting for the GIL costs time too.
 _PIECE = 2**18
 
 
 def pieces(entries: int, workers: int) -> int:
-    """How many pieces threads take one after the other."""
+    """How many pieces threads share for a map over so many entries."""
     return min(entries // _PIECE + 1, 8 * workers)
 
 
 def partial_sums(pattern: Pattern, most: int) -> int:
-    """How many partial sums to make: many where one, of k numbers, costs little beside its entries. A power of two."""
+    """How many partial sums to make: a power of two, at most `most`.
+
+    There are many if one of them, of k numbers, costs little compared with its entries.
+    """
     pieces = most
     while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
         pieces //= 2
@@ -22,7 +25,7 @@ def partial_sums(pattern: Pattern, most: int) -> int:
 
 
 def bounds_of(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
-    """Rows at which to cut ``i0 … i1`` into pieces of about the same number of entries."""
+    """The bounds that split rows ``i0 … i1`` into pieces of about the same number of entries."""
     begin, end = int(pattern.first[i0]), int(pattern.first[i1])
     targets = [begin + (end - begin) * piece // pieces for piece in range(1, pieces)]
     inner = (searchsorted(pattern.first, target) for target in targets)

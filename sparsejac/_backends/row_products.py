@@ -1,4 +1,4 @@
-"""Products A u of a symmetric matrix, of which one side of the diagonal is read."""
+"""Products A u of a symmetric matrix. One side of its diagonal is read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from .choice import backend_of, checked_backend
 from .memory import MemoryRows
 from .rows import Rows
 
-_silence = functools.partial(
-    np.errstate, over="ignore", invalid="ignore"
-)  # of overflow, as in the kernels
+# Kernels raise no warning for overflow. NumPy must not either.
+_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class RowProducts:
-    """``A u`` for a symmetric A, in memory or streamed, whose parts that do not count are left out.
+    """Products ``A u`` with the part of a symmetric A that counts. A is in memory or streamed.
 
     The keywords are those of `sparsejac.RowSums`.
     """
@@ -55,14 +54,14 @@ class RowProducts:
         self._layout = layout_of_sums(source, min(max(ignored, 1), k), bounds, pairs)
         symmetric = "RowSums" if source.uplo is None else None
         whole = checked_backend(source, layout_of_whole(source), settings, symmetric)
-        # One pass sees all of an A that is not in memory.
+        # One pass scans the whole of an A that is not in memory.
         self._seen = None if source.zero_copy else whole.scan()
         del whole
         self._set_up()
         self.nnz = self.pattern.entries + int(np.count_nonzero(self.diagonal))
 
     def _whole(self) -> Rows:
-        """All that A holds, not only the part that counts."""
+        """The backend of all that A holds, not only of the part that counts."""
         return backend_of(self._source, layout_of_whole(self._source), self._settings)
 
     def _set_up(self) -> None:
@@ -74,13 +73,16 @@ class RowProducts:
         self.take_diagonal()
 
     def take_diagonal(self) -> None:
-        """The diagonal as it is in memory now, or as the last pass over a streamed A has noted it."""
+        """Take the diagonal from memory, or from the last pass over a streamed A."""
         if self._own:
             noted = self.rows.noted_diagonal()
             self.diagonal = self.rows.diagonal() if noted is None else noted
 
     def current_diagonal(self) -> NDArray[Any]:
-        """The diagonal as it is now: a pass over a streamed A that its owner may have changed."""
+        """The diagonal as it is now.
+
+        If A is streamed and may have changed, this takes a pass.
+        """
         if self._own:
             self.diagonal = self.rows.diagonal().astype(np.float64)
         return self.diagonal
@@ -98,7 +100,7 @@ class RowProducts:
         self._set_up()
 
     def times(self, u: NDArray[Any]) -> NDArray[Any]:
-        """``A u``, of a float64 vector."""
+        """The product ``A u`` with a float64 vector."""
         found = self.rows.sum("symmetric", frozen(u))
         if self._own and (noted := self.rows.noted_diagonal()) is not None:
             self.diagonal = noted
@@ -107,7 +109,7 @@ class RowProducts:
         return found
 
     def check_nonnegative(self) -> float:
-        """The largest entry; negative ones are refused."""
+        """Refuse negative entries, and return the largest entry."""
         if self._seen is None or self._source.mutable:
             seen = self._whole().scan()
             self._seen = self._seen and seen
@@ -118,11 +120,15 @@ class RowProducts:
         return max(seen.largest, 0.0)
 
     def without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowProducts:
-        """The same with zeros for these of the visited entries, and for the diagonal in these rows: in a copy of A's values."""
+        """A copy with zeros at these visited entries, and on the diagonal in these rows.
+
+        A's values are copied.
+        """
         if not isinstance(self.rows, MemoryRows):
-            raise ValueError(  # noqa: TRY004  # it is a matter of where A is
-                f'support="drop" leaves out {entries.size + rows.size} entries of A in a copy of it, and A is not in memory: write it without them, at '
-                '`unsupported_entries` of the result of support="check"'
+            raise ValueError(  # noqa: TRY004  # the type of A is fine: it is not in memory
+                f'support="drop" leaves out {entries.size + rows.size} entries of A in a copy of '
+                "it, and A is not in memory: write it without them, at `unsupported_entries` of "
+                'the result of support="check"'
             )
         result = object.__new__(RowProducts)
         result.__dict__.update(self.__dict__)
@@ -132,7 +138,7 @@ class RowProducts:
         return result
 
     def nonzeros(self) -> NDArray[np.int64]:
-        """How many entries of each row of A that count are not zero: one pass."""
+        """How many nonzero entries of each row of A count. This takes one pass."""
         found = self.rows.sum("nonzeros", frozen(np.ones(self.shape[0])))
         self.take_diagonal()
         return found.astype(np.int64) + (self.diagonal != 0)

@@ -1,8 +1,9 @@
 """What all backends have in common.
 
-A backend offers two things. `map` runs a kernel that writes each row's own part of an output; the threads share out the
-rows as they come. `sum` runs a kernel that adds into a k-vector; there the partial sums are fixed by A alone and added
-in order, so that the result has the same bits for every number of workers.
+A backend offers two operations. `map` runs a kernel that writes each row's own part of an output.
+Threads take the rows in any order. `sum` runs a kernel that adds into a k-vector. There A alone
+determines the partial sums, and they are added in order. So the result has the same bits for every
+number of workers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .._validation import Order, Settings
 
 
 class Summary(NamedTuple):
-    """What there is in a real matrix."""
+    """What a scan finds in a real matrix: its diagonal, and its lowest and largest entries."""
 
     diagonal: NDArray[np.float64]
     lowest: float
@@ -32,16 +33,15 @@ class Summary(NamedTuple):
 
 
 class Rows:
-    """What all places have in common: numbers of A that are not a kernel's, gathered by the two things that they offer."""
+    """The base of all backends: what they derive from `map` and `sum`."""
 
     pattern: Pattern
     workers: int
-    dtype: np.dtype[Any]  # in which the kernels are given A
-    entries: Any  # A's numbers, by themselves
-    tick: Callable[[int], object] | None = (
-        None  # told of the entries of each piece that `map` has done
-    )
-    memory: int | None = None  # bytes that may be held at a time, where there is such a limit
+    dtype: np.dtype[Any]  # the dtype in which the kernels get the numbers of A
+    entries: Any  # the numbers of A
+    # `map` calls it with the number of entries of each piece that it has finished.
+    tick: Callable[[int], object] | None = None
+    memory: int | None = None  # the budget in bytes, if there is one
 
     def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
         self.source, self.layout, self.settings = source, layout, settings
@@ -60,37 +60,43 @@ class Rows:
         raise NotImplementedError
 
     def at(self, entries: Indices) -> NDArray[Any]:
-        """The values of these entries, of which there are not many: O(k)."""
+        """The values of these entries. There are O(k) of them."""
         raise NotImplementedError
 
     def check_budget(self, target: Any) -> None:
-        """Refuse a budget that is too small for what is beside A."""
+        """Refuse a budget that is too small for a target."""
 
     def scan(self) -> Summary:
-        """What there is in the entries that are visited."""
+        """Scan the entries that are visited."""
         raise NotImplementedError
 
     def take_scan(self, seen: Summary, *, whole_diagonal: bool) -> None:
-        """Take over what another pass has seen. Later passes note the diagonal too, if it is wanted."""
+        """Take over what another pass has scanned.
+
+        With `whole_diagonal`, later passes note the diagonal even where it is not visited.
+        """
 
     def noted_diagonal(self) -> NDArray[Any] | None:
-        """The diagonal as the last pass has noted it, where passes do."""
+        """The diagonal that the last pass noted, or None if passes do not note it."""
         return None
 
     def diagonal(self) -> NDArray[Any]:
-        """A's diagonal, in double precision; 0 where it stores none."""
+        """A's diagonal in double precision, with 0 where A stores no entry."""
         raise NotImplementedError
 
     def diagonal_of(self, target: Any) -> NDArray[Any]:
-        """The same of what is beside A, in float64."""
+        """The diagonal of a target, in float64."""
         raise NotImplementedError
 
     def any_nonzero(self, target: Any) -> bool:
-        """Whether a number of what is beside A is not zero, however small: without a pass over A, where it is in memory."""
+        """Whether a target has a nonzero number, however small.
+
+        If the target is in memory, this takes no pass over A.
+        """
         return bool(np.any(target.values))
 
     def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Two k-vectors as the kernels of a map want them: for sparse rows packed."""
+        """Two k-vectors as the kernels of a map take them. For sparse rows they are interleaved."""
         if self.pattern.indices is None:
             return x, v
         packed = np.empty((x.size, 2), x.dtype)
@@ -98,7 +104,7 @@ class Rows:
         return frozen(packed), None
 
     def visited(self) -> tuple[Indices, Indices]:
-        """(i, j) of the entries that are visited."""
+        """The pairs (i, j) of the entries that are visited."""
         pattern, count = self.pattern, self.pattern.entries
         dtype = index_dtype(pattern.k, pattern.k, count)
         i, j = np.empty(count, dtype), np.empty(count, dtype)
@@ -106,7 +112,7 @@ class Rows:
         return i, j
 
     def positions(self) -> Any:
-        """Which of A's values those are."""
+        """The positions of the visited entries among A's values."""
         pattern = self.pattern
         if pattern.entries == (pattern.k**2 if pattern.indices is None else pattern.indices.size):
             return slice(None)
@@ -115,7 +121,7 @@ class Rows:
         )
 
     def values(self, target: Any = None) -> NDArray[Any]:
-        """A's numbers at the entries that are visited, or the target's, in double precision: a vector of so many."""
+        """A's numbers, or the target's, at the entries that are visited, in double precision."""
         k, dtype = self.pattern.k, np.dtype(np.complex128 if self.dtype.kind == "c" else np.float64)
         found = np.empty(self.pattern.entries, dtype)
         if target is None:
@@ -125,7 +131,7 @@ class Rows:
         return np.negative(found, out=found)
 
     def matrix(self, target: Any = None) -> NDArray[Any]:
-        """The same of a dense A as a k×k array."""
+        """The `values` for a dense A as a k×k array, with zeros elsewhere."""
         pattern, k = self.pattern, self.pattern.k
         found = self.values(target)
         if found.size == k * k:
@@ -146,11 +152,11 @@ class Rows:
         return diagonal
 
     def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array of m rows for a map to fill: zero where A has no entries."""
+        """An array of m rows that a map fills. It is zero where A has no entries."""
         return np.empty(shape, dtype) if self.pattern.grid is None else np.zeros(shape, dtype)
 
     def check_weights(self) -> None:
-        """Refuse weights of J's rows that cannot be read along the stored rows."""
+        """Refuse weights for J's rows that cannot be read along the stored rows."""
         whole = self.pattern.indices is None and self.pattern.m == self.pattern.k**2
         if not (self.layout.rows_in_order or whole):
             raise self.wrong_order()
@@ -161,7 +167,10 @@ class Rows:
         return _validation.wrong_order(other, columns=self.layout.transposed)
 
     def spans(self, *, compact: bool = False) -> tuple[Any, ...]:
-        """What every kernel is told of the rows. With `compact`, as if J had a row for each entry that is visited."""
+        """The arguments with which every kernel gets the rows.
+
+        With `compact`, J has a row for each entry that is visited, as if no rows were implicit.
+        """
         pattern = self.pattern
         return pattern.lo, pattern.hi, pattern.first, None if compact else pattern.grid
 
@@ -229,7 +238,10 @@ class Sum:
 
 
 def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An empty array that starts where a cache line does, so that rows of a power of two of numbers do not straddle two."""
+    """An empty array that starts at a cache line.
+
+    So a row of a power of two of numbers lies within one cache line.
+    """
     memory = np.empty(rows * columns + 64 // dtype.itemsize, dtype)
     start = -memory.ctypes.data % 64 // dtype.itemsize
     return memory[start : start + rows * columns].reshape(rows, columns)

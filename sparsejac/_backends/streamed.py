@@ -1,14 +1,17 @@
-"""Rows that are not in memory, and how a kernel runs over them: block after block, while the next ones are read.
+"""The backend of a streamed A: kernels run on blocks of rows while the next blocks are read.
 
-A pass opens its sources, which see to it that they are what they were, and starts threads of its own: one more than may
-compute, so that one of them can read while the others do. Each takes the next block, in order, reads it into a buffer of its
-own, and runs the kernel on it. When the pass is over, or has failed, threads, files and buffers are gone.
+A pass opens its sources, which check that they have not changed. It then starts threads of its
+own: one more than may compute, so that one can read while the others compute. Each thread takes the
+next block, in order, reads it into a buffer of its own, and runs the kernel on it. When the pass
+ends or fails, its threads, files and buffers are released.
 
-In a first pass the blocks are looked at as they come: whether they are finite, what is on the diagonal, and how small and large
-they are. Of a file that has not changed nobody needs to know again. What its owner may change unnoticed is looked at in every pass.
+The first pass scans the blocks: it checks that they are finite, and notes the diagonal and the
+lowest and largest entries. A file that has not changed is not scanned again. A source that its
+owner may change unnoticed is scanned in every pass.
 
-The bits of a sum depend on A alone. A is cut into units of rows, and each unit belongs to one of a few partial sums, to which units
-are added in order. A budget that leaves no room for a whole unit cuts it into blocks, where the kernels allow that.
+The bits of a sum depend on A alone. A is split into units of rows. Each unit belongs to one of a
+few partial sums, and units are added to it in order. If the budget does not suffice for a whole
+unit, the unit is split into blocks where the kernels allow that.
 """
 
 from __future__ import annotations
@@ -40,13 +43,13 @@ from .partition import partial_sums
 from .rows import Rows, Sum, Summary
 from .threads import InOrder, Stop, aside, on_own_threads
 
-_PARTIAL_SUMS = 4  # at most: a block waits for the one before it in the same sum
-_SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take, of those below
-_DELAY = 2  # seconds before a bar is shown
+_PARTIAL_SUMS = 4  # the largest number of them: a block waits for the one before it in its sum
+_SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take
+_DELAY = 2  # seconds before a progress bar is shown
 
 
 class StreamedEntries:
-    """The numbers of A, or of Y beside it, where they are read block by block; and what has been seen of them."""
+    """The numbers of a streamed A or Y, read block by block, and what scans have noted of them."""
 
     def __init__(
         self,
@@ -57,17 +60,11 @@ class StreamedEntries:
         check_finite: bool,
         compiled: tuple[np.dtype[Any], ...] = COMPILED,
     ) -> None:
-        self.extremes = False  # whether anybody wants to know of them
-        self.whole_diagonal = (
-            False  # whether what is on the diagonal is noted even where it is not visited
-        )
+        self.extremes = False  # whether a scan notes the lowest and the largest entry
+        self.whole_diagonal = False  # whether the diagonal is noted even where it is not visited
         self._noting = Turn()
-        self.source, self.name, self._pattern, self.check_finite = (
-            source,
-            name,
-            pattern,
-            check_finite,
-        )
+        self.source, self.name, self._pattern = source, name, pattern
+        self.check_finite = check_finite
         self.dtype, self.direct, k = kernel_dtype(source, compiled), False, pattern.k
         self.given_dtype = self.dtype
         self.seen = np.zeros(k, np.bool_)
@@ -88,16 +85,18 @@ class StreamedEntries:
 
     @property
     def entry_bytes(self) -> int:
-        """What an entry takes in the buffers of one thread."""
+        """The bytes that an entry takes in the buffers of one thread."""
         return self.source.entry_bytes(self.dtype)
 
     def reader(self, opened: Any) -> Callable[..., Any]:
-        """``read(i0, i1, rooms, …)`` for a pass over an opened source: numbers, columns or None, and the first entry's number."""
-        return (
-            self._dense_reader(opened)
-            if isinstance(self.source, DenseSource)
-            else self._csr_reader(*opened)
-        )
+        """A function ``read(i0, i1, rooms, …)`` for a pass over an opened source.
+
+        It returns the numbers of these rows, their columns (None for a dense source), and the
+        number of the first entry.
+        """
+        if isinstance(self.source, DenseSource):
+            return self._dense_reader(opened)
+        return self._csr_reader(*opened)
 
     def _dense_reader(self, read: Any) -> Callable[..., Any]:
         pattern, k = self._pattern, self._pattern.k
@@ -112,11 +111,8 @@ class StreamedEntries:
                 c0, c1 = int(np.min(pattern.lo[i0:i1] - i)), int(np.max(pattern.hi[i0:i1] - i))
                 if self.whole_diagonal:
                     c0, c1 = min(c0, i0), max(c1, i1)
-            return (
-                self._readable(read(Part(i0, i1, c0, max(c0, c1)), rooms[0]), rooms[1]),
-                None,
-                i0 * k,
-            )
+            block = read(Part(i0, i1, c0, max(c0, c1)), rooms[0])
+            return self._readable(block, rooms[1]), None, i0 * k
 
         return block_of
 
@@ -130,7 +126,9 @@ class StreamedEntries:
         ) -> tuple[Any, Any, int]:
             base, end = int(indptr[i0]), int(indptr[i1])
             columns = _converted(read_columns(base, end, rooms[2]), dtype, rooms[3])
-            if source.stored_indices.mutable:  # a kernel would write beyond its arrays
+            if (
+                source.stored_indices.mutable
+            ):  # with wrong columns a kernel would write beyond its arrays
                 defect, line = compiled_kernel("csr_defect")(
                     indptr, columns, base, i0, i1, self._pattern.k
                 )
@@ -144,10 +142,13 @@ class StreamedEntries:
     def _readable(self, block: NDArray[Any], room: Room) -> NDArray[Any]:
         return frozen(_converted(block, self.dtype, room).reshape(-1))
 
-    # --- what is seen -------------------------------------------------------------------------------------------------
+    # --- scanning
 
     def look(self, i0: int, i1: int, data: NDArray[Any], base: int, *, again: bool = False) -> None:
-        """Look at the entries of rows ``i0 <= i < i1`` that are visited, unless they have been seen, or even then."""
+        """Scan the visited entries of rows ``i0 <= i < i1``, unless they are scanned already.
+
+        With `again`, they are scanned in any case.
+        """
         if self.seen[i0:i1].all() and not again:
             return
         if data.size:
@@ -181,19 +182,17 @@ class StreamedEntries:
         if self.extremes:
             lowest, largest = float(np.min(data)), float(np.max(data))
             with self._noting:
-                if (
-                    lowest < self.lowest and lowest < 0
-                ):  # of one that is not negative nobody asks where
+                if lowest < self.lowest and lowest < 0:  # only negative entries need a place
                     self.lowest_at = self.place(base + int(np.argmax(data == lowest)))
                 self.lowest = min(self.lowest, lowest)
                 self.largest = max(self.largest, largest)
 
     def summary(self) -> Summary:
-        """What has been seen."""
+        """What the scans have found."""
         return Summary(self.diagonal.astype(np.float64), self.lowest, self.lowest_at, self.largest)
 
     def place(self, entry: int) -> tuple[int, int]:
-        """(i, j) of an entry, as its user counts."""
+        """The pair (i, j) of an entry in the user's matrix."""
         pattern = self._pattern
         if pattern.indices is None:
             i, j = divmod(entry, pattern.k)
@@ -205,7 +204,11 @@ class StreamedEntries:
 
 
 class Block(NamedTuple):
-    """Rows i0 ≤ i < i1 of A as a kernel wants them, and what is beside them: its numbers, and the number of the first."""
+    """Rows i0 ≤ i < i1 of A as a kernel takes them, and the aligned numbers of the target.
+
+    `beside` is empty without a target. Otherwise it has the target's numbers and the number of the
+    first of them.
+    """
 
     number: int  # of the block
     i0: int
@@ -217,7 +220,7 @@ class Block(NamedTuple):
 
 
 class StreamedRows(Rows):
-    """The rows of A on disk or from a function, with `map` and `sum` as `MemoryRows` has them."""
+    """The backend of an A on disk or from a function. It offers what `MemoryRows` offers."""
 
     def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
         super().__init__(source, layout, settings)
@@ -229,7 +232,7 @@ class StreamedRows(Rows):
         self.dtype = self.entries.dtype
         self.passes = 0
 
-    # --- the two things -----------------------------------------------------------------------------------------------
+    # --- the two operations
 
     def map(
         self,
@@ -318,7 +321,7 @@ class StreamedRows(Rows):
                     np.add(total, of.found(out), out=total)
         return total
 
-    # --- a pass -------------------------------------------------------------------------------------------------------
+    # --- a pass
 
     def _pass_over(
         self,
@@ -329,7 +332,7 @@ class StreamedRows(Rows):
         *,
         structure: bool = False,
     ) -> None:
-        """Visit blocks of these rows, whatever their order, on threads."""
+        """Visit blocks of these rows on threads, in any order."""
         self._pass(name, visit, list(self._blocks(rows, target)), target, structure=structure)
 
     def _pass(
@@ -342,7 +345,7 @@ class StreamedRows(Rows):
         structure: bool = False,
         stop: Stop | None = None,
     ) -> None:
-        """Visit blocks of rows, on threads. When a visit fails, or Ctrl-C comes, `stop` is set."""
+        """Visit blocks of rows on threads. A failed visit and Ctrl-C set the cancel flag `stop`."""
         for numbers in (self.entries, target):
             turn = getattr(getattr(numbers, "source", None), "turn", None)
             if turn is not None and turn.owner == threading.get_ident():
@@ -372,11 +375,9 @@ class StreamedRows(Rows):
 
         with contextlib.ExitStack() as stack:
             read = own.reader(stack.enter_context(own.source.opened()))
-            read_beside = (
-                None
-                if streamed is None
-                else streamed.reader(stack.enter_context(streamed.source.opened()))
-            )
+            read_beside = None
+            if streamed is not None:
+                read_beside = streamed.reader(stack.enter_context(streamed.source.opened()))
             bar = stack.enter_context(_bar(name, rows, shown=self.progress))
             again = own.scan_each_pass
             again_beside = streamed is not None and streamed.scan_each_pass
@@ -396,7 +397,7 @@ class StreamedRows(Rows):
                 return Block(number, i0, i1, data, indices, base, beside)
 
             def taken(rooms: tuple[list[Room], list[Room]]) -> Block | None:
-                """The next block, or None if there is to be no other."""
+                """The next block, or None if the pass is cancelled."""
                 with taking:
                     if stop.is_set:
                         return None
@@ -406,7 +407,7 @@ class StreamedRows(Rows):
                         try:
                             return fetch(next(waiting), rooms)
                         except BaseException:
-                            stop.is_set = True  # before anyone else asks for another one
+                            stop.is_set = True  # before another thread asks for the next block
                             raise
                 return fetch(number, rooms)
 
@@ -436,7 +437,10 @@ class StreamedRows(Rows):
     def _blocks(
         self, rows: tuple[int, int], target: Any, columns: int = 1
     ) -> Iterator[tuple[int, int]]:
-        """Consecutive rows that are read together: those of a unit, or, where the budget has no room for these, a part of them."""
+        """The blocks of rows that are read together.
+
+        A block is a unit, or a part of one if the budget does not suffice for a unit.
+        """
         source, entries = self.entries.source, self._block_entries(target, columns)
         if isinstance(source, CsrSource):
             for u0, u1 in row_blocks(source.indptr, *rows, self._unit_entries):
@@ -459,7 +463,7 @@ class StreamedRows(Rows):
 
     @property
     def _unit_height(self) -> int:
-        """How many rows a unit of a dense A has: whole chunks."""
+        """How many rows a unit of a dense A has. It consists of whole chunks."""
         source = self.entries.source
         assert isinstance(source, DenseSource)
         step = source.granule if source.step > 1 else 1
@@ -474,11 +478,11 @@ class StreamedRows(Rows):
         return [bisect_right(starts, i0) - 1 for i0, _ in blocks]
 
     def check_budget(self, target: Any) -> None:
-        """Refuse a budget that is too small for what is beside A, before anything is done."""
+        """Refuse a budget that is too small for the target, before anything is allocated."""
         self._block_entries(target)
 
     def _block_entries(self, target: Any, columns: int = 1) -> int:
-        """How many entries a block may have, for the budget to suffice."""
+        """How many entries a block may have within the budget."""
         beside = 0
         if target is not None:
             beside = target.entry_bytes * (self.workers + 1 + getattr(target, "extra", 0)) * columns
@@ -496,10 +500,13 @@ class StreamedRows(Rows):
         )
         return any(found)
 
-    # --- what is not a kernel's -----------------------------------------------------------------------------------------
+    # --- results of scans, and single entries
 
     def look(self, target: Any = None) -> None:
-        """See all of A (and what is beside it): a pass, unless there has been one and its owner cannot have changed it."""
+        """Scan all of A, and the target.
+
+        This takes a pass, unless all is scanned already and its owner cannot have changed it.
+        """
         seen = (self.entries,) if target is None else (self.entries, target)
         if any(numbers.mutable or not numbers.seen.all() for numbers in seen):
             self._pass_over("look", lambda _: None, (0, self.pattern.k), target)
@@ -524,7 +531,7 @@ class StreamedRows(Rows):
             raise _validation.not_symmetric_row(*defect, needs)
 
     def scan(self) -> Summary:
-        """What there is in all entries, seen in a pass unless that is known."""
+        """Scan all entries in a pass, unless the result is known already."""
         self.entries.extremes = True
         self.look()
         return self.entries.summary()
@@ -538,9 +545,11 @@ class StreamedRows(Rows):
         return self.entries.diagonal.astype(np.float64)
 
     def asymmetry(self) -> tuple[int, float] | None:
-        """A row in which ``A u`` and ``Aᵀ u`` differ, for a random u, by more than rounding, and by how much: of a whole A. A pass.
+        """A row in which ``A u`` and ``Aᵀ u`` differ by more than rounding, for a random u.
 
-        To the rounding of these sums is added what `_matrix.unequal` allows an entry, times the root of how many entries a row has.
+        It is returned with the difference, or None if there is none. A must be whole. The check
+        takes one pass. It allows the rounding of these sums, and √n times the tolerance of
+        `_matrix.memory.unequal` for one entry, where n is the number of entries in a row.
         """
         k, source = self.pattern.k, self.entries.source
         dtype = np.complex128 if self.dtype.kind == "c" else np.float64
@@ -549,7 +558,8 @@ class StreamedRows(Rows):
         count = min(2 * source.longest, k) if isinstance(source, CsrSource) else k
         with np.errstate(invalid="ignore", over="ignore"):
             allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
-            # The entries' own roundings have any signs, so that they add up like the root of their number.
+            # The roundings of the entries have random signs. So their sum grows like the root
+            # of their number.
             allowed += np.sqrt(count) * _validation.symmetry_tolerance(source.dtype) * largest.real
             beyond = np.abs(ours - theirs) > allowed
         if not beyond.any():
@@ -585,7 +595,7 @@ def _converted(block: NDArray[Any], dtype: np.dtype[Any], room: Room) -> NDArray
 
 @contextlib.contextmanager
 def _bar(name: str, rows: int, *, shown: bool) -> Iterator[Any]:
-    """A bar of the rows of a pass, if it takes longer than two seconds."""
+    """A progress bar of the rows of a pass. It is shown if the pass takes over two seconds."""
     if not shown:
         yield None
         return

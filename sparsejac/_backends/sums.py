@@ -1,4 +1,4 @@
-"""What one pass over A, and Y beside it, adds up in k-vectors."""
+"""Sums over A, and over a Y aligned with it, in k-vectors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from .._matrix.pattern import frozen
 from .memory import MemoryRows
 from .rows import Rows
 
-_silence = functools.partial(
-    np.errstate, over="ignore", invalid="ignore"
-)  # of overflow, as in the kernels
-_TOGETHER = 4  # vectors that a pass over sparse rows takes at a time
+# Kernels raise no warning for overflow. NumPy must not either.
+_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
+_TOGETHER = 4  # the number of vectors that a pass over sparse rows takes at a time
 
 
 class Sums:
-    """What one pass over A, and Y beside it, adds up in k-vectors of float64.
+    """Sums that one pass over A, and over a Y aligned with it, adds up in k-vectors of float64.
 
-    Where A is symmetric and all its entries count, `gram` may be the rows of its upper triangle alone, half the entries to
-    read, and `diagonal` its diagonal: what a pass finds is doubled, and entries on the diagonal, which then count twice too often, are
-    taken off. If Y is symmetric as well, so may `rows`, and `y_diagonal` is that of Y.
+    If A is symmetric and all its entries count, `gram` may be a backend of its upper triangle
+    alone, and `diagonal` its diagonal. A pass then reads half the entries. Its sums are doubled,
+    and the entries on the diagonal are subtracted, as doubling counts them too often. If Y is
+    symmetric as well, `rows` may be a backend of the upper triangle too, and `y_diagonal` is the
+    diagonal of Y.
     """
 
     def __init__(
@@ -40,10 +41,10 @@ class Sums:
         self._rows, self._target, self._gram = rows, target, gram or rows
         self._diagonal, self._y_diagonal = diagonal, y_diagonal
         self.k = rows.pattern.k
-        self.symmetric = diagonal is not None  # whether A is known to be
+        self.symmetric = diagonal is not None  # whether A is known to be symmetric
 
     def squares(self, U: NDArray[Any]) -> NDArray[Any]:
-        """``S u``, or that for each row u of U, real or complex."""
+        """``S u`` for a vector u, or for each row u of a matrix U, real or complex."""
         if U.dtype.kind == "c":
             parts = self.squares(np.concatenate([U.real, U.imag]))
             return parts[: len(U)] + 1j * parts[len(U) :]
@@ -71,7 +72,10 @@ class Sums:
         return found
 
     def beginning(self) -> tuple[NDArray[Any], float, float, float]:
-        """``S 1``, ``‖Y‖²``, ``Σ A∘Y`` and ``Σ |A∘Y|``: all that a fit has to know before it has an x, in one pass."""
+        """``S 1``, ``‖Y‖²``, ``Σ A∘Y`` and ``Σ |A∘Y|``, from one pass.
+
+        A fit needs them before it has an x.
+        """
         k = self.k
         found = self._rows.sum("beginning", (frozen(np.ones(k)),), extra=3, target=self._target)[0]
         degree, (norm, overlap, size) = found[:k], found[k:].tolist()
@@ -86,15 +90,18 @@ class Sums:
         return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
 
     def nonzeros(self) -> NDArray[Any]:
-        """For each variable, how many entries of A in its row and its column are not zero, however small: a pass."""
+        """For each variable, the number of nonzero entries of A in its row and its column.
+
+        This takes one pass.
+        """
         return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
 
     def has_target(self) -> bool:
-        """Whether a number of Y is not zero, however small."""
+        """Whether Y has a nonzero number, however small."""
         return self._rows.any_nonzero(self._target)
 
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
-        """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``."""
+        """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``, from one pass."""
         k = x.size
         found = self._rows.sum("gradient", (frozen(x),), outputs=2, extra=1, target=self._target)
         squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
@@ -109,7 +116,7 @@ class Sums:
         return squares / 2, gradient, scale
 
     def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
-        """``(M + Mᵀ) v``."""
+        """The product ``(M + Mᵀ) v`` with ``M = A∘(2 F - Y)``, from one pass."""
         found = self._rows.sum("curvature", (frozen(x), frozen(v)), target=self._target)[0]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
@@ -120,7 +127,7 @@ class Sums:
 
 
 def sums_of(rows: Rows, target: Any) -> Sums:
-    """The sums over A and Y, of which half the entries are read where both are exactly symmetric."""
+    """The sums over A and Y. Half the entries are read if both are symmetric to the bit."""
     if not isinstance(rows, MemoryRows) or rows.layout.side is not None:
         return Sums(rows, target)
     source, pattern = rows.source, rows.pattern
@@ -131,7 +138,7 @@ def sums_of(rows: Rows, target: Any) -> Sums:
     if asymmetry(y, pattern.indices, pattern.indptr) is not None:
         return Sums(rows, target, gram=gram, diagonal=a)
     on_diagonal = rows.diagonal_of(target)
-    # The transposed of a symmetric matrix is the same, and may be what the kernels can read.
+    # A symmetric matrix equals its transpose, and the kernels may be able to read the transpose.
     half = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, gram.pattern, TARGETS)
     return Sums(gram, half, diagonal=a, y_diagonal=on_diagonal)
 

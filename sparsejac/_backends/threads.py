@@ -1,4 +1,4 @@
-"""The pool of threads, and jobs that Ctrl-C and a lack of memory cannot leave hanging."""
+"""The pool of threads. Its jobs do not hang after Ctrl-C or a lack of memory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,36 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-# --- threads --------------------------------------------------------------------------------------------------------
-
-# Threads that neither Ctrl-C nor a lack of memory can put out of order. KeyboardInterrupt is raised in the main thread, between
-# any two bytecodes, so that thread takes no lock that another one needs, and does no work of its own: it puts a job into a
-# queue (one C call, which happens or not) and waits. A MemoryError can be raised at any bytecode of any thread, even before the
-# first one of a new thread. So whoever waits does not rely on being told: from time to time it looks whether the threads live.
+# The main thread and the pool must survive two kinds of exceptions.
+#
+# KeyboardInterrupt is raised in the main thread, between any two bytecodes. So that thread takes no
+# lock that another thread needs, and does no work of its own. It puts a job into a queue and waits.
+# The put is one C call, which happens completely or not at all.
+#
+# MemoryError can be raised at any bytecode of any thread, even before the first bytecode of a new
+# thread. So a waiting thread does not rely on a notification. It checks at intervals whether the
+# other threads live.
+#
 # concurrent.futures hangs in both cases.
 
-_PATIENCE = 0.05  # seconds after which whoever waits looks whether the threads live, and sees a Ctrl-C that came just before it waited
-_GLANCE = (
-    0.01  # seconds after which a thread that waits for another one sees that it is told to stop
+# Seconds after which a waiting main thread checks whether the threads live. It then also sees a
+# Ctrl-C that came just before it began to wait.
+_PATIENCE = 0.05
+_GLANCE = 0.01  # seconds after which a thread that waits for another one checks the cancel flag
+_LOST = (
+    "a thread ended because there was no memory left for it: free memory, "
+    "or pass a smaller workers="
 )
-_LOST = "a thread ended because there was no memory left for it: free memory, or pass a smaller workers="
 _jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
 _threads: list[_Thread] = []
-_process = 0  # how many forks it is away from the process that was started
+_process = 0  # the number of forks between the started process and this one
 
 
 def _forget_threads() -> None:
-    """A forked child has none of its parent's threads, and jobs that were waiting are the parent's."""
+    """Forget threads and jobs in a forked child.
+
+    The child has none of its parent's threads, and jobs that were waiting belong to the parent.
+    """
     global _jobs, _threads, _process
     _jobs, _threads, _process = queue.SimpleQueue(), [], _process + 1
 
@@ -40,7 +50,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Stop:
-    """A flag that Ctrl-C may set: no lock is taken for it."""
+    """The cancel flag. Ctrl-C may set it, as no lock is taken for it."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -56,9 +66,9 @@ def _taken_lock() -> threading.Lock:
 
 
 class InOrder:
-    """Lets threads do a part of their pieces in order: piece p after piece p - 1, beginning with 0.
+    """Lets threads do a part of their pieces in order: piece p after piece p - 1, from piece 0 on.
 
-    Nothing is lost if a thread fails anywhere: `stop` is set then, and whoever waits sees it soon.
+    If a thread fails anywhere, it sets `stop`, and the waiting threads see that soon.
     """
 
     def __init__(self, stop: Stop) -> None:
@@ -66,7 +76,7 @@ class InOrder:
         self._waiting: dict[int, threading.Lock] = {}
 
     def wait(self, piece: int) -> bool:
-        """Wait until it is the turn of this piece; False if it will not be."""
+        """Wait until it is the turn of this piece. Return False if the job is cancelled."""
         bell = _taken_lock()
         self._waiting[piece] = bell
         while self._next != piece:
@@ -76,7 +86,7 @@ class InOrder:
         return not self._stop.is_set
 
     def done(self, piece: int) -> None:
-        """It is the turn of the next piece."""
+        """Give the turn to the next piece."""
         self._waiting.pop(piece, None)
         self._next = piece + 1
         bell = self._waiting.get(piece + 1)
@@ -85,10 +95,11 @@ class InOrder:
 
 
 class _Thread:
-    """A thread, of which anybody can tell whether it lives, whatever it dies of."""
+    """A thread that others can check for life, whatever it dies of."""
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        # While it runs, the interpreter has this function; nobody else has. (A frame that had it may stay with a traceback.)
+        # Only the interpreter refers to this function, and only while the thread runs. No frame of
+        # the thread may refer to it: a traceback could keep that frame alive.
         function = functools.partial(target, self, *args)
         self._function, self._process = weakref.ref(function), _process
         _thread.start_new_thread(function, ())
@@ -98,7 +109,7 @@ class _Thread:
 
 
 class _Job:
-    """Pieces of work for several threads. Only those threads take its lock."""
+    """Pieces of work for several threads. Only these threads take its lock."""
 
     def __init__(
         self,
@@ -109,10 +120,10 @@ class _Job:
         last: bool = False,
     ) -> None:
         self._work = work
-        self._last = last  # whether its threads end with it
+        self._last = last  # whether its threads end with this job
         self._pieces = pieces
         self._next = 0
-        self._inside: set[_Thread | None] = set()  # who is at it
+        self._inside: set[_Thread | None] = set()  # the threads that work on it
         self._lock = _taken_lock()
         self._lock.release()
         self._finished = _taken_lock()
@@ -121,14 +132,16 @@ class _Job:
         self.error: BaseException | None = None
 
     def run(self, thread: _Thread | None = None) -> None:
-        """Take pieces, in ascending order, until there are no more, or one fails. What is raised here is a lack of memory."""
-        self._inside.add(
-            thread
-        )  # first, and then see whether it is over: `_look` does it the other way round
+        """Do pieces, in ascending order, until none is left or one fails.
+
+        Only a lack of memory is raised here. Exceptions of the work go to `error`.
+        """
+        # `add` must come before the check of `over`: `_look` does the two in the opposite order.
+        self._inside.add(thread)
         try:
             while not self.over and (piece := self._take()) is not None:
                 self._work(piece)
-        except BaseException as error:  # noqa: BLE001  # raised in the thread that asked for the work
+        except BaseException as error:  # noqa: BLE001  # `finish` raises it
             self.stop.is_set = True
             if self.error is None:
                 self.error = error
@@ -139,7 +152,7 @@ class _Job:
             self.over = True
             try:  # noqa: SIM105  # here and below, contextlib.suppress would need memory
                 self._finished.release()
-            except RuntimeError:  # another one, which left at the same moment, was faster
+            except RuntimeError:  # another thread left at the same moment, and has released it
                 pass
 
     def _take(self) -> int | None:
@@ -155,10 +168,11 @@ class _Job:
         threads: Callable[[], list[_Thread]],
         again: Callable[[], object] = lambda: None,
     ) -> None:
-        """Start it, wait until nobody is at it any more, and raise what was raised.
+        """Start the job, wait until no thread works on it, and raise its error.
 
-        `threads` are those that may be at it, and `again` tells them once more that there is work. An exception here, such as
-        Ctrl-C, stops the job, and is raised when that has come to an end.
+        `threads` returns the threads that may work on it. `again` tells them once more that there
+        is work. An exception here, such as Ctrl-C, cancels the job, and is raised when it has
+        ended.
         """
         try:
             start()
@@ -170,7 +184,7 @@ class _Job:
                     self._inside.discard(None)  # this thread itself
                     self._look(threads())
                     self._wait(threads, again)
-                except BaseException:  # noqa: BLE001, S112  # another Ctrl-C; what came first is raised
+                except BaseException:  # noqa: BLE001, S112  # another Ctrl-C: the first is raised
                     continue
             raise
         error, self.error = self.error, None
@@ -178,18 +192,19 @@ class _Job:
             try:
                 raise error
             finally:
-                del error  # its traceback has this frame
+                del error  # its traceback refers to this frame
 
     def _wait(self, threads: Callable[[], list[_Thread]], again: Callable[[], object]) -> None:
         while not self.over:
             if not self._finished.acquire(timeout=_PATIENCE):
                 self._look(threads())
                 if not self._inside:
-                    again()  # a thread may have ended with the job in its hands
+                    again()  # a thread may have died after it took the job from the queue
 
     def _look(self, threads: list[_Thread]) -> None:
-        """See to it that the job comes to an end if threads have died that were at it, or all that could be."""
-        # First who is dead, then what they have left: meanwhile a thread may have come to its end as it should.
+        """End the job if a thread has died that worked on it, or if no thread is left for it."""
+        # Find the dead threads first, and what they left behind second: in between, a thread may
+        # end normally.
         dead = [
             thread for thread in list(self._inside) if thread is not None and not thread.lives()
         ]
@@ -200,12 +215,12 @@ class _Job:
             if self.error is None:
                 self.error = MemoryError(_LOST)
         self._inside.difference_update(lost)
-        if self.stop.is_set and not self._inside:  # whoever comes now finds that it is stopped
+        if self.stop.is_set and not self._inside:  # a thread that comes now sees the flag
             self.over = True
 
 
 def _serve(thread: _Thread, jobs: queue.SimpleQueue[_Job]) -> None:
-    """What a thread of the pool does. It ends if there is no memory for it."""
+    """Run jobs on a thread of the pool. The thread ends if there is no memory for it."""
     try:
         while True:
             jobs.get().run(thread)
@@ -214,7 +229,7 @@ def _serve(thread: _Thread, jobs: queue.SimpleQueue[_Job]) -> None:
 
 
 def _run(thread: _Thread, job: _Job) -> None:
-    """What a thread of one job does."""
+    """Run one job on a thread of its own."""
     try:  # noqa: SIM105
         job.run(thread)
     except BaseException:  # noqa: BLE001, S110
@@ -222,9 +237,9 @@ def _run(thread: _Thread, job: _Job) -> None:
 
 
 def aside(work: Callable[[], None], stop: Stop) -> None:
-    """Do work on a thread of its own, whose files and threads Ctrl-C then does not get into the hands of.
+    """Do work on a thread of its own, so that Ctrl-C does not interrupt it while it owns resources.
 
-    Ctrl-C sets `stop`, which the work heeds soon, and is raised here when that has come to an end.
+    Ctrl-C sets `stop`, which the work checks often. It is raised here when the work has ended.
     """
     _on_new_threads(_Job(lambda _: work(), 1, stop, last=True), 1)
 
@@ -232,9 +247,10 @@ def aside(work: Callable[[], None], stop: Stop) -> None:
 def on_own_threads(
     work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
 ) -> None:
-    """`on_threads`, on threads that end with the work: what they run may not be ours alone. Never in the main thread: see `aside`.
+    """Do what `on_threads` does, on threads that end with the work.
 
-    When a piece fails, `stop` is set.
+    The work may call code of the user. It must not be started in the main thread: see `aside`. A
+    piece that fails sets `stop`.
     """
     if pieces:
         _on_new_threads(_Job(work, pieces, stop, last=True), min(workers, pieces))
@@ -245,7 +261,8 @@ def _on_new_threads(job: _Job, count: int) -> None:
 
     def start() -> None:
         try:
-            # Ctrl-C may come before a thread is in the list. That one finds that the job is stopped.
+            # Ctrl-C may come before a new thread is in the list. That thread then sees the cancel
+            # flag.
             while len(started) < count:
                 started.append(_Thread(_run, job))
         except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
@@ -256,20 +273,23 @@ def _on_new_threads(job: _Job, count: int) -> None:
 
 
 def _leave_no_record() -> None:
-    """`threading` makes a record of a thread in which somebody asks for the current one, and before Python 3.12 never forgets it."""
+    """Remove the record that `threading` may have made of this thread.
+
+    It makes one if code asks for the current thread. Before Python 3.12 it never removes it.
+    """
     records = getattr(threading, "_active", {})
     if type(records.get(threading.get_ident())).__name__ == "_DummyThread":
         records.pop(threading.get_ident(), None)
 
 
 def _pool(workers: int) -> list[_Thread]:
-    """The threads of the pool that live, and new ones up to so many."""
+    """The living threads of the pool. New ones are started until there are `workers`."""
     global _threads
     alive = [thread for thread in _threads if thread.lives()] if _threads else []
     try:
         while len(alive) < workers:
             alive.append(_Thread(_serve, _jobs))
-    except RuntimeError:  # as above
+    except RuntimeError:  # the system has no thread left, as above
         pass
     finally:
         _threads = alive
@@ -281,8 +301,8 @@ def on_threads(
 ) -> None:
     """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
 
-    An exception in one of them, or Ctrl-C here, sets `stop`, stops them all after the pieces that they are at, and is raised here
-    when they have stopped.
+    An exception in one of them, or Ctrl-C here, sets `stop`. Then all threads stop after their
+    current pieces, and the exception is raised here.
     """
     workers = min(workers, pieces)
     if workers > 1:

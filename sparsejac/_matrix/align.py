@@ -1,4 +1,4 @@
-"""Y in memory, aligned with an A in memory: a number for each entry of A."""
+"""A Y in memory, aligned with an A in memory: the numbers of Y at the entries of A."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from .pattern import Indices, Pattern
 def aligned(
     Y: Any, source: DenseMemory | CsrMemory, pattern: Pattern, layout: Layout, *, check: bool
 ) -> NDArray[Any]:
-    """Y's numbers where the source of A has those of A, in Y's own memory if they are that already.
+    """The numbers of Y at the entries of A, in the order in which the source has them.
 
-    They are a k×k array for a dense A, and a vector for a sparse one.
+    They are a k×k array for a dense A, and a vector for a sparse one. If Y has them in this order
+    already, they are Y's own memory.
     """
     k, values, transposed = pattern.k, source.values, layout.pairs_transposed
     if not scipy.sparse.issparse(Y):
@@ -41,11 +42,8 @@ def aligned(
         and _equal(Y.indptr, pattern.indptr)
         and _equal(Y.indices, pattern.indices)
     ):
-        numbers, indices, indptr = (
-            Y.data,
-            pattern.indices,
-            pattern.indptr,
-        )  # A's structure, which has been looked at
+        # Y has A's structure, which is checked already.
+        numbers, indices, indptr = Y.data, pattern.indices, pattern.indptr
     else:
         numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
     if check:
@@ -73,14 +71,14 @@ def aligned(
 def _from_rows(
     y: NDArray[Any], values: NDArray[Any], pattern: Pattern, *, transposed: bool
 ) -> NDArray[Any]:
+    """Align a vector y that has a number for each row of J."""
     k = pattern.k
     if pattern.grid is not None:
         return _gathered(y.reshape(k, k), pattern, transposed=transposed)
     if pattern.m == values.size:
         return y.reshape(values.shape)
-    out = np.zeros(
-        values.shape, _validation.float_dtype("Y", y.dtype)
-    )  # a triangle: what is outside it is not read
+    # J's rows are a triangle. Numbers outside it are not read.
+    out = np.zeros(values.shape, _validation.float_dtype("Y", y.dtype))
     flat = out.reshape(-1)
     for i in range(k):
         flat[pattern.lo[i] : pattern.hi[i]] = y[pattern.first[i] : pattern.first[i + 1]]
@@ -88,7 +86,7 @@ def _from_rows(
 
 
 def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray[Any]:
-    """The numbers of a dense Y at the stored entries of A; it must be zero elsewhere."""
+    """The numbers of a dense Y at the stored entries of A. Y must be zero elsewhere."""
     assert pattern.indices is not None
     assert pattern.indptr is not None
     indices, indptr = pattern.indices, pattern.indptr
@@ -110,7 +108,7 @@ def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray
 
 
 def _equal(one: Indices | None, other: Indices | None) -> bool:
-    """Whether two index arrays are the same, without a mask of their size."""
+    """Whether two index arrays are equal. No mask of their size is made."""
     if one is None or other is None or one.shape != other.shape:
         return False
     if (
@@ -126,7 +124,7 @@ def _equal(one: Indices | None, other: Indices | None) -> bool:
 
 
 def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> None:
-    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal."""
+    """For ``rows="upper"``, refuse a Y that is neither symmetric nor zero below its diagonal."""
     found = unequal(y, pattern.indices, pattern.indptr)
     if found is None:
         return
@@ -134,10 +132,7 @@ def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> No
         if pattern.indptr is None:
             row, shift, end = y[i], i * pattern.k, pattern.k
         else:
-            row, shift, end = (
-                y[pattern.indptr[i] : pattern.indptr[i + 1]],
-                int(pattern.indptr[i]),
-                None,
-            )
+            row = y[pattern.indptr[i] : pattern.indptr[i + 1]]
+            shift, end = int(pattern.indptr[i]), None
         if np.any(row[: pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
             raise _validation.neither_symmetric_nor_upper(*(found[::-1] if transposed else found))

@@ -1,4 +1,4 @@
-"""Sources of CSR rows, whose arrays are not all in memory."""
+"""Sources of CSR rows, in memory or not."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from .._system.forks import computed_once
 from .._validation import Uplo
 from .buffers import Room
 from .numbers import MemoryNumbers, Numbers
-from .pattern import Indices, Pattern
+from .pattern import Indices, Pattern, searchsorted
 from .source import Source
 
-# columns of a sparse matrix that are looked at at a time, where no pass is under way
+# The number of column indices that are read at a time outside a pass.
 _COLUMNS = 2**20
 
 
-# --- CSR rows -------------------------------------------------------------------------------------------------------
-
-
 class StoredColumns:
-    """The column indices of a CSR matrix that are not in memory, as far as `Pattern` asks for them."""
+    """The column indices of a CSR matrix that are not in memory, as `Pattern` reads them."""
 
     def __init__(self, stored: Numbers, dtype: np.dtype[Any]) -> None:
         self._stored, self.size, self.dtype = stored, stored.size, dtype
@@ -44,28 +41,24 @@ class StoredColumns:
 
 
 def row_blocks(indptr: Indices, i0: int, i1: int, entries: int) -> Iterator[tuple[int, int]]:
-    """Consecutive rows of so many entries together, or one row of more."""
+    """Blocks of consecutive rows that have at most so many entries together.
+
+    A row that has more entries is a block by itself.
+    """
     while i0 < i1:
         end = int(indptr[i0]) + entries
-        stop = (
-            int(
-                np.searchsorted(
-                    indptr, indptr.dtype.type(min(end, np.iinfo(indptr.dtype).max)), side="right"
-                )
-            )
-            - 1
-        )
+        stop = searchsorted(indptr, end, side="right") - 1
         stop = min(max(stop, i0 + 1), i1)
         yield i0, stop
         i0 = stop
 
 
 class CsrSource(Source):
-    """A CSR matrix, or the transposed of a CSC one, whose arrays are not all in memory."""
+    """A CSR matrix, or the transpose of a CSC matrix, whose arrays are not all in memory."""
 
     granule = 1
-    columns: Any  # the column indices, as far as `Pattern` asks for them
-    on_diagonal: Any  # which entry of each row is on the diagonal, or -1; None if not known
+    columns: Any  # the column indices, as an array or `StoredColumns`
+    on_diagonal: Any  # the entry of each row that is on the diagonal, or -1; None if not known
 
     def __init__(
         self,
@@ -89,13 +82,11 @@ class CsrSource(Source):
             raise _validation.bad_structure(
                 name,
                 "csr",
-                f"{indices.size} indices ({indices.dtype}) for {data.size} values, indptr of {indptr.dtype}",
+                f"{indices.size} indices ({indices.dtype}) for {data.size} values, "
+                f"indptr of {indptr.dtype}",
             )
-        self.index_dtype = (
-            np.dtype(np.int32)
-            if indices.dtype.itemsize < 8 and data.size < 2**31
-            else np.dtype(np.int64)
-        )
+        is_short = indices.dtype.itemsize < 8 and data.size < 2**31
+        self.index_dtype = np.dtype(np.int32 if is_short else np.int64)
         self.indptr: Any = np.asarray(indptr, self.index_dtype)
         if (
             self.indptr[0] != 0
@@ -105,7 +96,7 @@ class CsrSource(Source):
             raise _validation.bad_structure(
                 name, "csr", f"indptr must rise from 0 to the {data.size} values"
             )
-        self.longest = int(np.max(np.diff(self.indptr), initial=1))  # row
+        self.longest = int(np.max(np.diff(self.indptr), initial=1))  # entries of the longest row
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):
@@ -128,12 +119,12 @@ class CsrSource(Source):
         return super().entry_bytes(dtype) + indices
 
     def count_outside(self, part: Pattern) -> int:
-        """How many entries there are outside a part; those in memory count if they are not zero."""
+        """How many entries are outside a part. In memory, only nonzero entries count."""
         return self.data.size - part.entries
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """For a pass: the reader of the values, and that of the columns."""
+        """A context for a pass that yields the reader of the values, and that of the columns."""
         with ExitStack() as stack:
             yield (
                 stack.enter_context(self.data.opened()),
@@ -163,16 +154,16 @@ class CsrMemory(CsrSource):
 
     @computed_once
     def longest(self) -> int:
-        """How many entries the longest row has, at least 1."""
+        """The number of entries of the longest row, at least 1."""
         return int(np.max(np.diff(self.indptr), initial=1))
 
     @property
     def arrays(self) -> tuple[NDArray[Any], Indices, Indices]:
-        """The values, and where they are."""
+        """The values, indices and indptr."""
         return self.values, self.columns, self.indptr
 
     def without(self, entries: NDArray[Any]) -> CsrMemory:
-        """A copy of the values, with zeros for these entries."""
+        """A copy with zeros at these entries. It shares the structure."""
         result = copy(self)
         result.values = self.values.copy()
         result.values[entries] = 0
@@ -180,7 +171,7 @@ class CsrMemory(CsrSource):
         return result
 
     def readable(self) -> CsrMemory:
-        """As `DenseMemory.readable`."""
+        """The matrix itself: see `DenseMemory.readable`."""
         return self
 
     def count_outside(self, part: Pattern) -> int:

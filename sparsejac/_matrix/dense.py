@@ -1,7 +1,8 @@
 """Sources of dense rows: files, functions, and objects with rows to slice.
 
-A source is opened for a pass. It makes sure that nobody has changed it since it was handed over. It then reads blocks of rows.
-It never maps a file into memory: the system would kill the process if the file became shorter, and a read raises an error.
+A source is opened for a pass. It checks that it has not changed since the user passed it in. It
+then reads blocks of rows. It never maps a file into memory: if the file became shorter, the system
+would kill the process, whereas a read raises an error.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from .completeness import check_complete
 from .numbers import Numbers
 from .source import Source
 
-TOGETHER = 4  # dense rows that the kernels of sums take at a time
-_LONG = 2**26  # bytes of so many rows above which a budget need not have room for all of them
-_SMALL = 2**16  # bytes of a row above which a part of it is read alone
+TOGETHER = 4  # the number of dense rows that the kernels of sums take at a time
+_LONG = 2**26  # if so many rows have more bytes, a block may have fewer rows
+_SMALL = 2**16  # if a row has more bytes, a part of it may be read alone
 
 
 class Part(NamedTuple):
-    """What is wanted of a dense matrix: rows i0 ≤ i < i1, and of them at least columns c0 ≤ j < c1."""
+    """A part of a dense matrix to read: rows i0 ≤ i < i1, and at least columns c0 ≤ j < c1."""
 
     i0: int
     i1: int
@@ -37,18 +38,18 @@ class Part(NamedTuple):
     c1: int
 
 
-# Gives an array of so many rows, of all columns, in room that it may ask for.
+# It returns an array of these rows with all k columns. It may use the buffer for it.
 Reader = Callable[[Part, Room], NDArray[Any]]
 
 
 class DenseSource(Source):
-    """The rows of a square matrix, or, if it is `transposed`, its columns."""
+    """The rows of a square matrix, or its columns if it is `transposed`."""
 
-    step = 1  # rows that are read together if possible, as they lie together
+    step = 1  # rows that are read together if possible: the rows of a chunk
 
     @property
     def granule(self) -> int:  # type: ignore[override]  # it follows from the others
-        """Whole chunks, of which none is read twice, and the fours of rows that kernels add."""
+        """Whole chunks, so that none is read twice, and whole groups of rows that kernels add."""
         step = self.step
         if step < TOGETHER and TOGETHER * self.k * self.dtype.itemsize <= _LONG:
             step = math.lcm(step, TOGETHER)
@@ -78,24 +79,24 @@ class DenseMemory(DenseSource):
 
     @property
     def arrays(self) -> tuple[NDArray[Any], None, None]:
-        """The values, and where those of a sparse matrix are."""
+        """The values. `CsrMemory.arrays` has indices and indptr too."""
         return self.values, None, None
 
     def without(self, entries: NDArray[Any]) -> DenseMemory:
-        """A copy, with zeros for these entries."""
+        """A copy with zeros at these entries."""
         result = copy(self)
         result.values = self.values.copy()
         result.values.reshape(-1)[entries] = 0
         return result
 
     def readable(self) -> DenseMemory:
-        """The same matrix, if it is symmetric, along the axis in which its numbers are contiguous."""
+        """The same symmetric matrix, along the axis in which its numbers are contiguous."""
         return DenseMemory(self.values.T) if self.values.flags.f_contiguous else self
 
 
 @dataclass
 class FileRows(DenseSource):
-    """A matrix in a file, in C order, or in Fortran order and then transposed."""
+    """A matrix in a file. It is `transposed` if the file is in Fortran order."""
 
     stored: Numbers
     k: int
@@ -115,7 +116,8 @@ class FileRows(DenseSource):
 
             def read(part: Part, room: Room) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
-                # A read for each row costs more than reading on, unless it leaves out a good part of a long row.
+                # One read of whole rows is faster than a read for each row, unless the latter
+                # leaves out a large part of long rows.
                 if (
                     c1 - c0 > k // 2
                     or k * self.dtype.itemsize < _SMALL
@@ -131,7 +133,7 @@ class FileRows(DenseSource):
 
 
 def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
-    """A copy of our own: whoever made the block may use its memory for the next one."""
+    """A copy of a block, whose owner may use its memory again for the next one."""
     copy = room.take(block.size, block.dtype).reshape(block.shape)
     np.copyto(copy, block)
     return copy
@@ -141,21 +143,22 @@ def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
 class FunctionRows(DenseSource):
     """``rows(start, stop)`` of a function, called for one block after the other, in order.
 
-    It is never called for two at a time, by however many builders: it may use the memory of its result again.
+    It is never called twice at the same time, even by several builders. So it may use the memory of
+    its result again.
     """
 
     function: Callable[[int, int], Any]
     name: str = "A"
     serial = True
-    scan_each_pass = True  # it promises the same numbers each time, which nobody can see
-    extra = 8  # arrays of that size are what such a function makes on its way
+    scan_each_pass = True  # that it returns the same numbers each time cannot be checked
+    extra = 8  # arrays of the size of a block, for what such a function allocates
     turn: Turn = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.turn = turn_of(self.function)
         with self.turn:
             found = self.function(0, 1)
-        # A slice of a matrix without rows has none.
+        # If k is 0, the slice of row 0 is empty.
         first = found if np.shape(found) == (0, 0) else self._checked(0, 1, found)
         self.k, self.dtype = first.shape[1], first.dtype
 
@@ -171,11 +174,13 @@ class FunctionRows(DenseSource):
         k = getattr(self, "k", None)
         if block.ndim != 2 or block.shape != (i1 - i0, k or block.shape[1]):
             raise ValueError(
-                f"{self.name} must return rows {i0} to {i1 - 1} as an array of shape ({i1 - i0}, {k or 'k'}), got shape {block.shape}"
+                f"{self.name} must return rows {i0} to {i1 - 1} as an array of shape "
+                f"({i1 - i0}, {k or 'k'}), got shape {block.shape}"
             )
         if k is not None and block.dtype != self.dtype:
             raise TypeError(
-                f"{self.name} must return {self.dtype} for rows({i0}, {i1}), as it did for rows(0, 1), got {block.dtype}"
+                f"{self.name} must return {self.dtype} for rows({i0}, {i1}), as it did for "
+                f"rows(0, 1), got {block.dtype}"
             )
         return block
 
@@ -223,10 +228,11 @@ class ObjectRows(DenseSource):
             or np.dtype(self.matrix.dtype) != self.dtype
         ):
             raise ValueError(
-                f"{self.name} has become {self.matrix.dtype} of shape {self.matrix.shape} since it was handed over: hand it over anew"
+                f"{self.name} has become {self.matrix.dtype} of shape {self.matrix.shape} since it "
+                "was handed over: hand it over anew"
             )
         yield self._read
-        self._check_chunks()  # one may have gone meanwhile
+        self._check_chunks()  # a chunk may have been removed during the pass
 
     def _read(self, part: Part, room: Room) -> NDArray[Any]:
         i0, i1 = part.i0, part.i1
@@ -241,15 +247,15 @@ class ObjectRows(DenseSource):
         block = _validation.array(f"{self.name}[{i0}:{i1}]", found)
         if block.shape != (i1 - i0, self.k) or block.dtype != self.dtype:
             raise ValueError(
-                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as {self.name} says, got {block.dtype} of shape {block.shape}"
+                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as "
+                f"{self.name} says, got {block.dtype} of shape {block.shape}"
             )
         return block
 
 
 def _check_open(name: str, A: Any) -> None:
-    if (
-        type(A).__module__.startswith("h5py.") and not A
-    ):  # it raises errors of its own for everything else
+    """Refuse an object of a closed HDF5 file: h5py would raise an obscure error for it."""
+    if type(A).__module__.startswith("h5py.") and not A:
         raise ValueError(
             f"{name} is of a file that has been closed: open it again, and hand it over anew"
         )

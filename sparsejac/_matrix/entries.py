@@ -1,4 +1,4 @@
-"""One number for each entry of A, or for each row of J, as the kernels read them."""
+"""One number for each entry of A, or for each row of J, in the form that the kernels read."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from .pattern import Indices, Pattern, frozen
 COMPILED = tuple(
     map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
 )
-# What the kernels read of Y. The rest is converted to float64.
+# The dtypes of Y that the kernels read. Other dtypes are converted to float64.
 TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 class Entries:
-    """One number for each entry of A, where their owner has them: a matrix of A's shape, or a vector beside CSR indices.
+    """One number for each entry of A, in the user's own memory.
 
-    The kernels read C-contiguous values of the `compiled` dtypes where they are. Anything else (Fortran order, strides,
-    foreign byte order, small integers) is copied block by block into a buffer of at most max(1 MiB, 32 rows) for each
-    worker: one more pass through the cache, and no version of every kernel to compile for every such dtype.
+    The numbers are a matrix of A's shape, or a vector that is aligned with CSR indices. The kernels
+    read C-contiguous values of the `compiled` dtypes in place. Other values (Fortran order,
+    strides, foreign byte order, small integers) are copied block by block, into a buffer of at most
+    max(1 MiB, 32 rows) for each worker. That costs one more pass through the cache. In return, no
+    version of every kernel has to be compiled for every such dtype.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Entries:
         self.given, self.given_dtype = values, values.dtype
         self.direct = readable and values.flags.c_contiguous
         self.values = frozen(values.reshape(-1) if self.direct else values)
-        # The transposed, if that is what the kernels can read.
+        # The transpose, if the kernels can read it in place.
         self.transposed = (
             frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
         )
@@ -47,7 +49,10 @@ class Entries:
         self._pattern = pattern
 
     def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
-        """The entries of rows ``i0 <= i < i1``, and the number of the first: all of them, if they can be read where they are."""
+        """The entries of rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
+
+        If the kernels can read all entries in place, these are returned.
+        """
         if self.direct:
             return self.values, 0
         pattern, values = self._pattern, self.values
@@ -65,7 +70,7 @@ class Entries:
 
     @property
     def entry_bytes(self) -> int:
-        """What an entry takes in a buffer."""
+        """The bytes that an entry takes in a buffer."""
         return 0 if self.direct else self.dtype.itemsize
 
     def at(self, entries: Indices) -> NDArray[Any]:
@@ -75,7 +80,7 @@ class Entries:
 
 
 class Weights:
-    """A number, or a row of them, for each row of J: w of ``Jᵀ w``.
+    """A number, or a row of numbers, for each row of J: the w of ``Jᵀ w``.
 
     If J's rows do not follow the stored rows, the weights are read along the stored columns.
     """
@@ -89,7 +94,10 @@ class Weights:
         self.values = frozen(w)
 
     def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
-        """The weights of rows ``i0 <= i < i1`` of A, and the number of the first: all of them, if they can be read where they are."""
+        """The weights for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
+
+        If the kernels can read all weights in place, these are returned.
+        """
         if self.direct:
             return self.values, 0
         pattern, w = self._pattern, self.values
@@ -107,16 +115,16 @@ class Weights:
 
     @property
     def entry_bytes(self) -> int:
-        """What an entry takes in a buffer."""
+        """The bytes that an entry takes in a buffer."""
         return 0 if self.direct else self.dtype.itemsize
 
     def at_places(self, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
-        """The weights of the entries that are visited, where those are."""
+        """The weights of the visited entries, which are at these pairs (i, j)."""
         grid = self._pattern.grid
         return self.values if grid is None else self.values[i.astype(np.int64) * grid + j]
 
     def matrix(self) -> NDArray[Any]:
-        """Beside a dense A: a k×k array, with zeros beside a triangle."""
+        """The weights for a dense A as a k×k array, with zeros outside the visited triangle."""
         pattern, k, w = self._pattern, self._pattern.k, self.values
         if w.size == k * k:
             return w.reshape(k, k) if self._in_order else w.reshape(k, k).T

@@ -1,4 +1,4 @@
-"""How the stored rows of A, and the rows of J, go together: decided once, here.
+"""The layout: how the stored rows of A and the rows of J correspond.
 
 A source hands out *stored rows*: the rows of A, or its columns if the layout is `transposed`.
 """
@@ -24,9 +24,9 @@ class Side:
     ----------
     which : {"upper", "lower"}
     offset : int
-        How far from the diagonal it begins.
+        The distance from the diagonal at which it begins.
     groups : tuple of two ndarrays of int, or None
-        Where the group of each row begins and ends.
+        The begin and the end of the group of each row.
     pairs : {"all", "within", "between"}
         Which entries count: those of rows of one group, of two groups, or all.
     """
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What each stored row stands for.
+    """What each stored row of A stands for.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ def layout_of(source: Source, rows: Rows, order: Order) -> Layout:
     """The layout of J over the rows of a source."""
     side = None
     in_order = source.transposed == is_wanted_transposed(rows, order, source.uplo)
-    if rows == "upper" and source.uplo is None:  # both triangles are there, and are the same
+    if rows == "upper" and source.uplo is None:  # A holds both triangles, which are equal
         side, in_order = Side("upper" if order == "C" else "lower"), True
     elif rows == "upper":
         side = Side(stored_triangle(source))
@@ -117,24 +117,24 @@ def layout_of(source: Source, rows: Rows, order: Order) -> Layout:
 def layout_of_sums(
     source: Source, offset: int, groups: ColumnRanges | None, pairs: Pairs
 ) -> Layout:
-    """The layout of products with a symmetric A, of which one side of the diagonal is visited."""
+    """The layout of products with a symmetric A. One side of its diagonal is visited."""
     side = Side(stored_triangle(source), offset, groups, pairs)
     return Layout(transposed=source.transposed, side=side, mirrored=True)
 
 
 def layout_of_whole(source: Source) -> Layout:
-    """The layout of all entries that a source holds: of one triangle, or of both."""
+    """The layout of all entries that a source holds: one triangle, or both."""
     side = None if source.uplo is None else Side(stored_triangle(source))
     return Layout(transposed=source.transposed, side=side)
 
 
 def stored_triangle(source: Source) -> Triangle:
-    """Which triangle of the stored rows A holds: its upper one, if it holds both."""
+    """The triangle of the stored rows that A holds. If A holds both, its upper triangle."""
     return "upper" if (source.uplo != "L") != source.transposed else "lower"
 
 
 def held_triangle(source: Source) -> Triangle | None:
-    """The triangle of the stored rows of a dense A that is read, if that is not all of it."""
+    """The triangle of the stored rows of a dense A that is read. None if all of it is read."""
     if source.uplo is None or isinstance(source, CsrSource):
         return None
     return stored_triangle(source)
@@ -155,7 +155,7 @@ def pattern_of(source: Source, layout: Layout) -> Pattern:
 
 
 def check_outside(source: Source) -> None:
-    """Refuse entries of a sparse A outside the triangle that it is said to hold."""
+    """Refuse entries of a sparse A outside the triangle that `uplo` names."""
     if source.uplo is None or not isinstance(source, CsrSource):
         return
     outside = source.count_outside(pattern_of(source, layout_of_whole(source)))

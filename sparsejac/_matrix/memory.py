@@ -1,6 +1,7 @@
-"""A as its user has it, turned into what the kernels read: values, and for a sparse A canonical CSR arrays.
+"""A matrix in memory as the kernels read it: its values, and canonical CSR arrays if it is sparse.
 
-A's own arrays wherever they are that already. Here is also what can be wrong with them.
+They are the user's own arrays if these are in that form already. Here are also the checks of such
+arrays: for a consistent structure, finite values, and symmetry.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from .pattern import Indices, index_dtype
 def csr_arrays(
     A: Any, *, transposed: bool, name: str = "A"
 ) -> tuple[NDArray[Any], Indices, Indices]:
-    """Values, indices and indptr of A, or of Aᵀ, in canonical CSR: A's own arrays wherever they are that already."""
+    """Values, indices and indptr of A, or of Aᵀ, in canonical CSR.
+
+    They are A's own arrays if these are canonical already.
+    """
     k = A.shape[0]
     _validation.fits(
         f"a builder for a {k}x{k} A",
@@ -28,7 +32,7 @@ def csr_arrays(
     )
     source, mirrored = A, False
     if A.format in ("csr", "csc"):
-        # the arrays of a CSC matrix are those of its transposed in CSR
+        # The arrays of a CSC matrix are those of its transpose in CSR.
         mirrored = A.format == "csc"
         values, indices, indptr = A.data, A.indices, A.indptr
         for part_name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
@@ -42,11 +46,9 @@ def csr_arrays(
                     name, A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}"
                 )
             indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-        stored = (
-            int(indptr[-1])
-            if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size
-            else values.size
-        )
+        stored = values.size
+        if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size:
+            stored = int(indptr[-1])
         indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
         canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
         if canonical and (mirrored == transposed):
@@ -77,9 +79,9 @@ def csr_arrays(
 
 
 def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, format_: str) -> bool:
-    """Whether a CSR (or, of the transposed, CSC) structure is canonical; refuse one that cannot be read.
+    """Whether a CSR or CSC structure is canonical. A structure that cannot be read is refused.
 
-    One pass, nothing allocated.
+    This takes one pass, and allocates nothing.
     """
     if indptr.size != k + 1:
         raise _validation.bad_structure(
@@ -93,7 +95,8 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
         raise _validation.bad_structure(
             name,
             format_,
-            f"indptr must start at 0, not decrease and not pass the {count} values, which fails at {line_name} {line}",
+            f"indptr must start at 0, not decrease and not pass the {count} values, "
+            f"which fails at {line_name} {line}",
         )
     if defect == 2:
         raise _validation.bad_structure(
@@ -103,7 +106,7 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
 
 
 def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
-    """All entries that a DIA matrix stores; SciPy's conversion leaves out the zeros."""
+    """All entries that a DIA matrix stores. SciPy's conversion would leave out the zeros."""
     k = A.shape[0]
     j = np.broadcast_to(np.arange(A.data.shape[1]), A.data.shape)
     i = j - A.offsets[:, np.newaxis]
@@ -112,7 +115,7 @@ def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
 
 
 def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indices]:
-    """The arrays of `source` as canonical CSR, or CSC, of our own."""
+    """The arrays of a copy of `source` in canonical CSR or CSC."""
 
     def convert(matrix: Any) -> Any:
         matrix = matrix.tocsc() if to_csc else matrix.tocsr()
@@ -128,7 +131,7 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
 
 
 def completed(A: Any, uplo: Uplo) -> Any:
-    """A copy of A with both triangles, of which A holds one: k² numbers, or twice the entries.
+    """A copy, with both triangles, of an A that holds one: k² numbers, or twice the entries.
 
     Entries of a sparse A outside its triangle are refused unless they are zero.
     """
@@ -162,6 +165,7 @@ def check_entries_finite(
     name: str = "A",
     part: Triangle | None = None,
 ) -> None:
+    """Refuse NaN and infinity in these values, or in a triangle of them."""
     _validation.finite_blocks(
         name, values, lambda *where: _place(where, indices, indptr, transposed=transposed), part
     )
@@ -170,7 +174,7 @@ def check_entries_finite(
 def _place(
     where: tuple[int, ...], indices: Indices | None, indptr: Indices | None, *, transposed: bool
 ) -> tuple[int, int]:
-    """(i, j) of an entry that is at this place of A's values."""
+    """The pair (i, j) of the entry at this position of A's values."""
     if indices is None or indptr is None:
         i, j = where
     else:
@@ -186,9 +190,9 @@ def extremes(
     transposed: bool,
     part: Triangle | None = None,
 ) -> tuple[Any, tuple[int, int], float]:
-    """The lowest entry, at most 0, its place, and the largest one, at least 0.
+    """The lowest entry or 0, its place, and the largest entry or 0.
 
-    The search ends at a negative entry. It goes in pieces, so that no mask of A's size is made.
+    The search ends at a negative entry. It reads A in pieces, so that no mask of A's size is made.
     """
     largest = 0.0
     for start, piece in _validation.pieces(values, part):
@@ -203,15 +207,16 @@ def extremes(
 def asymmetry(
     values: NDArray[Any], indices: Indices | None, indptr: Indices | None
 ) -> tuple[int, int] | None:
-    """Where A and Aᵀ differ first, in structure or numbers, if they do. One pass and O(k) memory, or for a dense A 1 MiB."""
+    """The first place where A and Aᵀ differ, in structure or numbers; None if they are equal.
+
+    This takes one pass, and O(k) memory (1 MiB for a dense A).
+    """
     if indices is None or indptr is None:
         k, step = len(values), 256
         for i in range(0, k, step):
             for j in range(0, i + 1, step):
-                tile, mirror = (
-                    values[i : i + step, j : j + step],
-                    values[j : j + step, i : i + step].T,
-                )
+                tile = values[i : i + step, j : j + step]
+                mirror = values[j : j + step, i : i + step].T
                 if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
                     same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
@@ -228,10 +233,11 @@ def asymmetry(
 def unequal(
     values: NDArray[Any], indices: Indices | None, indptr: Indices | None
 ) -> tuple[int, int] | None:
-    """Where A is not symmetric up to rounding, if it is not: an (i, j) with ``|A_ij - A_ji| > τ max_l |A_il|``, or the same of row j.
+    """A place where A is not symmetric up to rounding; None if A is symmetric.
 
-    τ is `_validation.symmetry_tolerance`; an entry that is not stored counts as 0. One pass if A is symmetric to the bit. Otherwise three, and
-    a k-vector.
+    It is a pair (i, j) with ``|A_ij - A_ji| > τ m``, where m is ``max_l |A_il|`` or ``max_l
+    |A_jl|``. Here τ is `_validation.symmetry_tolerance`, and an entry that is not stored is 0. This
+    takes one pass if A is symmetric to the bit. Otherwise it takes three passes and a k-vector.
     """
     found = asymmetry(values, indices, indptr)
     if found is None:
@@ -269,7 +275,7 @@ def _unequal_dense(values: NDArray[Any], relative: float) -> tuple[int, int] | N
 
 
 def _comparable(values: NDArray[Any]) -> NDArray[Any]:
-    """The values, or a copy, in a dtype that Numba knows."""
+    """The values in a dtype that Numba supports. They are copied if needed."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))

@@ -1,7 +1,8 @@
-"""Which rows J has, and where their entries are: what depends on the structure of A alone.
+"""The index pattern: the rows of J, and the entries of A that they belong to.
 
-With ``order="F"`` the rows are those of Aᵀ in ``"C"`` order, as ``A_ij x_i x_j`` is entry (j, i) of ``Aᵀ ∘ xxᵀ``. So
-nothing here knows of an order: the builder hands over the structure of Aᵀ, and swaps what it gives back.
+It depends on the structure of A alone. It knows nothing of `order`: with ``order="F"`` the rows are
+those of Aᵀ in ``"C"`` order, as ``A_ij x_i x_j`` is entry (j, i) of ``Aᵀ ∘ xxᵀ``. So the builder
+makes the pattern from the structure of Aᵀ, and swaps i and j in the results.
 """
 
 from __future__ import annotations
@@ -18,28 +19,30 @@ from .._system.forks import computed_once
 from .._validation import Triangle
 
 Indices = NDArray[np.int32] | NDArray[np.int64]
-ColumnRanges = tuple[
-    NDArray[np.int64], NDArray[np.int64]
-]  # columns left[i] <= j < right[i] of each row; both ascend
+# (left, right): the columns left[i] <= j < right[i] of each row i. Both ascend.
+ColumnRanges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def index_dtype(rows: int, columns: int, entries: int) -> np.dtype[Any]:
     """int32 while the rows, columns and entries of a matrix are all below 2³¹, else int64.
 
-    The arguments are Python integers: in int32 the square of 50 000 is negative.
+    The arguments must be Python integers: in int32 the square of 50 000 is negative.
     """
     return np.dtype(np.int32 if max(rows, columns, entries) < 2**31 else np.int64)
 
 
 def searchsorted(array: Indices, value: int, side: Literal["left", "right"] = "left") -> int:
-    """`numpy.searchsorted`, which for a Python integer would convert the array to int64, all of it."""
+    """`numpy.searchsorted` for a Python integer.
+
+    NumPy itself would convert the whole array to int64.
+    """
     return int(
         np.searchsorted(array, array.dtype.type(min(value, np.iinfo(array.dtype).max)), side=side)
     )
 
 
 def triangle(k: int, which: Triangle, *, offset: int = 0) -> ColumnRanges:
-    """The columns of a triangle, the diagonal included, or from that many places beside it on."""
+    """The column ranges of a triangle that begins `offset` places from the diagonal."""
     i = np.arange(k, dtype=np.int64)
     if which == "upper":
         return np.minimum(i + offset, k), np.full(k, k)
@@ -47,7 +50,10 @@ def triangle(k: int, which: Triangle, *, offset: int = 0) -> ColumnRanges:
 
 
 def blocks_of(indices: Any, indptr: Indices) -> Iterator[tuple[int, int, int, Indices]]:
-    """Blocks of rows i0 ≤ i < i1 with their column indices, the first of which is that of entry `base`: one, if they are in memory."""
+    """Blocks ``(i0, i1, base, columns)`` of rows i0 ≤ i < i1 with their column indices.
+
+    The first column index is that of entry `base`. Indices in memory are one block.
+    """
     if isinstance(indices, np.ndarray):
         yield 0, indptr.size - 1, 0, indices
     else:
@@ -55,14 +61,18 @@ def blocks_of(indices: Any, indptr: Indices) -> Iterator[tuple[int, int, int, In
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view. Numba takes read-only arrays for a type of their own: this way there is one, not two."""
+    """A read-only view.
+
+    Numba has a separate type for read-only arrays. If all inputs are read-only, each kernel is
+    compiled for one type, not two.
+    """
     view = array.view()
     view.setflags(write=False)
     return view
 
 
 def _counts(each: NDArray[Any]) -> Any:
-    """How many there are before each, and in all."""
+    """The sums of the numbers before each, and of all."""
     counts = np.zeros(each.size + 1, each.dtype)
     np.cumsum(each, out=counts[1:])
     return counts
@@ -70,26 +80,28 @@ def _counts(each: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """The rows of J: for each row i of A the entries ``lo[i] <= p < hi[i]``, in ascending order of their columns.
+    """The rows of J: for each row i of A the entries ``lo[i] <= p < hi[i]``, by ascending column.
 
     Attributes
     ----------
     k : int
         A is k×k.
     entries : int
-        How many entries of A are visited: as many as J has rows that are not empty.
+        The number of entries of A that are visited. J has as many rows that are not empty.
     indices : ndarray of int, `StoredColumns` or None
-        The column of each stored entry of A, in memory or not; None for a dense A, whose entry p is (p // k, p % k).
+        The column of each stored entry of A, in memory or not. It is None for a dense A, whose
+        entry p is (p // k, p % k).
     lo, hi : ndarray of int, shape (k,)
-        The entries that belong to each row.
+        The bounds of the entries that are visited in each row.
     first : ndarray of int, shape (k + 1,)
-        The entries that the rows before i visit.
+        The number of entries that are visited in the rows before i.
     grid : int or None
-        k where J has a row for each of the k² places, stored or not; None where it has one for each entry.
+        k if J has implicit rows: one for each of the k² pairs, stored or not. None if J has one row
+        for each visited entry.
     indptr : ndarray of int, shape (k + 1,), or None
-        That of the CSR matrix, the user's own where that is referenced.
+        The indptr of the CSR matrix. It is the user's own array if A is referenced.
     on_diagonal : ndarray of int, shape (k,), or None
-        Which stored entry of each row is on the diagonal, or -1, where that has been found out already.
+        The stored entry of each row that is on the diagonal, or -1. None if not known.
     """
 
     k: int
@@ -104,7 +116,7 @@ class Pattern:
 
     @classmethod
     def dense(cls, k: int, spans: ColumnRanges | None = None) -> Pattern:
-        """All entries of a dense A, or those within spans. O(k) memory."""
+        """All entries of a dense A, or those within column ranges. This takes O(k) memory."""
         i = np.arange(k + 1, dtype=np.int64)
         lo = i[:-1] * k
         lo, hi = (lo, lo + k) if spans is None else (lo + spans[0], lo + spans[1])
@@ -121,7 +133,10 @@ class Pattern:
         grid: bool = False,
         on_diagonal: Indices | None = None,
     ) -> Pattern:
-        """The stored entries of a canonical CSR matrix, or those within spans. O(k) memory, O(k log k) time."""
+        """The stored entries of a canonical CSR matrix, or those within column ranges.
+
+        This takes O(k) memory and O(k log k) time.
+        """
         k = indptr.size - 1
         lo, hi, first = indptr[:-1], indptr[1:], indptr
         if spans is not None:
@@ -137,20 +152,19 @@ class Pattern:
 
     @computed_once
     def diagonal(self) -> Indices:
-        """How many of the entries that the rows before i visit are on the diagonal, shape (k + 1,)."""
+        """The number of visited diagonal entries in the rows before i, shape (k + 1,)."""
         entries = self.diagonal_entries()
-        return frozen(
-            _counts(((self.lo <= entries) & (entries < self.hi)).astype(self.first.dtype))
-        )
+        is_visited = (self.lo <= entries) & (entries < self.hi)
+        return frozen(_counts(is_visited.astype(self.first.dtype)))
 
     @computed_once
     def m(self) -> int:
-        """How many rows J has."""
+        """The number of rows of J."""
         return self.entries if self.grid is None else self.k**2
 
     @computed_once
     def nnz(self) -> int:
-        """How many entries J has: two in each row that is not empty, one if it is of the diagonal."""
+        """The number of entries of J: two in each row of a visited entry, one on the diagonal."""
         return 2 * self.entries - int(self.diagonal[-1])
 
     @property
@@ -159,9 +173,9 @@ class Pattern:
         return index_dtype(self.m, self.k, self.nnz)
 
     def check_unchanged(self) -> None:
-        """Catch, in O(1), what `eliminate_zeros` and its like do to a matrix that is referenced.
+        """Refuse a referenced matrix whose structure changed, for example by `eliminate_zeros`.
 
-        A kernel that believed the old structure would write beyond its arrays.
+        The check is O(1). A kernel with the old structure would write beyond its arrays.
         """
         if (
             self.indptr is not None
@@ -171,16 +185,16 @@ class Pattern:
             raise _validation.changed_structure(self.indices.size, int(self.indptr[-1]))
 
     def csr_nbytes(self, itemsize: int) -> int:
-        """The bytes of the three arrays of J, exactly."""
+        """The exact number of bytes of the three arrays of J."""
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
     @computed_once
     def ends(self) -> tuple[Cut, Cut]:
-        """The places before the first and behind the last row of J."""
+        """The bounds of all rows of J: before the first row, and behind the last."""
         return Cut(0, int(self.lo[0]) if self.k else 0, 0), self.cut(self.m)
 
     def cut(self, r: int) -> Cut:
-        """Where row r of J starts: before which entry, in which row of A, and behind how many entries of J."""
+        """The place in A, and among the entries of J, where row r of J starts."""
         if r >= self.m:
             return Cut(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
         if self.grid is None:
@@ -188,7 +202,7 @@ class Pattern:
             p = int(self.lo[i]) + r - int(self.first[i])
         else:
             i, j = divmod(r, self.k)
-            assert self.indices is not None  # only a sparse A has a grid
+            assert self.indices is not None  # only a sparse A has implicit rows
             columns = self.indices[self.lo[i] : self.hi[i]]
             p = int(self.lo[i]) + searchsorted(columns, j)
         before = int(self.first[i]) + p - int(self.lo[i])
@@ -205,7 +219,7 @@ class Pattern:
         return int(before.size > 0 and before[-1] >= i)
 
     def diagonal_entries(self) -> NDArray[np.int64]:
-        """Which entry of A is on the diagonal in each row, or -1."""
+        """The entry of A that is on the diagonal in each row, or -1."""
         if self.indices is None:
             return np.arange(self.k, dtype=np.int64) * (self.k + 1)
         if self.on_diagonal is not None:
@@ -221,7 +235,7 @@ class Pattern:
         return self.on_diagonal if self.on_diagonal is not None else self.diagonal_entries()
 
     def diagonal_entries_of(self, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
-        """Which entry of these rows is on the diagonal, and visited, or -1."""
+        """The entry on the diagonal in each of these rows, or -1 (also if it is not `visited`)."""
         entries: Any
         if self.indices is None:  # cheaper than an array of all of them
             entries = np.arange(i0, i1, dtype=np.int64) * (self.k + 1)
@@ -233,7 +247,10 @@ class Pattern:
         return np.where(is_visited, entries, -1)
 
     def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-        """(columns, entries) of the visited entries in row s, and (rows, entries) of those in column s, diagonal included."""
+        """The visited entries of row s as (columns, entries), and of column s as (rows, entries).
+
+        Both include the diagonal.
+        """
         lo, hi = int(self.lo[s]), int(self.hi[s])
         if self.indices is None:
             positions = np.arange(self.k, dtype=np.int64) * self.k + s
@@ -245,15 +262,16 @@ class Pattern:
         for i0, i1, base, block in blocks_of(self.indices, self.indptr):
             _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, s, positions)
         in_column = np.flatnonzero(positions >= 0)
-        return (self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)), (
-            in_column,
-            positions[in_column],
-        )
+        in_row = self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)
+        return in_row, (in_column, positions[in_column])
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place between two rows of J: in row `row` of A, before entry `entry`, behind `nnz` entries of J."""
+    """A place between two rows of J.
+
+    It is in row `row` of A, before entry `entry`, and behind `nnz` entries of J.
+    """
 
     row: int
     entry: int

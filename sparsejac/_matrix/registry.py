@@ -1,4 +1,4 @@
-"""What a user passes as a matrix, and the source that reads it if it is not in memory."""
+"""The source of a matrix that a user passes."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def source_of_rows(
     beside: Source | None = None,
     check_finite: bool = False,
 ) -> tuple[Source, Rows]:
-    """The source of A for J's rows, and which rows those are.
+    """The source of A for J's rows, and the checked value of `rows`.
 
-    A matrix in memory is read block by block `beside` a Y that is not, along the same axis.
+    If A is in memory, and Y is not, `beside` is the source of Y. Then A is read block by block too,
+    along the same axis.
     """
     source = stored_source("A", A)
     is_map = source is not None and source.uplo is not None
@@ -70,7 +71,7 @@ def source_of_rows(
 
 
 def source_of_sums(A: Any, uplo: Any) -> Source:
-    """The source of a symmetric A, which is read along its rows or its columns, as it lies."""
+    """The source of a symmetric A. It reads A along the axis in which A is contiguous."""
     source = stored_source("A", A)
     is_map = source is not None and source.uplo is not None
     uplo = _validation.uplo_of(uplo, is_map=is_map)
@@ -90,7 +91,10 @@ def _holding(source: AnySource, uplo: Uplo | None) -> AnySource:
 def memory_source(
     A: Any, *, transposed: bool | None = None, name: str = "A"
 ) -> DenseMemory | CsrMemory:
-    """The source of a matrix in memory: of its columns if `transposed`, of what is contiguous if None."""
+    """The source of a matrix in memory.
+
+    It reads the columns if `transposed`. If that is None, it reads along the contiguous axis.
+    """
     if scipy.sparse.issparse(A):
         if transposed is None:
             transposed = A.format == "csc"
@@ -101,11 +105,11 @@ def memory_source(
     return DenseMemory(A.T if transposed else A, transposed=transposed)
 
 
-# --- what a user passes in ------------------------------------------------------------------------------------------
+# --- matrices that are not in memory
 
 
 def stored_source(name: str, A: Any) -> Source | None:
-    """The source of a square matrix that is not in memory; None for whatever is, or is no matrix."""
+    """The source of a square matrix that is not in memory. None for anything else."""
     source = _find(name, A)
     if source is not None:
         _validation.float_dtype(name, source.dtype)
@@ -140,7 +144,11 @@ def _find(name: str, A: Any) -> Source | None:
 
 
 def _has_rows(name: str, A: Any) -> bool:
-    """Whether rows of A can be sliced, and lose nothing by it: what takes part in NumPy's functions has labels, units, or is lazy."""
+    """Whether A is an object whose rows can be sliced.
+
+    Objects that take part in NumPy's functions are excluded. They have labels or units, which a
+    slice would lose, or are lazy.
+    """
     if isinstance(A, np.ndarray) or hasattr(A, "__array_ufunc__") or not hasattr(A, "__getitem__"):
         return False
     _check_open(name, A)
@@ -163,14 +171,15 @@ def _of_path(name: str, path: str) -> Source:
         return of_stored(name, RowBlocks(path))
     if not path.endswith(".npy"):
         raise ValueError(
-            f"{name} may be the path of a .npy, a .cool, or a folder of row blocks, got {path!r}: read it with sparsejac.io.read_matrix"
+            f"{name} may be the path of a .npy, a .cool, or a folder of row blocks, got {path!r}: "
+            "read it with sparsejac.io.read_matrix"
         )
     return npy_source(name, path)
 
 
 def npy_source(name: str, path: str) -> DenseSource:
-    """The matrix in a ``.npy``."""
-    with open(path, "rb") as file:  # noqa: PTH123  # the system's own words if there is none
+    """The source of the matrix in a ``.npy``."""
+    with open(path, "rb") as file:  # noqa: PTH123  # it raises the system's own error
         try:
             shape, in_columns, dtype = npy.header(file)
         except ValueError as error:
@@ -193,19 +202,19 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
     if mapped_file(A.data) is None and mapped_file(A.indices) is None:
         return None
     _validation.float_dtype(name, A.dtype)
-    pointers = numbers(name, A.indptr)  # it may be mapped as well
+    pointers = numbers(name, A.indptr)  # indptr may be mapped as well
     with pointers.opened() as read:
         indptr = np.array(read(0, pointers.size, Room()))
     stored = int(indptr[-1]) if indptr.size else 0
     if not 0 <= stored <= min(A.data.size, A.indices.size):
-        stored = A.data.size  # which is found to be wrong
+        stored = A.data.size  # `CsrSource` then refuses the structure
     data, indices = numbers(name, A.data[:stored]), numbers(name, A.indices[:stored])
     return CsrSource(data, indices, indptr, name=name, transposed=A.format == "csc")
 
 
 @dataclass(frozen=True)
 class _Member:
-    """The values or the columns of a folder of row blocks."""
+    """The values or the column indices of a folder of row blocks."""
 
     stored: RowBlocks
     member: Literal["data", "indices"]
@@ -226,7 +235,7 @@ class _Member:
 
 
 def of_stored(name: str, stored: RowBlocks) -> CsrSource:
-    """A folder of row blocks."""
+    """The source of a folder of row blocks."""
     _square(name, stored.shape)
     data = _Member(stored, "data", stored.dtype, stored.nnz)
     indices = _Member(stored, "indices", stored.index_dtype, stored.nnz)

@@ -1,4 +1,4 @@
-"""What all sources of a matrix have in common."""
+"""The base class of the sources of a matrix."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from .._validation import Uplo
 
 
 class Source:
-    """Where the numbers of a square matrix are: it hands out blocks of its rows.
+    """Reads blocks of rows of a square matrix, wherever its numbers are.
 
     Attributes
     ----------
     k : int
         The matrix is k×k.
     dtype : numpy.dtype
-        That of its numbers.
+        The dtype of its numbers.
     transposed : bool
-        The rows that it hands out are the columns of the matrix.
+        The rows that it reads (the stored rows) are the columns of the matrix.
     uplo : {"U", "L"} or None
-        It holds this triangle of a symmetric matrix, and nothing else.
+        It holds this triangle of a symmetric matrix only. None: it holds the whole matrix.
     zero_copy : bool
         The numbers are in memory, and blocks are views of them.
     serial : bool
         One block must be read before the next one is asked for.
     mutable : bool
-        Its owner may change numbers between two passes, and nobody would notice.
+        Its owner may change numbers between two passes, and no check would notice.
     extra : int
-        How many arrays of the size of a block it makes while it reads one.
+        The number of arrays of the size of a block that it makes while it reads one.
     """
 
     k: int
@@ -43,17 +43,17 @@ class Source:
 
     @property
     def scan_each_pass(self) -> bool:
-        """Whether what a pass has seen does not hold for the next one."""
+        """Whether each pass must scan the numbers again."""
         return self.mutable
 
-    granule: int  # rows that are always read, and added, together
-    longest: int  # entries that are always in memory together, at least
-    chunked = False  # whether the rows of a granule are those of a chunk
+    granule: int  # the number of rows that are always read and added together
+    longest: int  # the least number of entries of a block
+    chunked = False  # whether the rows of a granule are a chunk
 
     def entry_bytes(self, dtype: np.dtype[Any]) -> int:
-        """What an entry takes in the buffers of one thread, for kernels that want this dtype."""
+        """The bytes of an entry in the buffers of one thread, for kernels that take this dtype."""
         return self.dtype.itemsize + (dtype.itemsize if self.dtype != dtype else 0)
 
     def opened(self) -> Any:
-        """For a pass: a context that yields what reads blocks."""
+        """A context for a pass. It yields the reader of blocks."""
         raise NotImplementedError

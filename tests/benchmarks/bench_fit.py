@@ -1,4 +1,6 @@
-"""Weighted rank-one fits on real patterns: A = 1 where they have entries, Y = A∘(x xᵀ) with a tenth of noise, from x0 = 1."""
+"""Weighted rank-one fits on real patterns: A = 1 where they have entries, Y = A∘(x xᵀ) with a tenth
+of noise, from x0 = 1.
+"""
 
 import statistics
 import time
@@ -48,7 +50,9 @@ def ours(A, Y, x0):
 
 
 def trust_krylov(A, Y, x0):
-    """With our closed forms, and variables scaled by 1/√diag(JᵀJ), to a gradient of 1e-8 of its start."""
+    """With our closed forms, and variables scaled by 1/√diag(JᵀJ), to a gradient of 1e-8 of its
+    start.
+    """
     problem = LeastSquares(A, Y)
     scale, passes = problem.x_scale(x0), [1]
 
@@ -82,7 +86,9 @@ def lbfgs(A, Y, x0):
 
 
 def scipy_csr(A, Y, x0):
-    """`least_squares(csr, lsmr)` to ``ftol=1e-12``, or 100 evaluations: on graphs it does not get there."""
+    """`least_squares(csr, lsmr)` to ``ftol=1e-12``, or 100 evaluations: on graphs it does not get
+    there.
+    """
     problem = LeastSquares(A, Y)
     options = {"ftol": 1e-12, "xtol": 1e-15, "gtol": 1e-15, "max_nfev": 100}
     result = least_squares(problem.fun, x0, jac=problem.jac_csr, tr_solver="lsmr", **options)
@@ -90,7 +96,7 @@ def scipy_csr(A, Y, x0):
 
 
 def test_fit(problem, benchmark, record):
-    """Medians of five interleaved rounds, one for least_squares; each from nothing but A, Y and x0."""
+    """Medians of five interleaved rounds, one for least_squares. Each starts from A, Y and x0."""
     name, A, Y, x0 = problem
     check = LeastSquares(A, Y)
     start = np.linalg.norm(check.grad(x0))

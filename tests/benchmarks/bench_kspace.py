@@ -1,4 +1,6 @@
-"""JᵀJ v beside the product with the matrix it is made of: dense `A @ v`, sparse `S @ u` with S stored."""
+"""JᵀJ v beside the product with the matrix it is made of: dense `A @ v`, sparse `S @ u` with S
+stored.
+"""
 
 import numpy as np
 import peers

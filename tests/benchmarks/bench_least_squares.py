@@ -1,4 +1,5 @@
-"""From which k on a sparse Jacobian pays in `scipy.optimize.least_squares`: time and peak memory of one fit, in three forms.
+"""From which k on a sparse Jacobian pays in `scipy.optimize.least_squares`: time and peak memory of
+one fit, in three forms.
 
     python -m pytest tests/benchmarks -o python_files='bench_*.py'
 
@@ -53,7 +54,8 @@ def test_least_squares(benchmark, k, form):
 def test_where_it_pays(capsys):
     with capsys.disabled():
         print(
-            "\n\n    k  |  J alone, ms: dense     csr operator |  a fit, ms: dense     csr operator |  peak, MiB: dense     csr operator |  csr peak / J"
+            "\n\n    k  |  J alone, ms: dense     csr operator |  a fit, ms: dense     csr "
+            "operator |  peak, MiB: dense     csr operator |  csr peak / J"
         )
         for k in SIZES:
             fun, jacobians = forms(k)
@@ -79,5 +81,6 @@ def test_where_it_pays(capsys):
             ]
             ratio = peaks["csr"][0] * 2**20 / JacobianBuilder(np.ones((k, k))).csr_nbytes()
             print(
-                f"{k:5d}  |            {columns[0]} |          {columns[1]} |          {columns[2]} | {ratio:8.1f}"
+                f"{k:5d}  |            {columns[0]} |          {columns[1]} |          "
+                f"{columns[2]} | {ratio:8.1f}"
             )

@@ -1,4 +1,6 @@
-"""Symmetric scaling beside the iterations that others use: products with A, wall time and memory at an equal measured residual."""
+"""Symmetric scaling beside the iterations that others use: products with A, wall time and memory at
+an equal measured residual.
+"""
 
 import statistics
 import subprocess
@@ -39,7 +41,9 @@ def band_removed(A, width):
 
 @pytest.fixture
 def load(request):
-    """A symmetric CSR matrix of float64 by its name in `PROBLEMS`: every row is kept, every entry counts."""
+    """A symmetric CSR matrix of float64 by its name in `PROBLEMS`: every row is kept, every entry
+    counts.
+    """
 
     def matrix(problem):
         name, _, rest = problem.partition(", ")
@@ -124,7 +128,9 @@ def as_stored(A, upper):
     "problem", ["random, 10000 rows", *MAPS, "graph_facebook + 0.01 I", "graph_enron + 0.01 I"]
 )
 def test_time(problem, load, benchmark, record):
-    """Medians of interleaved rounds, to 1e-8: from the matrix on, its checks included; the peer gets float64, and checks nothing."""
+    """Medians of interleaved rounds, to 1e-8: from the matrix on, its checks included; the peer
+    gets float64, and checks nothing.
+    """
     A = load(problem)
     counts = problem in MAPS
     B = as_stored(A, upper=False) if counts else A
@@ -172,7 +178,9 @@ def residual_of(A, kept, x):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_tools_of_genomics(name, real_data, tmp_path, benchmark, record):
-    """cooler's balance with its defaults, and all others to the residual that it reaches; iced works on the same bins."""
+    """cooler's balance with its defaults, and all others to the residual that it reaches; iced
+    works on the same bins.
+    """
     cooler = peers.installed("cooler")
     if cooler is None:
         pytest.skip("cooler is not installed")
@@ -244,7 +252,9 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is reset the Linux way")
 @pytest.mark.parametrize("source", [*MAPS, 2 * 10**7])
 def test_peak(source, tmp_path, request, benchmark, record):
-    """The process's high-water mark, from the file to the weights, in units of the upper triangle as it is stored."""
+    """The process's high-water mark, from the file to the weights, in units of the upper triangle
+    as it is stored.
+    """
     cooler = peers.installed("cooler")
     if cooler is None:
         pytest.skip("cooler is not installed")

@@ -1,4 +1,7 @@
-"""A call at k = 10, its checks included: solvers make thousands of them. Each is timed a hundred times in a row."""
+"""A call at k = 10, its checks included: solvers make thousands of them.
+
+Each is timed a hundred times in a row.
+"""
 
 import numpy as np
 import pytest

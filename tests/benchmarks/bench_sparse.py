@@ -1,4 +1,6 @@
-"""Sparse A, a row of J for each stored entry: random graphs of 20 entries a row, and real ones where they are at hand."""
+"""Sparse A, a row of J for each stored entry: random graphs of 20 entries a row, and real ones
+where they are at hand.
+"""
 
 import numpy as np
 import peers

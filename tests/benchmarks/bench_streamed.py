@@ -1,6 +1,7 @@
 """Passes over matrices on disk beside reading the file: cold, warm, and what they hold meanwhile.
 
-``STREAMED_GIB=8 STREAMED_FOLDER=/somewhere`` makes a matrix of 8 GiB there, and a Y beside it; the default is a quarter of a GiB.
+``STREAMED_GIB=8 STREAMED_FOLDER=/somewhere`` makes a matrix of 8 GiB there, and a Y beside it; the
+default is a quarter of a GiB.
 """
 
 import os
@@ -110,7 +111,9 @@ def passes(A, Y, budget):
 )
 @pytest.mark.parametrize("cache", ["cold", "warm"])
 def test_passes(record, files, cache):
-    """How many times as fast as reading the same files a pass is; each reading is the one beside the pass."""
+    """How many times as fast as reading the same files a pass is; each reading is the one beside
+    the pass.
+    """
     for name, (run, paths) in passes(*files, int(BUDGET)).items():
         run()  # compiles, and looks at the matrix for the first time
         times = {"read": [], "pass": []}

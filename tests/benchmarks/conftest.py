@@ -1,12 +1,15 @@
-"""Races: an operation beside its physical limit and its peers, interleaved, and what came out as tables and a plot.
+"""Races: an operation beside its physical limit and its peers, interleaved, and what came out as
+tables and a plot.
 
-pytest-benchmark times one function after the other; on a shared machine that compares two moods of it. Here a round runs every
-contestant once, in a random order, and the medians of many rounds are compared.
+pytest-benchmark times one function after the other; on a shared machine that compares two moods of
+it. Here a round runs every contestant once, in a random order, and the medians of many rounds are
+compared.
 """
 
 import os
 
-# Threads that have done their work spin for a while, for the next: here that is somebody else's time.
+# Threads that have done their work spin for a while, for the next: here that is somebody else's
+# time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy: 2**4 cycles
 
@@ -19,15 +22,18 @@ import pytest
 PLOT = Path(__file__).with_name("ratios.svg")
 BUDGET = float(os.environ.get("RACE_SECONDS", "2"))  # for one heat, unless five rounds take longer
 _tables = {}  # {title: rows, as {column: cell}}
-_races = []  # (group, problem, our name, our median in seconds, {contestant: its median divided by ours})
+# (group, problem, our name, our median in seconds, {contestant: its median divided by ours}).
+_races = []
 
 
 @pytest.fixture
 def race(benchmark):
-    """race(group, problem, contestants): the first contestant is ours, and all but a "limit" or "variant" must agree with it.
+    """race(group, problem, contestants): the first contestant is ours, and all but a "limit" or
+    "variant" must agree with it.
 
-    There are two heats, ours against limits and variants, and ours against its peers: some of those need so much memory that
-    whoever comes after them finds it given back to the system, and has to fault it in.
+    There are two heats, ours against limits and variants, and ours against its peers: some of those
+    need so much memory that whoever comes after them finds it given back to the system, and has to
+    fault it in.
     """
 
     def run(group, problem, contestants):
@@ -85,7 +91,9 @@ def record():
 
 
 def _warm_up(ours, contestants):
-    """Compile, see the memory for the first time, and compare: a peer that computes something else is no peer."""
+    """Compile, see the memory for the first time, and compare: a peer that computes something else
+    is no peer.
+    """
     expected = contestants[ours]()
     for name, function in contestants.items():
         found = function()
@@ -220,7 +228,8 @@ def plot(races):
         handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False
     )
     figure.suptitle(
-        "time divided by that of sparsejac, over k; dashed: the limit under the title, dotted: on two threads"
+        "time divided by that of sparsejac, over k; dashed: the limit under the title, dotted: on "
+        "two threads"
     )
     figure.savefig(PLOT, metadata={"Date": None})
     plt.close(figure)

@@ -1,4 +1,7 @@
-"""The same operations by others. Each function takes a problem and gives {name: function}, for whatever is installed."""
+"""The same operations by others.
+
+Each function takes a problem and gives {name: function}, for whatever is installed.
+"""
 
 import importlib
 import warnings
@@ -25,7 +28,9 @@ def jax():
 
 
 def of_jax(A, x):
-    """{operation: function from its operand to a function to time}, by JAX, jitted: dense A, or the stored entries of a CSR one."""
+    """{operation: function from its operand to a function to time}, by JAX, jitted: dense A, or the
+    stored entries of a CSR one.
+    """
     module = jax()
     if module is None:
         return {}
@@ -122,8 +127,8 @@ def of_numpy(A, x):
         return np.einsum("ijc,j->ic", scaled, x) + np.einsum("ijc,i->jc", scaled, x)
 
     operations = {
-        "value": lambda _: A * np.outer(x, x), "matvec": matvec, "rmatvec": rmatvec, "matmat": matmat,
-        "rmatmat": rmatmat, "column_norms": column_norms,
+        "value": lambda _: A * np.outer(x, x), "matvec": matvec, "rmatvec": rmatvec,
+        "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
     return {
         name: lambda operand, f=function: lambda: f(operand)
@@ -151,8 +156,8 @@ def of_numpy_sparse(A, x):
         return np.stack([rmatvec(w) for w in W.T], axis=1)
 
     operations = {
-        "value": lambda _: a * x[i] * x[j], "matvec": lambda v: a * (v[i] * x[j] + x[i] * v[j]), "rmatvec": rmatvec,
-        "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
+        "value": lambda _: a * x[i] * x[j], "matvec": lambda v: a * (v[i] * x[j] + x[i] * v[j]),
+        "rmatvec": rmatvec, "matmat": matmat, "rmatmat": rmatmat, "column_norms": column_norms,
     }  # fmt: skip
     return {
         name: lambda operand, f=function: lambda: f(operand)
@@ -167,7 +172,7 @@ def take(others, operation, operand):
     }
 
 
-# --- J as a sparse matrix --------------------------------------------------------------------------------------------
+# --- J as a sparse matrix -------------------------------------------------------------------------
 
 
 def kronecker(A, x):
@@ -192,7 +197,9 @@ def triplets(a, i, j, x, shape):
 
 
 def asdex_jacobian(A, x):
-    """A function that evaluates J by asdex (colouring on JAX), its pattern and colours found before; or None."""
+    """A function that evaluates J by asdex (colouring on JAX), its pattern and colours found
+    before; or None.
+    """
     module, asdex = jax(), installed("asdex")
     if module is None or asdex is None:
         return None
@@ -219,7 +226,9 @@ def asdex_jacobian(A, x):
 
 
 def casadi_jacobian(A, x):
-    """A function that evaluates J by CasADi (symbolic, in its virtual machine), the expression built before; or None."""
+    """A function that evaluates J by CasADi (symbolic, in its virtual machine), the expression
+    built before; or None.
+    """
     casadi = installed("casadi")
     if casadi is None:
         return None
@@ -248,7 +257,9 @@ def write_cool(cooler, path, A, chromosome):
 
 
 def of_iced(A, kept, good_enough):
-    """{"iced": function that gives x}, stopped at the first tolerance of its own at which x is good enough."""
+    """{"iced": function that gives x}, stopped at the first tolerance of its own at which x is good
+    enough.
+    """
     module = installed("iced")
     if module is None:
         return {}

@@ -1,4 +1,7 @@
-"""Y beside rows of A that are streamed, or Y that is streamed beside rows of A in memory: the numbers of Y where A has entries."""
+"""A Y aligned with A where one of them is streamed: the numbers of Y at the entries of A.
+
+`sparsejac._matrix.align` does the same for two matrices in memory.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ from .streamed import StreamedEntries, StreamedRows
 
 
 def align_target(Y: Any, rows: Rows, which: WhichRows, uplo: Uplo | None) -> Any:
-    """Y's numbers at the entries of A: at once in memory, or block by block beside rows that are streamed."""
+    """Align Y with A: return its numbers at A's entries, or what reads them block by block.
+
+    The numbers are computed at once if A is in memory, and in each pass if A is streamed.
+    """
     pattern = rows.pattern
     source = target_source(Y)
     if source is None:
@@ -48,16 +54,19 @@ def align_target(Y: Any, rows: Rows, which: WhichRows, uplo: Uplo | None) -> Any
         if which == "upper" and Y.ndim == 2:
             check_triangle(y, pattern, transposed=rows.layout.pairs_transposed)
         return Entries(y, pattern, TARGETS)
-    align = _beside_csr if isinstance(rows.source, CsrSource) else _beside_dense
+    align = _align_to_csr if isinstance(rows.source, CsrSource) else _align_to_dense
     return align(Y, source, rows)
 
 
 def target_source(Y: Any) -> Source | None:
-    """The source of a Y that is not in memory. A mapped vector has none: it is read beside A's rows."""
+    """The source of a Y that is not in memory, or None.
+
+    A mapped vector has no source: its numbers are read along A's rows.
+    """
     return None if isinstance(Y, np.ndarray) and Y.ndim == 1 else stored_source("Y", Y)
 
 
-def _beside_dense(Y: Any, source: Source | None, rows: Rows) -> Any:
+def _align_to_dense(Y: Any, source: Source | None, rows: Rows) -> Any:
     pattern, layout, check = rows.pattern, rows.layout, rows.settings.check_finite
     if source is None and scipy.sparse.issparse(Y):
         source = memory_source(Y, transposed=layout.pairs_transposed, name="Y")
@@ -82,7 +91,7 @@ def _beside_dense(Y: Any, source: Source | None, rows: Rows) -> Any:
     return StreamedEntries(source, pattern, "Y", check_finite=check, compiled=TARGETS)
 
 
-def _beside_csr(Y: Any, source: Source | None, rows: Rows) -> BesideCsr:
+def _align_to_csr(Y: Any, source: Source | None, rows: Rows) -> AlignedCsr:
     layout, pattern, own = rows.layout, rows.pattern, rows.source
     assert isinstance(own, CsrSource)
     found: Any = source
@@ -96,11 +105,14 @@ def _beside_csr(Y: Any, source: Source | None, rows: Rows) -> BesideCsr:
         found = DenseMemory(_along_stored_rows(Y, layout, pattern.k))
     elif source.transposed != layout.transposed:
         raise _validation.different_orders(transposed=layout.transposed)
-    return BesideCsr(found, own, pattern, check_finite=rows.settings.check_finite)
+    return AlignedCsr(found, own, pattern, check_finite=rows.settings.check_finite)
 
 
 def _along_stored_rows(Y: NDArray[Any], layout: Layout, k: int) -> NDArray[Any]:
-    """A dense Y, or a vector of k² numbers in the order of J's rows, with a row for each stored row."""
+    """A view of Y as a matrix with a row for each stored row of A.
+
+    Y is dense, or a vector of k² numbers in the order of J's rows.
+    """
     if Y.ndim == 1:
         Y = Y.reshape(k, k)
         return Y if layout.rows_in_order else Y.T
@@ -108,10 +120,10 @@ def _along_stored_rows(Y: NDArray[Any], layout: Layout, k: int) -> NDArray[Any]:
 
 
 def _upper(Y: Any, source: Source | None, rows: Rows) -> Any:
-    """For ``rows="upper"``: Y must be symmetric, or have nothing below its diagonal.
+    """The Y to align for ``rows="upper"``.
 
-    If A holds its lower triangle, a Y in memory may hold that as well. A matrix on disk is checked
-    in a pass.
+    It must be symmetric, or have no nonzeros below its diagonal. If A holds its lower triangle, Y
+    may hold that as well. A matrix on disk is checked in a pass.
     """
     layout = rows.layout
     mirrored = layout.pairs_transposed != layout.transposed
@@ -121,7 +133,7 @@ def _upper(Y: Any, source: Source | None, rows: Rows) -> Any:
         if rows.source.uplo is not None:
             return _upper_of(Y, rows)
         if isinstance(rows, MemoryRows):
-            return Y  # it is checked where it is aligned
+            return Y  # `align_target` checks it after it is aligned
         source = memory_source(Y, transposed=False, name="Y")
     elif source.uplo is not None:
         if mirrored:
@@ -146,7 +158,7 @@ def _upper(Y: Any, source: Source | None, rows: Rows) -> Any:
 def _upper_of(Y: Any, rows: Rows) -> Any:
     """A Y in memory that goes with one triangle of A: beside a sparse A, its own triangle alone."""
     arrays = memory_source(Y, transposed=False, name="Y").arrays
-    if scipy.sparse.issparse(Y) and Y.format != "csr":
+    if scipy.sparse.issparse(Y):
         Y = scipy.sparse.csr_array(arrays, shape=Y.shape)  # duplicates are summed by now
     if is_triangle(Y, "L") and rows.source.uplo == "L":
         return Y.T
@@ -177,21 +189,16 @@ def is_triangle(Y: Any, uplo: Uplo) -> bool:
 
 
 class _Densified(DenseSource):
-    """A sparse Y beside a dense A."""
+    """A sparse Y as dense rows, for a dense A."""
 
     extra = 2
 
     def __init__(self, of: CsrSource) -> None:
-        self._of, self.k, self.dtype, self.transposed, self.serial = (
-            of,
-            of.k,
-            of.dtype,
-            of.transposed,
-            of.serial,
-        )
+        self._of, self.k, self.dtype = of, of.k, of.dtype
+        self.transposed, self.serial = of.transposed, of.serial
 
     @property
-    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
         return self._of.mutable
 
     @contextmanager
@@ -213,7 +220,7 @@ class _Densified(DenseSource):
 
 
 class _Scattered(DenseSource):
-    """A Y that has one number for each entry in a triangle of a dense A."""
+    """A Y as dense rows, from a vector with a number for each entry in a triangle of a dense A."""
 
     extra = 1
 
@@ -222,7 +229,7 @@ class _Scattered(DenseSource):
         self.transposed = layout.transposed
 
     @property
-    def mutable(self) -> bool:  # type: ignore[override]  # it may change between two passes
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
         return self._vector.mutable
 
     @contextmanager
@@ -244,8 +251,8 @@ class _Scattered(DenseSource):
             yield block
 
 
-class BesideCsr:
-    """A Y beside a CSR A: its numbers at A's entries, and nothing elsewhere."""
+class AlignedCsr:
+    """A Y aligned with a CSR A: the numbers of Y at A's entries. Y must be zero elsewhere."""
 
     direct = False
     dtype = given_dtype = np.dtype(np.float64)
@@ -254,17 +261,13 @@ class BesideCsr:
     def __init__(
         self, source: Any, own: CsrSource, pattern: Pattern, *, check_finite: bool
     ) -> None:
-        self.source, self._own, self._pattern, self._check_finite = (
-            source,
-            own,
-            pattern,
-            check_finite,
-        )
+        self.source, self._own, self._pattern = source, own, pattern
+        self._check_finite = check_finite
         self._side = None if own.uplo is None else stored_triangle(own)
         self.name, self.seen = "Y", np.zeros(pattern.k, np.bool_)
         self.diagonal = np.zeros(pattern.k)
         itemsize = source.dtype.itemsize
-        if isinstance(source, DenseSource):  # beside a row of A, all of its columns
+        if isinstance(source, DenseSource):  # all k columns of Y for each row of A
             self.entry_bytes = 8 + itemsize * -(-own.k // own.longest)
         else:
             self.entry_bytes = 8 + itemsize + (16 if isinstance(source, CsrSource) else 0)
@@ -278,7 +281,11 @@ class BesideCsr:
         return self.mutable or bool(getattr(self.source, "scan_each_pass", False))
 
     def reader(self, opened: Any) -> Callable[..., Any]:
-        """``read(i0, i1, rooms, columns)``: Y's numbers at the entries of these rows of A, whose columns those are."""
+        """A function ``read(i0, i1, rooms, columns)`` for a pass over an opened source.
+
+        It returns Y's numbers at the entries of these rows of A. `columns` are the columns of those
+        entries.
+        """
         indptr = self._own.indptr
 
         def block_of(
@@ -303,7 +310,7 @@ class BesideCsr:
             return
         pattern, out[:] = self._pattern, 0
         shift, base = int(pattern.first[i0]), int(self._own.indptr[i0])
-        for i in range(i0, i1):  # the rows of a triangle
+        for i in range(i0, i1):  # Y has numbers for a triangle only
             part = found[int(pattern.first[i]) - shift : int(pattern.first[i + 1]) - shift]
             out[int(pattern.lo[i]) - base : int(pattern.hi[i]) - base] = part
 
@@ -361,7 +368,7 @@ class BesideCsr:
     def look(
         self, i0: int, i1: int, numbers: NDArray[Any], base: int, *, again: bool = False
     ) -> None:
-        """Look at these numbers, unless they have been seen, or even then."""
+        """Check and note these numbers, if they are not noted already or `again` is set."""
         if self.seen[i0:i1].all() and not again:
             return
         if self._check_finite:
