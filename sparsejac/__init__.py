@@ -4,8 +4,8 @@ from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
 from ._operators.row_sums import RowSumsOperator
 from ._system.version import __version__ as __version__
+from .builder import JacobianBuilder, jacobian
 from .fitting import fit
-from .jacobian import JacobianBuilder, jacobian
 from .least_squares import LeastSquares
 from .row_sums import RowSums
 from .scaling import symmetric_scaling

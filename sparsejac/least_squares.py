@@ -17,7 +17,7 @@ from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
 from ._validation import Order, Rows, Uplo
-from .jacobian import JacobianBuilder
+from .builder import JacobianBuilder
 
 
 class LeastSquares:

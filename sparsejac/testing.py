@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 from . import _validation
 from ._operators.jacobian import JacobianOperator
 from ._validation import Order, Rows
-from .jacobian import JacobianBuilder
+from .builder import JacobianBuilder
 
 __all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
 

@@ -17,8 +17,8 @@ from .._operators.stored import StoredCSR
 from .._solvers.status import ScalingStatus
 from .._system import machine
 from .._validation import Order, Rows
+from ..builder import JacobianBuilder
 from ..fitting import fit as solve
-from ..jacobian import JacobianBuilder
 from ..scaling import symmetric_scaling
 from .common import (
     ExitCode,

@@ -37,10 +37,11 @@ class JacobianBuilder:
     A : array_like or SciPy sparse array or matrix, shape (k, k); or a matrix that is not in memory
         Any strides and any sparse format. The dtype is bool, integer, float32, float64, complex64
         or complex128. A is never written to, and its structure must not change. A dense A is
-        referenced, not copied. So is a sparse A in canonical CSR format (with ``order="F"``: CSC;
-        with ``rows="upper"``: either). If the values of a referenced A change, later calls use the
-        new values. Other sparse formats are converted once, here, and duplicates are summed. An A
-        that is not in memory is streamed: see the notes.
+        referenced, not copied. So is a sparse A in canonical CSR format, or in canonical CSC format
+        with either ``order="F"`` or ``uplo="L"``, but not both; with ``rows="upper"`` and no
+        `uplo`, CSR only. If the values of a referenced A change, later calls use the new values.
+        Other sparse formats are converted once, here, and duplicates are summed. An A that is not
+        in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
         Which entries of F are rows of J. ``"all"``: all k² entries. ``"stored"``: the stored
         entries of a sparse A, explicit zeros included. This is the choice for a large k. For a
@@ -52,7 +53,8 @@ class JacobianBuilder:
         i + j k.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix. A sparse A
-        must have no entries outside that triangle, except zeros. In a dense A they are not read.
+        must have no entries outside that triangle, except, in memory, zeros. In a dense A they are
+        not read.
         `rows` is ``"upper"`` then, unless it is given. With ``"stored"`` and ``"all"``, an A in
         memory is completed in a copy (k² numbers, or twice the entries of a sparse A), and a
         streamed A is refused. Default: A is whole.
