@@ -661,7 +661,7 @@ def not_symmetric(i: int, j: int, needs: str) -> ValueError:
         start, hint = f"{needs} needs a symmetric A", 'rows="stored" or "all", or '
     return ValueError(
         f"{start}, but A[{i}, {j}] != A[{j}, {i}], by more than rounding: pass (A + A.T) / 2, "
-        f'or {hint}uplo="U" or "L" if A holds one triangle only'
+        f'or {hint}uplo="U" if A holds its upper triangle only, uplo="L" its lower one'
     )
 
 
