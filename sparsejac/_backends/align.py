@@ -341,9 +341,9 @@ class AlignedCsr:
             their_local = np.concatenate([[0], np.cumsum(counts)])
         out[:] = 0
         structures = (
-            part.astype(np.int64) for part in (local, columns, their_local, their_columns)
+            frozen(part.astype(np.int64)) for part in (local, columns, their_local, their_columns)
         )
-        count, i, j = _kernels.csr_align(*structures, found, out)
+        count, i, j = _kernels.csr_align(*structures, frozen(found), out)
         if count:
             raise self._outside(int(count), int(i) + i0, int(j))
 

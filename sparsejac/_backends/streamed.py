@@ -130,7 +130,7 @@ class StreamedEntries:
                 source.stored_indices.mutable
             ):  # with wrong columns a kernel would write beyond its arrays
                 defect, line = compiled_kernel("csr_defect")(
-                    indptr, columns, base, i0, i1, self._pattern.k
+                    indptr, frozen(columns), base, i0, i1, self._pattern.k
                 )
                 if defect:
                     raise _validation.changed_columns(self.name, int(line))

@@ -13,7 +13,7 @@ from .csr import CsrMemory
 from .dense import DenseMemory
 from .layout import Layout
 from .memory import check_entries_finite, csr_arrays, unequal
-from .pattern import Indices, Pattern
+from .pattern import Indices, Pattern, frozen
 
 
 def aligned(
@@ -60,9 +60,13 @@ def aligned(
         _equal(indptr, pattern.indptr) and _equal(indices, pattern.indices)
     ):
         return numbers
+    assert indices is not None
+    assert indptr is not None
     out = np.zeros(pattern.indices.size)
     numbers = numbers.astype(np.float64, copy=False)
-    count, i, j = _kernels.csr_align(pattern.indptr, pattern.indices, indptr, indices, numbers, out)
+    count, i, j = _kernels.csr_align(
+        pattern.indptr, pattern.indices, frozen(indptr), frozen(indices), frozen(numbers), out
+    )
     if count:
         raise _validation.outside(int(count), (j, i) if transposed else (i, j))
     return out

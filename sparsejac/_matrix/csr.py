@@ -15,7 +15,7 @@ from .._system.forks import computed_once
 from .._validation import Uplo
 from .buffers import Room
 from .numbers import MemoryNumbers, Numbers
-from .pattern import Indices, Pattern, searchsorted
+from .pattern import Indices, Pattern, frozen, searchsorted
 from .source import Source
 
 # The number of column indices that are read at a time outside a pass.
@@ -30,14 +30,15 @@ class StoredColumns:
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         with self._stored.opened() as read:
-            return read(int(part.start), int(part.stop), Room()).astype(self.dtype)
+            return frozen(read(int(part.start), int(part.stop), Room()).astype(self.dtype))
 
     def blocks(self, indptr: Indices) -> Iterator[tuple[int, int, int, Any]]:
         room = Room()
         with self._stored.opened() as read:
             for i0, i1 in row_blocks(indptr, 0, indptr.size - 1, _COLUMNS):
                 base, end = int(indptr[i0]), int(indptr[i1])
-                yield i0, i1, base, read(base, end, room).astype(self.dtype, copy=False)
+                block = read(base, end, room).astype(self.dtype, copy=False)
+                yield i0, i1, base, frozen(block)
 
 
 def row_blocks(indptr: Indices, i0: int, i1: int, entries: int) -> Iterator[tuple[int, int]]:
@@ -87,7 +88,7 @@ class CsrSource(Source):
             )
         is_short = indices.dtype.itemsize < 8 and data.size < 2**31
         self.index_dtype = np.dtype(np.int32 if is_short else np.int64)
-        self.indptr: Any = np.asarray(indptr, self.index_dtype)
+        self.indptr: Any = frozen(np.asarray(indptr, self.index_dtype))
         if (
             self.indptr[0] != 0
             or self.indptr[-1] != data.size
@@ -146,7 +147,8 @@ class CsrMemory(CsrSource):
         name: str = "A",
         transposed: bool = False,
     ) -> None:
-        self.name, self.values, self.columns, self.indptr = name, values, indices, indptr
+        self.name, self.values = name, values
+        self.columns, self.indptr = frozen(indices), frozen(indptr)
         self.data, self.stored_indices = MemoryNumbers(values), MemoryNumbers(indices)
         self.dtype, self.k, self.index_dtype = values.dtype, indptr.size - 1, indptr.dtype
         self.transposed = transposed and self.k > 1

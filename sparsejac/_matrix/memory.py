@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _kernels, _validation
 from .._validation import Triangle, Uplo
-from .pattern import Indices, index_dtype
+from .pattern import Indices, frozen, index_dtype
 
 
 def csr_arrays(
@@ -89,7 +89,7 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
         )
     if indices.size != count:
         raise _validation.bad_structure(name, format_, f"{indices.size} indices for {count} values")
-    defect, line = _kernels.csr_defect(indptr, indices, 0, 0, k, k)
+    defect, line = _kernels.csr_defect(frozen(indptr), frozen(indices), 0, 0, k, k)
     line_name = "column" if format_ == "csc" else "row"
     if defect == 1:
         raise _validation.bad_structure(
@@ -222,7 +222,7 @@ def asymmetry(
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
                     return i + int(a), j + int(b)
         return None
-    values = _comparable(values)
+    values, indices, indptr = frozen(_comparable(values)), frozen(indices), frozen(indptr)
     cursor, entries = np.empty_like(indptr[:-1]), np.empty_like(indptr[:-1])
     _kernels.csr_diagonals(indptr, indices, 0, 0, cursor.size, cursor, entries)
     cursor += entries >= 0
@@ -245,7 +245,7 @@ def unequal(
     relative = _validation.symmetry_tolerance(values.dtype)
     if indices is None or indptr is None:
         return _unequal_dense(values, relative) if relative > 0 else found
-    values = _comparable(values)
+    values, indices, indptr = frozen(_comparable(values)), frozen(indices), frozen(indptr)
     i, j = _kernels.csr_unequal(
         indptr, indices, values, relative or -1.0, np.empty(indptr.size - 1)
     )
