@@ -149,7 +149,7 @@ class CsrMemory(CsrSource):
     ) -> None:
         self.name, self.values = name, values
         self.columns, self.indptr = frozen(indices), frozen(indptr)
-        self.data, self.stored_indices = MemoryNumbers(values), MemoryNumbers(indices)
+        self.data, self.stored_indices = MemoryNumbers(values), MemoryNumbers(self.columns)
         self.dtype, self.k, self.index_dtype = values.dtype, indptr.size - 1, indptr.dtype
         self.transposed = transposed and self.k > 1
         self.on_diagonal = None
