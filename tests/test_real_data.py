@@ -123,6 +123,7 @@ def test_ten_million_rows_stay_below_a_gibibyte():
     program = """
 import numpy as np, scipy.sparse
 from sparsejac import JacobianBuilder
+from sparsejac._system import machine
 k = 10**7
 i = np.arange(3673) * 2000
 A = scipy.sparse.coo_array((np.ones(3673), (i, i[::-1])), shape=(k, k)).tocsr()
@@ -132,7 +133,7 @@ op = builder.operator(x)
 assert builder.tocsr(x).shape == (3673, k)
 assert (op @ x).sum() == 2 * 3673
 assert (op.T @ np.ones(3673)).sum() == 2 * 3673
-print(_machine.peak_memory())
+print(machine.peak_memory())
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
