@@ -171,7 +171,10 @@ def _upper_of(Y: Any, rows: Rows) -> Any:
         return Y
     if not Y.dtype.isnative:  # SciPy takes no other byte order
         Y = Y.astype(Y.dtype.newbyteorder("="))
-    return scipy.sparse.triu(Y, format="csr")
+    pairs = scipy.sparse.coo_array(Y)
+    inside = pairs.row <= pairs.col
+    places = pairs.row[inside], pairs.col[inside]
+    return scipy.sparse.coo_array((pairs.data[inside], places), shape=Y.shape).tocsr()
 
 
 def _check_whole(Y: Any, uplo: Uplo) -> None:
@@ -182,9 +185,11 @@ def _check_whole(Y: Any, uplo: Uplo) -> None:
 
 def is_triangle(Y: Any, uplo: Uplo) -> bool:
     """Whether a matrix in memory has nothing outside one triangle."""
+    if scipy.sparse.issparse(Y):
+        pairs = scipy.sparse.coo_array(Y)
+        outside = pairs.row > pairs.col if uplo == "U" else pairs.row < pairs.col
+        return not np.any(pairs.data[outside])
     part = Y if uplo == "L" else Y.T
-    if scipy.sparse.issparse(part):
-        return not np.any(scipy.sparse.triu(part.tocoo(), 1).data)
     return not any(np.any(part[i, i + 1 :]) for i in range(len(part)))
 
 
