@@ -402,7 +402,7 @@ def negative(i: int, j: int, value: Any) -> ValueError:
     )
 
 
-def beside_triangle(uplo: Uplo, count: int) -> ValueError:
+def outside_triangle(uplo: Uplo, count: int) -> ValueError:
     side, function = ("below", "triu") if uplo == "U" else ("above", "tril")
     return ValueError(
         f'uplo="{uplo}" is for an A that holds one triangle only, but it has {count} entries '

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends.choice import checked_backend
-from ._backends.rows import Rows as Backend
+from ._backends.protocol import Backend
 from ._matrix.entries import Weights
 from ._matrix.layout import layout_of
 from ._matrix.pattern import Indices, frozen, index_dtype
@@ -274,7 +274,7 @@ class JacobianBuilder:
         pattern, m = self._pattern, self.shape[0]
         self._assembly.check_vector_fits("row_pairs", 2 * m * pattern.columns_dtype.itemsize)
         i, j = np.empty(m, pattern.columns_dtype), np.empty(m, pattern.columns_dtype)
-        if pattern.grid is None:
+        if pattern.implicit is None:
             self._rows.map("pairs", i, j, structure=True)
         else:  # entries that A does not store have rows as well
             i.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=i.dtype)[:, np.newaxis]

@@ -124,9 +124,7 @@ class LeastSquares:
         )
         _validation.real("A", source.dtype, "least squares")
         builder = JacobianBuilder._checked(source, rows, order, settings)
-        target = align_target(Y, builder._rows, rows, uplo)
-        builder._rows.check_budget(target)
-        self._set_up(builder, target)
+        self._set_up(builder, align_target(Y, builder._rows, uplo))
 
     def _set_up(self, builder: JacobianBuilder, target: Any) -> None:
         """Set the attributes. Unpickling does this without the checks of `__init__`."""

@@ -31,10 +31,10 @@ from support import integers, slow, slow_except, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
 from sparsejac._backends import budget as _budget
-from sparsejac._backends import memory as _memory
 from sparsejac._backends import partition as _partition
-from sparsejac._backends import rows as _rows
-from sparsejac._backends import streamed as _streamed
+from sparsejac._backends import pool as _pool
+from sparsejac._backends import protocol as _protocol
+from sparsejac._backends import stream as _stream
 from sparsejac._backends import threads as _threads
 from sparsejac._kernels import compile as _compile
 from sparsejac._matrix import dense as _dense
@@ -363,7 +363,7 @@ def test_a_function_may_use_its_array_again(monkeypatch):
     time.
     """
     A, room = dense(), np.empty((K, K))
-    compiled = _streamed.compiled_kernel
+    compiled = _stream.compiled_kernel
 
     def slowly(kernel):
         def run(*args):
@@ -372,7 +372,7 @@ def test_a_function_may_use_its_array_again(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(_streamed, "compiled_kernel", slowly)
+    monkeypatch.setattr(_stream, "compiled_kernel", slowly)
 
     def rows(start, stop):
         block = room[: stop - start]
@@ -1169,7 +1169,7 @@ def shown():
 )
 def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
     """The child can do all of that itself."""
-    monkeypatch.setattr(_memory, "_INLINE", 0)
+    monkeypatch.setattr(_threads, "_INLINE", 0)
     paths = npy(tmp_path), blocks(tmp_path)
     large = scipy.sparse.eye_array(100_000, format="csr")
     in_memory = JacobianBuilder(dense(), workers=WORKERS).operator(x)
@@ -1400,7 +1400,7 @@ def right_or_refused(act, expected):
 def test_any_allocation_may_fail(tmp_path, monkeypatch):
     """The nth one of any thread: whoever waits hears of it, and the next call works."""
     testcapi = pytest.importorskip("_testcapi", reason="which makes allocations fail")
-    monkeypatch.setattr(_memory, "_INLINE", 0)
+    monkeypatch.setattr(_threads, "_INLINE", 0)
     for number, act in enumerate(passes(tmp_path)):
         expected = act()
         for n in range(3 + 5 * number, 500, 61):
@@ -1417,9 +1417,9 @@ def test_any_allocation_may_fail(tmp_path, monkeypatch):
 
 
 PLACES_OF_FAILURE = [
-    (_threads._Job, "run"), (_threads._Job, "_take"), (_threads._Job, "_look"), (_threads._Job, "_wait"), (_threads._Thread, "lives"),
-    (_threads.InOrder, "wait"), (_threads.InOrder, "done"), (_rows.Sum, "part"), (_threads, "_leave_no_record"), (_threads, "_run"),
-    (_threads, "_serve"), (_threads, "_taken_lock"), (_stored, "File"), (_numbers, "File"), (_streamed, "Room"), (_streamed, "frozen"),
+    (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_look"), (_pool._Job, "_wait"), (_pool._Thread, "lives"),
+    (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"), (_pool, "_leave_no_record"), (_pool, "_run"),
+    (_pool, "_serve"), (_pool, "_taken_lock"), (_stored, "File"), (_numbers, "File"), (_stream, "Room"), (_stream, "frozen"),
 ]  # fmt: skip
 
 
@@ -1428,9 +1428,9 @@ PLACES_OF_FAILURE = [
     ("where", "name"),
     slow_except(
         [
-            (_threads._Job, "run"),
-            (_threads.InOrder, "wait"),
-            (_threads, "_serve"),
+            (_pool._Job, "run"),
+            (_pool.InOrder, "wait"),
+            (_pool, "_serve"),
             (_numbers, "File"),
         ],
         PLACES_OF_FAILURE,
@@ -1439,13 +1439,13 @@ PLACES_OF_FAILURE = [
 )
 def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
     """When it is called, or when it has done what it does."""
-    monkeypatch.setattr(_memory, "_INLINE", 0)
+    monkeypatch.setattr(_threads, "_INLINE", 0)
     for act in list(passes(tmp_path))[:6]:  # in memory, and from a file
         expected, function = act(), getattr(where, name)
         for n, afterwards in [(1, False), (2, True)]:
 
             def child(act=act, expected=expected, function=function, n=n, afterwards=afterwards):
-                _threads._forget_threads()
+                _pool._forget_threads()
                 calls = iter(range(1, 10**9))
 
                 def failing(*args, **kwargs):
@@ -1470,13 +1470,13 @@ def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource", reason="which limits memory")
     if not os.path.isfile("/proc/self/statm"):
         pytest.skip("the size of a process is read where Linux says it")
-    monkeypatch.setattr(_memory, "_INLINE", 0)
+    monkeypatch.setattr(_threads, "_INLINE", 0)
     for act in passes(tmp_path):
         expected = act()
         for room in (0, 2**20, 2**23 + 2**16, 2**24 + 2**17):
 
             def child(act=act, expected=expected, room=room):
-                _threads._forget_threads()
+                _pool._forget_threads()
                 with open("/proc/self/statm") as file:
                     size = int(file.read().split()[0]) * resource.getpagesize()
                 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -1490,8 +1490,8 @@ def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
 
 def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
     """As one does that finds no memory for its first step."""
-    monkeypatch.setattr(_memory, "_INLINE", 0)
-    monkeypatch.setattr(_threads, "_threads", [])
+    monkeypatch.setattr(_threads, "_INLINE", 0)
+    monkeypatch.setattr(_pool, "_threads", [])
     in_memory, streamed = (
         JacobianBuilder(A, workers=WORKERS).operator(x) for A in (dense(), npy(tmp_path))
     )
@@ -1499,8 +1499,8 @@ def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
     for name, operator in (("_run", streamed), ("_serve", in_memory)):
         expected = operator.T @ np.ones(K * K)
         with monkeypatch.context() as patch:
-            patch.setattr(_threads, "_threads", [])
-            patch.setattr(_threads, name, lambda *_: None)
+            patch.setattr(_pool, "_threads", [])
+            patch.setattr(_pool, name, lambda *_: None)
             if name == "_run":
                 with pytest.raises(
                     MemoryError,
@@ -1516,9 +1516,9 @@ def test_no_lock_to_be_had(monkeypatch):
         raise RuntimeError("can't allocate lock")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_threads.threading, "Lock", no_lock)
+        patch.setattr(_pool.threading, "Lock", no_lock)
         with pytest.raises(MemoryError, match="there is no memory left for a lock"):
-            _threads.InOrder(_threads.Stop()).wait(0)
+            _pool.InOrder(_pool.Stop()).wait(0)
 
 
 def test_an_error_is_kept_by_nobody():
@@ -1529,7 +1529,7 @@ def test_an_error_is_kept_by_nobody():
 
     gc.disable()
     try:
-        for run_on in (_threads.on_threads, _threads.on_own_threads):
+        for run_on in (_pool.on_threads, _pool.on_own_threads):
             try:
                 run_on(failing, 4, 2)
             except Failure as error:

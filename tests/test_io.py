@@ -986,10 +986,12 @@ def test_headers_that_are_damaged_anywhere(folder, version):
 def streamed(path):
     """What a builder reads from a .npy; its first block is enough."""
     from sparsejac._matrix.buffers import Room
+    from sparsejac._matrix.source import Part
 
     source = _registry.npy_source("A", path)
     with source.opened() as read:
-        found = np.array(read(_dense.Part(0, source.k, 0, source.k), Room()))
+        part = Part(0, source.k, 0, source.k)
+        found = np.array(read(part, [Room()]).data)
     return found.T if source.transposed else found
 
 

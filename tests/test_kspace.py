@@ -11,8 +11,8 @@ from scipy.sparse.linalg import cg, eigsh
 from support import assert_same, compare, integers, matrix, random_csr, slow_except, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares
-from sparsejac._backends import memory as _memory
 from sparsejac._backends import partition as _partition
+from sparsejac._backends import threads as _threads
 from sparsejac.testing import dense_jacobian
 
 FORMS = ["C", "F", "strided", "csr", "csc"]
@@ -137,7 +137,7 @@ def test_blocks_of_vectors(form, count):
 @pytest.mark.parametrize("form", ["C", "F", "csr"])
 def test_many_pieces_and_any_number_of_workers(form, monkeypatch):
     """The same bits, and right, where the rows are worked on in pieces by threads."""
-    monkeypatch.setattr(_memory, "_INLINE", 2**10)
+    monkeypatch.setattr(_threads, "_INLINE", 2**10)
     monkeypatch.setattr(_partition, "_PIECE", 2**10)
     A = random_csr(3000, 12) if form == "csr" else np.random.default_rng(0).random((203, 203))
     A = np.asfortranarray(A) if form == "F" else A

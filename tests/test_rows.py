@@ -16,10 +16,10 @@ import scipy.sparse
 from support import assert_same, integers, matrix, random_csr, slow, toarray
 
 from sparsejac import JacobianBuilder
-from sparsejac._backends import memory as _memory
 from sparsejac._backends import partition as _partition
+from sparsejac._backends import pool as _pool
 from sparsejac._backends import threads as _threads
-from sparsejac._backends.threads import on_threads
+from sparsejac._backends.pool import on_threads
 
 K = 700
 
@@ -27,7 +27,7 @@ K = 700
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Make pieces so small that small matrices have several of them, in maps and in sums."""
-    monkeypatch.setattr(_memory, "_INLINE", 2**14)
+    monkeypatch.setattr(_threads, "_INLINE", 2**14)
     monkeypatch.setattr(_partition, "_PIECE", 2**15)
 
 
@@ -89,7 +89,7 @@ def test_packed_blocks_are_as_good_as_one(form, monkeypatch):
     """A layout or dtype that the kernels do not read is copied block by block: here many, at cut
     rows too.
     """
-    monkeypatch.setattr(_memory, "_PACK", 320)
+    monkeypatch.setattr(_threads, "_CONTIGUOUS", 320)
     A = matrix(50, form, dtype="int16" if form == "csr" else "float64", density=0.2)
     plain = A.astype(np.float64) if form == "csr" else np.ascontiguousarray(A)
     x = integers((50,), seed=3)
@@ -155,7 +155,7 @@ def test_a_block_of_vectors_wakes_threads_sooner(monkeypatch):
     """What counts is the numbers that are moved: here 10 000 entries, and 10 000 times 8."""
     pieces = []
     monkeypatch.setattr(
-        _memory,
+        _threads,
         "on_threads",
         lambda work, n, workers: pieces.append(n) or on_threads(work, n, workers),
     )
@@ -256,7 +256,7 @@ def test_an_exception_reaches_the_caller_and_stops_the_threads():
 
 def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
     op = JacobianBuilder(large("C"), workers=4).operator(np.ones(K))
-    run = _memory.MemoryRows._run
+    run = _threads.ThreadBackend._run
     calls = iter(range(100))
 
     def failing(self, *args):
@@ -264,7 +264,7 @@ def test_a_failing_piece_of_a_sum_does_not_block_the_others(monkeypatch):
             raise ZeroDivisionError("second piece")
         run(self, *args)
 
-    monkeypatch.setattr(_memory.MemoryRows, "_run", failing)
+    monkeypatch.setattr(_threads.ThreadBackend, "_run", failing)
     with pytest.raises(ZeroDivisionError, match="second piece"):
         op.T @ np.ones(K * K)
     monkeypatch.undo()
@@ -275,7 +275,7 @@ def test_no_thread_to_be_had(monkeypatch):
     def start_new_thread(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_threads, "_threads", [])
+    monkeypatch.setattr(_pool, "_threads", [])
     monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
     done = []
     on_threads(done.append, 7, 4)

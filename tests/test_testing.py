@@ -7,7 +7,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from support import integers, matrix, slow
 
 from sparsejac import JacobianBuilder, jacobian
-from sparsejac._backends import memory as _memory
+from sparsejac._backends import threads as _threads
 from sparsejac.testing import assert_adjoint, check_jacobian, dense_jacobian
 
 
@@ -106,14 +106,14 @@ def test_wrong_jacobians_fail(mistake):
 def test_a_wrong_kernel_is_found(kernel, monkeypatch):
     """Spoil one number that one of our own kernels computes."""
 
-    run = _memory.MemoryRows._run
+    run = _threads.ThreadBackend._run
 
     def spoiling(self, name, i0, i1, args, *more, **options):
         run(self, name, i0, i1, args, *more, **options)
         if name == kernel:
             args[-1].reshape(-1)[2] += 1
 
-    monkeypatch.setattr(_memory.MemoryRows, "_run", spoiling)
+    monkeypatch.setattr(_threads.ThreadBackend, "_run", spoiling)
     with pytest.raises(AssertionError, match="fails by"):
         check_jacobian(np.arange(1.0, 10).reshape(3, 3), [1.0, 2, 3])
 

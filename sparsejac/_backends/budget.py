@@ -7,18 +7,14 @@ with it, a pass takes
     ``2 MiB + 48 · 8 (k + 1) + e (b (w + 1 + extra) + c (w + 1))``   bytes,
 
 where 48 k-vectors are what the largest solver, the pattern and the partial sums hold together. A
-block has at least `Source.longest` entries: the longest row of a sparse A, or as many rows of a
-dense A as are read and added together.
+block has at least `Source.min_block_entries` entries: the longest row of a sparse A, or as many
+rows of a dense A as are read and added together.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from .. import _validation
-from .._matrix.entries import COMPILED
+from .._matrix.entries import kernel_dtype
 from .._matrix.source import Source
 
 BLOCK = 2**23  # bytes of a block: with more, the time between two blocks does not show
@@ -40,7 +36,7 @@ def block_entries(source: Source, workers: int, memory: int | None, aligned: int
     k, own = source.k, source.entry_bytes(kernel_dtype(source))
     each = own * (workers + 1 + source.extra) + aligned
     kept = _OTHER + _VECTORS * 8 * (k + 1)
-    rows, longest = source.granule, source.longest
+    rows, longest = source.granule, source.min_block_entries
     if memory is None:
         what = f"k-vectors for this A of {k} rows, and for each thread {rows} of them,"
         hint = "take a smaller A, or one whose chunks have fewer rows"
@@ -52,9 +48,3 @@ def block_entries(source: Source, workers: int, memory: int | None, aligned: int
     else:
         available = memory - kept
     return max(min(available // each, max(BLOCK // own, longest)), 1)
-
-
-def kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = COMPILED) -> np.dtype[Any]:
-    """The dtype in which the kernels get the numbers of a source."""
-    native = source.dtype.newbyteorder("=")
-    return native if native in compiled else np.dtype(np.float64)

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from .._matrix.csr import CsrMemory
-from .._matrix.dense import DenseMemory
+from typing import cast
+
 from .._matrix.layout import Layout
+from .._matrix.memory import MemorySource
 from .._matrix.source import Source
 from .._system import machine
 from .._validation import Settings
 from .budget import block_entries
-from .memory import MemoryRows, check_memory
-from .rows import Rows
-from .streamed import StreamedRows
+from .protocol import Backend
+from .stream import StreamBackend
+from .threads import ThreadBackend
 
 
-def check_budget(source: Source, settings: Settings) -> None:
-    """Refuse a budget that is too small, before a k-vector is allocated."""
-    if not source.zero_copy:
-        block_entries(source, settings.workers or machine.cpu_count(), settings.memory)
-
-
-def backend_of(source: Source, layout: Layout, settings: Settings) -> Rows:
-    """The backend for a source: in memory if its blocks are views, else streamed."""
-    if source.zero_copy and isinstance(source, (DenseMemory, CsrMemory)):
-        return MemoryRows(source, layout, settings)
-    return StreamedRows(source, layout, settings)
+def backend_of(source: Source, layout: Layout, settings: Settings) -> Backend:
+    """The backend for a source: threads if its blocks are views, else streaming."""
+    if source.zero_copy:
+        return ThreadBackend(cast(MemorySource, source), layout, settings)
+    return StreamBackend(source, layout, settings)
 
 
 def checked_backend(
     source: Source, layout: Layout, settings: Settings, symmetric: str | None = None
-) -> Rows:
-    """The backend of an A whose values have not been checked yet.
-
-    An A in memory is checked here. The values of a streamed A are checked in its first pass.
-    `symmetric` names the feature that needs a symmetric A. The check of that takes a pass.
-    """
-    check_budget(source, settings)
-    if source.zero_copy and isinstance(source, (DenseMemory, CsrMemory)):
-        check_memory(source, finite=settings.check_finite, symmetric=symmetric)
+) -> Backend:
+    """The backend of an A whose values have not been checked yet: see `Backend.check`."""
+    if not source.zero_copy:  # a budget that is too small is refused before k-vectors are allocated
+        block_entries(source, settings.workers or machine.cpu_count(), settings.memory)
     backend = backend_of(source, layout, settings)
-    if symmetric and isinstance(backend, StreamedRows):
-        backend.check_symmetric(symmetric)
+    backend.check(symmetric)
     return backend

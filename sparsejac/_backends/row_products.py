@@ -15,8 +15,8 @@ from .._matrix.pattern import frozen
 from .._matrix.registry import source_of_sums
 from .._validation import Pairs, Uplo
 from .choice import backend_of, checked_backend
-from .memory import MemoryRows
-from .rows import Rows
+from .protocol import Backend
+from .threads import ThreadBackend
 
 # Kernels raise no warning for overflow. NumPy must not either.
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
@@ -60,7 +60,7 @@ class RowProducts:
         self._set_up()
         self.nnz = self.pattern.entries + int(np.count_nonzero(self.diagonal))
 
-    def _whole(self) -> Rows:
+    def _whole(self) -> Backend:
         """The backend of all that A holds, not only of the part that counts."""
         return backend_of(self._source, layout_of_whole(self._source), self._settings)
 
@@ -101,7 +101,7 @@ class RowProducts:
 
     def times(self, u: NDArray[Any]) -> NDArray[Any]:
         """The product ``A u`` with a float64 vector."""
-        found = self.rows.sum("symmetric", frozen(u))
+        found = self.rows.reduce("symmetric", frozen(u))
         if self._own and (noted := self.rows.noted_diagonal()) is not None:
             self.diagonal = noted
         with _silence():
@@ -124,7 +124,7 @@ class RowProducts:
 
         A's values are copied.
         """
-        if not isinstance(self.rows, MemoryRows):
+        if not isinstance(self.rows, ThreadBackend):
             raise ValueError(  # noqa: TRY004  # the type of A is fine: it is not in memory
                 f'support="drop" leaves out {entries.size + rows.size} entries of A in a copy of '
                 "it, and A is not in memory: write it without them, at `unsupported_entries` of "
@@ -139,6 +139,6 @@ class RowProducts:
 
     def nonzeros(self) -> NDArray[np.int64]:
         """How many nonzero entries of each row of A count. This takes one pass."""
-        found = self.rows.sum("nonzeros", frozen(np.ones(self.shape[0])))
+        found = self.rows.reduce("nonzeros", frozen(np.ones(self.shape[0])))
         self.take_diagonal()
         return found.astype(np.int64) + (self.diagonal != 0)

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._matrix.entries import TARGETS, Entries, wide
-from .._matrix.memory import asymmetry
 from .._matrix.pattern import frozen
-from .memory import MemoryRows
-from .rows import Rows
+from .protocol import Backend
+from .threads import ThreadBackend
 
 # Kernels raise no warning for overflow. NumPy must not either.
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
@@ -31,10 +30,10 @@ class Sums:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Backend,
         target: Any = None,
         *,
-        gram: Rows | None = None,
+        gram: Backend | None = None,
         diagonal: NDArray[Any] | None = None,
         y_diagonal: NDArray[Any] | None = None,
     ) -> None:
@@ -49,7 +48,7 @@ class Sums:
             parts = self.squares(np.concatenate([U.real, U.imag]))
             return parts[: len(U)] + 1j * parts[len(U) :]
         if U.ndim == 1:
-            found = self._gram.sum("squares", frozen(U), False)
+            found = self._gram.reduce("squares", frozen(U), False)
         elif len(U) == 1:
             return self.squares(U[0])[np.newaxis]
         else:
@@ -62,12 +61,12 @@ class Sums:
 
     def _squares_of_many(self, U: NDArray[Any]) -> NDArray[Any]:
         count, k = U.shape
-        group = count + count % 2 if self._gram.pattern.indices is None else _TOGETHER
+        group = _TOGETHER if self._gram.pattern.interleaved else count + count % 2
         found = np.empty(U.shape)
         for c in range(0, count, max(group, 1)):
             some = np.zeros((group, k))
             some[: count - c] = U[c : c + group]
-            part = self._gram.sum("squares_of_many", frozen(some), outputs=group)
+            part = self._gram.reduce("squares_of_many", frozen(some), outputs=group)
             found[c : c + group] = part[: count - c]
         return found
 
@@ -77,7 +76,9 @@ class Sums:
         A fit needs them before it has an x.
         """
         k = self.k
-        found = self._rows.sum("beginning", (frozen(np.ones(k)),), extra=3, target=self._target)[0]
+        found = self._rows.reduce("beginning", (frozen(np.ones(k)),), extra=3, target=self._target)[
+            0
+        ]
         degree, (norm, overlap, size) = found[:k], found[k:].tolist()
         if self._diagonal is not None and self._y_diagonal is not None:
             a, b = self._diagonal, self._y_diagonal
@@ -94,7 +95,7 @@ class Sums:
 
         This takes one pass.
         """
-        return self._gram.sum("nonzeros", frozen(np.ones(self.k)))
+        return self._gram.reduce("nonzeros", frozen(np.ones(self.k)))
 
     def has_target(self) -> bool:
         """Whether Y has a nonzero number, however small."""
@@ -103,7 +104,7 @@ class Sums:
     def gradient(self, x: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """``½‖F - Y‖²``, its gradient ``Jᵀ (F - Y)``, and ``S (x∘x)``, from one pass."""
         k = x.size
-        found = self._rows.sum("gradient", (frozen(x),), outputs=2, extra=1, target=self._target)
+        found = self._rows.reduce("gradient", (frozen(x),), outputs=2, extra=1, target=self._target)
         squares, gradient, scale = float(found[0, k]), found[0, :k], found[1, :k]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
@@ -117,7 +118,7 @@ class Sums:
 
     def curvature(self, x: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
         """The product ``(M + Mᵀ) v`` with ``M = A∘(2 F - Y)``, from one pass."""
-        found = self._rows.sum("curvature", (frozen(x), frozen(v)), target=self._target)[0]
+        found = self._rows.reduce("curvature", (frozen(x), frozen(v)), target=self._target)[0]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
             with _silence():
@@ -126,21 +127,20 @@ class Sums:
         return found
 
 
-def sums_of(rows: Rows, target: Any) -> Sums:
+def sums_of(backend: Backend, target: Any) -> Sums:
     """The sums over A and Y. Half the entries are read if both are symmetric to the bit."""
-    if not isinstance(rows, MemoryRows) or rows.layout.side is not None:
-        return Sums(rows, target)
-    source, pattern = rows.source, rows.pattern
-    if asymmetry(source.values, pattern.indices, pattern.indptr) is not None:
-        return Sums(rows, target)
-    gram = MemoryRows(source.readable(), rows.layout.half(), rows.settings)
-    a, y = rows.diagonal(), target.given
-    if asymmetry(y, pattern.indices, pattern.indptr) is not None:
-        return Sums(rows, target, gram=gram, diagonal=a)
-    on_diagonal = rows.diagonal_of(target)
-    # A symmetric matrix equals its transpose, and the kernels may be able to read the transpose.
-    half = Entries(y.T if y.ndim == 2 and y.flags.f_contiguous else y, gram.pattern, TARGETS)
-    return Sums(gram, half, diagonal=a, y_diagonal=on_diagonal)
+    if not isinstance(backend, ThreadBackend) or backend.layout.side is not None:
+        return Sums(backend, target)
+    source = backend.source
+    if source.asymmetry() is not None:
+        return Sums(backend, target)
+    contiguous = source.along_contiguous_axis()
+    gram = ThreadBackend(contiguous, backend.layout.half(), backend.settings)
+    a, y = backend.diagonal(), source.with_values(target.given)
+    if y.asymmetry() is not None:
+        return Sums(backend, target, gram=gram, diagonal=a)
+    half = Entries(y.along_contiguous_axis().values, gram.pattern, TARGETS)
+    return Sums(gram, half, diagonal=a, y_diagonal=backend.diagonal_of(target))
 
 
 def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:

@@ -1,324 +1,200 @@
-"""The pool of threads. Its jobs do not hang after Ctrl-C or a lack of memory."""
+"""The backend of a matrix in memory: kernels run on threads over its rows."""
 
 from __future__ import annotations
 
-import _thread
-import functools
-import os
-import queue
-import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
-# The main thread and the pool must survive two kinds of exceptions.
-#
-# KeyboardInterrupt is raised in the main thread, between any two bytecodes. So that thread takes no
-# lock that another thread needs, and does no work of its own. It puts a job into a queue and waits.
-# The put is one C call, which happens completely or not at all.
-#
-# MemoryError can be raised at any bytecode of any thread, even before the first bytecode of a new
-# thread. So a waiting thread does not rely on a notification. It checks at intervals whether the
-# other threads live.
-#
-# concurrent.futures hangs in both cases.
+import numpy as np
+from numpy.typing import NDArray
 
-# Seconds after which a waiting main thread checks whether the threads live. It then also sees a
-# Ctrl-C that came just before it began to wait.
-_PATIENCE = 0.05
-_GLANCE = 0.01  # seconds after which a thread that waits for another one checks the cancel flag
-_LOST = (
-    "a thread ended because there was no memory left for it: free memory, "
-    "or pass a smaller workers="
-)
-_jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-_threads: list[_Thread] = []
-_process = 0  # the number of forks between the started process and this one
+from .._kernels import compiled_kernel
+from .._matrix.buffers import Room
+from .._matrix.entries import Entries, wide
+from .._matrix.layout import Layout
+from .._matrix.memory import MemorySource
+from .._matrix.pattern import Indices
+from .._matrix.scan import Scan
+from .._validation import Settings
+from .partition import bounds_of, partial_sums, pieces
+from .pool import InOrder, Stop, on_threads
+from .protocol import Backend, Reduction
 
-
-def _forget_threads() -> None:
-    """Forget threads and jobs in a forked child.
-
-    The child has none of its parent's threads, and jobs that were waiting belong to the parent.
-    """
-    global _jobs, _threads, _process
-    _jobs, _threads, _process = queue.SimpleQueue(), [], _process + 1
+# Up to so many entries, one thread is as fast as two: a kernel reads them in three milliseconds,
+# and waking a thread takes a tenth of a millisecond.
+_INLINE = 2**20
+# Bytes of a contiguous copy, unless 32 rows need more. It holds a few cache lines of each column of
+# a Fortran-ordered matrix.
+_CONTIGUOUS = 2**20
+_SUM_PIECES = 8  # the largest number of partial sums
+# Sums over all entries that are the same for A and Aᵀ.
+_EITHER_WAY = {"squares", "squares_of_many"}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+class ThreadBackend(Backend):
+    """The backend of an A in memory, dense or CSR."""
 
+    source: MemorySource
 
-class Stop:
-    """The cancel flag. Ctrl-C may set it, as no lock is taken for it."""
+    def __init__(self, source: MemorySource, layout: Layout, settings: Settings) -> None:
+        super().__init__(source, layout, settings)
+        pattern = self.pattern
+        self.entries = Entries(source.values, pattern)
+        self.dtype = self.entries.dtype
+        # A alone decides on the pieces, so that the bits of sums do not depend on the
+        # workers. Their number is a power of two, so that as many threads share them evenly.
+        self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
 
-    def __init__(self) -> None:
-        self.is_set = False
+    def check(self, symmetric: str | None) -> None:
+        if self.settings.check_finite:
+            self.source.check_finite("A")
+        if symmetric:
+            self.source.check_symmetric(symmetric)
 
+    def scan(self) -> Scan:
+        return Scan(self.diagonal().real, *self.source.extremes())
 
-def _taken_lock() -> threading.Lock:
-    try:
-        lock = threading.Lock()
-    except RuntimeError as error:  # "can't allocate lock"
-        raise MemoryError("there is no memory left for a lock") from error
-    lock.acquire()
-    return lock
-
-
-class InOrder:
-    """Lets threads do a part of their pieces in order: piece p after piece p - 1, from piece 0 on.
-
-    If a thread fails anywhere, it sets `stop`, and the waiting threads see that soon.
-    """
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop, self._next = stop, 0
-        self._waiting: dict[int, threading.Lock] = {}
-
-    def wait(self, piece: int) -> bool:
-        """Wait until it is the turn of this piece. Return False if the job is cancelled."""
-        bell = _taken_lock()
-        self._waiting[piece] = bell
-        while self._next != piece:
-            if self._stop.is_set:
-                return False
-            bell.acquire(timeout=_GLANCE)
-        return not self._stop.is_set
-
-    def done(self, piece: int) -> None:
-        """Give the turn to the next piece."""
-        self._waiting.pop(piece, None)
-        self._next = piece + 1
-        bell = self._waiting.get(piece + 1)
-        if bell is not None:
-            bell.release()
-
-
-class _Thread:
-    """A thread that others can check for life, whatever it dies of."""
-
-    def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        # Only the interpreter refers to this function, and only while the thread runs. No frame of
-        # the thread may refer to it: a traceback could keep that frame alive.
-        function = functools.partial(target, self, *args)
-        self._function, self._process = weakref.ref(function), _process
-        _thread.start_new_thread(function, ())
-
-    def lives(self) -> bool:
-        return self._process == _process and self._function() is not None
-
-
-class _Job:
-    """Pieces of work for several threads. Only these threads take its lock."""
-
-    def __init__(
+    def map(
         self,
-        work: Callable[[int], None],
-        pieces: int,
-        stop: Stop | None = None,
-        *,
-        last: bool = False,
+        kernel: str,
+        *args: Any,
+        rows: tuple[int, int] | None = None,
+        columns: int = 1,
+        structure: bool = False,
+        visited_only: bool = False,
+        target: Any = None,
     ) -> None:
-        self._work = work
-        self._last = last  # whether its threads end with this job
-        self._pieces = pieces
-        self._next = 0
-        self._inside: set[_Thread | None] = set()  # the threads that work on it
-        self._lock = _taken_lock()
-        self._lock.release()
-        self._finished = _taken_lock()
-        self.over = False
-        self.stop = stop or Stop()
-        self.error: BaseException | None = None
+        self.pattern.check_unchanged()
+        if rows is None:
+            (i0, i1), entries = (0, self.pattern.k), self.pattern.entries
+        else:
+            i0, i1 = rows
+            entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
+        if entries * columns <= _INLINE:
+            self._run(kernel, i0, i1, args, target, structure=structure, visited_only=visited_only)
+            return
+        bounds = bounds_of(self.pattern, i0, i1, pieces(entries * columns, self.workers))
 
-    def run(self, thread: _Thread | None = None) -> None:
-        """Do pieces, in ascending order, until none is left or one fails.
+        def write(piece: int) -> None:
+            self._run(
+                kernel,
+                bounds[piece],
+                bounds[piece + 1],
+                args,
+                target,
+                structure=structure,
+                visited_only=visited_only,
+            )
+            if self.on_progress is not None:
+                self.on_progress(
+                    int(self.pattern.first[bounds[piece + 1]] - self.pattern.first[bounds[piece]])
+                )
 
-        Only a lack of memory is raised here. Exceptions of the work go to `error`.
-        """
-        # `add` must come before the check of `over`: `_look` does the two in the opposite order.
-        self._inside.add(thread)
-        try:
-            while not self.over and (piece := self._take()) is not None:
-                self._work(piece)
-        except BaseException as error:  # noqa: BLE001  # `finish` raises it
-            self.stop.is_set = True
-            if self.error is None:
-                self.error = error
-        if self._last:
-            _leave_no_record()
-        self._inside.discard(thread)
-        if not self._inside:
-            self.over = True
-            try:  # noqa: SIM105  # here and below, contextlib.suppress would need memory
-                self._finished.release()
-            except RuntimeError:  # another thread left at the same moment, and has released it
-                pass
+        on_threads(write, len(bounds) - 1, self.workers)
 
-    def _take(self) -> int | None:
-        with self._lock:
-            if self.stop.is_set or self._next == self._pieces:
-                return None
-            self._next += 1
-            return self._next - 1
+    def diagonal(self) -> NDArray[Any]:
+        entries = self.pattern.diagonal_entries()
+        stored = entries >= 0
+        diagonal = np.zeros(entries.size, wide(self.dtype))
+        diagonal[stored] = self.entries.at(entries[stored])
+        return diagonal
 
-    def finish(
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        diagonal: NDArray[Any] = target.diagonal(None)
+        return diagonal
+
+    def any_nonzero(self, target: Any) -> bool:
+        return bool(target.any_nonzero(None))
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        numbers: NDArray[Any] = self.entries.at(entries)
+        return numbers
+
+    def reduce(
         self,
-        start: Callable[[], object],
-        threads: Callable[[], list[_Thread]],
-        again: Callable[[], object] = lambda: None,
-    ) -> None:
-        """Start the job, wait until no thread works on it, and raise its error.
+        kernel: str,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        *args: Any,
+        outputs: int = 1,
+        extra: int = 0,
+        columns: int | None = None,
+        target: Any = None,
+    ) -> NDArray[Any]:
+        """See `Backend.reduce`.
 
-        `threads` returns the threads that may work on it. `again` tells them once more that there
-        is work. An exception here, such as Ctrl-C, cancels the job, and is raised when it has
-        ended.
+        **Memory.** The result, and for each worker one of its size (for sparse rows: and of that of
+        x) and with `columns` four of its rows.
         """
-        try:
-            start()
-            self._wait(threads, again)
-        except BaseException:
-            while not self.over:
-                try:
-                    self.stop.is_set = True
-                    self._inside.discard(None)  # this thread itself
-                    self._look(threads())
-                    self._wait(threads, again)
-                except BaseException:  # noqa: BLE001, S112  # another Ctrl-C: the first is raised
-                    continue
-            raise
-        error, self.error = self.error, None
-        if error is not None:
+        self.pattern.check_unchanged()
+        bounds, sparse = self._sum_bounds, self.pattern.interleaved
+        of = Reduction(x, outputs, extra, columns, interleaved=sparse)
+
+        def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
+            self._run(kernel, bounds[piece], bounds[piece + 1], of.arguments(args, out), target)
+            return of.sums(out)
+
+        if len(bounds) == 2:
+            sums = add_rows(0, of.part())
+            return sums.copy() if of.interleaved else sums
+        total = np.zeros(of.shape, of.dtype)
+        spare: list[
+            NDArray[Any]
+        ] = []  # a thread that is done with one uses it again: fresh memory is slow
+        stop = Stop()
+        order = InOrder(stop)
+
+        def add(piece: int) -> None:
             try:
-                raise error
-            finally:
-                del error  # its traceback refers to this frame
+                out = spare.pop()
+            except IndexError:
+                out = of.part()
+            sums = add_rows(piece, out)
+            # Pieces are taken in order, so those before this one are done or under way.
+            if not order.wait(piece):
+                return
+            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                np.add(total, sums, out=total)
+            order.done(piece)
+            sums[:] = 0
+            spare.append(out)
 
-    def _wait(self, threads: Callable[[], list[_Thread]], again: Callable[[], object]) -> None:
-        while not self.over:
-            if not self._finished.acquire(timeout=_PATIENCE):
-                self._look(threads())
-                if not self._inside:
-                    again()  # a thread may have died after it took the job from the queue
+        # A sum over a sparse row takes twice as long for each entry.
+        numbers = self.pattern.entries * (columns or of.inputs) * (2 if sparse else 1)
+        workers = self.workers if numbers > _INLINE else 1
+        on_threads(add, len(bounds) - 1, workers, stop)
+        return total
 
-    def _look(self, threads: list[_Thread]) -> None:
-        """End the job if a thread has died that worked on it, or if no thread is left for it."""
-        # Find the dead threads first, and what they left behind second: in between, a thread may
-        # end normally.
-        dead = [
-            thread for thread in list(self._inside) if thread is not None and not thread.lives()
-        ]
-        nobody = not any(thread.lives() for thread in threads)
-        lost = self._inside.intersection(dead)
-        if lost or (nobody and not (self._inside or self.over or self.stop.is_set)):
-            self.stop.is_set = True
-            if self.error is None:
-                self.error = MemoryError(_LOST)
-        self._inside.difference_update(lost)
-        if self.stop.is_set and not self._inside:  # a thread that comes now sees the flag
-            self.over = True
+    def _run(
+        self,
+        kernel: str,
+        i0: int,
+        i1: int,
+        args: tuple[Any, ...],
+        target: Any = None,
+        *,
+        structure: bool = False,
+        visited_only: bool = False,
+    ) -> None:
+        run = compiled_kernel(kernel)
+        pattern, own = self.pattern, self.entries
+        row_bounds = self.bounds(visited_only=visited_only)
+        if structure:
+            run(None, pattern.indices, 0, *row_bounds, i0, i1, *args)
+        elif own.direct and (target is None or target.direct):
+            args = args if target is None else (target.values, 0, *args)
+            run(own.values, pattern.indices, 0, *row_bounds, i0, i1, *args)
+        elif own.transposed is not None and pattern.is_square and kernel in _EITHER_WAY:
+            run(own.transposed.reshape(-1), None, 0, *row_bounds, i0, i1, *args)
+        else:
+            rooms = Room(), Room()
+            for b0, b1 in self._blocks(i0, i1):
+                data, base = own.contiguous(b0, b1, rooms[0])
+                aligned = () if target is None else target.contiguous(b0, b1, rooms[1])
+                run(data, pattern.columns_from(base), base, *row_bounds, b0, b1, *aligned, *args)
 
-
-def _serve(thread: _Thread, jobs: queue.SimpleQueue[_Job]) -> None:
-    """Run jobs on a thread of the pool. The thread ends if there is no memory for it."""
-    try:
-        while True:
-            jobs.get().run(thread)
-    except BaseException:  # noqa: BLE001, S110
-        pass
-
-
-def _run(thread: _Thread, job: _Job) -> None:
-    """Run one job on a thread of its own."""
-    try:  # noqa: SIM105
-        job.run(thread)
-    except BaseException:  # noqa: BLE001, S110
-        pass
-
-
-def aside(work: Callable[[], None], stop: Stop) -> None:
-    """Do work on a thread of its own, so that Ctrl-C does not interrupt it while it owns resources.
-
-    Ctrl-C sets `stop`, which the work checks often. It is raised here when the work has ended.
-    """
-    _on_new_threads(_Job(lambda _: work(), 1, stop, last=True), 1)
-
-
-def on_own_threads(
-    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
-) -> None:
-    """Do what `on_threads` does, on threads that end with the work.
-
-    The work may call code of the user. It must not be started in the main thread: see `aside`. A
-    piece that fails sets `stop`.
-    """
-    if pieces:
-        _on_new_threads(_Job(work, pieces, stop, last=True), min(workers, pieces))
-
-
-def _on_new_threads(job: _Job, count: int) -> None:
-    started: list[_Thread] = []
-
-    def start() -> None:
-        try:
-            # Ctrl-C may come before a new thread is in the list. That thread then sees the cancel
-            # flag.
-            while len(started) < count:
-                started.append(_Thread(_run, job))
-        except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
-            if not started:
-                job.run()
-
-    job.finish(start, lambda: started)
-
-
-def _leave_no_record() -> None:
-    """Remove the record that `threading` may have made of this thread.
-
-    It makes one if code asks for the current thread. Before Python 3.12 it never removes it.
-    """
-    records = getattr(threading, "_active", {})
-    if type(records.get(threading.get_ident())).__name__ == "_DummyThread":
-        records.pop(threading.get_ident(), None)
-
-
-def _pool(workers: int) -> list[_Thread]:
-    """The living threads of the pool. New ones are started until there are `workers`."""
-    global _threads
-    alive = [thread for thread in _threads if thread.lives()] if _threads else []
-    try:
-        while len(alive) < workers:
-            alive.append(_Thread(_serve, _jobs))
-    except RuntimeError:  # the system has no thread left, as above
-        pass
-    finally:
-        _threads = alive
-    return alive
-
-
-def on_threads(
-    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
-) -> None:
-    """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
-
-    An exception in one of them, or Ctrl-C here, sets `stop`. Then all threads stop after their
-    current pieces, and the exception is raised here.
-    """
-    workers = min(workers, pieces)
-    if workers > 1:
-        workers = min(workers, len(_pool(workers)))
-    if workers <= 1:
-        for piece in range(pieces):
-            work(piece)
-        return
-    job = _Job(work, pieces, stop)
-
-    def start() -> None:
-        for _ in range(workers):
-            _jobs.put(job)
-
-    def again() -> None:
-        if _jobs.empty():
-            _jobs.put(job)
-
-    job.finish(start, lambda: _pool(1), again)
+    def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:
+        """Blocks of consecutive rows whose entries fit into a buffer."""
+        while i0 < i1:
+            end = min(self.pattern.next_block(i0, _CONTIGUOUS // self.dtype.itemsize, 32), i1)
+            yield i0, end
+            i0 = end

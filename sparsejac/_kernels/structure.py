@@ -120,15 +120,16 @@ def csr_unequal(indptr, indices, data, relative, tolerance):
 
 
 @_map
-def csr_align(indptr, indices, other_indptr, other_indices, other, out):
-    """Write the numbers of another CSR matrix to where this one has its entries, and count those it has none for, zeros apart.
+def csr_align(indptr, indices, base, i0, i1, lo, hi, other_indices, other_base, other, out):
+    """Write the numbers of another CSR matrix to where rows ``i0 <= i < i1`` have their entries.
 
-    Returned with the count: the first of them.
+    Its entries ``lo[i] <= q < hi[i]`` are read. Numbers before `base` and `other_base` are not in
+    the arrays. Returns how many of its nonzero entries have no place here, and the first of them.
     """
     count, first_i, first_j = 0, -1, -1
-    for i in range(indptr.size - 1):
-        p, end = indptr[i], indptr[i + 1]
-        for q in range(other_indptr[i], other_indptr[i + 1]):
+    for i in range(i0, i1):
+        p, end = indptr[i] - base, indptr[i + 1] - base
+        for q in range(lo[i] - other_base, hi[i] - other_base):
             j = other_indices[q]
             while p < end and indices[p] < j:
                 p += 1

@@ -1,7 +1,14 @@
-"""A Y in memory, aligned with an A in memory: the numbers of Y at the entries of A."""
+"""The alignment of Y with A: the numbers of Y at the entries of A.
+
+Every Y is first a source: of dense rows, of CSR rows, or of a vector in the order of J's rows. It
+is read along the axis along which A is read. A block of its rows then gives the numbers at the
+entries of A in the same rows. If A is in memory, all of A is one block.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,134 +16,253 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _kernels, _validation
-from .csr import CsrMemory
-from .dense import DenseMemory
+from .._validation import Triangle, Uplo
+from .buffers import Room
+from .csr import CsrSource
+from .dense import DenseSource, FileRows
+from .entries import TARGETS, Entries
 from .layout import Layout
-from .memory import check_entries_finite, csr_arrays, unequal
-from .pattern import Indices, Pattern, frozen
+from .memory import DenseMemory, MemorySource
+from .numbers import MemoryNumbers, Numbers, numbers
+from .pattern import Indices, Pattern, frozen, triangle
+from .registry import memory_source
+from .source import Part, RowBlock, Source
 
 
-def aligned(
-    Y: Any, source: DenseMemory | CsrMemory, pattern: Pattern, layout: Layout, *, check: bool
-) -> NDArray[Any]:
-    """The numbers of Y at the entries of A, in the order in which the source has them.
+class VectorRows(Source):
+    """A vector that has a number for each visited entry of A, in the order of J's rows."""
 
-    They are a k×k array for a dense A, and a vector for a sparse one. If Y has them in this order
-    already, they are Y's own memory.
+    def __init__(self, vector: Numbers, pattern: Pattern, layout: Layout) -> None:
+        self._vector, self._pattern = vector, pattern
+        self.k, self.dtype, self.transposed = pattern.k, vector.dtype, layout.transposed
+
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
+        return self._vector.mutable
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[..., RowBlock]]:
+        first = self._pattern.first
+        with self._vector.opened() as read:
+
+            def block(part: Part, buffers: list[Room], **_: Any) -> RowBlock:
+                start, stop = int(first[part.i0]), int(first[part.i1])
+                return RowBlock(read(start, stop, buffers[0]), None, start)
+
+            yield block
+
+
+class AlignedSource(Source):
+    """The numbers of a Y at the entries of A. They are zero where a sparse Y stores none.
+
+    A nonzero number of Y where a sparse A stores no entry is refused. If A holds one triangle, Y
+    may be a whole symmetric matrix. Its other triangle is not read.
     """
-    k, values, transposed = pattern.k, source.values, layout.pairs_transposed
-    if not scipy.sparse.issparse(Y):
-        if Y.ndim == 1:  # in the order of J's rows
-            if check:
-                _validation.finite_blocks("Y", Y, lambda r: (r,))
-            return _from_rows(Y, values, pattern, transposed=transposed)
-        oriented = Y.T if transposed else Y
-        if check:
-            check_entries_finite(oriented, None, None, transposed=transposed, name="Y")
-        if pattern.indices is not None:
-            return _gathered(oriented, pattern, transposed=transposed)
-        return oriented
-    if (
-        Y.format == ("csc" if transposed else "csr")
-        and Y.data.shape == Y.indices.shape
-        and _equal(Y.indptr, pattern.indptr)
-        and _equal(Y.indices, pattern.indices)
-    ):
-        # Y has A's structure, which is checked already.
-        numbers, indices, indptr = Y.data, pattern.indices, pattern.indptr
-    else:
-        numbers, indices, indptr = csr_arrays(Y, transposed=transposed, name="Y")
-    if check:
-        check_entries_finite(numbers, indices, indptr, transposed=transposed, name="Y")
-    if pattern.indices is None:
+
+    extra = 2
+
+    def __init__(self, of: Source, own: Source, pattern: Pattern) -> None:
+        self.of, self._own, self._pattern, self.k = of, own, pattern, own.k
+        self.transposed, self.sequential = of.transposed, of.sequential
+        self.dtype = _validation.float_dtype("Y", of.dtype)
+        self._ranges = triangle(self.k, own.stored_triangle) if own.uplo else None
+        kind = next(kind for kind in _KINDS if isinstance(of, kind[0]) and isinstance(own, kind[1]))
+        self._write, self._bytes = kind[2:]
+
+    @property
+    def turn(self) -> Any:
+        return self.of.turn
+
+    @property
+    def mutable(self) -> bool:  # type: ignore[override]  # as above
+        return self.of.mutable
+
+    @property
+    def scan_each_pass(self) -> bool:
+        return self.of.scan_each_pass
+
+    def entry_bytes(self, dtype: np.dtype[Any]) -> int:
+        return dtype.itemsize + self._bytes(self.of, self._own)
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[..., RowBlock]]:
+        with self.of.opened() as read:
+
+            def block(
+                part: Part, buffers: list[Room], *, columns: Any = None, **_: Any
+            ) -> RowBlock:
+                part = Part(part.i0, part.i1, 0, self.k)
+                base, end = self._pattern.start(part.i0), self._pattern.start(part.i1)
+                out = buffers[4].take(end - base, self.dtype)
+                self._write(self, read(part, buffers), part, columns, out)
+                return RowBlock(out, None, base)
+
+            yield block
+
+    def at_once(self) -> NDArray[Any]:
+        """The numbers at all entries of an A in memory."""
         _validation.fits(
-            "Y as a dense array, as A is one,",
-            k * k * numbers.dtype.itemsize,
-            "pass A as a sparse matrix",
+            "a copy of Y with a number for each entry of A",
+            self._pattern.stored * self.dtype.itemsize,
+            "pass a Y with the structure of A, or a sparse A",
         )
-        return scipy.sparse.csr_array((numbers, indices, indptr), shape=(k, k)).toarray()
-    assert pattern.indptr is not None
-    if indices is pattern.indices or (
-        _equal(indptr, pattern.indptr) and _equal(indices, pattern.indices)
-    ):
-        return numbers
-    assert indices is not None
-    assert indptr is not None
-    out = np.zeros(pattern.indices.size)
-    numbers = numbers.astype(np.float64, copy=False)
-    count, i, j = _kernels.csr_align(
-        pattern.indptr, pattern.indices, frozen(indptr), frozen(indices), frozen(numbers), out
-    )
-    if count:
-        raise _validation.outside(int(count), (j, i) if transposed else (i, j))
-    return out
+        with self.opened() as read:
+            buffers = [Room() for _ in range(5)]
+            return read(Part(0, self.k, 0, self.k), buffers, columns=self._pattern.indices).data
 
+    # --- how the numbers of a block are written
 
-def _from_rows(
-    y: NDArray[Any], values: NDArray[Any], pattern: Pattern, *, transposed: bool
-) -> NDArray[Any]:
-    """Align a vector y that has a number for each row of J."""
-    k = pattern.k
-    if pattern.grid is not None:
-        return _gathered(y.reshape(k, k), pattern, transposed=transposed)
-    if pattern.m == values.size:
-        return y.reshape(values.shape)
-    # J's rows are a triangle. Numbers outside it are not read.
-    out = np.zeros(values.shape, _validation.float_dtype("Y", y.dtype))
-    flat = out.reshape(-1)
-    for i in range(k):
-        flat[pattern.lo[i] : pattern.hi[i]] = y[pattern.first[i] : pattern.first[i + 1]]
-    return out
-
-
-def _gathered(Y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> NDArray[Any]:
-    """The numbers of a dense Y at the stored entries of A. Y must be zero elsewhere."""
-    assert pattern.indices is not None
-    assert pattern.indptr is not None
-    indices, indptr = pattern.indices, pattern.indptr
-    out = np.empty(indices.size, Y.dtype)
-    for i in range(pattern.k):
-        row = slice(indptr[i], indptr[i + 1])
-        out[row] = Y[i, indices[row]]
-        left_out = np.count_nonzero(Y[i]) - np.count_nonzero(out[row])
-        if left_out:
-            others = np.array(Y[i])
-            others[indices[row]] = 0
-            count = left_out + sum(
-                np.count_nonzero(Y[r]) - np.count_nonzero(Y[r, indices[indptr[r] : indptr[r + 1]]])
-                for r in range(i + 1, pattern.k)
+    def _from_vector(self, block: RowBlock, part: Part, _: Any, out: NDArray[Any]) -> None:
+        if block.data.size == out.size:
+            np.copyto(out, block.data)
+            return
+        pattern, base = self._pattern, self._pattern.start(part.i0)
+        out[:] = 0
+        for i in range(part.i0, part.i1):  # Y has numbers for a triangle only
+            numbers = slice(
+                int(pattern.first[i]) - block.base, int(pattern.first[i + 1]) - block.base
             )
-            j = int(np.flatnonzero(others)[0])
-            raise _validation.outside(int(count), (j, i) if transposed else (i, j))
-    return out
+            out[int(pattern.lo[i]) - base : int(pattern.hi[i]) - base] = block.data[numbers]
+
+    def _from_sparse_rows(self, block: RowBlock, part: Part, _: Any, out: NDArray[Any]) -> None:
+        """Write CSR rows as dense rows."""
+        indptr = self.of.indptr[part.i0 : part.i1 + 1]  # type: ignore[attr-defined]  # it is CSR
+        arrays = block.data.astype(self.dtype, copy=False), block.indices, indptr - indptr[0]
+        shape = (part.i1 - part.i0, self.k)
+        scipy.sparse.csr_array(arrays, shape=shape).toarray(out=out.reshape(shape))
+
+    def _from_dense_rows(
+        self, block: RowBlock, part: Part, columns: Indices, out: NDArray[Any]
+    ) -> None:
+        """Take the numbers of dense rows at the entries of a sparse A."""
+        base, left, right = self._pattern.start(part.i0), 0, self.k
+        count, first = 0, (0, 0)
+        for i in range(part.i0, part.i1):
+            row = slice(self._pattern.start(i) - base, self._pattern.start(i + 1) - base)
+            numbers = block.data[i - part.i0]
+            out[row] = numbers[columns[row]]
+            if self._ranges is not None:
+                left, right = int(self._ranges[0][i]), int(self._ranges[1][i])
+            left_out = np.count_nonzero(numbers[left:right]) - np.count_nonzero(out[row])
+            if left_out and not count:
+                others = np.array(numbers[left:right])
+                others[columns[row] - left] = 0
+                first = i, left + int(np.flatnonzero(others)[0])
+            count += int(left_out)
+        self._check_outside(count, *first)
+
+    def _from_csr(self, block: RowBlock, part: Part, columns: Indices, out: NDArray[Any]) -> None:
+        """Take the numbers of CSR rows at the entries of a sparse A."""
+        of, own, (i0, i1) = self.of, self._own, part[:2]
+        assert isinstance(of, CsrSource)
+        assert isinstance(own, CsrSource)
+        ours, theirs, shift = own.indptr[i0 : i1 + 1], of.indptr[i0 : i1 + 1], block.base
+        if np.array_equal(ours - ours[0], theirs - shift) and np.array_equal(
+            columns, block.indices
+        ):
+            np.copyto(out, block.data)
+            return
+        out[:] = 0
+        lo, hi = of.indptr[:-1], of.indptr[1:]
+        if self._ranges is not None:
+            lo, hi = np.empty_like(lo), np.empty_like(hi)
+            _kernels.csr_spans(of.indptr, block.indices, shift, i0, i1, *self._ranges, lo, hi)
+        data = frozen(block.data.astype(self.dtype, copy=False))
+        found = _kernels.csr_align(
+            own.indptr, frozen(columns), int(ours[0]), i0, i1, frozen(lo), frozen(hi),
+            block.indices, shift, data, out,
+        )  # fmt: skip
+        self._check_outside(*map(int, found))
+
+    def _check_outside(self, count: int, i: int, j: int) -> None:
+        if count:
+            raise _validation.outside(count, (j, i) if self.transposed else (i, j))
 
 
-def _equal(one: Indices | None, other: Indices | None) -> bool:
-    """Whether two index arrays are equal. No mask of their size is made."""
-    if one is None or other is None or one.shape != other.shape:
-        return False
-    if (
-        np.shares_memory(one, other)
-        and one.ctypes.data == other.ctypes.data
-        and one.strides == other.strides
-    ):
-        return True
-    step = 2**15
-    return all(
-        np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step)
-    )
+def _dense_bytes(of: Source, own: Source) -> int:
+    return of.dtype.itemsize * -(-own.k // own.max_row_nnz)  # k numbers for each row of A
 
 
-def check_triangle(y: NDArray[Any], pattern: Pattern, *, transposed: bool) -> None:
-    """For ``rows="upper"``, refuse a Y that is neither symmetric nor zero below its diagonal."""
-    found = unequal(y, pattern.indices, pattern.indptr)
-    if found is None:
-        return
-    for i in range(pattern.k):
-        if pattern.indptr is None:
-            row, shift, end = y[i], i * pattern.k, pattern.k
-        else:
-            row = y[pattern.indptr[i] : pattern.indptr[i + 1]]
-            shift, end = int(pattern.indptr[i]), None
-        if np.any(row[: pattern.lo[i] - shift]) or np.any(row[pattern.hi[i] - shift : end]):
-            raise _validation.neither_symmetric_nor_upper(*(found[::-1] if transposed else found))
+def _vector_bytes(of: Source, _: Source) -> int:
+    return of.dtype.itemsize
+
+
+def _csr_bytes(of: Source, _: Source) -> int:
+    return of.dtype.itemsize + 16
+
+
+# The kinds of Y and of A, how a block is written, and the bytes for each entry of A that are read.
+_KINDS: tuple[tuple[type[Source], type[Source], Callable[..., None], Callable[..., int]], ...] = (
+    (VectorRows, Source, AlignedSource._from_vector, _vector_bytes),
+    (CsrSource, DenseSource, AlignedSource._from_sparse_rows, _vector_bytes),
+    (DenseSource, CsrSource, AlignedSource._from_dense_rows, _dense_bytes),
+    (CsrSource, CsrSource, AlignedSource._from_csr, _csr_bytes),
+)
+
+
+def align(of: Source, own: Source, pattern: Pattern, layout: Layout) -> Entries | Source:
+    """The numbers of a Y at the entries of A: `Entries` in memory, or a source that has them."""
+    if not of.zero_copy and of.transposed != layout.transposed:
+        raise _validation.different_orders(transposed=layout.transposed)
+    if own.has_structure_of(of):
+        return Entries(of.values, pattern, TARGETS) if isinstance(of, MemorySource) else of
+    aligned = AlignedSource(of, own, pattern)
+    if not own.zero_copy:
+        return aligned
+    assert isinstance(own, MemorySource)
+    return Entries(aligned.at_once().reshape(own.values.shape), pattern, TARGETS)
+
+
+def source_of_target(
+    Y: Any, own: Source, pattern: Pattern, layout: Layout, uplo: Uplo | None, *, check: bool
+) -> Source:
+    """A Y in memory, or a mapped vector, as a source that is read along the axis of A.
+
+    Y is a k×k matrix, or a vector in the order of J's rows. `uplo` is the triangle that the user's
+    A holds, even if it was completed since. With `check`, numbers in memory must be finite.
+    """
+    if Y.ndim == 2:
+        of = memory_source(Y, transposed=layout.pairs_transposed, name="Y")
+        if check:
+            of.check_finite("Y")
+        return _whole(of, uplo) if layout.side is None else _upper(Y, of, own, layout)
+    k = pattern.k
+    vector = MemoryNumbers(Y) if own.zero_copy else numbers("Y", Y)
+    in_memory = isinstance(vector, MemoryNumbers)
+    if in_memory and check:
+        _validation.finite_blocks("Y", Y, lambda r: (r,))
+    if in_memory and Y.size == k * k:
+        matrix = Y.reshape(k, k)
+        values = matrix if layout.rows_in_order else matrix.T
+        return DenseMemory(values, transposed=layout.pairs_transposed)
+    if not layout.rows_in_order:
+        raise _validation.vector_by_other_lines(transposed=layout.transposed)
+    if Y.size == k * k:
+        return FileRows(vector, k, transposed=layout.transposed)
+    return VectorRows(vector, pattern, layout)
+
+
+_TRIANGLES: tuple[Triangle, Triangle] = ("upper", "lower")
+
+
+def _whole(of: MemorySource, uplo: Uplo | None) -> MemorySource:
+    """Refuse a Y that holds the same triangle as the user's A, where all of it is compared."""
+    if uplo is not None:
+        upper, lower = (of.is_zero_outside(triangle(of.k, which)) for which in _TRIANGLES)
+        if upper != lower and upper == ((uplo == "U") != of.transposed):
+            raise _validation.target_is_triangle(uplo)
+    return of
+
+
+def _upper(Y: Any, of: MemorySource, own: Source, layout: Layout) -> MemorySource:
+    """The source of the upper triangle of a Y in memory: see `check_upper`."""
+    assert layout.side is not None
+    visited = layout.side.column_ranges(of.k)
+    if of.is_zero_outside(visited):
+        return of
+    if own.uplo == "L":  # Y may hold the triangle that A holds
+        lower = memory_source(Y, transposed=not layout.pairs_transposed, name="Y")
+        if lower.is_zero_outside(visited):
+            return lower
+    of.check_upper()
+    return of

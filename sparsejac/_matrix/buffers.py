@@ -35,6 +35,15 @@ class Room:
         return self._bytes[:nbytes].view(dtype)
 
 
+def converted(block: NDArray[Any], dtype: np.dtype[Any], buffer: Room) -> NDArray[Any]:
+    """A block as a contiguous array of a dtype: itself if it is one, or a copy in a buffer."""
+    if block.dtype == dtype and block.flags.c_contiguous and block.flags.aligned:
+        return block
+    copy = buffer.take(block.size, dtype).reshape(block.shape)
+    np.copyto(copy, block, casting="unsafe")
+    return copy
+
+
 def _from_the_system(nbytes: int) -> mmap.mmap:
     """Private memory of the system, which returns to it when nothing refers to it.
 

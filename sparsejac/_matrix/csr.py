@@ -1,10 +1,9 @@
-"""Sources of CSR rows, in memory or not."""
+"""Sources of CSR rows that are not in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from .. import _kernels, _validation
 from .._system.forks import computed_once
 from .._validation import Uplo
-from .buffers import Room
-from .numbers import MemoryNumbers, Numbers
-from .pattern import Indices, Pattern, frozen, searchsorted
-from .source import Source
+from .buffers import Room, converted
+from .numbers import Numbers
+from .pattern import ColumnRanges, CsrPattern, Indices, frozen, searchsorted, triangle
+from .source import Part, RowBlock, Source
 
 # The number of column indices that are read at a time outside a pass.
 _COLUMNS = 2**20
@@ -58,6 +57,8 @@ class CsrSource(Source):
     """A CSR matrix, or the transpose of a CSC matrix, whose arrays are not all in memory."""
 
     granule = 1
+    indptr: Any
+    index_dtype: np.dtype[Any]
     columns: Any  # the column indices, as an array or `StoredColumns`
     on_diagonal: Any  # the entry of each row that is on the diagonal, or -1; None if not known
 
@@ -72,7 +73,7 @@ class CsrSource(Source):
         uplo: Uplo | None = None,
     ) -> None:
         self.name, self.data, self.extra = name, data, 0
-        self.serial, self.uplo = data.serial or indices.serial, uplo
+        self.sequential, self.uplo = data.serial or indices.serial, uplo
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
         self.transposed = transposed and self.k > 1
         if (
@@ -88,7 +89,7 @@ class CsrSource(Source):
             )
         is_short = indices.dtype.itemsize < 8 and data.size < 2**31
         self.index_dtype = np.dtype(np.int32 if is_short else np.int64)
-        self.indptr: Any = frozen(np.asarray(indptr, self.index_dtype))
+        self.indptr = frozen(np.asarray(indptr, self.index_dtype))
         if (
             self.indptr[0] != 0
             or self.indptr[-1] != data.size
@@ -97,7 +98,6 @@ class CsrSource(Source):
             raise _validation.bad_structure(
                 name, "csr", f"indptr must rise from 0 to the {data.size} values"
             )
-        self.longest = int(np.max(np.diff(self.indptr), initial=1))  # entries of the longest row
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):
@@ -119,66 +119,64 @@ class CsrSource(Source):
         indices = stored.itemsize + (ours.itemsize if stored != ours else 0)
         return super().entry_bytes(dtype) + indices
 
-    def count_outside(self, part: Pattern) -> int:
-        """How many entries are outside a part. In memory, only nonzero entries count."""
-        return self.data.size - part.entries
-
-    @contextmanager
-    def opened(self) -> Iterator[Any]:
-        """A context for a pass that yields the reader of the values, and that of the columns."""
-        with ExitStack() as stack:
-            yield (
-                stack.enter_context(self.data.opened()),
-                stack.enter_context(self.stored_indices.opened()),
-            )
-
-
-class CsrMemory(CsrSource):
-    """A CSR matrix in memory, in canonical format. Its blocks are views."""
-
-    zero_copy = True
-
-    def __init__(
-        self,
-        values: NDArray[Any],
-        indices: Indices,
-        indptr: Indices,
-        *,
-        name: str = "A",
-        transposed: bool = False,
-    ) -> None:
-        self.name, self.values = name, values
-        self.columns, self.indptr = frozen(indices), frozen(indptr)
-        self.data, self.stored_indices = MemoryNumbers(values), MemoryNumbers(self.columns)
-        self.dtype, self.k, self.index_dtype = values.dtype, indptr.size - 1, indptr.dtype
-        self.transposed = transposed and self.k > 1
-        self.on_diagonal = None
-
     @computed_once
-    def longest(self) -> int:
-        """The number of entries of the longest row, at least 1."""
+    def max_row_nnz(self) -> int:
         return int(np.max(np.diff(self.indptr), initial=1))
 
     @property
-    def arrays(self) -> tuple[NDArray[Any], Indices, Indices]:
-        """The values, indices and indptr."""
-        return self.values, self.columns, self.indptr
+    def min_block_entries(self) -> int:  # type: ignore[override]  # it follows from the others
+        return self.max_row_nnz
 
-    def without(self, entries: NDArray[Any]) -> CsrMemory:
-        """A copy with zeros at these entries. It shares the structure."""
-        result = copy(self)
-        result.values = self.values.copy()
-        result.values[entries] = 0
-        result.data = MemoryNumbers(result.values)
-        return result
+    def pattern(self, ranges: ColumnRanges | None, *, implicit_rows: bool) -> CsrPattern:
+        return CsrPattern(
+            self.indptr,
+            self.columns,
+            ranges,
+            implicit_rows=implicit_rows,
+            on_diagonal=self.on_diagonal,
+        )
 
-    def readable(self) -> CsrMemory:
-        """The matrix itself: see `DenseMemory.readable`."""
-        return self
+    def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass
+        return False
 
-    def count_outside(self, part: Pattern) -> int:
-        if part.entries == self.values.size:
-            return 0
-        rows = zip(part.lo, part.hi, strict=True)
-        inside = sum(np.count_nonzero(self.values[lo:hi]) for lo, hi in rows)
-        return int(np.count_nonzero(self.values) - inside)
+    def row_blocks(
+        self, i0: int, i1: int, unit: int, entries: int
+    ) -> Iterator[tuple[int, int, int]]:
+        for number, (u0, u1) in enumerate(row_blocks(self.indptr, i0, i1, unit)):
+            for b0, b1 in row_blocks(self.indptr, u0, u1, entries):
+                yield number, b0, b1
+
+    def check_outside(self) -> None:
+        if self.uplo is not None:
+            held = triangle(self.k, self.stored_triangle)
+            outside = self.count_outside(held)
+            if outside:
+                raise _validation.outside_triangle(self.uplo, outside)
+
+    def count_outside(self, ranges: ColumnRanges) -> int:
+        """How many entries are outside column ranges. In memory, only nonzero entries count."""
+        return self.data.size - self.pattern(ranges, implicit_rows=False).entries
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[..., RowBlock]]:
+        indptr, dtype = self.indptr, self.index_dtype
+        with ExitStack() as stack:
+            read = stack.enter_context(self.data.opened())
+            read_columns = stack.enter_context(self.stored_indices.opened())
+
+            def block_of(
+                part: Part, buffers: list[Room], *, values: bool = True, **_: Any
+            ) -> RowBlock:
+                base, end = int(indptr[part.i0]), int(indptr[part.i1])
+                columns = converted(read_columns(base, end, buffers[2]), dtype, buffers[3])
+                if self.stored_indices.mutable:
+                    # With wrong columns a kernel would write beyond its arrays.
+                    defect, line = _kernels.csr_defect(
+                        indptr, frozen(columns), base, part.i0, part.i1, self.k
+                    )
+                    if defect:
+                        raise _validation.changed_columns(self.name, int(line))
+                data = read(base, end, buffers[0]) if values else None
+                return RowBlock(data, frozen(columns), base)
+
+            yield block_of

@@ -9,89 +9,102 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import copy
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
 from .._system.locks import Turn, turn_of
+from .._validation import Triangle
 from .buffers import Room
 from .completeness import check_complete
 from .numbers import Numbers
-from .source import Source
+from .pattern import ColumnRanges, DensePattern
+from .source import Part, RowBlock, Source
 
 TOGETHER = 4  # the number of dense rows that the kernels of sums take at a time
 _LONG = 2**26  # if so many rows have more bytes, a block may have fewer rows
 _SMALL = 2**16  # if a row has more bytes, a part of it may be read alone
 
 
-class Part(NamedTuple):
-    """A part of a dense matrix to read: rows i0 ≤ i < i1, and at least columns c0 ≤ j < c1."""
-
-    i0: int
-    i1: int
-    c0: int
-    c1: int
-
-
-# It returns an array of these rows with all k columns. It may use the buffer for it.
+# It returns an array of the rows of a part with all k columns. It may use the buffer for it.
 Reader = Callable[[Part, Room], NDArray[Any]]
 
 
 class DenseSource(Source):
-    """The rows of a square matrix, or its columns if it is `transposed`."""
+    """The rows of a square matrix, or its columns if it is `transposed`.
 
-    step = 1  # rows that are read together if possible: the rows of a chunk
+    Subclasses define `opened_rows`.
+    """
+
+    chunk_rows = 1  # rows that are read together if possible: the rows of a chunk
+
+    def opened_rows(self) -> AbstractContextManager[Reader]:
+        """A context for a pass that yields the reader of whole rows."""
+        raise NotImplementedError
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[..., RowBlock]]:
+        with self.opened_rows() as read:
+            yield lambda part, buffers, **_: RowBlock(
+                read(part, buffers[0]), None, part.i0 * self.k
+            )
 
     @property
     def granule(self) -> int:  # type: ignore[override]  # it follows from the others
         """Whole chunks, so that none is read twice, and whole groups of rows that kernels add."""
-        step = self.step
+        step = self.chunk_rows
         if step < TOGETHER and TOGETHER * self.k * self.dtype.itemsize <= _LONG:
             step = math.lcm(step, TOGETHER)
         return max(min(step, self.k), 1)
 
     @property
-    def longest(self) -> int:  # type: ignore[override]  # as above
+    def rows_per_call(self) -> int:
+        return self.granule if self.granule % TOGETHER else self.k
+
+    @property
+    def min_block_entries(self) -> int:  # type: ignore[override]  # as above
         return self.granule * self.k
 
     @property
-    def chunked(self) -> bool:  # type: ignore[override]  # as above
-        return self.step > 1
-
-
-class DenseMemory(DenseSource):
-    """A dense matrix in memory. Its blocks are views."""
-
-    zero_copy = mutable = True
-
-    def __init__(self, values: NDArray[Any], *, transposed: bool = False) -> None:
-        self.values, self.k, self.dtype = values, len(values), values.dtype
-        self.transposed = transposed and self.k > 1
-
-    @contextmanager
-    def opened(self) -> Iterator[Reader]:
-        yield lambda part, _: self.values[part.i0 : part.i1]
+    def max_row_nnz(self) -> int:  # type: ignore[override]  # as above
+        return self.k
 
     @property
-    def arrays(self) -> tuple[NDArray[Any], None, None]:
-        """The values. `CsrMemory.arrays` has indices and indptr too."""
-        return self.values, None, None
+    def chunked(self) -> bool:  # type: ignore[override]  # as above
+        return self.chunk_rows > 1
 
-    def without(self, entries: NDArray[Any]) -> DenseMemory:
-        """A copy with zeros at these entries."""
-        result = copy(self)
-        result.values = self.values.copy()
-        result.values.reshape(-1)[entries] = 0
-        return result
+    @property
+    def read_triangle(self) -> Triangle | None:
+        return self.uplo and self.stored_triangle
 
-    def readable(self) -> DenseMemory:
-        """The same symmetric matrix, along the axis in which its numbers are contiguous."""
-        return DenseMemory(self.values.T) if self.values.flags.f_contiguous else self
+    def pattern(
+        self,
+        ranges: ColumnRanges | None,
+        *,
+        implicit_rows: bool,  # noqa: ARG002  # a dense A stores all entries
+    ) -> DensePattern:
+        return DensePattern(self.k, ranges)
+
+    def has_structure_of(self, other: Source) -> bool:
+        return isinstance(other, DenseSource)
+
+    def row_blocks(
+        self, i0: int, i1: int, unit: int, entries: int
+    ) -> Iterator[tuple[int, int, int]]:
+        k, whole = max(self.k, 1), self.granule if self.chunked else 1
+        height = max(unit // k // whole, 1) * whole  # of a unit, which consists of whole chunks
+        most = entries // k
+        most = height if most >= height else max(most // self.granule, 1) * self.granule
+        while i0 < i1:
+            number = i0 // height
+            begin = number * height
+            end = min(begin + ((i0 - begin) // most + 1) * most, begin + height, i1)
+            yield number, i0, end
+            i0 = end
 
 
 @dataclass
@@ -110,7 +123,7 @@ class FileRows(DenseSource):
         return self.stored.mutable
 
     @contextmanager
-    def opened(self) -> Iterator[Reader]:
+    def opened_rows(self) -> Iterator[Reader]:
         k = self.k
         with self.stored.opened() as numbers:
 
@@ -149,7 +162,7 @@ class FunctionRows(DenseSource):
 
     function: Callable[[int, int], Any]
     name: str = "A"
-    serial = True
+    sequential = True
     scan_each_pass = True  # that it returns the same numbers each time cannot be checked
     extra = 8  # arrays of the size of a block, for what such a function allocates
     turn: Turn = field(init=False, repr=False)
@@ -185,7 +198,7 @@ class FunctionRows(DenseSource):
         return block
 
     @contextmanager
-    def opened(self) -> Iterator[Reader]:
+    def opened_rows(self) -> Iterator[Reader]:
         yield lambda part, room: self._rows(part.i0, part.i1, room)
 
 
@@ -197,14 +210,14 @@ class ObjectRows(DenseSource):
     name: str = "A"
     transposed: bool = False
     turn: Turn = field(init=False, repr=False)
-    serial = mutable = True
+    sequential = mutable = True
 
     def __post_init__(self) -> None:
         self.turn = turn_of(self.matrix)
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
-        self.step = int(chunks[0]) if chunks else 1
-        self.step = min(self.step, max(self.k, 1))
+        self.chunk_rows = int(chunks[0]) if chunks else 1
+        self.chunk_rows = min(self.chunk_rows, max(self.k, 1))
         self.extra = 1 if hasattr(self.matrix, "read_direct") else 2
         self._check_chunks()
 
@@ -221,7 +234,7 @@ class ObjectRows(DenseSource):
         )
 
     @contextmanager
-    def opened(self) -> Iterator[Reader]:
+    def opened_rows(self) -> Iterator[Reader]:
         self._check_chunks()
         if (
             tuple(self.matrix.shape) != (self.k, self.k)

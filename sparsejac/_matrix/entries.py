@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from .._kernels import compiled_kernel
 from .buffers import Room
 from .layout import Layout
 from .pattern import Indices, Pattern, frozen
+from .source import RowBlock, Source
 
 COMPILED = tuple(
     map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
@@ -20,7 +23,71 @@ COMPILED = tuple(
 TARGETS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
-class Entries:
+class Aligned:
+    """Numbers that lie as A's entries do, or as J's rows do.
+
+    Attributes
+    ----------
+    direct : bool
+        Kernels can read all of `values` in place.
+    dtype : numpy.dtype
+        The dtype in which kernels get the numbers.
+    entry_bytes : int
+        The bytes that an entry takes in the buffers of one thread.
+    extra : int
+        The number of arrays of the size of a block that are made while one is read.
+    sequential : bool
+        One block must be read before the next one is asked for.
+    """
+
+    direct: bool
+    values: NDArray[Any]
+    dtype: np.dtype[Any]
+    extra = 0
+    sequential = False
+    turn: Any = None  # the lock of an object that answers one call at a time
+
+    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
+        """The numbers for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
+
+        If the kernels can read all numbers in place, these are returned.
+        """
+        raise NotImplementedError
+
+    @property
+    def entry_bytes(self) -> int:
+        return 0 if self.direct else self.dtype.itemsize
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[..., RowBlock]]:
+        """A context for a pass that yields ``read(i0, i1, buffers, …)``: see `Source.opened`."""
+
+        def read(i0: int, i1: int, buffers: list[Room], **_: Any) -> RowBlock:
+            numbers, base = self.contiguous(i0, i1, buffers[0])
+            return RowBlock(numbers, None, base)
+
+        yield read
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The numbers of these entries of A, or of those on the diagonal."""
+        raise NotImplementedError
+
+    def any_nonzero(self, visit: Callable[..., None]) -> bool:  # noqa: ARG002
+        """Whether a number is not zero, however small. If they are not in memory, visit blocks."""
+        return bool(np.any(self.values))
+
+    def diagonal(self, scan: Callable[..., None]) -> NDArray[Any]:  # noqa: ARG002
+        """The numbers on the diagonal of A. If they are not in memory, scan them."""
+        entries = self._pattern.diagonal_entries()
+        stored = entries >= 0
+        diagonal = np.zeros(entries.size)
+        diagonal[stored] = self.at(entries[stored])
+        return diagonal
+
+    _pattern: Pattern
+
+
+class Entries(Aligned):
     """One number for each entry of A, in the user's own memory.
 
     The numbers are a matrix of A's shape, or a vector that is aligned with CSR indices. The kernels
@@ -48,38 +115,26 @@ class Entries:
         self.dtype = native if native in compiled else np.dtype(np.float64)
         self._pattern = pattern
 
-    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
-        """The entries of rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
-
-        If the kernels can read all entries in place, these are returned.
-        """
+    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
         if self.direct:
             return self.values, 0
-        pattern, values = self._pattern, self.values
-        if pattern.indices is None:
-            base, block = i0 * pattern.k, values[i0:i1]
-        else:
-            base = int(pattern.lo[i0])
-            block = values[base : int(pattern.hi[i1 - 1])]
-        packed = room.take(block.size, self.dtype)
+        base, block = self._pattern.start(i0), self.values[i0:i1]
+        if self.values.ndim == 1:
+            base = int(self._pattern.lo[i0])
+            block = self.values[base : int(self._pattern.hi[i1 - 1])]
+        copy = buffer.take(block.size, self.dtype).reshape(block.shape)
         if self.transposed is None:
-            np.copyto(packed.reshape(block.shape), block)
+            np.copyto(copy, block)
         else:
-            compiled_kernel("transpose")(self.transposed, i0, packed.reshape(block.shape))
-        return frozen(packed), base
-
-    @property
-    def entry_bytes(self) -> int:
-        """The bytes that an entry takes in a buffer."""
-        return 0 if self.direct else self.dtype.itemsize
+            compiled_kernel("transpose")(self.transposed, i0, copy)
+        return frozen(copy.reshape(-1)), base
 
     def at(self, entries: Indices) -> NDArray[Any]:
-        """The numbers of these entries of A."""
         values = self.values
         return values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.k)]
 
 
-class Weights:
+class Weights(Aligned):
     """A number, or a row of numbers, for each row of J: the w of ``Jᵀ w``.
 
     If J's rows do not follow the stored rows, the weights are read along the stored columns.
@@ -93,59 +148,33 @@ class Weights:
         self.dtype, self._pattern, self._in_order = dtype, pattern, layout.rows_in_order
         self.values = frozen(w)
 
-    def packed(self, i0: int, i1: int, room: Room) -> tuple[NDArray[Any], int]:
-        """The weights for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
-
-        If the kernels can read all weights in place, these are returned.
-        """
+    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
         if self.direct:
             return self.values, 0
-        pattern, w = self._pattern, self.values
+        w, base, end = self.values, int(self._pattern.row(i0)), int(self._pattern.row(i1))
+        block = w[base:end]
         if not self._in_order:
-            k = pattern.k
-            block, base = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1), i0 * k
-        else:
-            base = i0 * pattern.grid if pattern.grid else int(pattern.first[i0])
-            block = w[base : i1 * pattern.grid if pattern.grid else int(pattern.first[i1])]
-        packed = room.take(block.size, self.dtype).reshape(block.shape)
-        np.copyto(packed, block)
-        return frozen(
-            packed.reshape(math.prod(block.shape[: block.ndim - w.ndim + 1]), *w.shape[1:])
-        ), base
+            k = self._pattern.k
+            block = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1)
+        copy = buffer.take(block.size, self.dtype).reshape(block.shape)
+        np.copyto(copy, block)
+        rows = math.prod(block.shape[: block.ndim - w.ndim + 1])
+        return frozen(copy.reshape(rows, *w.shape[1:])), base
 
-    @property
-    def entry_bytes(self) -> int:
-        """The bytes that an entry takes in a buffer."""
-        return 0 if self.direct else self.dtype.itemsize
-
-    def at_places(self, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+    def at_pairs(self, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
         """The weights of the visited entries, which are at these pairs (i, j)."""
-        grid = self._pattern.grid
-        return self.values if grid is None else self.values[i.astype(np.int64) * grid + j]
+        return self.values[self._pattern.rows_of_entries(i, j)]
 
     def matrix(self) -> NDArray[Any]:
         """The weights for a dense A as a k×k array, with zeros outside the visited triangle."""
-        pattern, k, w = self._pattern, self._pattern.k, self.values
-        if w.size == k * k:
-            return w.reshape(k, k) if self._in_order else w.reshape(k, k).T
-        W = np.zeros((k, k), w.dtype)
-        for i in range(k):
-            j0 = i * k
-            W[i, pattern.lo[i] - j0 : pattern.hi[i] - j0] = w[
-                pattern.first[i] : pattern.first[i + 1]
-            ]
-        return W
+        k = self._pattern.k
+        W = self._pattern.scattered(self.values).reshape(k, k)
+        return W if self._in_order else W.T
 
     def at(self, entries: Indices) -> NDArray[Any]:
-        """The weights of these entries of A, which are on its diagonal."""
-        pattern = self._pattern
-        if pattern.indices is None:
-            i = entries // pattern.k
-        else:
-            assert pattern.indptr is not None
-            i = np.searchsorted(pattern.indptr, entries, side="right") - 1
-        rows = i * (pattern.k + 1) if pattern.grid else pattern.first[i] + (entries - pattern.lo[i])
-        return self.values[rows]
+        pattern, i = self._pattern, self._pattern.rows_of(entries)
+        rows = i if pattern.implicit else entries - pattern.lo[i]
+        return self.values[pattern.row(i) + rows]
 
 
 def _single(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -155,3 +184,9 @@ def _single(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype in which sums of numbers of `dtype` are kept."""
     return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = COMPILED) -> np.dtype[Any]:
+    """The dtype in which the kernels get the numbers of a source."""
+    native = source.dtype.newbyteorder("=")
+    return native if native in compiled else np.dtype(np.float64)

@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import _validation
 from .._validation import Order, Pairs, Rows, Triangle, Uplo
-from .csr import CsrSource
 from .pattern import ColumnRanges, Pattern, triangle
 from .source import Source
 
@@ -104,7 +102,7 @@ def layout_of(source: Source, rows: Rows, order: Order) -> Layout:
     if rows == "upper" and source.uplo is None:  # A holds both triangles, which are equal
         side, in_order = Side("upper" if order == "C" else "lower"), True
     elif rows == "upper":
-        side = Side(stored_triangle(source))
+        side = Side(source.stored_triangle)
     return Layout(
         transposed=source.transposed,
         rows_in_order=in_order or source.k <= 1,  # one entry has one order
@@ -118,46 +116,17 @@ def layout_of_sums(
     source: Source, offset: int, groups: ColumnRanges | None, pairs: Pairs
 ) -> Layout:
     """The layout of products with a symmetric A. One side of its diagonal is visited."""
-    side = Side(stored_triangle(source), offset, groups, pairs)
+    side = Side(source.stored_triangle, offset, groups, pairs)
     return Layout(transposed=source.transposed, side=side, mirrored=True)
 
 
 def layout_of_whole(source: Source) -> Layout:
     """The layout of all entries that a source holds: one triangle, or both."""
-    side = None if source.uplo is None else Side(stored_triangle(source))
+    side = None if source.uplo is None else Side(source.stored_triangle)
     return Layout(transposed=source.transposed, side=side)
-
-
-def stored_triangle(source: Source) -> Triangle:
-    """The triangle of the stored rows that A holds. If A holds both, its upper triangle."""
-    return "upper" if (source.uplo != "L") != source.transposed else "lower"
-
-
-def held_triangle(source: Source) -> Triangle | None:
-    """The triangle of the stored rows of a dense A that is read. None if all of it is read."""
-    if source.uplo is None or isinstance(source, CsrSource):
-        return None
-    return stored_triangle(source)
 
 
 def pattern_of(source: Source, layout: Layout) -> Pattern:
     """The entries of a source that a layout visits."""
     ranges = None if layout.side is None else layout.side.column_ranges(source.k)
-    if isinstance(source, CsrSource):
-        return Pattern.csr(
-            source.indptr,
-            source.columns,
-            ranges,
-            grid=layout.implicit_rows,
-            on_diagonal=source.on_diagonal,
-        )
-    return Pattern.dense(source.k, ranges)
-
-
-def check_outside(source: Source) -> None:
-    """Refuse entries of a sparse A outside the triangle that `uplo` names."""
-    if source.uplo is None or not isinstance(source, CsrSource):
-        return
-    outside = source.count_outside(pattern_of(source, layout_of_whole(source)))
-    if outside:
-        raise _validation.beside_triangle(source.uplo, outside)
+    return source.pattern(ranges, implicit_rows=layout.implicit_rows)

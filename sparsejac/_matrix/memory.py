@@ -1,281 +1,262 @@
-"""A matrix in memory as the kernels read it: its values, and canonical CSR arrays if it is sparse.
+"""Sources of matrices in memory, and the checks of their numbers. Their blocks are views.
 
-They are the user's own arrays if these are in that form already. Here are also the checks of such
-arrays: for a consistent structure, finite values, and symmetry.
+A matrix is symmetric up to rounding if ``|A_ij - A_ji| <= τ m`` for all pairs. Here m is the lesser
+of ``max_l |A_il|`` and ``max_l |A_jl|``, and τ is `_validation.symmetry_tolerance`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _kernels, _validation
-from .._validation import Triangle, Uplo
-from .pattern import Indices, frozen, index_dtype
+from .csr import CsrSource, row_blocks
+from .dense import DenseSource, Reader
+from .numbers import MemoryNumbers
+from .pattern import ColumnRanges, Indices, frozen
+from .source import Source
+
+_TILE = 256  # rows and columns of a dense matrix that are compared at a time
+_ENTRIES = 2**18  # entries of a sparse matrix that are compared at a time
 
 
-def csr_arrays(
-    A: Any, *, transposed: bool, name: str = "A"
-) -> tuple[NDArray[Any], Indices, Indices]:
-    """Values, indices and indptr of A, or of Aᵀ, in canonical CSR.
+class MemorySource(Source):
+    """A matrix in memory.
 
-    They are A's own arrays if these are canonical already.
+    Attributes
+    ----------
+    values : ndarray
+        The numbers as the stored rows have them: k×k, or those of a canonical CSR matrix.
     """
-    k = A.shape[0]
-    _validation.fits(
-        f"a builder for a {k}x{k} A",
-        4 * (k + 1) * index_dtype(k, k, 0).itemsize,
-        "leave out rows and columns without entries",
-    )
-    source, mirrored = A, False
-    if A.format in ("csr", "csc"):
-        # The arrays of a CSC matrix are those of its transpose in CSR.
-        mirrored = A.format == "csc"
-        values, indices, indptr = A.data, A.indices, A.indptr
-        for part_name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
-            if part.ndim != 1:
-                raise _validation.bad_structure(
-                    name, A.format, f"its {part_name} has {part.ndim} dimensions instead of 1"
-                )
-        if indices.dtype != indptr.dtype or indices.dtype not in (np.int32, np.int64):
-            if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-                raise _validation.bad_structure(
-                    name, A.format, f"its index arrays are {indices.dtype} and {indptr.dtype}"
-                )
-            indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-        stored = values.size
-        if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size:
-            stored = int(indptr[-1])
-        indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
-        canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
-        if canonical and (mirrored == transposed):
-            return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
-        source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
-    elif A.format == "coo":
-        for axis, index in zip("ij", (A.row, A.col), strict=True):
-            if index.size and (index.min() < 0 or index.max() >= k):
-                raise _validation.bad_structure(
-                    name, "coo", f"it has an index {axis} outside 0 … {k - 1}"
-                )
-    elif A.format == "bsr":
-        try:
-            type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
-        except ValueError as error:
-            raise _validation.bad_structure(name, "bsr", str(error)) from None
-    elif A.format == "lil":
-        for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
-            if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
-                raise _validation.bad_structure(
-                    name,
-                    "lil",
-                    f"row {i} has an index outside 0 … {k - 1}, or more indices than values",
-                )
-    elif A.format == "dia":
-        source = _coo_of_dia(A)
-    return _summed(source, to_csc=mirrored != transposed)
+
+    zero_copy = True
+    values: NDArray[Any]
+
+    def with_values(self, values: NDArray[Any]) -> Self:
+        """A matrix of the same structure with other numbers."""
+        result = copy(self)
+        result.values, result.dtype = values, values.dtype
+        return result
+
+    def without(self, entries: NDArray[Any]) -> Self:
+        """A copy with zeros at these entries. It shares the structure."""
+        values = self.values.copy()
+        values.reshape(-1)[entries] = 0
+        return self.with_values(values)
+
+    def along_contiguous_axis(self) -> MemorySource:
+        """The same symmetric matrix, along the axis in which its numbers are contiguous."""
+        return self
+
+    def check_finite(self, name: str) -> None:
+        """Refuse NaN and infinity in what is read."""
+        _validation.finite_blocks(name, self.values, self._place, self.read_triangle)
+
+    def check_symmetric(self, needs: str) -> None:
+        """Refuse a matrix that is not symmetric up to rounding. `needs` names what needs that."""
+        defect = self.unequal()
+        if defect is not None:
+            raise _validation.not_symmetric(*defect, needs)
+
+    def check_upper(self) -> None:
+        """Refuse a Y of which the upper triangle is to be read, if it is not symmetric."""
+        defect = self.unequal()
+        if defect is not None:
+            raise _validation.neither_symmetric_nor_upper(*defect)
+
+    def extremes(self) -> tuple[Any, tuple[int, int], float]:
+        """The lowest entry or 0, its place, and the largest entry or 0.
+
+        The search ends at a negative entry. It reads A in pieces, so that no mask of A's size is
+        made.
+        """
+        largest = 0.0
+        for start, piece in _validation.pieces(self.values, self.read_triangle):
+            if self.dtype.kind not in "bu" and piece.min() < 0:
+                at = [int(index) for index in np.unravel_index(int(np.argmin(piece)), piece.shape)]
+                return piece[tuple(at)], self._place(at[0] + start, *at[1:]), largest
+            largest = max(largest, float(piece.max()))
+        return 0.0, (0, 0), largest
+
+    def asymmetry(self) -> tuple[int, int] | None:
+        """A place of the stored rows where A and Aᵀ differ to the bit, in structure or numbers."""
+        raise NotImplementedError
+
+    def unequal(self) -> tuple[int, int] | None:
+        """A place where A is not symmetric up to rounding; None if A is symmetric.
+
+        This takes one pass if A is symmetric to the bit. Otherwise it takes three passes and a
+        k-vector.
+        """
+        found = self.asymmetry()
+        if found is None:
+            return None
+        return self._unequal(found, _validation.symmetry_tolerance(self.dtype))
+
+    def _unequal(self, found: tuple[int, int], relative: float) -> tuple[int, int] | None:
+        raise NotImplementedError
+
+    def is_zero_outside(self, ranges: ColumnRanges) -> bool:
+        """Whether all numbers outside these column ranges of the stored rows are zero."""
+        raise NotImplementedError
+
+    def _pair(self, *where: int) -> tuple[int, int]:
+        """The stored row and column of the number at an index of `values`."""
+        raise NotImplementedError
+
+    def _place(self, *where: int) -> tuple[int, int]:
+        """The pair (i, j) of the number at an index of `values`."""
+        i, j = self._pair(*where)
+        return (j, i) if self.transposed else (i, j)
 
 
-def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, format_: str) -> bool:
-    """Whether a CSR or CSC structure is canonical. A structure that cannot be read is refused.
+class DenseMemory(MemorySource, DenseSource):
+    """A dense matrix in memory."""
 
-    This takes one pass, and allocates nothing.
-    """
-    if indptr.size != k + 1:
-        raise _validation.bad_structure(
-            name, format_, f"indptr has {indptr.size} elements instead of {k + 1}"
-        )
-    if indices.size != count:
-        raise _validation.bad_structure(name, format_, f"{indices.size} indices for {count} values")
-    defect, line = _kernels.csr_defect(frozen(indptr), frozen(indices), 0, 0, k, k)
-    line_name = "column" if format_ == "csc" else "row"
-    if defect == 1:
-        raise _validation.bad_structure(
-            name,
-            format_,
-            f"indptr must start at 0, not decrease and not pass the {count} values, "
-            f"which fails at {line_name} {line}",
-        )
-    if defect == 2:
-        raise _validation.bad_structure(
-            name, format_, f"{line_name} {line} has an index outside 0 … {k - 1}"
-        )
-    return bool(defect == 0)
+    mutable = True
 
+    def __init__(self, values: NDArray[Any], *, transposed: bool = False) -> None:
+        self.values, self.k, self.dtype = values, len(values), values.dtype
+        self.transposed = transposed and self.k > 1
 
-def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
-    """All entries that a DIA matrix stores. SciPy's conversion would leave out the zeros."""
-    k = A.shape[0]
-    j = np.broadcast_to(np.arange(A.data.shape[1]), A.data.shape)
-    i = j - A.offsets[:, np.newaxis]
-    inside = (i >= 0) & (i < k) & (j < k)
-    return scipy.sparse.coo_array((A.data[inside], (i[inside], j[inside])), shape=A.shape)
+    @contextmanager
+    def opened_rows(self) -> Iterator[Reader]:
+        yield lambda part, _: self.values[part.i0 : part.i1]
 
+    def along_contiguous_axis(self) -> DenseMemory:
+        return DenseMemory(self.values.T) if self.values.flags.f_contiguous else self
 
-def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indices]:
-    """The arrays of a copy of `source` in canonical CSR or CSC."""
+    def asymmetry(self) -> tuple[int, int] | None:
+        """It takes one pass, and 1 MiB of memory."""
+        return self._first_difference(None)
 
-    def convert(matrix: Any) -> Any:
-        matrix = matrix.tocsc() if to_csc else matrix.tocsr()
-        matrix = matrix.copy() if matrix is source else matrix
-        matrix.sum_duplicates()
-        return matrix
+    def _unequal(self, found: tuple[int, int], relative: float) -> tuple[int, int] | None:
+        if relative == 0:
+            return found
+        allowed = np.empty(self.k)
+        for start, piece in _validation.pieces(self.values):
+            allowed[start : start + len(piece)] = relative * np.abs(piece).max(axis=1)
+        allowed[~np.isfinite(allowed)] = 0
+        return self._first_difference(allowed)
 
-    result = convert(source)
-    if result.dtype.kind in "iu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
-        # Sums of duplicates may pass the range of a small dtype: 100 + 100 is -56 in int8.
-        result = convert(source.astype(np.int64))
-    return result.data, result.indices, result.indptr
-
-
-def completed(A: Any, uplo: Uplo) -> Any:
-    """A copy, with both triangles, of an A that holds one: k² numbers, or twice the entries.
-
-    Entries of a sparse A outside its triangle are refused unless they are zero.
-    """
-    k = A.shape[0]
-    if not scipy.sparse.issparse(A):
-        hint = 'pass rows="upper", which reads the triangle where it is'
-        _validation.fits("a whole copy of A", k * k * A.dtype.itemsize, hint)
-        whole = np.array(A)
-        for row in range(k):
-            rest = slice(row) if uplo == "U" else slice(row + 1, k)
-            whole[row, rest] = A[rest, row]
-        return whole
-    values, j, indptr = csr_arrays(A, transposed=False)
-    i = np.repeat(np.arange(k, dtype=j.dtype), np.diff(indptr))
-    inside = i <= j if uplo == "U" else i >= j
-    outside = np.count_nonzero(values[~inside])
-    if outside:
-        raise _validation.beside_triangle(uplo, int(outside))
-    i, j, values = i[inside], j[inside], values[inside]
-    off = i != j
-    places = np.concatenate([i, j[off]]), np.concatenate([j, i[off]])
-    return scipy.sparse.coo_array((np.concatenate([values, values[off]]), places), shape=(k, k))
-
-
-def check_entries_finite(
-    values: NDArray[Any],
-    indices: Indices | None,
-    indptr: Indices | None,
-    *,
-    transposed: bool,
-    name: str = "A",
-    part: Triangle | None = None,
-) -> None:
-    """Refuse NaN and infinity in these values, or in a triangle of them."""
-    _validation.finite_blocks(
-        name, values, lambda *where: _place(where, indices, indptr, transposed=transposed), part
-    )
-
-
-def _place(
-    where: tuple[int, ...], indices: Indices | None, indptr: Indices | None, *, transposed: bool
-) -> tuple[int, int]:
-    """The pair (i, j) of the entry at this position of A's values."""
-    if indices is None or indptr is None:
-        i, j = where
-    else:
-        i, j = int(np.searchsorted(indptr, where[0], side="right")) - 1, int(indices[where[0]])
-    return (j, i) if transposed else (i, j)
-
-
-def extremes(
-    values: NDArray[Any],
-    indices: Indices | None,
-    indptr: Indices | None,
-    *,
-    transposed: bool,
-    part: Triangle | None = None,
-) -> tuple[Any, tuple[int, int], float]:
-    """The lowest entry or 0, its place, and the largest entry or 0.
-
-    The search ends at a negative entry. It reads A in pieces, so that no mask of A's size is made.
-    """
-    largest = 0.0
-    for start, piece in _validation.pieces(values, part):
-        if values.dtype.kind not in "bu" and piece.min() < 0:
-            at = [int(index) for index in np.unravel_index(int(np.argmin(piece)), piece.shape)]
-            place = _place((at[0] + start, *at[1:]), indices, indptr, transposed=transposed)
-            return piece[tuple(at)], place, largest
-        largest = max(largest, float(piece.max()))
-    return 0.0, (0, 0), largest
-
-
-def asymmetry(
-    values: NDArray[Any], indices: Indices | None, indptr: Indices | None
-) -> tuple[int, int] | None:
-    """The first place where A and Aᵀ differ, in structure or numbers; None if they are equal.
-
-    This takes one pass, and O(k) memory (1 MiB for a dense A).
-    """
-    if indices is None or indptr is None:
-        k, step = len(values), 256
-        for i in range(0, k, step):
+    def _first_difference(self, allowed: NDArray[Any] | None) -> tuple[int, int] | None:
+        """The first place at which A and Aᵀ differ by more than both rows allow."""
+        values, step = self.values, _TILE
+        for i in range(0, self.k, step):
             for j in range(0, i + 1, step):
-                tile = values[i : i + step, j : j + step]
-                mirror = values[j : j + step, i : i + step].T
-                if not np.array_equal(tile, mirror, equal_nan=tile.dtype.kind in "fc"):
-                    same = (tile == mirror) | (np.isnan(tile) & np.isnan(mirror))
+                tile, mirror = (
+                    values[i : i + step, j : j + step],
+                    values[j : j + step, i : i + step].T,
+                )
+                if np.array_equal(tile, mirror):
+                    continue
+                same = (tile == mirror) | ((tile != tile) & (mirror != mirror))  # noqa: PLR0124  # NaN
+                if allowed is not None:
+                    most = np.minimum(allowed[i : i + step, np.newaxis], allowed[j : j + step])
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        same |= np.abs(tile - mirror) <= most
+                if not same.all():
                     a, b = np.unravel_index(int(np.argmin(same)), same.shape)
                     return i + int(a), j + int(b)
         return None
-    values, indices, indptr = frozen(_comparable(values)), frozen(indices), frozen(indptr)
-    cursor, entries = np.empty_like(indptr[:-1]), np.empty_like(indptr[:-1])
-    _kernels.csr_diagonals(indptr, indices, 0, 0, cursor.size, cursor, entries)
-    cursor += entries >= 0
-    i, j = _kernels.csr_asymmetry(indptr, indices, values, cursor)
-    return (int(i), int(j)) if i >= 0 else None
+
+    def is_zero_outside(self, ranges: ColumnRanges) -> bool:
+        bounds = zip(self.values, *ranges, strict=True)
+        return not any(np.any(row[:left]) or np.any(row[right:]) for row, left, right in bounds)
+
+    def _pair(self, *where: int) -> tuple[int, int]:
+        i, j = where
+        return i, j
 
 
-def unequal(
-    values: NDArray[Any], indices: Indices | None, indptr: Indices | None
-) -> tuple[int, int] | None:
-    """A place where A is not symmetric up to rounding; None if A is symmetric.
+class CsrMemory(MemorySource, CsrSource):
+    """A CSR matrix in memory, in canonical format."""
 
-    It is a pair (i, j) with ``|A_ij - A_ji| > τ m``, where m is ``max_l |A_il|`` or ``max_l
-    |A_jl|``. Here τ is `_validation.symmetry_tolerance`, and an entry that is not stored is 0. This
-    takes one pass if A is symmetric to the bit. Otherwise it takes three passes and a k-vector.
-    """
-    found = asymmetry(values, indices, indptr)
-    if found is None:
-        return None
-    relative = _validation.symmetry_tolerance(values.dtype)
-    if indices is None or indptr is None:
-        return _unequal_dense(values, relative) if relative > 0 else found
-    values, indices, indptr = frozen(_comparable(values)), frozen(indices), frozen(indptr)
-    i, j = _kernels.csr_unequal(
-        indptr, indices, values, relative or -1.0, np.empty(indptr.size - 1)
+    def __init__(
+        self,
+        values: NDArray[Any],
+        indices: Indices,
+        indptr: Indices,
+        *,
+        name: str = "A",
+        transposed: bool = False,
+    ) -> None:
+        self.name, self.values, self.dtype = name, values, values.dtype
+        self.columns, self.indptr = frozen(indices), frozen(indptr)
+        self.k, self.index_dtype = indptr.size - 1, indptr.dtype
+        self.transposed = transposed and self.k > 1
+        self.on_diagonal = None
+
+    @property
+    def data(self) -> MemoryNumbers:  # type: ignore[override]  # the numbers as a file has them
+        return MemoryNumbers(self.values)
+
+    @property
+    def stored_indices(self) -> MemoryNumbers:  # type: ignore[override]  # as above
+        return MemoryNumbers(self.columns)
+
+    def has_structure_of(self, other: Source) -> bool:
+        return (
+            isinstance(other, CsrMemory)
+            and _equal(self.indptr, other.indptr)
+            and _equal(self.columns, other.columns)
+        )
+
+    def asymmetry(self) -> tuple[int, int] | None:
+        """It takes one pass, and two k-vectors."""
+        cursor, entries = np.empty_like(self.indptr[:-1]), np.empty_like(self.indptr[:-1])
+        _kernels.csr_diagonals(self.indptr, self.columns, 0, 0, self.k, cursor, entries)
+        cursor += entries >= 0
+        i, j = _kernels.csr_asymmetry(self.indptr, self.columns, self._comparable(), cursor)
+        return (int(i), int(j)) if i >= 0 else None
+
+    def _unequal(self, found: tuple[int, int], relative: float) -> tuple[int, int] | None:  # noqa: ARG002
+        i, j = _kernels.csr_unequal(
+            self.indptr, self.columns, self._comparable(), relative or -1.0, np.empty(self.k)
+        )
+        return (int(i), int(j)) if i >= 0 else None
+
+    def _comparable(self) -> NDArray[Any]:
+        """The values in a dtype that Numba supports. They are copied if needed."""
+        values = self.values
+        if values.dtype == np.bool_:
+            values = values.astype(np.uint8)
+        elif not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
+        return frozen(values)
+
+    def is_zero_outside(self, ranges: ColumnRanges) -> bool:
+        return self.count_outside(ranges) == 0
+
+    def count_outside(self, ranges: ColumnRanges) -> int:
+        left, right = ranges
+        count = 0
+        for i0, i1 in row_blocks(self.indptr, 0, self.k, _ENTRIES):
+            part = slice(int(self.indptr[i0]), int(self.indptr[i1]))
+            lengths, columns = np.diff(self.indptr[i0 : i1 + 1]), self.columns[part]
+            outside = columns < np.repeat(left[i0:i1], lengths)
+            outside |= columns >= np.repeat(right[i0:i1], lengths)
+            count += int(np.count_nonzero(self.values[part][outside]))
+        return count
+
+    def _pair(self, *where: int) -> tuple[int, int]:
+        (entry,) = where
+        i = int(np.searchsorted(self.indptr, entry, side="right")) - 1
+        return i, int(self.columns[entry])
+
+
+def _equal(one: Indices, other: Indices) -> bool:
+    """Whether two index arrays are equal. No mask of their size is made."""
+    if one.shape != other.shape:
+        return False
+    if one.ctypes.data == other.ctypes.data and one.dtype == other.dtype:
+        return True
+    step = 2**15
+    return all(
+        np.array_equal(one[p : p + step], other[p : p + step]) for p in range(0, one.size, step)
     )
-    return (int(i), int(j)) if i >= 0 else None
-
-
-def _unequal_dense(values: NDArray[Any], relative: float) -> tuple[int, int] | None:
-    k, step = len(values), 256
-    allowed = np.empty(k)
-    for start, piece in _validation.pieces(values):
-        allowed[start : start + len(piece)] = relative * np.abs(piece).max(axis=1)
-    allowed[~np.isfinite(allowed)] = 0
-    for i in range(0, k, step):
-        for j in range(0, i + 1, step):
-            tile, mirror = values[i : i + step, j : j + step], values[j : j + step, i : i + step].T
-            most = np.minimum(allowed[i : i + step, np.newaxis], allowed[j : j + step])
-            with np.errstate(invalid="ignore", over="ignore"):
-                same = (
-                    (tile == mirror)
-                    | (np.isnan(tile) & np.isnan(mirror))
-                    | (np.abs(tile - mirror) <= most)
-                )
-            if not same.all():
-                a, b = np.unravel_index(int(np.argmin(same)), same.shape)
-                return i + int(a), j + int(b)
-    return None
-
-
-def _comparable(values: NDArray[Any]) -> NDArray[Any]:
-    """The values in a dtype that Numba supports. They are copied if needed."""
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))

@@ -78,7 +78,6 @@ def _counts(each: NDArray[Any]) -> Any:
     return counts
 
 
-@dataclass(frozen=True, eq=False)
 class Pattern:
     """The rows of J: for each row i of A the entries ``lo[i] <= p < hi[i]``, by ascending column.
 
@@ -88,6 +87,8 @@ class Pattern:
         A is k×k.
     entries : int
         The number of entries of A that are visited. J has as many rows that are not empty.
+    stored : int
+        The number of entries of A that are stored, visited or not.
     indices : ndarray of int, `StoredColumns` or None
         The column of each stored entry of A, in memory or not. It is None for a dense A, whose
         entry p is (p // k, p % k).
@@ -95,60 +96,87 @@ class Pattern:
         The bounds of the entries that are visited in each row.
     first : ndarray of int, shape (k + 1,)
         The number of entries that are visited in the rows before i.
-    grid : int or None
+    implicit : int or None
         k if J has implicit rows: one for each of the k² pairs, stored or not. None if J has one row
         for each visited entry.
-    indptr : ndarray of int, shape (k + 1,), or None
-        The indptr of the CSR matrix. It is the user's own array if A is referenced.
-    on_diagonal : ndarray of int, shape (k,), or None
-        The stored entry of each row that is on the diagonal, or -1. None if not known.
     """
 
-    k: int
-    entries: int
-    indices: Any
-    lo: Indices
-    hi: Indices
-    first: Indices
-    grid: int | None = None
-    indptr: Indices | None = None
-    on_diagonal: Indices | None = None
+    indices: Any = None
+    implicit: int | None = None
+    # Whether kernels take several k-vectors as the columns of one matrix. What an entry of a sparse
+    # row needs of them is in one cache line then.
+    interleaved = False
 
-    @classmethod
-    def dense(cls, k: int, spans: ColumnRanges | None = None) -> Pattern:
-        """All entries of a dense A, or those within column ranges. This takes O(k) memory."""
-        i = np.arange(k + 1, dtype=np.int64)
-        lo = i[:-1] * k
-        lo, hi = (lo, lo + k) if spans is None else (lo + spans[0], lo + spans[1])
-        first = _counts(hi - lo)
-        return cls(k, int(first[-1]), None, frozen(lo), frozen(hi), frozen(first))
+    def __init__(self, k: int, stored: int, lo: Indices, hi: Indices, first: Indices) -> None:
+        self.k, self.stored, self.entries = k, stored, int(first[-1])
+        self.lo, self.hi, self.first = frozen(lo), frozen(hi), frozen(first)
 
-    @classmethod
-    def csr(
-        cls,
-        indptr: Indices,
-        indices: Any,
-        spans: ColumnRanges | None = None,
-        *,
-        grid: bool = False,
-        on_diagonal: Indices | None = None,
-    ) -> Pattern:
-        """The stored entries of a canonical CSR matrix, or those within column ranges.
+    # --- what depends on how A is stored
 
-        This takes O(k) memory and O(k log k) time.
+    def start(self, i: int) -> int:
+        """The number of stored entries before row i."""
+        raise NotImplementedError
+
+    def columns_from(self, entry: int) -> Any:  # noqa: ARG002
+        """The columns of the stored entries from one on. None for a dense A."""
+        return None
+
+    def pair(self, entry: int) -> tuple[int, int]:
+        """The row and the column of a stored entry."""
+        raise NotImplementedError
+
+    def rows_of(self, entries: Indices) -> NDArray[Any]:
+        """The rows of stored entries."""
+        raise NotImplementedError
+
+    def diagonal_entries(self) -> NDArray[np.int64]:
+        """The entry of A that is on the diagonal in each row, or -1."""
+        raise NotImplementedError
+
+    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
+        """The visited entries of row s as (columns, entries), and of column s as (rows, entries).
+
+        Both include the diagonal.
         """
-        k = indptr.size - 1
-        lo, hi, first = indptr[:-1], indptr[1:], indptr
-        if spans is not None:
-            lo, hi = np.empty_like(lo), np.empty_like(hi)
-            for i0, i1, base, block in blocks_of(indices, indptr):
-                _kernels.csr_spans(indptr, block, base, i0, i1, *spans, lo, hi)
-            first = _counts(hi - lo)
-        indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
-        entries, lo, hi, first = int(first[-1]), frozen(lo), frozen(hi), frozen(first)
-        return cls(
-            k, entries, indices, lo, hi, first, k if grid else None, frozen(indptr), on_diagonal
-        )
+        raise NotImplementedError
+
+    def column_range(self, i0: int, i1: int, *, diagonal: bool) -> tuple[int, int]:  # noqa: ARG002
+        """Columns that include those visited in some rows, and with `diagonal` also i0 … i1 - 1."""
+        return 0, self.k
+
+    def next_block(self, i0: int, entries: int, rows: int) -> int:
+        """The end of a block of rows from i0 on that has at most so many visited entries.
+
+        A dense block may have more if it has no more than so many `rows`. A block has at least one
+        row.
+        """
+        raise NotImplementedError
+
+    def check_unchanged(self) -> None:
+        """Refuse a referenced matrix whose structure changed, for example by `eliminate_zeros`.
+
+        The check is O(1). A kernel with the old structure would write beyond its arrays.
+        """
+
+    def _entry_at(self, i: int, j: int) -> int:
+        """The first stored entry of row i that is not left of column j."""
+        raise NotImplementedError
+
+    def _is_beyond_diagonal(self, i: int, entry: int) -> bool:
+        """Whether an entry is right of the diagonal, where row i has a diagonal entry."""
+        raise NotImplementedError
+
+    # --- what follows
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every stored entry is visited."""
+        return self.entries == self.stored
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the visited entries are all k² pairs."""
+        return self.entries == self.k**2
 
     @computed_once
     def diagonal(self) -> Indices:
@@ -160,7 +188,15 @@ class Pattern:
     @computed_once
     def m(self) -> int:
         """The number of rows of J."""
-        return self.entries if self.grid is None else self.k**2
+        return int(self.row(self.k))
+
+    def row(self, i: Any) -> Any:
+        """The first row of J that belongs to row i of A, or to each of several rows."""
+        return self.first[i] if self.implicit is None else i * self.k
+
+    def rows_of_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
+        """The rows of J that belong to the visited entries, which are at these pairs (i, j)."""
+        return slice(None) if self.implicit is None else i.astype(np.int64) * self.k + j
 
     @computed_once
     def nnz(self) -> int:
@@ -172,102 +208,171 @@ class Pattern:
         """The dtype of the index arrays of the whole of J."""
         return index_dtype(self.m, self.k, self.nnz)
 
-    def check_unchanged(self) -> None:
-        """Refuse a referenced matrix whose structure changed, for example by `eliminate_zeros`.
-
-        The check is O(1). A kernel with the old structure would write beyond its arrays.
-        """
-        if (
-            self.indptr is not None
-            and self.indices is not None
-            and self.indptr[-1] != self.indices.size
-        ):
-            raise _validation.changed_structure(self.indices.size, int(self.indptr[-1]))
-
     def csr_nbytes(self, itemsize: int) -> int:
         """The exact number of bytes of the three arrays of J."""
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
     @computed_once
-    def ends(self) -> tuple[Cut, Cut]:
-        """The bounds of all rows of J: before the first row, and behind the last."""
-        return Cut(0, int(self.lo[0]) if self.k else 0, 0), self.cut(self.m)
+    def bounds(self) -> tuple[Offset, Offset]:
+        """The offsets of all rows of J: before the first row, and behind the last."""
+        return Offset(0, int(self.lo[0]) if self.k else 0, 0), self.offset(self.m)
 
-    def cut(self, r: int) -> Cut:
+    def offset(self, r: int) -> Offset:
         """The place in A, and among the entries of J, where row r of J starts."""
         if r >= self.m:
-            return Cut(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
-        if self.grid is None:
+            return Offset(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
+        if self.implicit is None:
             i = searchsorted(self.first, r, side="right") - 1
             p = int(self.lo[i]) + r - int(self.first[i])
         else:
             i, j = divmod(r, self.k)
-            assert self.indices is not None  # only a sparse A has implicit rows
-            columns = self.indices[self.lo[i] : self.hi[i]]
-            p = int(self.lo[i]) + searchsorted(columns, j)
+            p = self._entry_at(i, j)
         before = int(self.first[i]) + p - int(self.lo[i])
-        on_diagonal = int(self.diagonal[i]) + self._diagonal_before(i, p)
-        return Cut(i, p, 2 * before - on_diagonal)
-
-    def _diagonal_before(self, i: int, p: int) -> int:
-        """1 if row i has a diagonal entry before entry p, else 0."""
-        if self.diagonal[i + 1] == self.diagonal[i]:
-            return 0
-        if self.indices is None:
-            return int(p > i * self.k + i)
-        before = self.indices[self.lo[i] : p]
-        return int(before.size > 0 and before[-1] >= i)
-
-    def diagonal_entries(self) -> NDArray[np.int64]:
-        """The entry of A that is on the diagonal in each row, or -1."""
-        if self.indices is None:
-            return np.arange(self.k, dtype=np.int64) * (self.k + 1)
-        if self.on_diagonal is not None:
-            return self.on_diagonal.astype(np.int64)
-        assert self.indptr is not None
-        entries = np.empty(self.k, np.int64)
-        for i0, i1, base, block in blocks_of(self.indices, self.indptr):
-            _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, entries)
-        return entries
+        has_diagonal = self.diagonal[i + 1] > self.diagonal[i]
+        on_diagonal = int(self.diagonal[i]) + (has_diagonal and self._is_beyond_diagonal(i, p))
+        return Offset(i, p, 2 * before - on_diagonal)
 
     @computed_once
     def _all_diagonal_entries(self) -> Any:
-        return self.on_diagonal if self.on_diagonal is not None else self.diagonal_entries()
+        return self.diagonal_entries()
 
     def diagonal_entries_of(self, i0: int, i1: int, *, visited: bool = True) -> NDArray[Any]:
         """The entry on the diagonal in each of these rows, or -1 (also if it is not `visited`)."""
-        entries: Any
-        if self.indices is None:  # cheaper than an array of all of them
-            entries = np.arange(i0, i1, dtype=np.int64) * (self.k + 1)
-        else:
-            entries = self._all_diagonal_entries[i0:i1]
+        entries: Any = self._all_diagonal_entries[i0:i1]
         if not visited:
             return np.asarray(entries)
         is_visited = (entries >= self.lo[i0:i1]) & (entries < self.hi[i0:i1])
         return np.where(is_visited, entries, -1)
 
-    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-        """The visited entries of row s as (columns, entries), and of column s as (rows, entries).
+    def scattered(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """The numbers of the visited entries at all stored entries, with zeros at the others."""
+        if self.is_whole:
+            return numbers
+        out = np.zeros(self.stored, numbers.dtype)
+        for i in range(self.k):
+            out[self.lo[i] : self.hi[i]] = numbers[self.first[i] : self.first[i + 1]]
+        return out
 
-        Both include the diagonal.
-        """
+
+class DensePattern(Pattern):
+    """All entries of a dense A, or those within column ranges. It takes O(k) memory."""
+
+    def __init__(self, k: int, ranges: ColumnRanges | None = None) -> None:
+        starts = np.arange(k, dtype=np.int64) * k
+        left, right = (0, k) if ranges is None else ranges
+        lo, hi = starts + left, starts + right
+        super().__init__(k, k**2, lo, hi, _counts(hi - lo))
+
+    def start(self, i: int) -> int:
+        return i * self.k
+
+    def pair(self, entry: int) -> tuple[int, int]:
+        return divmod(entry, self.k)
+
+    def rows_of(self, entries: Indices) -> NDArray[Any]:
+        return entries // self.k
+
+    def diagonal_entries(self) -> NDArray[np.int64]:
+        return np.arange(self.k, dtype=np.int64) * (self.k + 1)
+
+    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
+        positions = np.arange(self.k, dtype=np.int64) * self.k + s
+        in_column = np.flatnonzero((self.lo <= positions) & (positions < self.hi))
+        entries = np.arange(int(self.lo[s]), int(self.hi[s]), dtype=np.int64)
+        return (entries - s * self.k, entries), (in_column, positions[in_column])
+
+    def column_range(self, i0: int, i1: int, *, diagonal: bool) -> tuple[int, int]:
+        starts = np.arange(i0, i1) * self.k
+        c0, c1 = int(np.min(self.lo[i0:i1] - starts)), int(np.max(self.hi[i0:i1] - starts))
+        if diagonal:
+            c0, c1 = min(c0, i0), max(c1, i1)
+        return c0, max(c0, c1)
+
+    def next_block(self, i0: int, entries: int, rows: int) -> int:
+        return i0 + max(rows, entries // self.k)
+
+    def _is_beyond_diagonal(self, i: int, entry: int) -> bool:
+        return entry > i * self.k + i
+
+
+class CsrPattern(Pattern):
+    """The stored entries of a canonical CSR matrix, or those within column ranges.
+
+    It takes O(k) memory and O(k log k) time. `indptr` is the user's own array if A is referenced.
+    `on_diagonal` is the stored entry of each row that is on the diagonal, or -1. It is None if it
+    is not known.
+    """
+
+    interleaved = True
+
+    def __init__(
+        self,
+        indptr: Indices,
+        indices: Any,
+        ranges: ColumnRanges | None = None,
+        *,
+        implicit_rows: bool = False,
+        on_diagonal: Indices | None = None,
+    ) -> None:
+        k = indptr.size - 1
+        lo, hi, first = indptr[:-1], indptr[1:], indptr
+        if ranges is not None:
+            lo, hi = np.empty_like(lo), np.empty_like(hi)
+            for i0, i1, base, block in blocks_of(indices, indptr):
+                _kernels.csr_spans(indptr, block, base, i0, i1, *ranges, lo, hi)
+            first = _counts(hi - lo)
+        super().__init__(k, indices.size, lo, hi, first)
+        self.indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
+        self.implicit, self.indptr = k if implicit_rows else None, frozen(indptr)
+        self._on_diagonal = on_diagonal
+
+    def check_unchanged(self) -> None:
+        if self.indptr[-1] != self.stored:
+            raise _validation.changed_structure(self.stored, int(self.indptr[-1]))
+
+    def start(self, i: int) -> int:
+        return int(self.indptr[i])
+
+    def columns_from(self, entry: int) -> Any:
+        return self.indices[entry:]
+
+    def pair(self, entry: int) -> tuple[int, int]:
+        return int(self.rows_of(entry)), int(self.indices[entry : entry + 1][0])
+
+    def rows_of(self, entries: Any) -> NDArray[Any]:
+        return np.searchsorted(self.indptr, entries, side="right") - 1
+
+    def diagonal_entries(self) -> NDArray[np.int64]:
+        if self._on_diagonal is not None:
+            return self._on_diagonal.astype(np.int64)
+        entries = np.empty(self.k, np.int64)
+        for i0, i1, base, block in blocks_of(self.indices, self.indptr):
+            _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, entries)
+        return entries
+
+    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
         lo, hi = int(self.lo[s]), int(self.hi[s])
-        if self.indices is None:
-            positions = np.arange(self.k, dtype=np.int64) * self.k + s
-            in_column = np.flatnonzero((self.lo <= positions) & (positions < self.hi))
-            entries = np.arange(lo, hi, dtype=np.int64)
-            return (entries - s * self.k, entries), (in_column, positions[in_column])
         positions = np.empty(self.k, np.int64)
-        assert self.indptr is not None
         for i0, i1, base, block in blocks_of(self.indices, self.indptr):
             _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, s, positions)
         in_column = np.flatnonzero(positions >= 0)
         in_row = self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)
         return in_row, (in_column, positions[in_column])
 
+    def next_block(self, i0: int, entries: int, rows: int) -> int:  # noqa: ARG002
+        return max(searchsorted(self.hi, int(self.lo[i0]) + entries, side="right"), i0 + 1)
+
+    def _entry_at(self, i: int, j: int) -> int:
+        lo = int(self.lo[i])
+        return lo + searchsorted(self.indices[lo : self.hi[i]], j)
+
+    def _is_beyond_diagonal(self, i: int, entry: int) -> bool:
+        before = self.indices[self.lo[i] : entry]
+        return bool(before.size > 0 and before[-1] >= i)
+
 
 @dataclass(frozen=True)
-class Cut:
+class Offset:
     """A place between two rows of J.
 
     It is in row `row` of A, before entry `entry`, and behind `nnz` entries of J.

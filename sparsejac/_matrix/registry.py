@@ -18,10 +18,11 @@ from .. import _validation
 from .._validation import Order, Rows, Uplo
 from . import npy, pixels
 from .buffers import Room
-from .csr import CsrMemory, CsrSource
-from .dense import DenseMemory, DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
-from .layout import check_outside, held_triangle, is_wanted_transposed
-from .memory import check_entries_finite, completed, csr_arrays
+from .conversions import completed, csr_arrays
+from .csr import CsrSource
+from .dense import DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
+from .layout import is_wanted_transposed
+from .memory import CsrMemory, DenseMemory
 from .numbers import (
     FileNumbers,
     _inode,
@@ -60,7 +61,7 @@ def source_of_rows(
         if uplo is not None and rows != "upper":
             held = _holding(memory_source(A, transposed=False), uplo)
             if check_finite:  # here, so that the message names a place of A as it was given
-                check_entries_finite(*held.arrays, transposed=False, part=held_triangle(held))
+                held.check_finite("A")
             A, uplo = completed(A, uplo), None
         wanted = is_wanted_transposed(rows, order, uplo)
         source = memory_source(A, transposed=wanted if beside is None else beside.transposed)
@@ -84,7 +85,7 @@ def _holding(source: AnySource, uplo: Uplo | None) -> AnySource:
         return source
     source = copy(source)
     source.uplo = uplo
-    check_outside(source)
+    source.check_outside()
     return source
 
 

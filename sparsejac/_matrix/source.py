@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._validation import Uplo
+from .._validation import Triangle, Uplo
+from .pattern import ColumnRanges, Pattern
+
+
+class Part(NamedTuple):
+    """A part of a matrix to read: the rows i0 ≤ i < i1, and at least the columns c0 ≤ j < c1."""
+
+    i0: int
+    i1: int
+    c0: int
+    c1: int
+
+
+class RowBlock(NamedTuple):
+    """Consecutive rows of a matrix.
+
+    Attributes
+    ----------
+    data : ndarray or None
+        The numbers. Those of dense rows are all k columns, of which only the ones asked for count.
+    indices : ndarray of int or None
+        The column of each number. None for dense rows.
+    base : int
+        The number of stored entries before the block.
+    """
+
+    data: Any
+    indices: Any
+    base: int
 
 
 class Source:
@@ -24,12 +53,20 @@ class Source:
         It holds this triangle of a symmetric matrix only. None: it holds the whole matrix.
     zero_copy : bool
         The numbers are in memory, and blocks are views of them.
-    serial : bool
+    sequential : bool
         One block must be read before the next one is asked for.
     mutable : bool
         Its owner may change numbers between two passes, and no check would notice.
     extra : int
         The number of arrays of the size of a block that it makes while it reads one.
+    granule : int
+        The number of rows that are always read and added together.
+    min_block_entries : int
+        The least number of entries of a block.
+    chunked : bool
+        The rows of a granule are a chunk of a file.
+    max_row_nnz : int
+        The most entries that a row has.
     """
 
     k: int
@@ -37,23 +74,68 @@ class Source:
     transposed = False
     uplo: Uplo | None = None
     zero_copy = False
-    serial = False
+    sequential = False
     mutable = False
     extra = 0
+    granule: int
+    min_block_entries: int
+    max_row_nnz: int
+    chunked = False
+    turn: Any = None  # the lock of an object that answers one call at a time
 
     @property
     def scan_each_pass(self) -> bool:
         """Whether each pass must scan the numbers again."""
         return self.mutable
 
-    granule: int  # the number of rows that are always read and added together
-    longest: int  # the least number of entries of a block
-    chunked = False  # whether the rows of a granule are a chunk
-
     def entry_bytes(self, dtype: np.dtype[Any]) -> int:
         """The bytes of an entry in the buffers of one thread, for kernels that take this dtype."""
         return self.dtype.itemsize + (dtype.itemsize if self.dtype != dtype else 0)
 
     def opened(self) -> Any:
-        """A context for a pass. It yields the reader of blocks."""
+        """A context for a pass.
+
+        It yields a function ``read(part, buffers, values=True, columns=None)`` that returns a
+        `RowBlock`. The block may use the five buffers. Without `values`, only the structure is
+        read. `columns` are the columns of A's entries, if the numbers are aligned with them.
+        """
         raise NotImplementedError
+
+    def pattern(self, ranges: ColumnRanges | None, *, implicit_rows: bool) -> Pattern:
+        """The entries within column ranges, or all of them."""
+        raise NotImplementedError
+
+    def has_structure_of(self, other: Source) -> bool:
+        """Whether another matrix is known to store numbers at the same entries."""
+        raise NotImplementedError
+
+    def row_blocks(
+        self, i0: int, i1: int, unit: int, entries: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield the blocks ``(number of the unit, i0, i1)`` of these rows.
+
+        A unit of rows has at most so many entries, and depends on the matrix alone. A unit of more
+        than so many `entries` is split into blocks.
+        """
+        raise NotImplementedError
+
+    @property
+    def rows_per_call(self) -> int:
+        """The most rows that a kernel may add in one call.
+
+        It is less than k if a block may end within the rows that a kernel adds together.
+        """
+        return self.k
+
+    @property
+    def stored_triangle(self) -> Triangle:
+        """The triangle of the stored rows that is held. The upper one if both are."""
+        return "upper" if (self.uplo != "L") != self.transposed else "lower"
+
+    @property
+    def read_triangle(self) -> Triangle | None:
+        """The triangle of the stored rows outside which there are numbers that do not count."""
+        return None
+
+    def check_outside(self) -> None:
+        """Refuse entries outside the triangle that `uplo` names. A dense matrix may have them."""

@@ -11,8 +11,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._backends.rows import Rows
-from .._matrix.pattern import Cut, Indices, index_dtype
+from .._backends.protocol import Backend
+from .._matrix.pattern import Indices, Offset, index_dtype
 
 
 class Assembly:
@@ -21,7 +21,7 @@ class Assembly:
     It keeps weak references to the index arrays that it returned, so that `check_out` knows them.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Backend) -> None:
         self.rows, self._pattern = rows, rows.pattern
         self.shape = (self._pattern.m, self._pattern.k)
         self.nnz = self._pattern.nnz
@@ -42,7 +42,7 @@ class Assembly:
         _validation.fits(what, nbytes, self._stored_first(hint))
 
     def _stored_first(self, hint: str) -> str:
-        if self._pattern.grid is None:
+        if self._pattern.implicit is None:
             return hint
         count = self._pattern.entries
         return f'take rows="stored", one row for each of the {count} stored entries of A; or {hint}'
@@ -96,7 +96,7 @@ class Assembly:
     ) -> scipy.sparse.csr_array:
         pattern = self._pattern
         if out is not None:
-            self._fill_data(x, *pattern.ends, out.data)
+            self._fill_data(x, *pattern.bounds, out.data)
             return out
         hint = (
             "builder.operator(x) multiplies by it without forming it, "
@@ -107,7 +107,7 @@ class Assembly:
             pattern.csr_nbytes(x.dtype.itemsize),
             self._stored_first(hint),
         )
-        J = self._block(x, 0, pattern.m, *pattern.ends, pattern.columns_dtype)
+        J = self._block(x, 0, pattern.m, *pattern.bounds, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
             self._made[id(_owner(array))] = _owner(array)
         return J
@@ -119,7 +119,7 @@ class Assembly:
         for r0 in range(0, pattern.m, block_rows):
             pattern.check_unchanged()
             r1 = min(r0 + block_rows, pattern.m)
-            begin, end = pattern.cut(r0), pattern.cut(r1)
+            begin, end = pattern.offset(r0), pattern.offset(r1)
             nnz = end.nnz - begin.nnz
             dtype = index_dtype(r1 - r0, pattern.k, nnz)
             nbytes = nnz * x.dtype.itemsize + (nnz + r1 - r0 + 1) * dtype.itemsize
@@ -127,7 +127,7 @@ class Assembly:
             yield r0, self._block(x, r0, r1, begin, end, dtype)
 
     def _block(
-        self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]
+        self, x: NDArray[Any], r0: int, r1: int, begin: Offset, end: Offset, dtype: np.dtype[Any]
     ) -> scipy.sparse.csr_array:
         """Rows ``r0 <= r < r1`` of J, between the two cuts."""
         pattern = self._pattern
@@ -147,7 +147,7 @@ class Assembly:
         )  # fmt: skip
         return canonical((data, indices, indptr), (r1 - r0, pattern.k))
 
-    def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
+    def _fill_data(self, x: NDArray[Any], begin: Offset, end: Offset, out: NDArray[Any]) -> None:
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
         self.rows.map(
             "csr_data",

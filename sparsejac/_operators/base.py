@@ -20,7 +20,7 @@ silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
 
 def check_sparse(pattern: Pattern, itemsize: int) -> None:
     """Refuse a sparse k×k matrix of A + Aᵀ and the diagonal, if A is dense or it does not fit."""
-    if pattern.indices is None:
+    if not pattern.interleaved:
         raise TypeError(
             "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
-from .._backends.rows import Rows
+from .._backends.protocol import Backend
 from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
 from .._matrix.pattern import frozen
@@ -34,7 +34,7 @@ _BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
 class _Hermitian(Operator):
     """``Diag(d) + T + Tᴴ``, k×k. Subclasses define T by `_products` and, per entry, by `_term`."""
 
-    _rows: Rows
+    _rows: Backend
     _d: NDArray[Any] | float
 
     def _products(self, U: NDArray[Any]) -> NDArray[Any]:
@@ -171,7 +171,7 @@ class _Hermitian(Operator):
             2 * k * k * doubled.itemsize,
             "multiply by it without forming it",
         )
-        if self._rows.pattern.indices is not None:
+        if self._rows.pattern.interleaved:
             return self.tocsr().toarray()
         with silence():
             return self._dense(doubled)
@@ -233,7 +233,7 @@ class NormalOperator(_Hermitian):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Backend,
         sums: Sums,
         x: NDArray[Any],
         damping: float,
@@ -296,7 +296,7 @@ class HessianOperator(_Hermitian):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Backend,
         dtype: np.dtype[Any],
         *,
         w: Any = None,
@@ -322,7 +322,7 @@ class HessianOperator(_Hermitian):
     def _times(self, u: NDArray[Any]) -> NDArray[Any]:
         if self._sums is not None and self._x is not None:
             return self._sums.curvature(self._x, u)
-        return self._rows.sum("rmatvec", frozen(u), False, target=self._w)
+        return self._rows.reduce("rmatvec", frozen(u), False, target=self._w)
 
     def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
         if self._x is None:
@@ -332,7 +332,7 @@ class HessianOperator(_Hermitian):
     def _aligned_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
         if self._w is None:
             return self._rows.values(self._y)
-        return self._w.at_places(i, j)
+        return self._w.at_pairs(i, j)
 
     def _aligned_matrix(self) -> Any:
         if self._w is None:

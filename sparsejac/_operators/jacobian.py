@@ -122,7 +122,7 @@ class JacobianOperator(Operator):
         True
         """
         with silence():
-            squares = self._rows.sum("squares", absolute_squares(self._x), True)
+            squares = self._rows.reduce("squares", absolute_squares(self._x), True)
             return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
 
     def normal(self, damping: float = 0.0) -> NormalOperator:
@@ -189,9 +189,9 @@ class JacobianOperator(Operator):
         rows, x = self._rows, frozen(x)
         weights = Weights(X, rows.pattern, doubled, rows.layout)
         if X.ndim == 1:
-            total = rows.sum("rmatvec", x, conjugate, target=weights)
+            total = rows.reduce("rmatvec", x, conjugate, target=weights)
         else:
-            total = rows.sum("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
+            total = rows.reduce("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
         if doubled == dtype:
             return total
         with silence():

@@ -162,7 +162,7 @@ class RowSumsOperator(Operator):
             f"the {k}x{k} array, while it is made,", 12 * k * k, "multiply by it without forming it"
         )
         pattern = products.pattern
-        if pattern.indices is not None:
+        if pattern.interleaved:
             return self.tocsr().toarray()
         J = products.rows.matrix()
         with silence():

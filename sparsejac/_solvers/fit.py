@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from .. import _kernels
-from .._backends.rows import Rows
+from .._backends.protocol import Backend
 from .._backends.sums import Sums
 from . import float_range
 from .fit_points import Point, reciprocal, weighted_norm
@@ -34,7 +34,7 @@ class Newton(Saddles):
     def __init__(
         self,
         sums: Sums,
-        rows: Rows,
+        rows: Backend,
         x0: ArrayLike | None,
         tol: float,
         callback: Any,

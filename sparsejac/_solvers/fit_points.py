@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._backends.rows import Rows
+from .._backends.protocol import Backend
 from .._backends.sums import Sums
 from .._matrix.pattern import Pattern
 from . import float_range
@@ -29,7 +29,7 @@ class Points:
 
     _at: Point
 
-    def __init__(self, sums: Sums, rows: Rows, bar: Any) -> None:
+    def __init__(self, sums: Sums, rows: Backend, bar: Any) -> None:
         self._sums, self._bar = sums, bar
         self._nit = self._nfev = self._n_products = self._draws = 0
         self._count_product()

@@ -89,7 +89,7 @@ def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, i
     """Write J as one file: J, its bytes, and the words about them."""
     started = time.perf_counter()
     with progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
-        builder._rows.tick = bar.update
+        builder._rows.on_progress = bar.update
         try:
             J = builder.tocsr(x)
         except MemoryError as error:
@@ -97,7 +97,7 @@ def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, i
                 f"{error}; or write it block by block: name a new folder, as in -o J"
             ) from None
         finally:
-            builder._rows.tick = None
+            builder._rows.on_progress = None
     assembled = time.perf_counter()
     nbytes = J.data.nbytes + J.indices.nbytes + J.indptr.nbytes
     with progress(total=nbytes, desc="writing", unit="B") as bar:

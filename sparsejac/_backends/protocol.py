@@ -1,0 +1,272 @@
+"""What all backends have in common.
+
+A backend runs operations over the entries of A. `map` runs one that writes each row's own part of
+an output. Threads take the rows in any order. `reduce` runs one that adds into k-vectors. There A
+alone determines the partial sums, and they are added in order. So the result has the same bits for
+every number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._matrix.entries import wide
+from .._matrix.layout import Layout, pattern_of
+from .._matrix.pattern import Indices, frozen, index_dtype
+from .._matrix.scan import Scan
+from .._matrix.source import Source
+from .._system import machine
+from .._validation import Order, Settings
+
+
+class Backend:
+    """The base of all backends: what they derive from `map` and `reduce`.
+
+    Attributes
+    ----------
+    source, layout, settings
+        What it was made of. It pickles as these three.
+    pattern : Pattern
+        The entries of the source that the layout visits.
+    entries : Aligned
+        The numbers of A.
+    dtype : numpy.dtype
+        The dtype in which the kernels get the numbers of A.
+    workers : int
+        How many threads compute at the same time.
+    memory : int or None
+        The budget in bytes, if there is one.
+    on_progress : callable or None
+        `map` calls it with the number of entries of each piece that it has finished.
+    """
+
+    entries: Any
+    dtype: np.dtype[Any]
+    on_progress: Callable[[int], object] | None = None
+    memory: int | None = None
+
+    def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
+        self.source, self.layout, self.settings = source, layout, settings
+        self.workers = settings.workers or machine.cpu_count()
+        self.pattern = pattern_of(source, layout)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.pattern.check_unchanged()
+        return type(self), (self.source, self.layout, self.settings)
+
+    # --- what each backend defines
+
+    def map(self, kernel: str, *args: Any, **how: Any) -> None:
+        """Run a kernel over all rows, or over the rows ``rows[0] <= i < rows[1]``.
+
+        The kernel gets the entries of these rows, and `args`. Keywords:
+
+        rows : tuple of int, optional
+        columns : int, default 1
+            How many numbers the kernel writes for each entry.
+        structure : bool, default False
+            The kernel does not read A's values.
+        visited_only : bool, default False
+            The output has a row for each visited entry, as if J had no implicit rows.
+        target : Aligned, optional
+            The kernel also reads a number of it at each entry.
+        """
+        raise NotImplementedError
+
+    def reduce(
+        self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any
+    ) -> NDArray[Any]:
+        """The sums, in the dtype of x, that a kernel adds up over all rows.
+
+        What x may be is said by `Reduction`. Keywords:
+
+        outputs, extra, columns
+            The shape of the result: see `Reduction`.
+        target : Aligned, optional
+            The kernel also reads a number of it, or `columns` numbers, at each entry or row of J.
+        """
+        raise NotImplementedError
+
+    def check(self, symmetric: str | None) -> None:
+        """Refuse an A in memory that is not finite, and an A that is not symmetric.
+
+        `symmetric` names what needs a symmetric A, or is None. The numbers of a streamed A are
+        checked for NaN and infinity in its first pass.
+        """
+        raise NotImplementedError
+
+    def at(self, entries: Indices) -> NDArray[Any]:
+        """The values of these entries. There are O(k) of them."""
+        raise NotImplementedError
+
+    def scan(self) -> Scan:
+        """Scan the entries that are visited."""
+        raise NotImplementedError
+
+    def diagonal(self) -> NDArray[Any]:
+        """A's diagonal in double precision, with 0 where A stores no entry."""
+        raise NotImplementedError
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        """The diagonal of a target, in float64."""
+        raise NotImplementedError
+
+    def any_nonzero(self, target: Any) -> bool:
+        """Whether a target has a nonzero number. If it is in memory, this takes no pass over A."""
+        raise NotImplementedError
+
+    def check_budget(self, target: Any) -> None:
+        """Refuse a budget that is too small for a target."""
+
+    def take_scan(self, scan: Scan, *, whole_diagonal: bool) -> None:
+        """Take over what another pass has scanned.
+
+        With `whole_diagonal`, later passes note the diagonal even where it is not visited.
+        """
+
+    def noted_diagonal(self) -> NDArray[Any] | None:
+        """The diagonal that the last pass noted, or None if passes do not note it."""
+        return None
+
+    # --- what follows from these
+
+    def pair(self, x: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Two k-vectors as the kernels of a map take them. For sparse rows they are interleaved."""
+        if not self.pattern.interleaved:
+            return x, v
+        both = np.empty((x.size, 2), x.dtype)
+        both[:, 0], both[:, 1] = x, v
+        return frozen(both), None
+
+    def visited(self) -> tuple[Indices, Indices]:
+        """The pairs (i, j) of the entries that are visited."""
+        pattern, count = self.pattern, self.pattern.entries
+        dtype = index_dtype(pattern.k, pattern.k, count)
+        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        self.map("pairs", i, j, structure=True, visited_only=True)
+        return i, j
+
+    def positions(self) -> Any:
+        """The positions of the visited entries among A's values."""
+        pattern = self.pattern
+        if pattern.is_whole:
+            return slice(None)
+        return np.arange(pattern.entries) + np.repeat(
+            pattern.lo - pattern.first[:-1], pattern.hi - pattern.lo
+        )
+
+    def values(self, target: Any = None) -> NDArray[Any]:
+        """A's numbers, or the target's, at the entries that are visited, in double precision."""
+        k, dtype = self.pattern.k, wide(self.dtype)
+        found = np.empty(self.pattern.entries, dtype)
+        if target is None:
+            self.map("value", None, 0, frozen(np.ones(k, dtype)), found, visited_only=True)
+            return found
+        zeros = frozen(np.zeros(k, dtype))
+        self.map("value", zeros, found, visited_only=True, target=target)  # 0 - y
+        return np.negative(found, out=found)
+
+    def matrix(self, target: Any = None) -> NDArray[Any]:
+        """The `values` for a dense A as a k×k array, with zeros elsewhere."""
+        return self.pattern.scattered(self.values(target)).reshape(self.pattern.k, self.pattern.k)
+
+    def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of m rows that a map fills. It is zero where A has no entries."""
+        return np.empty(shape, dtype) if self.pattern.implicit is None else np.zeros(shape, dtype)
+
+    def check_weights(self) -> None:
+        """Refuse weights for J's rows that cannot be read along the stored rows."""
+        if not (self.layout.rows_in_order or self._rows_and_columns_alike):
+            raise self.wrong_order()
+
+    @property
+    def _rows_and_columns_alike(self) -> bool:
+        """Whether the rows and the columns of A have the same structure: it is dense and whole."""
+        return self.pattern.is_square and not self.pattern.interleaved
+
+    def wrong_order(self) -> ValueError:
+        """The error for J's rows that do not follow the stored rows: the other order is needed."""
+        other: Order = "F" if self.layout.pairs_transposed else "C"
+        return _validation.wrong_order(other, columns=self.layout.transposed)
+
+    def bounds(self, *, visited_only: bool = False) -> tuple[Any, ...]:
+        """The arguments with which every kernel gets the rows."""
+        pattern = self.pattern
+        return pattern.lo, pattern.hi, pattern.first, None if visited_only else pattern.implicit
+
+
+class Reduction:
+    """The k-vectors that a reduction takes and adds up, and how the kernels get them.
+
+    x is a k-vector, and so is the sum, or with `columns` a matrix of so many. Or x is several
+    k-vectors, as a tuple or as rows of a matrix, and the sum as many rows as there are `outputs`,
+    of k numbers and so many `extra` ones. For sparse rows the kernel is given the vectors and the
+    sums interleaved, except with `columns`.
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        outputs: int,
+        extra: int,
+        columns: int | None,
+        *,
+        interleaved: bool,
+    ) -> None:
+        self.several = isinstance(x, tuple) or x.ndim == 2
+        self._given = x if isinstance(x, tuple) else (x,)
+        self._vectors: list[NDArray[Any]] = [*x] if self.several else [*self._given]
+        self._k, self._extra, self._outputs = self._vectors[0].size, extra, outputs
+        self._columns, self.dtype = columns, self._vectors[0].dtype
+        self.inputs, self._four = len(self._vectors), 0 if interleaved or self._k < 4 else 4
+        self.interleaved = interleaved and columns is None
+        self.shape: tuple[int, ...] = (outputs, self._k + extra) if self.several else (self._k,)
+        if columns is not None:
+            self.shape = (self._k, columns)
+
+    @property
+    def part_nbytes(self) -> int:
+        """The bytes of a partial sum."""
+        numbers = math.prod(self.shape)
+        if self.interleaved:
+            numbers = self._k * (self.inputs + self._outputs)
+        return numbers * self.dtype.itemsize
+
+    def part(self) -> NDArray[Any]:
+        """Where a kernel may add a partial sum."""
+        if not self.interleaved:
+            return np.zeros(self.shape, self.dtype)
+        out = _in_cache_lines(self._k + self._extra, self.inputs + self._outputs, self.dtype)
+        for column, vector in enumerate(self._vectors):
+            out[: self._k, column] = vector
+        out[:, self.inputs :] = 0
+        return out
+
+    def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
+        """The last arguments of a kernel that adds into a partial sum."""
+        vectors = (None,) * len(self._given) if self.interleaved else self._given
+        if self._columns is None:
+            return (*vectors, *args, out)
+        return (*vectors, *args, np.empty((self._four, self._columns), self.dtype), out)
+
+    def sums(self, out: NDArray[Any]) -> NDArray[Any]:
+        """The sums in a partial sum."""
+        if not self.interleaved:
+            return out
+        return out[:, self.inputs :].T if self.several else out[:, 1]
+
+
+def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An empty array that starts at a cache line.
+
+    So a row of a power of two of numbers lies within one cache line.
+    """
+    memory = np.empty(rows * columns + 64 // dtype.itemsize, dtype)
+    start = -memory.ctypes.data % 64 // dtype.itemsize
+    return memory[start : start + rows * columns].reshape(rows, columns)
