@@ -23,7 +23,6 @@ import scipy.sparse
 from support import slow, toarray
 
 from sparsejac import JacobianBuilder, cli, io, jacobian
-from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import market_faults as _market_faults
 from sparsejac._matrix import matrix_market as _matrix_market
 from sparsejac._matrix import registry as _registry

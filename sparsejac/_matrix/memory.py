@@ -22,7 +22,7 @@ from .pattern import ColumnRanges, Indices, frozen
 from .source import Source
 
 _TILE = 256  # rows and columns of a dense matrix that are compared at a time
-_ENTRIES = 2**18  # entries of a sparse matrix that are compared at a time
+_ENTRIES = 2**14  # entries of a sparse matrix that are compared at a time
 
 
 class MemorySource(Source):
