@@ -528,7 +528,7 @@ def _scaled(
             run.leave_out(
                 "unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling"
             )
-        run.leave_lonely_out = True
+        run.leaves_out_empty_rows = True
         result = run.run(1.0, start)
         result.n_products += products
         impossible = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)

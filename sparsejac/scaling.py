@@ -222,5 +222,5 @@ def symmetric_scaling(
         scaling = Scaling(sums._products, tol, max_products, support, callback, bar)
         if mask is not None:
             scaling.leave_out("mask", left_out)
-        scaling.leave_poor_out(min_nnz, min_count)
+        scaling.leave_out_poor_rows(min_nnz, min_count)
         return scaling.run(target, x0)

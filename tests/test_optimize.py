@@ -292,8 +292,8 @@ def test_what_is_refused():
 
 # --- SciPy ----------------------------------------------------------------------------------------
 
-# The call of each solver, as users write it. Each call is run as it stands, and must find x or its
-# step.
+# The README lists these calls. Each call is run as it stands. A solver must find x, and a solver of
+# linear systems its step.
 SOLVERS = [
     ("`least_squares`: trf, dogbox, bounds, any loss",
      "least_squares(problem.fun, x0, jac=problem.jac, bounds=(0, 9), loss='soft_l1')"),
