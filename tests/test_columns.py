@@ -192,7 +192,7 @@ def test_interrupted(uri, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    for owner, name in ((_overlay.Overlay, "copy_to"), (os, "fsync"), (_columns, "_like")):
+    for owner, name in ((_overlay.Overlay, "copy_to"), (os, "fsync"), (_columns, "_copy_status")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -253,7 +253,7 @@ def test_a_failure_at_any_step(uri, monkeypatch):
     def broken(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
-    for owner, name in ((os, "fsync"), (_columns, "_like"), (Path, "replace")):
+    for owner, name in ((os, "fsync"), (_columns, "_copy_status"), (Path, "replace")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, broken)
             with pytest.raises(OSError, match=r"map.cool cannot be written: Input/output error"):
@@ -281,7 +281,7 @@ def test_a_copy_that_holds_other_numbers(uri, monkeypatch):
 
 def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
     """The changes of another writer are not lost."""
-    like = _columns._like
+    like = _columns._copy_status
 
     def meanwhile(path, part):
         like(path, part)
@@ -295,7 +295,7 @@ def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
         shutil.copy(uri, f"{uri}.new")
         os.replace(f"{uri}.new", uri)
 
-    monkeypatch.setattr(_columns, "_like", meanwhile)
+    monkeypatch.setattr(_columns, "_copy_status", meanwhile)
     for change in (append, replace):
         changes = [change]
         with pytest.raises(
@@ -319,7 +319,7 @@ def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_a_file_that_is_open_elsewhere(uri, mode):
-    message = r"map.cool cannot be (written: it is open elsewhere|opened)"
+    message = r"map.cool cannot be (written: it is open in another program|opened)"
     with h5py.File(uri, mode), pytest.raises(OSError, match=message):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     is_old(uri)
@@ -327,7 +327,7 @@ def test_a_file_that_is_open_elsewhere(uri, mode):
 
 def test_hdf5_cannot_write_meanwhile(uri, monkeypatch):
     """HDF5's own lock prevents it."""
-    like, seen = _columns._like, []
+    like, seen = _columns._copy_status, []
 
     def meanwhile(path, part):
         like(path, part)
@@ -344,7 +344,7 @@ def test_hdf5_cannot_write_meanwhile(uri, monkeypatch):
             ).returncode
         )
 
-    monkeypatch.setattr(_columns, "_like", meanwhile)
+    monkeypatch.setattr(_columns, "_copy_status", meanwhile)
     cool.write_weights(uri, NEW, {}, overwrite=True)
     assert seen == [3]
     is_new(uri)
@@ -356,7 +356,7 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
             file[table] = h5py.ExternalLink(str(uri), f"/{table}")
     with pytest.raises(
         ValueError,
-        match=r"linked.cool has its bin table in another file, .*map.cool: pass that one",
+        match=r"linked.cool has its bin table in another file, .*map.cool: pass that file",
     ):
         cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -412,9 +412,8 @@ def test_what_version_01_left(uri):
         (
             {"a": None},
             (
-                r"stats\['a'\] cannot be an attribute of HDF5, which are numbers, strings and "
-                r"arrays "
-                r"of them, got None"
+                r"stats\['a'\] cannot be an attribute of HDF5, which holds numbers, strings and "
+                r"arrays of them, got None"
             ),
         ),
         ({"a": 10**30}, r"stats\['a'\] cannot be an attribute of HDF5"),

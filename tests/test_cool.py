@@ -291,7 +291,7 @@ def test_errors(uri, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
         ImportError,
-        match=r"read with h5py, which comes with cooler, and is not installed: pip install "
+        match=r"need h5py, which comes with cooler and is not installed: pip install "
         r"'.\[cool\]'",
     ):
         cool.read(uri)
@@ -339,7 +339,7 @@ def test_only_columns_are_replaced(uri):
         group.create_group("bins/weight")
     with pytest.raises(
         ValueError,
-        match=r'has "weight" in its bin table, which is not a column, and is not replaced',
+        match=r'has "weight" in its bin table, which is not a column and cannot be replaced',
     ):
         cool.balance(uri, store=True, overwrite=True)
 
@@ -758,9 +758,8 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
         (
             "A\t0\t5\n",
             (
-                r"out.bed names no chromosome of .*map.cool: it has A, and the map chrA, chrB, "
-                r"chrC; "
-                r"name them alike"
+                r"out.bed names no chromosome of .*map.cool: it has A, and the map has chrA, "
+                r"chrB, chrC; use the same names"
             ),
         ),
     ]:
