@@ -315,12 +315,12 @@ def _own_identities(
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
     yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, terms.size(v))
-    transposed, longest = csr.conj().T, _longest_column(csr)
+    transposed, max_terms = csr.conj().T, _max_column_nnz(csr)
     name = "CSR^H @ w = operator^H @ w"
-    yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=longest)
+    yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=max_terms)
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
     size, name = norms.astype(x.real.dtype), "column norms of CSR = of operator"
-    yield _entrywise(name, norms, op.column_norms(), size, terms=longest)
+    yield _entrywise(name, norms, op.column_norms(), size, terms=max_terms)
 
 
 def assert_adjoint(op: Any, *, seed: int = 0) -> None:
@@ -399,8 +399,8 @@ def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Chec
         part = (a * x[columns]).conj() * w
         np.add.at(expected, rows, part)
         np.add.at(size, rows, abs(part))
-    longest = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
-    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * longest)
+    max_terms = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
+    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * max_terms)
 
 
 def _entrywise(
@@ -482,7 +482,7 @@ def _wide_integers(A: Any) -> Any:
     return A.astype(np.int64) if A.dtype.kind in "iu" and A.dtype.itemsize < 8 else A
 
 
-def _longest_column(csr: Any) -> int:
+def _max_column_nnz(csr: Any) -> int:
     return int(np.bincount(csr.indices, minlength=1).max()) if csr.nnz else 1
 
 

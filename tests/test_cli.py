@@ -361,7 +361,7 @@ def test_check_that_fails(folder, capsys, monkeypatch):
 
 def _wrong(assembly, x):
     pattern = assembly.rows.pattern
-    J = assembly._block(x, 0, pattern.m, *pattern.ends, np.dtype(np.int32))
+    J = assembly._block(x, 0, pattern.m, *pattern.bounds, np.dtype(np.int32))
     J.data[0] += 1
     return J
 

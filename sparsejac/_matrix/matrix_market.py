@@ -75,7 +75,7 @@ class _Body(io.RawIOBase):
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file, self._header, self._lines = file, header, header.lines
-        self._out, self._place = header.text, 0
+        self._out, self._position = header.text, 0
         self._entries, self._line, self._rest, self._ended = 0, header.size_line + 1, b"", False
         self._error: BaseException | None = None
 
@@ -83,15 +83,15 @@ class _Body(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        while self._place == len(self._out) and not self._ended:
-            self._out, self._place = b"", 0
+        while self._position == len(self._out) and not self._ended:
+            self._out, self._position = b"", 0
             try:
                 self._out = self._next()
             except BaseException as error:  # noqa: BLE001  # also Ctrl-C, which is raised later
                 self._error, self._ended = error, True
-        start = self._place
-        self._place = len(self._out) if size < 0 else min(start + size, len(self._out))
-        return self._out[start : self._place]
+        start = self._position
+        self._position = len(self._out) if size < 0 else min(start + size, len(self._out))
+        return self._out[start : self._position]
 
     def raise_error(self) -> None:
         if self._error is not None:

@@ -189,14 +189,14 @@ class Pattern:
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
     @computed_once
-    def ends(self) -> tuple[Cut, Cut]:
-        """The bounds of all rows of J: before the first row, and behind the last."""
-        return Cut(0, int(self.lo[0]) if self.k else 0, 0), self.cut(self.m)
+    def bounds(self) -> tuple[RowOffset, RowOffset]:
+        """The row offsets of the first row of J, and of the end of the last row."""
+        return RowOffset(0, int(self.lo[0]) if self.k else 0, 0), self.row_offset(self.m)
 
-    def cut(self, r: int) -> Cut:
-        """The place in A, and among the entries of J, where row r of J starts."""
+    def row_offset(self, r: int) -> RowOffset:
+        """Where row r of J starts, in A and among the entries of J."""
         if r >= self.m:
-            return Cut(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
+            return RowOffset(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
         if self.grid is None:
             i = searchsorted(self.first, r, side="right") - 1
             p = int(self.lo[i]) + r - int(self.first[i])
@@ -207,7 +207,7 @@ class Pattern:
             p = int(self.lo[i]) + searchsorted(columns, j)
         before = int(self.first[i]) + p - int(self.lo[i])
         on_diagonal = int(self.diagonal[i]) + self._diagonal_before(i, p)
-        return Cut(i, p, 2 * before - on_diagonal)
+        return RowOffset(i, p, 2 * before - on_diagonal)
 
     def _diagonal_before(self, i: int, p: int) -> int:
         """1 if row i has a diagonal entry before entry p, else 0."""
@@ -267,10 +267,10 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A place between two rows of J.
+class RowOffset:
+    """Where a row of J starts.
 
-    It is in row `row` of A, before entry `entry`, and behind `nnz` entries of J.
+    It starts in row `row` of A, at its entry `entry`, after `nnz` entries of J.
     """
 
     row: int

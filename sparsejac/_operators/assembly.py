@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.rows import Rows
-from .._matrix.pattern import Cut, Indices, index_dtype
+from .._matrix.pattern import RowOffset, Indices, index_dtype
 
 
 class Assembly:
@@ -97,7 +97,7 @@ class Assembly:
     ) -> scipy.sparse.csr_array:
         pattern = self._pattern
         if out is not None:
-            self._fill_data(x, *pattern.ends, out.data)
+            self._fill_data(x, *pattern.bounds, out.data)
             return out
         hint = (
             "builder.operator(x) multiplies by it without forming it, "
@@ -108,7 +108,7 @@ class Assembly:
             pattern.csr_nbytes(x.dtype.itemsize),
             self._or_stored_rows(hint),
         )
-        J = self._block(x, 0, pattern.m, *pattern.ends, pattern.columns_dtype)
+        J = self._block(x, 0, pattern.m, *pattern.bounds, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
             self._index_arrays[id(_owner(array))] = _owner(array)
         return J
@@ -120,7 +120,7 @@ class Assembly:
         for r0 in range(0, pattern.m, block_rows):
             pattern.check_unchanged()
             r1 = min(r0 + block_rows, pattern.m)
-            begin, end = pattern.cut(r0), pattern.cut(r1)
+            begin, end = pattern.row_offset(r0), pattern.row_offset(r1)
             nnz = end.nnz - begin.nnz
             dtype = index_dtype(r1 - r0, pattern.k, nnz)
             nbytes = nnz * x.dtype.itemsize + (nnz + r1 - r0 + 1) * dtype.itemsize
@@ -128,7 +128,13 @@ class Assembly:
             yield r0, self._block(x, r0, r1, begin, end, dtype)
 
     def _block(
-        self, x: NDArray[Any], r0: int, r1: int, begin: Cut, end: Cut, dtype: np.dtype[Any]
+        self,
+        x: NDArray[Any],
+        r0: int,
+        r1: int,
+        begin: RowOffset,
+        end: RowOffset,
+        dtype: np.dtype[Any],
     ) -> scipy.sparse.csr_array:
         """Assemble the rows ``r0 <= r < r1`` of J, between two row offsets."""
         pattern = self._pattern
@@ -148,7 +154,9 @@ class Assembly:
         )  # fmt: skip
         return canonical((data, indices, indptr), (r1 - r0, pattern.k))
 
-    def _fill_data(self, x: NDArray[Any], begin: Cut, end: Cut, out: NDArray[Any]) -> None:
+    def _fill_data(
+        self, x: NDArray[Any], begin: RowOffset, end: RowOffset, out: NDArray[Any]
+    ) -> None:
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
         self.rows.map(
             "csr_data",
