@@ -498,7 +498,7 @@ def finite_blocks(
             )
 
 
-def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
+def not_finite(name: str, position: tuple[int, ...], value: Any) -> ValueError:
     hint = "pass check_finite=False to compute with it"
     if name == "Y":
         hint = (
@@ -506,7 +506,7 @@ def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
             "the two"
         )
     return ValueError(
-        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {hint}"
+        f"{name} must be finite, but {name}[{', '.join(map(str, position))}] = {value}: {hint}"
     )
 
 

@@ -146,7 +146,7 @@ def wrong_dense(matrix: NDArray[Any], header: Header) -> Fault | None:
         column = int(np.argmax(diagonal.imag != 0))
         # The file lists the lower triangle column by column.
         entry = sum(len(matrix) - before for before in range(column))
-        return lambda place, _: _BAD_DIAGONAL["hermitian"] if place == entry else None
+        return lambda position, _: _BAD_DIAGONAL["hermitian"] if position == entry else None
     return infinite if _too_large(matrix) else None
 
 

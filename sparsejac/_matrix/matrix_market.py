@@ -118,11 +118,11 @@ class _Body(io.RawIOBase):
         return _normalised(block)
 
     def _check(self, block: bytes) -> None:
-        place, entries = 0, self._entries
+        position, entries = 0, self._entries
         while True:
-            match = self._lines.match(block, place)
-            end = match.end() if match else place
-            entries += block.count(b"\n", place, end)
+            match = self._lines.match(block, position)
+            end = match.end() if match else position
+            entries += block.count(b"\n", position, end)
             if entries > self._header.entries:
                 while entries > self._header.entries:  # go back to the first line too many
                     end = block.rfind(b"\n", 0, end - 1) + 1
@@ -142,7 +142,7 @@ class _Body(io.RawIOBase):
                 raise self._wrong(
                     self._line + block.count(b"\n", 0, end), block[end : block.index(b"\n", end)]
                 )
-            place = empty.end()
+            position = empty.end()
         self._entries = entries
         self._line += block.count(b"\n")
 

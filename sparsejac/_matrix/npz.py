@@ -101,9 +101,9 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind != "u":
         return _native(array)
     if array.dtype.itemsize == 8 and (wrong := array >= 2**63).any():
-        place = np.unravel_index(int(np.argmax(wrong)), array.shape)
-        at = ", ".join(map(str, place))
-        raise ValueError(f"its {name}[{at}] is {array[place]}, which is not an index: {_ANEW}")
+        position = np.unravel_index(int(np.argmax(wrong)), array.shape)
+        at = ", ".join(map(str, position))
+        raise ValueError(f"its {name}[{at}] is {array[position]}, which is not an index: {_ANEW}")
     return _native(array).astype(np.int64)
 
 
@@ -113,9 +113,9 @@ def _within(name: str, indices: NDArray[Any], low: int, high: int) -> None:
         piece = indices[start : start + _PIECE]
         wrong = (piece < low) | (piece >= high)
         if wrong.any():
-            place = int(np.argmax(wrong))
+            position = int(np.argmax(wrong))
             raise ValueError(
-                f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: "
+                f"its {name}[{start + position}] is {piece[position]}, outside {low} … {high - 1}: "
                 f"{_ANEW}"
             )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.rows import Rows
-from .._matrix.pattern import RowOffset, Indices, index_dtype
+from .._matrix.pattern import Indices, RowOffset, index_dtype
 
 
 class Assembly:

@@ -62,7 +62,7 @@ class ScalingState:
         self._log_alpha = self._shift = 0
         self._windows = NARROW
         self._d: NDArray[Any] | None = None
-        # whether all entries of some row underflow, because they are small beside the largest
+        # whether all entries of some row underflow, in the units of alpha
         self._lost = False
 
     # --- the rows that are kept -------------------------------------------------------------------
