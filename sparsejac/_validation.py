@@ -1,4 +1,4 @@
-"""Every check of what a user passes in, and its message. No other module checks it again."""
+"""Checks of the arguments that users pass, with their messages. No other module repeats them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ Pairs = Literal["all", "within", "between"]
 Triangle = Literal["upper", "lower"]
 REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
 _ACCEPTED = "bool, integers, float32, float64, complex64 or complex128"
-# Nobody asks whether a smaller array fits: asking the system takes longer than a small call.
+# Smaller arrays are not checked, because asking the system for its free memory takes longer than a
+# small call.
 LARGE = 2**26
 
 
 def human_bytes(count: int) -> str:
-    """1536 → '1.5 KiB'."""
+    """Format a number of bytes: 1536 → '1.5 KiB'."""
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
         if size < 1024 or unit == "EiB":
@@ -37,7 +38,7 @@ def human_bytes(count: int) -> str:
 
 
 def rows_of(value: object, uplo_: Uplo | None, default: Rows = "all", *, is_map: bool) -> Rows:
-    """`rows`, of which the default is "upper" where A holds one triangle."""
+    """Check `rows`. The default is "upper" if A holds one triangle."""
     if is_map and value not in (None, "upper"):
         raise ValueError(
             'rows must be "upper" for a contact map, which holds the upper triangle of a '
@@ -62,7 +63,7 @@ def order(value: object) -> Order:
 
 
 class Settings(NamedTuple):
-    """How a backend works: the keywords that mean the same wherever an A is taken."""
+    """The keywords of a backend. They mean the same in every function that takes an A."""
 
     check_finite: bool = True
     workers: int | None = None
@@ -84,7 +85,7 @@ def uplo(value: object) -> Uplo | None:
 
 
 def uplo_of(value: object, *, is_map: bool) -> Uplo | None:
-    """`uplo`, which a contact map has by itself."""
+    """Check `uplo`. It is always "U" for a contact map."""
     if is_map and value not in (None, "U"):
         raise ValueError(
             f'uplo must be "U" for a contact map, which holds the upper triangle, got {value!r}: '
@@ -98,7 +99,7 @@ def pairs(value: object) -> Pairs:
 
 
 def choice(name: str, value: Any, alias: Any) -> Any:
-    """Return one of the strings that a Literal names."""
+    """Check that a value is one of the strings of a Literal."""
     legal = get_args(alias)
     if not isinstance(value, str) or value not in legal:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
@@ -115,7 +116,7 @@ def nonnegative_integer(name: str, value: object) -> int:
 
 def _integer(name: str, value: object, least: int, needed: str) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what this line finds out
+        number = operator.index(value)  # type: ignore[arg-type]  # this line tests the type
     except TypeError:
         raise TypeError(f"{name} must be {needed}, got {value!r} ({type_name(value)})") from None
     if number < least:
@@ -124,7 +125,7 @@ def _integer(name: str, value: object, least: int, needed: str) -> int:
 
 
 def nonnegative(name: str, value: object) -> float:
-    """Return a finite real number that is not negative."""
+    """Check that a value is a finite real number that is not negative."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
@@ -146,7 +147,7 @@ def flag(name: str, value: object) -> bool:
 
 def variable_index(s: object, k: int) -> int:
     try:
-        number = operator.index(s)  # type: ignore[arg-type]  # what this line finds out
+        number = operator.index(s)  # type: ignore[arg-type]  # this line tests the type
     except TypeError:
         raise TypeError(
             f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})"
@@ -160,7 +161,7 @@ def variable_index(s: object, k: int) -> int:
 
 
 def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype in which values of `dtype` are computed.
+    """The dtype of computations with values of `dtype`.
 
     It is `dtype`, or float64 for integers and booleans.
     """
@@ -180,7 +181,7 @@ def float_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def dtype_of(name: str, value: Any) -> np.dtype[Any]:
-    """The dtype in which values of the dtype that `value` describes are computed."""
+    """The dtype of computations with values of the dtype that `value` describes."""
     try:
         dtype = np.dtype(value)
     except TypeError:
@@ -194,7 +195,7 @@ def dtype_of(name: str, value: Any) -> np.dtype[Any]:
 def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     """Return `value` as an ndarray of an accepted dtype, without a copy.
 
-    It is refused if it would lose a mask, labels or a unit.
+    Arrays that would lose a mask, labels or a unit are refused.
     """
     if type(value) is np.ndarray:
         float_dtype(name, value.dtype)
@@ -244,7 +245,7 @@ def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
 
 
 def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:
-    """Return a vector of so many numbers, without a copy."""
+    """Return `value` as a vector of `length` numbers, without a copy."""
     result = array(name, value)
     if result.shape != (length,):
         raise ValueError(
@@ -257,7 +258,7 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
         and not all(np.isfinite(piece).all() for _, piece in pieces(result))
     ):
         raise ValueError(
-            f"{name} must be finite: pass check_finite=False to compute with what it has"
+            f"{name} must be finite: pass check_finite=False to compute with its values"
         )
     return result
 
@@ -277,7 +278,7 @@ def real(name: str, dtype: np.dtype[Any], what: str, why: str = _NO_COMPLEX_DERI
 
 
 def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return where the group of each row begins and ends."""
+    """Return for each row the first row of its group, and the row after the last one."""
     if labels is None:
         if which != "all":
             raise ValueError(
@@ -313,7 +314,7 @@ def groups(labels: Any, which: Pairs, k: int) -> tuple[NDArray[np.int64], NDArra
 
 
 def _bounds(array: NDArray[Any]) -> NDArray[np.int64]:
-    """Where each group begins, and where the last one ends. Each must be in one piece."""
+    """Find the first row of each group, and the end of the last. Rows of a group must adjoin."""
     try:
         changes = np.asarray(array[1:] != array[:-1], np.bool_)
         starts = np.append(np.zeros(min(1, array.size), np.int64), np.flatnonzero(changes) + 1)
@@ -334,9 +335,9 @@ def _bounds(array: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
-    """The labels that are missing.
+    """Find the labels that are missing.
 
-    In a list with strings NaN would become the label "nan", so each item is tested.
+    In a list with strings, NumPy would convert NaN to the label "nan". So each item is tested.
     """
     if isinstance(labels, np.ma.MaskedArray):
         return np.atleast_1d(np.ma.getmaskarray(labels))
@@ -345,18 +346,18 @@ def _lacking_labels(labels: Any, array: NDArray[Any]) -> NDArray[np.bool_]:
         array[:] = labels
     if array.dtype == object:
         return np.fromiter(map(_is_lacking, array.tolist()), np.bool_, array.size)
-    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # NaN and NaT differ from themselves
+    return np.asarray(array != array, np.bool_)  # noqa: PLR0124  # true for NaN and NaT only
 
 
 def _is_lacking(label: Any) -> bool:
     try:
         return label is None or bool(label != label)  # noqa: PLR0124  # as above
-    except TypeError:  # pandas.NA: whether it differs from itself is neither True nor False
+    except TypeError:  # comparing pandas.NA with itself is neither True nor False
         return True
 
 
 def mask(value: object, k: int) -> NDArray[np.bool_]:
-    """Return a boolean for each row, True if it is left out."""
+    """Return a boolean for each row, which is True if the row is left out."""
     if value is None:
         return np.zeros(k, np.bool_)
     if isinstance(value, np.ma.MaskedArray):
@@ -364,15 +365,15 @@ def mask(value: object, k: int) -> NDArray[np.bool_]:
     array = np.asarray(value, np.bool_) if k == 0 else np.asarray(value)
     if array.dtype != np.bool_ or array.shape != (k,):
         raise ValueError(
-            f"mask must be a boolean for each of the {k} rows, True for one that is left out, "
-            f"got {array.dtype} of shape {array.shape}: of row numbers, make it by mask = "
+            f"mask must be a boolean for each of the {k} rows, True if the row is left out, got "
+            f"{array.dtype} of shape {array.shape}: from row numbers, make it by mask = "
             "np.zeros(k, bool); mask[rows] = True"
         )
     return array
 
 
 def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Copy a vector that is positive and finite in the rows that are kept to float64.
+    """Return a float64 copy of a vector that is positive and finite in the rows that are kept.
 
     A scalar stands for all rows.
     """
@@ -397,7 +398,7 @@ def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.fl
 
 def negative(i: int, j: int, value: Any) -> ValueError:
     return ValueError(
-        f"A must have no negative entries, but A[{i}, {j}] = {value}: of mixed signs a scaling "
+        f"A must have no negative entries, but A[{i}, {j}] = {value}: with mixed signs a scaling "
         "need not exist; pass abs(A) to scale its absolute values"
     )
 
@@ -411,10 +412,10 @@ def outside_triangle(uplo: Uplo, count: int) -> ValueError:
 
 
 def operand(name: str, value: object, length: int, product: str, *, matrix: bool) -> NDArray[Any]:
-    """Return a vector or matrix that an operator multiplies, if its shape and dtype fit.
+    """Check the shape and dtype of a vector or matrix that an operator multiplies.
 
-    As in SciPy, a vector has shape (length,), (length, 1), or, for a batch, (…, length). A matrix
-    has shape (…, length, n).
+    As in SciPy, a vector has shape (length,) or (length, 1), a batch of vectors (…, length), and a
+    matrix (…, length, n).
     """
     result = array(name, value)
     if matrix:
@@ -434,7 +435,10 @@ def operand(name: str, value: object, length: int, product: str, *, matrix: bool
 
 
 def fits(what: str, count: int, hint: str, available: int | None = None) -> None:
-    """Refuse what `available` bytes cannot hold, before it is allocated. Default: the machine's."""
+    """Raise MemoryError if `count` bytes are more than `available`, before they are allocated.
+
+    By default, `available` is the free memory of the machine.
+    """
     if count < LARGE and available is None:
         return
     available = machine.available_memory() if available is None else available
@@ -462,9 +466,10 @@ def matrix(A: object) -> Any:
 def pieces(
     values: NDArray[Any], part: Triangle | None = None
 ) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield consecutive pieces of A's values, with where they start.
+    """Yield consecutive pieces of A's values, with their first rows.
 
-    A mask of a piece is small. With a triangle, values outside it are zeros.
+    The pieces are small, so that masks of them are small. With a triangle, values outside it are
+    zeros.
     """
     step = max(1, 2**15 // max(1, values[:1].size))
     for start in range(0, len(values), step):
@@ -493,15 +498,15 @@ def finite_blocks(
             )
 
 
-def not_finite(name: str, place: tuple[int, ...], value: Any) -> ValueError:
+def not_finite(name: str, position: tuple[int, ...], value: Any) -> ValueError:
     hint = "pass check_finite=False to compute with it"
     if name == "Y":
         hint = (
-            "leave out unknown entries, in A and in Y: as zeros in both, or entries that neither "
-            "stores"
+            "leave out unknown entries of A and Y: set both to zero, or store them in neither of "
+            "the two"
         )
     return ValueError(
-        f"{name} must be finite, but {name}[{', '.join(map(str, place))}] = {value}: {hint}"
+        f"{name} must be finite, but {name}[{', '.join(map(str, position))}] = {value}: {hint}"
     )
 
 
@@ -515,8 +520,8 @@ def bad_structure(name: str, format_: str, reason: str) -> ValueError:
 def unsorted(name: str, line: int) -> ValueError:
     return ValueError(
         f"{name}, which is read from disk, must have the columns of each row in ascending order "
-        f"and none twice, which fails in row {line}: write it anew after sum_duplicates(), which "
-        "sorts as well"
+        f"and none twice, which fails in row {line}: call sum_duplicates(), which also sorts, and "
+        "write it anew"
     )
 
 
@@ -524,17 +529,17 @@ def wrong_order(order: Order, *, columns: bool) -> ValueError:
     ours, theirs = ("columns", "rows") if columns else ("rows", "columns")
     return ValueError(
         f'A is stored by {ours}, and this needs its {theirs}: take order="{order}", with which '
-        f"J's rows go by {ours}, write A in the other order, or, if "
+        f"J's rows follow its {ours}, write A in the other order, or, if "
         "it fits, pass it in memory; products with k-vectors, costs, gradients and column norms "
-        "work as it is"
+        "work with the file as it is"
     )
 
 
 def different_orders(*, transposed: bool) -> ValueError:
     ours, theirs = ("columns", "rows") if transposed else ("rows", "columns")
     return ValueError(
-        f"Y must be stored as A is, which is read along its {ours}, but Y can be read along its "
-        f"{theirs} only: write one of them in the other order, or, if it fits, pass it in memory"
+        f"Y must be stored as A is, which is read along its {ours}, but Y can be read only along "
+        f"its {theirs}: write one of them in the other order, or, if it fits, pass it in memory"
     )
 
 
@@ -542,16 +547,15 @@ def vector_by_other_lines(*, transposed: bool) -> ValueError:
     ours, theirs, order = ("columns", "rows", "F") if transposed else ("rows", "columns", "C")
     return ValueError(
         f"Y must be stored as A is, which is read along its {ours}, but Y is a vector in the "
-        f"order of J's rows, which go by {theirs} here: pass Y as a "
+        f"order of J's rows, which follow its {theirs} here: pass Y as a "
         f'k x k matrix, or take order="{order}"'
     )
 
 
 def asked_while_answering(name: str) -> RuntimeError:
     return RuntimeError(
-        f"{name} was asked for rows while it was returning rows, which would wait for ever: let "
-        "its function use another operator than one over itself, or over a partial of the same "
-        "function"
+        f"{name} was asked for rows while it was returning rows, which would wait for ever: its "
+        "function must not use an operator over itself, or over a partial of itself"
     )
 
 
@@ -567,10 +571,10 @@ def small_memory(
 
 
 def symmetry_tolerance(dtype: np.dtype[Any]) -> float:
-    """How far A_ij and A_ji of a symmetric A may differ, relative to the largest of their rows.
+    """How much A_ij and A_ji of a symmetric A may differ, relative to the largest of their rows.
 
-    It is 1000 ε of A's dtype, because the result of BLAS for a symmetric product differs by some
-    hundred ε. Integers must be equal.
+    The tolerance is 1000 ε of A's dtype, because BLAS computes symmetric products with differences
+    of some hundred ε. Integers must be equal.
     """
     return 1000 * float(np.finfo(dtype).eps) if dtype.kind in "fc" else 0.0
 
@@ -611,8 +615,8 @@ def target_is_triangle(uplo_: Uplo) -> ValueError:
 def outside(count: int, where: tuple[int, int]) -> ValueError:
     return ValueError(
         f"Y has {count} entries that are not zero where A stores none, the first at "
-        f"{tuple(map(int, where))}: F is zero there for every x, so they are constants in the "
-        "cost; remove them from Y, or store entries of A (zeros will do) at their places"
+        f"{tuple(map(int, where))}: F is zero there for every x, so they only add a constant to "
+        "the cost; remove them from Y, or store entries of A at the same (i, j) (zeros will do)"
     )
 
 
@@ -635,9 +639,8 @@ def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
 
 def lower_is_read() -> ValueError:
     return ValueError(
-        'of these files rows="upper" reads the lower triangle of a symmetric A and Y, and of '
-        'this Y only the upper one is there: write all of Y, or take the other order= ("C" or '
-        '"F")'
+        'rows="upper" reads the lower triangles of A and Y in these files, and Y has only its '
+        'upper triangle: write all of Y, or take the other order= ("C" or "F")'
     )
 
 
@@ -666,7 +669,7 @@ def not_symmetric(i: int, j: int, needs: str) -> ValueError:
 
 
 def type_name(value: object) -> str:
-    """The class of `value`, with its package."""
+    """The name of the class of `value`, with its package."""
     kind = type(value)
     return (
         kind.__qualname__

@@ -1,7 +1,7 @@
 """Reads and balances Hi-C contact maps in ``.cool`` and ``.mcool`` files, and writes the weights.
 
-The files are those of the `cooler <https://cooler.readthedocs.io>`_ package, which is an extra:
-``pip install '.[cool]'`` in a clone. h5py, which comes with it, reads them.
+The `cooler <https://cooler.readthedocs.io>`_ package defines these files. It is an extra:
+``pip install '.[cool]'`` in a clone. h5py, on which it depends, reads the files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["balance", "read", "write_weights"]
 
 
 def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[Any]]:
-    """Read the contacts of a ``.cool`` file: the upper triangle, in the dtype of the file.
+    """Read the contacts of a ``.cool`` file as an upper triangle, in the dtype of the file.
 
     Parameters
     ----------
@@ -54,17 +54,17 @@ def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[A
     TypeError
         If its counts have a dtype that is not accepted.
     MemoryError
-        If it does not fit into memory.
+        If the result does not fit into memory.
     ImportError
         If h5py is not installed.
 
     Notes
     -----
-    Old versions of cooler left pixels that do not ascend within the row of a bin. They are sorted.
-    Pixels that are stored more than once are summed.
+    Old versions of cooler wrote pixels that do not ascend within the row of a bin. These are
+    sorted. Pixels that are stored more than once are summed.
 
-    **Memory.** The result, which takes 8 p + 4 k bytes for p pixels of int32 and k bins, 4 k bytes
-    for the chromosomes, and some 2 MiB while it is read.
+    **Memory.** The result takes 8 p + 4 k bytes for p pixels of int32 and k bins. The chromosomes
+    take 4 k bytes, and reading takes some 2 MiB.
 
     Examples
     --------
@@ -108,41 +108,42 @@ def balance(
 ) -> OptimizeResult:
     """Balance a contact map by `symmetric_scaling`, with the filters of ``cooler.balance_cooler``.
 
-    The defaults are those of cooler, too.
+    The defaults are those of cooler.
 
     Parameters
     ----------
     uri : str or path_like
         A ``.cool`` file, or ``file.mcool::/resolutions/10000``.
     cis_only : bool, default False
-        Balance each chromosome by itself, with its own contacts only.
+        Balance each chromosome by itself, from the contacts within it.
     trans_only : bool, default False
         Balance the contacts between chromosomes only.
     ignore_diags : int, default 2
         Leave out contacts of bins that are fewer bins apart than this.
     mad_max : float, default 5
-        Leave out bins whose log marginal, relative to the median of its chromosome, is more than
-        this many median absolute deviations below the median. 0 leaves out none.
+        Leave out bins with too small a marginal. Marginals are divided by the median of their
+        chromosome. A bin is left out if the logarithm is more than this many median absolute
+        deviations below the median of all logarithms. 0 leaves out none.
     min_nnz : int, default 10
         Leave out bins with fewer nonzero pixels than this.
     min_count : float, default 0
         Leave out bins with fewer contacts than this.
     blacklist : array_like of int or path_like, optional
         Numbers of bins to leave out, or a BED file (``.bed``, ``.bed.gz``). Bins that overlap with
-        an interval of the file are left out. If it names chromosomes that the map does not have,
-        the message mentions them.
+        an interval of the file are left out. If the file names chromosomes that the map does not
+        have, the message mentions them.
     x0 : array_like, shape (k,), optional
-        Weights to start from. Bins where they are NaN or 0 are left out.
+        Weights to start from. Bins whose weight is NaN or 0 are left out.
     tol : float, default 1e-08
-        The largest relative deviation of a row sum from 1. (That of cooler is a variance, in units
-        of contacts.)
+        The largest relative deviation of a row sum from 1. (The tolerance of cooler is a variance,
+        in units of contacts.)
     max_products : int, default 20000
         The largest number of passes over the map.
     support : {"auto", "check", "drop", "drop_rows", "skip"}, default "auto"
         As for `symmetric_scaling`. In shallow maps some bins lack support; ``"drop_rows"`` leaves
-        those out.
+        them out.
     store : bool, default False
-        Write the weights into the file, as `write_weights` does, on success only.
+        On success, write the weights into the file, as `write_weights` does.
     store_name : str, default "weight"
         The column of the bin table to write. A column named KR, VC or VC_SQRT gets 1/weight,
         because cooler divides by it.
@@ -153,24 +154,24 @@ def balance(
     workers : int, optional
         As for `JacobianBuilder`.
     memory : int, optional
-        The bytes that may be held. The map is then read from the file in each pass. Default: the
-        map is kept in memory.
+        The number of bytes that may be used. The map is then read from the file in each pass. By
+        default, the map is kept in memory.
 
     Returns
     -------
     result : scipy.optimize.OptimizeResult
-        As `symmetric_scaling` returns it, and in addition:
+        The result of `symmetric_scaling`, and in addition:
 
         * ``weight``: NaN in the bins that are left out. The balanced map is
-          ``A_ij weight_i weight_j``, and its row sums are 1. With `trans_only` the weights are, as
-          cooler defines them, x times the share of all bins that are on other chromosomes.
+          ``A_ij weight_i weight_j``, and its row sums are 1. With `trans_only` a weight is, as
+          cooler defines it, x times the share of all bins that are on other chromosomes.
         * ``stats``: the attributes of the column.
         * ``left_out``: how many bins each filter left out: ``min_nnz``, ``min_count``, ``mad_max``,
-          ``blacklist``, ``x0``, ``no_entries`` (no entries that count, of bins that are kept),
-          ``support``. The message says the same.
-        * ``unscaled``: the names of chromosomes that cannot be balanced, with `cis_only`, and of
-          those of which ``support="drop_rows"`` leaves no bin. They are left out, the message says
-          why, and the status is 7, IN_PART. Chromosomes whose bins all went by filters do not
+          ``blacklist``, ``x0``, ``no_entries`` (bins that have no contacts with bins that are
+          kept), ``support``. The message says the same.
+        * ``unscaled``: with `cis_only`, the names of chromosomes that cannot be balanced, or of
+          which ``support="drop_rows"`` leaves no bin. They are left out, the message says why, and
+          the status is 7, IN_PART. Chromosomes whose bins were all left out by filters do not
           count.
 
     Raises
@@ -179,12 +180,12 @@ def balance(
         If the file is missing, or cannot be read or written; with `store`, if it has changed
         between reading and writing.
     ValueError
-        If it is not a cooler, not stored as an upper triangle, or damaged (the message names the
-        column); if it has counts that are negative or not finite; if it has the column of weights
-        already, unless `overwrite`; for options that do not fit, and lines of `blacklist` that are
-        not BED.
+        If the file is not a cooler, not stored as an upper triangle, or damaged (the message names
+        the column); if it has counts that are negative or not finite; if it has the column of
+        weights already, unless `overwrite`; if an option has another value than those above; if a
+        line of `blacklist` is not BED.
     TypeError
-        For options of the wrong kind.
+        If an option is of the wrong type.
     MemoryError
         If the map does not fit into memory.
     ImportError
@@ -193,13 +194,14 @@ def balance(
     Notes
     -----
     **Attributes** are those of cooler, and ``residual`` and ``generator``. ``scale`` is the mean
-    marginal before balancing, over the contacts that count and the bins that are kept. That of
-    cooler depends on its iteration, and may be several times as large. ``var`` is the variance of
-    row sums around 1. Attributes of 63 KiB or more are not written, because HDF5 cannot hold them.
-    Those by chromosome reach that with eight thousand chromosomes.
+    marginal before balancing, over the contacts that count and the bins that are kept. cooler's
+    ``scale`` depends on its iteration, and may be several times as large. ``var`` is the variance
+    of row sums around 1. Attributes of 63 KiB or more are not written, because HDF5 cannot hold
+    them. An attribute with a number for each chromosome is that large for eight thousand
+    chromosomes.
 
-    **Memory.** The map as `read` stores it, and the vectors of `symmetric_scaling`; or `memory`,
-    which must be at least 384 bytes for each bin, 2 MiB, and some rows.
+    **Memory.** The map as `read` stores it, and the vectors of `symmetric_scaling`. With `memory`,
+    that many bytes, which must be at least 384 bytes for each bin, 2 MiB, and some rows.
 
     Examples
     --------
@@ -311,7 +313,7 @@ def _checked_filters(*, mad_max: float, min_nnz: int, min_count: float) -> dict[
 
 
 class _Contacts:
-    """A contact map as `balance` reads it, with the bins that a blacklist names."""
+    """A contact map for `balance`, with the bins that a blacklist names."""
 
     def __init__(self, uri: Any, blacklist: Any, memory: int | None) -> None:
         self.bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
@@ -333,7 +335,7 @@ class _Contacts:
 def _note_unscaled(
     result: OptimizeResult, contacts: _Contacts, unscaled: Mapping[int, str], support: str
 ) -> None:
-    """Name the chromosomes without a scaling, and those that the map does not have."""
+    """Add chromosomes without a scaling, or unknown to the map, to the result and its message."""
     names = contacts.names
     result.unscaled = [names[c] for c in unscaled]
     if unscaled:
@@ -355,7 +357,7 @@ def _note_unscaled(
 def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> columns.Identity:
     """Refuse a column that cannot be written, and return the identity of the file.
 
-    This comes before anything is computed.
+    This is called before anything is computed.
     """
     columns.recover(uri)
     columns.check(uri, name, overwrite=overwrite)
@@ -370,7 +372,7 @@ def write_balanced(
     overwrite: bool,
     read: columns.Identity | None,
 ) -> None:
-    """Write the weights of `balance`, if the file has not changed since `prepare`."""
+    """Write the weights of `balance`. The file must not have changed since `prepare`."""
     columns.check_unchanged(uri, read)
     _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
 
@@ -385,9 +387,9 @@ def write_weights(
 ) -> None:
     """Write a column of weights, and its attributes, into the bin table of a ``.cool`` file.
 
-    The file is copied. The copy gets the column, is read once as a test, and takes the name of the
-    file. Whatever happens, a full disk or a kill at any moment, the file is the old one or the new
-    one. This takes twice the space of the whole file for a while.
+    The file is copied. The copy gets the column, is read once as a test, and replaces the file. So
+    even after a full disk, or if the process is killed, the file is the old one or the new one.
+    This takes twice the space of the whole file for a while.
 
     Parameters
     ----------
@@ -396,8 +398,8 @@ def write_weights(
     weight : array_like, shape (k,)
         Factors of the balanced map ``A_ij weight_i weight_j``, NaN for bins that are left out.
     stats : mapping
-        The attributes, such as `balance` returns: numbers, strings, and arrays of them. Those of 63
-        KiB or more are not written.
+        The attributes, such as the ``stats`` of `balance`: numbers, strings, and arrays of them.
+        Attributes of 63 KiB or more are not written.
     name : str, default "weight"
         The name of the column. A column named KR, VC or VC_SQRT gets ``1/weight``, because cooler
         divides by it, and its attribute ``divisive_weights`` is True.
@@ -408,11 +410,11 @@ def write_weights(
     ------
     OSError
         If the file is missing or cannot be written; if its disk cannot hold a copy; if another
-        program has it open, or changes it at the same time. The file is then as it was.
+        program has it open, or changes it at the same time. The file is then unchanged.
     ValueError
-        If it is not a cooler, or has the column, unless `overwrite`; if `weight` has another length
-        than the bin table, or, for a column of reciprocals, numbers without one; if the name is one
-        of the table's coordinates.
+        If the file is not a cooler, or has the column, unless `overwrite`; if `weight` has another
+        length than the bin table; if a column of reciprocals would overflow; if the name is one of
+        the table's coordinates.
     TypeError
         If `weight` is complex, or not an array of numbers; if `stats` is not a mapping, or cannot
         be written as attributes.
@@ -421,9 +423,9 @@ def write_weights(
 
     Notes
     -----
-    The copy keeps the permissions, and if the system allows it the owner and the extended
-    attributes. A symbolic link stays one. Other hard links keep the old file. A killed process
-    leaves ``.map.cool.0123456789abcdef.part`` in the same folder, which may be removed.
+    The copy has the permissions of the file, and, if the system allows it, its owner and its
+    extended attributes. A symbolic link stays a link. Other hard links keep the old file. A killed
+    process leaves ``.map.cool.0123456789abcdef.part`` in the same folder, which may be removed.
 
     **Memory.** Two copies of the weights, and 8 MiB.
 
@@ -485,7 +487,7 @@ def _write(
 def _filtered(
     sums: RowSums, chromosomes: NDArray[Any], *, mad_max: float, min_nnz: int, min_count: float
 ) -> dict[str, tuple[NDArray[np.bool_], str]]:
-    """The bins that each of cooler's filters leaves out, with the words for a message."""
+    """Find the bins that each of cooler's filters leaves out, with words for a message."""
     out: dict[str, tuple[NDArray[np.bool_], str]] = {}
     if min_nnz > 0:
         out["min_nnz"] = sums.nonzeros() < min_nnz, f"by min_nnz={min_nnz}"
@@ -517,7 +519,7 @@ def _scaled(
     chromosomes: NDArray[Any],
     by_chromosome: bool,
 ) -> tuple[OptimizeResult, dict[int, str]]:
-    """Scale the bins that are kept. The dict says why chromosomes had to be left out."""
+    """Scale the bins that are kept. The dict maps chromosomes without a scaling to the reason."""
     unscaled: dict[int, str] = {}
     products = 0
     while True:
@@ -528,7 +530,7 @@ def _scaled(
             run.leave_out(
                 "unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling"
             )
-        run.leave_lonely_out = True
+        run.leaves_out_empty_rows = True
         result = run.run(1.0, start)
         result.n_products += products
         impossible = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
@@ -548,7 +550,7 @@ def _scaled(
 
 
 def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
-    """The chromosomes whose last bins ``support="drop_rows"`` has left out."""
+    """Find the chromosomes of which ``support="drop_rows"`` has left no bin."""
     dropped: list[int] = np.setdiff1d(
         chromosomes[result.unsupported_rows], chromosomes[result.kept]
     ).tolist()
@@ -563,7 +565,10 @@ def _statistics(
     unscaled: Mapping[int, str],
     count: int,
 ) -> dict[str, Any]:
-    """Scale, variance and convergence as cooler defines them: numbers, or arrays by chromosome."""
+    """Compute scale, variance and convergence as cooler defines them.
+
+    They are numbers, or arrays with an element for each chromosome.
+    """
     kept = result.kept
     of = np.zeros(kept.size, np.intp) if chromosomes is None else chromosomes
     deviation = sums.value(np.where(kept, result.x, 0.0)) - 1

@@ -1,4 +1,4 @@
-"""`fit` finds the x whose ``A ∘ (x xᵀ)`` is nearest to Y."""
+"""The function `fit`, which finds the x whose ``A ∘ (x xᵀ)`` is nearest to Y."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fit(
     Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
         As for `LeastSquares`.
     x0 : array_like, shape (k,), optional
-        The start. Default: a start that is computed from the data, see below.
+        The start. By default it is computed from the data, see the notes.
     rows : {"all", "stored", "upper"}, default "stored"
         The entries of F and Y that are compared: see `LeastSquares`.
     order : {"C", "F"}, default "C"
@@ -69,12 +69,12 @@ def fit(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), ``cost`` and ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with
-        ``D = diag(JᵀJ)``; ``nit``, the steps; ``nfev``, the passes for cost and gradient;
-        ``n_products``, the passes for products with a k×k matrix; ``success``, ``status`` and
-        ``message``, which lists likely causes.
+        ``D = diag(JᵀJ)``; ``nit``, the number of steps; ``nfev``, the number of passes for cost and
+        gradient; ``n_products``, the number of passes for products with a k×k matrix; ``success``,
+        ``status`` and ``message``, which lists likely causes.
 
-        The optimality does not depend on the scale of A and Y. So that x may tend to zero, D is at
-        least a ten-thousandth of what it would be if all x_j were equal and F as large as Y.
+        The optimality does not depend on the scale of A and Y. D has a lower bound, so that x may
+        tend to zero: 1e-4 times its value if all x_j were equal and F as large as Y.
 
         The status is an `enum.IntEnum`. Only 1 is a success:
 
@@ -89,62 +89,62 @@ def fit(
     Raises
     ------
     ValueError
-        As `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or
+        As for `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or
         `max_iter` is not positive.
     TypeError
-        As `LeastSquares`; if x0 is complex; if `callback` cannot be called.
+        As for `LeastSquares`; if x0 is complex; if `callback` cannot be called.
 
     Notes
     -----
-    **Method.** The steps are those of Gauss and Newton in a trust region. Near a minimum with large
-    residuals such a step falls short of what it predicts. From there on the steps are those of
-    Newton, with exact second derivatives. Preconditioned conjugate gradients [1]_ reduce the
+    **Method.** The first steps are those of Gauss and Newton in a trust region. Near a minimum with
+    large residuals, such a step lowers the cost by less than it predicts. From then on the steps
+    are Newton's, with exact second derivatives. Preconditioned conjugate gradients [1]_ reduce the
     residual of each linear system to a tenth. ``diag(JᵀJ)`` is the preconditioner and defines the
     norm of the trust region. After the first step that fails, Levenberg's damping is added, which
     vanishes with the gradient. A step that fails is shortened to the best length: on a line the
-    cost is a quartic polynomial, and one more product tells its coefficients. The inner loop is our
-    own, because SciPy's cg knows neither negative curvature nor a trust region. SciPy's
+    cost is a quartic polynomial, whose coefficients take one more product. The inner loop is our
+    own, because SciPy's cg supports neither negative curvature nor a trust region. SciPy's
     trust-krylov and trust-ncg have no preconditioner and solve more precisely. They took two to
     four times as many passes (`tests/benchmarks/bench_fit.py`).
 
-    **Curvature.** Where the gradient vanishes, six steps of Lanczos' method look for a negative
+    **Curvature.** Where the gradient vanishes, six steps of Lanczos' method search for a negative
     curvature of the Hessian H, in the form ``D^-½ H D^-½`` with the D of the optimality. That takes
-    at most six products with H. The start of Lanczos' method is random, with a fixed seed. Its part
-    in x, whose curvature is known, is removed, and the last direction of negative curvature that
-    conjugate gradients met is added. A Ritz value below -1e-8 of the largest one means a saddle.
-    The fit then goes to the best point on the line along its vector, in either direction, and
-    continues. Each time counts as a step. So success means that no Ritz value is below -1e-8. In a
-    large problem six steps can miss a negative eigenvalue that is small or belongs to few
-    variables.
+    at most six products with H. The start of Lanczos' method is random, with a fixed seed. Its
+    component along x, whose curvature is known, is removed. The last direction of negative
+    curvature in conjugate gradients is added. If a Ritz value is below -1e-8 times the largest one,
+    the point is a saddle. The fit then goes to the best point on the line along the Ritz vector, in
+    either direction, and continues. This counts as a step. So success means that no Ritz value is
+    below -1e-8. In a large problem six steps can miss a negative eigenvalue that is small or
+    belongs to few variables.
 
-    **Start.** If most of ``A∘Y`` is positive, all x are equal. Otherwise the start follows the
-    direction in which the cost falls fastest from x = 0. Lanczos' method finds the most negative
-    curvature there, and a power method serves those connected parts of A that the first vector does
-    not reach. Curvatures are measured relative to the size that the data ask of each variable, so
-    that parts of very different sizes are treated alike. A start at x = 0 is treated in the same
-    way, with equal x only if all of ``A∘Y`` is positive. At most ten sweeps follow. Each sweep
-    moves every variable half the way to the value that fits best if its neighbours are right. From
-    equal x, the first sweep leads to a weighted degree. Any other start is scaled to the minimum on
-    its ray.
+    **Start.** If most of ``A∘Y`` is positive, all x_j are equal at the start. Otherwise the start
+    is in the direction in which the cost falls fastest from x = 0. Lanczos' method finds the most
+    negative curvature there, and a power method treats those connected parts of A that the first
+    vector does not reach. Curvatures are relative to the size of each variable, which is estimated
+    from the data, so that parts of very different sizes are treated alike. An x0 of zeros is
+    treated in the same way, but x is made equal only if all of ``A∘Y`` is positive. At most ten
+    sweeps follow. Each sweep moves every variable half the way to the value that fits best if its
+    neighbours are right. If x is equal, the first sweep leads to a weighted degree. Any other x0 is
+    scaled to the minimum on its ray.
 
-    **What is defined where the minimum is not.** ``F(x) = F(-x)``: of the two signs, the result has
-    the one of its start, and each connected part of A has its own. A variable that no entry of A
-    reaches keeps its x0, or is 0. The gradient vanishes, whatever the data are, where x or a part
-    of it tends to zero with all its neighbours. The fit looks there for the most negative
-    curvature, as it does for the start, and starts these variables anew if the curvature is
-    negative. This takes as many products as Lanczos' method needs. If a part of A is bipartite and
-    has no entries on the diagonal, F does not change when one side is multiplied by what the other
-    is divided by, so the result is one of many. The problem is not convex: the result is in general
-    a local minimum and depends on the start. There are data whose cost falls while some x grow
-    without bound and others vanish. The fit ends there with status 0.
+    **If the minimum is not unique.** ``F(x) = F(-x)``: the result has the sign of its start, and
+    each connected part of A has its own sign. A variable without an entry of A keeps its x0, or is
+    0. If a part of x and all its neighbours tend to zero, the gradient vanishes there, whatever the
+    data are. The fit then searches for the most negative curvature, as for the start, and starts
+    these variables anew if the curvature is negative. This takes as many products as Lanczos'
+    method needs. If a part of A is bipartite and has no entries on the diagonal, F stays the same
+    if one side of x is multiplied by a number and the other side is divided by it. The result is
+    then one of many. The problem is not convex: in general the result is a local minimum and
+    depends on the start. For some data the cost falls while some x grow without bound and others
+    vanish. The fit then ends with status 0.
 
-    **Range.** Squares of A, of Y and of F must be float64 numbers. Those of entries beyond 1e±75
-    may not be. The status is 3 if a square overflows, or if underflow takes so much of A's or Y's
-    entries that the result cannot be trusted. x0 may have any scale.
+    **Range.** The squares of A, of Y and of F must be float64 numbers. Entries beyond 1e±75 may be
+    too large or too small for that. The status is 3 if a square overflows, or if so many entries of
+    A or Y underflow that the result cannot be trusted. x0 may have any scale.
 
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
-    symmetric; 35 where Lanczos' method is needed at x = 0 (data of both signs, x near 0); for dense
-    A and Y 1 MiB or what their layout needs, see `LeastSquares`, and what it converts.
+    symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
+    Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
 
     References
     ----------

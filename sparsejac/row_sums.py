@@ -20,27 +20,27 @@ class RowSums:
     """The map ``x ↦ x ∘ (A x)`` for a symmetric A, and its k×k Jacobian.
 
     The values are the row sums of ``F(x) = A ∘ (x xᵀ)``. The Jacobian is ``Diag(A x) + Diag(x) A``.
-    A may be given by one of its triangles. Parts of A may be left out, as is usual for contact
-    maps: diagonals, or the entries within or between groups of rows.
+    One triangle of A suffices. Parts of A may be left out, as is usual for contact maps: diagonals,
+    or the entries within or between groups of rows.
 
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k)
-        Real and symmetric up to rounding, see `JacobianBuilder`, in any dtype that it takes. One
-        triangle is read, and stands for both. A is referenced if it is dense or in canonical CSR or
-        CSC format, and never written to. Other formats are converted once.
+        Real and symmetric up to rounding, in any dtype that `JacobianBuilder` takes. One triangle
+        is read, and stands for both. A is referenced if it is dense or in canonical CSR or CSC
+        format, and never written to. Other formats are converted once.
     uplo : {"U", "L"}, optional
         A holds its upper (lower) triangle only, and stands for the symmetric matrix. A sparse A
-        must have no entries outside the triangle. In a dense A they are not read. Default: A is
-        whole, which is checked.
+        must have no entries outside the triangle. Such entries of a dense A are not read. By
+        default, A holds both triangles, and its symmetry is checked.
     ignore_diags : int, default 0
         Leave out the entries with ``|i - j| < ignore_diags``: 1 leaves out the diagonal, 2 its
         neighbours too.
     groups : sequence of labels, shape (k,), optional
         The group of each row, such as its chromosome. The rows of a group must be neighbours.
     pairs : {"all", "within", "between"}, default "all"
-        The entries that count: all of them, those of two rows of one group (cis), or those of rows
-        of two groups (trans).
+        The entries (i, j) that count: all of them, those with i and j in the same group (cis), or
+        those with i and j in different groups (trans).
     check_finite : bool, default True
         Refuse NaN and infinity in A and in x.
     workers : int, optional
@@ -61,26 +61,26 @@ class RowSums:
     ------
     ValueError
         If A is not square, not symmetric, not finite or structurally inconsistent, or has entries
-        outside the triangle that `uplo` names; if the rows of a group are not neighbours; for
-        values of the keywords other than those above.
+        outside the triangle that `uplo` names; if the rows of a group are not neighbours; if a
+        keyword has another value than those above.
     TypeError
         If A is complex or not a matrix of numbers.
 
     Notes
     -----
-    **Memory.** Besides A, up to 40 k bytes, and as much again while this is made.
+    **Memory.** Besides A, up to 40 k bytes, and as much again during construction.
 
     **Later changes.** If values of A are changed in place, the next `value` uses them. An operator
-    keeps the A x from when it was made. The structure of a sparse A must not change.
+    keeps the A x that was computed when it was made. The structure of a sparse A must not change.
 
-    **Streamed.** An A that is not in memory is taken as by `JacobianBuilder`. One pass scans it
-    when this is made. The pass tests by products with a random vector whether A is symmetric up to
-    rounding, and notes the diagonal and the largest entry. Later passes read five eighths of a file
-    whose rows are longer than 64 KiB. A contact map, or an A with ``uplo``, holds one triangle
-    only.
+    **Streaming.** An A that is not in memory is accepted as by `JacobianBuilder`. During
+    construction, one pass scans it. It tests by products with a random vector whether A is
+    symmetric up to rounding, and records the diagonal and the largest entry. If the rows of a file
+    are longer than 64 KiB, later passes read five eighths of it. A contact map, or an A with
+    ``uplo``, holds one triangle only.
 
     **Sums** are accumulated in float64 over one side of the diagonal. Each entry counts for both
-    sides, so a product takes half a pass over a symmetric A.
+    sides, so a product reads half of a symmetric A.
 
     Examples
     --------
@@ -156,7 +156,7 @@ class RowSums:
 
         Notes
         -----
-        It takes one pass.
+        This takes one pass over A.
 
         **Memory.** The result and 4 k-vectors, and for a sparse A 2 more for each worker.
 
@@ -173,12 +173,12 @@ class RowSums:
             return x * self._products.times(x)
 
     def operator(self, x: ArrayLike) -> RowSumsOperator:
-        """The Jacobian of `value` at x, ``Diag(A x) + Diag(x) A``, k×k and never formed.
+        """The Jacobian of `value` at x, ``Diag(A x) + Diag(x) A``, as a k×k operator.
 
         Parameters
         ----------
         x : array_like, shape (k,)
-            Copied.
+            It is copied.
 
         Returns
         -------
@@ -193,9 +193,9 @@ class RowSums:
 
         Notes
         -----
-        It takes one pass.
+        This takes one pass over A.
 
-        **Memory.** 2 k-vectors, and while it is made those of `value`.
+        **Memory.** 2 k-vectors, and during construction those of `value`.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class RowSums:
 
         Notes
         -----
-        It takes one pass.
+        This takes one pass over A.
 
         **Memory.** As for `value`.
 

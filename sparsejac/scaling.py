@@ -1,4 +1,4 @@
-"""`symmetric_scaling` finds the x > 0 whose ``Diag(x) A Diag(x)`` has given row sums."""
+"""The function `symmetric_scaling`, which scales a symmetric matrix to given row sums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def symmetric_scaling(
     workers: int | None = None,
     memory: int | None = None,
 ) -> OptimizeResult:
-    """Find x > 0 with ``x ∘ (A x) = target``: scale a symmetric matrix to given row sums.
+    """Scale a symmetric matrix to given row sums: find x > 0 with ``x ∘ (A x) = target``.
 
     The scaled matrix is ``Diag(x) A Diag(x)``.
 
@@ -46,37 +46,36 @@ def symmetric_scaling(
     A : array_like or SciPy sparse array or matrix, shape (k, k)
         Symmetric, without negative entries. It is referenced, as by `RowSums`.
     target : float or array_like, shape (k,), default 1.0
-        The row sums, positive.
+        The row sums, which must be positive.
     x0 : array_like, shape (k,), optional
-        The start, positive. It may be NaN in rows that are left out, so that a result may be the
-        next start. Default: 1/sqrt(A 1), scaled.
+        The start, which must be positive. It may be NaN in rows that are left out, so that a result
+        may be the next start. Default: 1/sqrt(A 1), scaled.
     tol : float, default 1e-08
         The scaling has converged when its `residual` is at most this.
     mask : array_like of bool, shape (k,), optional
         True for rows that are left out, together with their columns.
     min_nnz : int, default 0
         Leave out rows with fewer nonzero entries than this, counted before any row is left out. If
-        it is at least 1, rows that have no entries left after that go as well.
+        it is at least 1, also leave out rows that have no entries left after that.
     min_count : float, default 0.0
         Leave out rows whose sum, before any row is left out, is less than this.
     support : {"auto", "check", "drop", "drop_rows", "skip"}, default "auto"
         When to find out whether a scaling exists, and what to do if it does not. ``"auto"``: if
-        convergence is slow. ``"check"``: at the start. ``"drop"``: at the start, and drop the
-        entries that no scaling can keep, which scales another matrix than A; not for a streamed A.
-        ``"drop_rows"``: at the start, and leave out rows without support, as a mask does, until the
+        convergence is slow. ``"check"``: at the start. ``"drop"``: at the start; the entries that
+        no scaling can keep are dropped, so another matrix than A is scaled; not for a streamed A.
+        ``"drop_rows"``: at the start; rows without support are left out, as by a mask, until the
         rest has a scaling. ``"skip"``: never.
     max_products : int, default 20000
-        The largest number of passes over A. Those for `min_nnz` and `min_count` do not count, nor
-        do three more that numbers at the ends of the range need.
+        The largest number of passes over A. Passes for `min_nnz` and `min_count` do not count, and
+        numbers near overflow or underflow may take three more.
     uplo : {"U", "L"}, optional
-        A holds its upper (lower) triangle only: see `RowSums`, as for the next three.
+        A holds its upper (lower) triangle only: see `RowSums`.
     ignore_diags : int, default 0
         Leave out the entries with ``|i - j| < ignore_diags``.
     groups : sequence of labels, shape (k,), optional
-        The group of each row, such as its chromosome. The rows of a group must be neighbours.
+        The group of each row, as for `RowSums`.
     pairs : {"all", "within", "between"}, default "all"
-        The entries that count: all of them, those of two rows of one group (each group is then
-        scaled by itself), or those of rows of two groups.
+        The entries that count, as for `RowSums`. With ``"within"`` each group is scaled by itself.
     callback : callable, optional
         Called after each step with an `OptimizeResult` of ``x, residual, nit, n_products``. It may
         raise StopIteration to stop.
@@ -94,19 +93,19 @@ def symmetric_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         * ``x``: float64, NaN in the rows that are left out. In the rows that are kept it is always
-          positive and finite. It is that of the last step unless the status is 1 or 6, or equal
+          positive and finite. Unless the status is 1 or 6, it is the x of the last step, or equal
           numbers if there was no step.
-        * ``kept``: a boolean for each row, False where it is left out.
-        * ``left_out``: a dict that says how many rows each filter left out (``mask``, ``min_nnz``,
-          ``min_count``, ``no_entries``, ``support``). A row counts for the first filter that it
-          met. The last two are there, with 0, if no filter was set. The message says the same.
+        * ``kept``: a boolean for each row, False if the row is left out.
+        * ``left_out``: a dict of the numbers of rows that each filter left out (``mask``,
+          ``min_nnz``, ``min_count``, ``no_entries``, ``support``). A row counts for the first
+          filter only. If no filter was set, the last two are 0. The message says the same.
         * ``residual``: ``max |x ∘ (A x) - target| / target`` over the rows that are kept.
         * ``residual_after_dropping``: the same without the entries that were dropped.
-        * ``nit``: the steps.
-        * ``n_products``: the passes over A, without the one that scans a streamed A and those that
-          examine its support.
-        * ``history``: an array of (passes so far, residual). The first line is that of equal x,
-          which follows from A's row sums; the second is that of the start.
+        * ``nit``: the number of steps.
+        * ``n_products``: the number of passes over A. The pass that scans a streamed A and passes
+          that examine its support do not count.
+        * ``history``: an array of (passes so far, residual). The first line belongs to equal x,
+          whose residual follows from A's row sums, and the second to the start.
         * ``unsupported_rows`` and ``unsupported_entries``: the latter an array of (i, j) on one
           side of the diagonal.
         * ``success``, ``status`` and ``message``, which lists likely causes.
@@ -117,10 +116,10 @@ def symmetric_scaling(
         * 1, CONVERGED: the residual is at most `tol`.
         * 2, ROUNDING: rounding prevents further progress.
         * 3, OUT_OF_RANGE: x or A x leaves the range of float64.
-        * 4, NO_SUPPORT: no scaling exists, because A has no support. `unsupported_rows` have
+        * 4, NO_SUPPORT: no scaling exists, because A has no support. The `unsupported_rows` have
           entries in too few columns.
-        * 5, NO_TOTAL_SUPPORT: no scaling exists, because A has no total support. In the limit
-          `unsupported_entries` would be zero.
+        * 5, NO_TOTAL_SUPPORT: no scaling exists, because A has no total support. The
+          `unsupported_entries` tend to zero in the limit.
         * 6, ENTRIES_DROPPED: x scales A without the `unsupported_entries`, which were dropped. The
           `residual` of A itself is larger.
         * 7, IN_PART: some chromosomes have no scaling; by `sparsejac.cool.balance` only.
@@ -131,46 +130,47 @@ def symmetric_scaling(
     ------
     ValueError
         If A is not square, symmetric or finite, or has negative entries; if `target` or `x0` is not
-        positive in a row that is kept; if shapes do not fit; for values of keywords other than
+        positive in a row that is kept; if shapes do not fit; if a keyword has another value than
         those above.
     TypeError
-        If A, target or x0 is complex, or not of numbers; if `callback` cannot be called.
+        If A, target or x0 is complex, or does not hold numbers; if `callback` cannot be called.
 
     Notes
     -----
     **Method.** The scaling is the minimum of ``½ xᵀA x - target·log(x)``. In ``u = log(x)`` this is
     convex, with the gradient ``r - target`` for ``r = x ∘ (A x)`` and the Hessian
     ``Diag(r) + Diag(x) A Diag(x)`` [1]_, [2]_. Nonlinear conjugate gradients in u are
-    preconditioned with the Hessian's diagonal, and the Hessian at the current x keeps each
-    direction conjugate to the last one. The steps run along straight lines in x, on which A x is
-    linear. So one product with A gives the next direction, the exact minimum on its line, and the
-    residual there. Newton's method [3]_ solves a linear system in each step. Sinkhorn's iteration
-    ``x ← x / sqrt(r / target)`` [4]_ converges linearly, and slowly if A's support is weak.
-    Straight lines are too short, for instance, where x can grow in one part of A and fall in
-    another at nearly no cost. If thousands of products would be left to do, Newton's method in u
-    goes on in a trust region, along curves ``x ∘ exp(s)``. ``A x`` is updated in each step. It is
-    computed anew every hundred products, and once more before the result is called converged.
+    preconditioned with the Hessian's diagonal. The Hessian at the current x makes each direction
+    conjugate to the last one. The steps run along straight lines in x, on which A x is linear. So
+    one product with A gives the next direction, the exact minimum on its line, and the residual
+    there. Newton's method [3]_ would solve a linear system in each step. Sinkhorn's iteration
+    ``x ← x / sqrt(r / target)`` [4]_ converges linearly, and slowly if A's support is weak. Steps
+    along straight lines are too short if, for instance, x can grow in one part of A and fall in
+    another while the function hardly changes. If thousands of products remain, Newton's method in u
+    takes over, in a trust region and along curves ``x ∘ exp(s)``. ``A x`` is updated in each step.
+    It is computed anew every hundred products, and once more before the scaling has converged.
 
-    **What exists.** If the diagonal is positive, a scaling exists for every target. For target 1
-    one exists if and only if A has total support: every positive entry is on a positive diagonal,
-    which is a permutation whose entries are all positive. For other targets one exists if and only
-    if some symmetric matrix with those row sums is positive where A is, and only there [2]_. A
-    maximum matching or flow finds this out, with the strongly connected components of its residual
-    graph. A scaling is unique except in parts of A that are bipartite: there one side times t and
-    the other side divided by t is another scaling. Where no scaling exists, x diverges. The
-    residual then tends to zero slowly if A has support, so that ``"skip"`` or a loose `tol` finds
-    an x for it; otherwise it does not. What the result says of support is proved for A and the
+    **Existence.** If the diagonal is positive, a scaling exists for every target. For target 1 a
+    scaling exists if and only if A has total support: every positive entry is on a positive
+    diagonal, which is a permutation whose entries are all positive. For other targets a scaling
+    exists if and only if some symmetric matrix with those row sums is positive exactly where A is
+    [2]_. A maximum matching or flow, and the strongly connected components of its residual graph,
+    decide this. A scaling is unique except in bipartite parts of A: if one side is multiplied by t
+    and the other side divided by t, the result is another scaling. If no scaling exists, x
+    diverges. The residual then tends to zero slowly if A has support, so that ``"skip"`` or a large
+    `tol` gives an x; otherwise it does not. The result about support is proved for A and the
     targets as float64 numbers. If the targets are not exactly in the ratios of integers whose sum
-    is below 2³⁰, only a lack of support by more than 1e-12 is found.
+    is below 2³⁰, a lack of support is found only if it exceeds 1e-12.
 
-    **Rows that are dropped.** With ``support="drop_rows"`` all rows that lack support go together.
-    If the rest has no total support, the entries that have support connect its rows to parts. An
-    entry without support connects two parts, and the smaller part goes. Success then describes the
-    rows that are kept.
+    **Rows that are dropped.** With ``support="drop_rows"`` all rows that lack support are left out
+    together. If the rest has no total support, the entries that have support connect its rows to
+    parts. An entry without support connects two parts, and the smaller part is left out. Success
+    then means that the rows that are kept are scaled.
 
     **Memory.** Besides A, at most 20 k-vectors, and 3 more for a second worker. An examination of
-    the support takes some hundred bytes for each entry. It is left out, as the message then says,
-    if the memory is not there or `memory` does not allow it. ``"drop"`` copies A's values.
+    the support takes about a hundred bytes for each entry. If these do not fit into memory, or
+    exceed `memory`, ``"auto"`` skips the examination, and the message says so. ``"drop"`` copies
+    A's values.
 
     References
     ----------
@@ -192,7 +192,7 @@ def symmetric_scaling(
     >>> print(result.message.split(":")[0], (result.x * (A @ result.x)).round(6))
     converged [1. 1. 1.]
 
-    A star has no scaling: its rays have entries in one column only.
+    A star has no scaling, because its leaves have entries in one column only.
 
     >>> star = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     >>> print(symmetric_scaling(star).message.partition(", whose")[0])
@@ -222,5 +222,5 @@ def symmetric_scaling(
         scaling = Scaling(sums._products, tol, max_products, support, callback, bar)
         if mask is not None:
             scaling.leave_out("mask", left_out)
-        scaling.leave_poor_out(min_nnz, min_count)
+        scaling.leave_out_poor_rows(min_nnz, min_count)
         return scaling.run(target, x0)

@@ -1,7 +1,7 @@
-"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, which share no code with the kernels.
+"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``. They share no code with the kernels.
 
-F is quadratic, so its Jacobian can be checked without a tolerance for truncation. The identities of
-`check_jacobian` hold exactly in exact arithmetic, and to the last bit for small integers.
+F is quadratic, so the identities of `check_jacobian` have no truncation error. They hold exactly in
+exact arithmetic, and to the last bit for small integers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
 def dense_jacobian(
     A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C"
 ) -> NDArray[Any]:
-    """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by plain loops over the definition.
+    """Compute the Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by loops over its definition.
 
     The entries are ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, with one row for each (i, j). The
-    function serves to compare with, and to read, for small k.
+    function is a readable reference for small k.
 
     Parameters
     ----------
@@ -47,9 +47,10 @@ def dense_jacobian(
     Raises
     ------
     ValueError
-        If A is not square or x not of its size; if an option has no such value.
+        If A is not square, or x does not have its size; if an option has another value than those
+        above.
     TypeError
-        If one of them is not an array of numbers.
+        If A or x is not an array of numbers.
 
     Notes
     -----
@@ -98,10 +99,9 @@ class Check:
     name : str
         The identity.
     error : float
-        The largest deviation, as a multiple of the rounding errors that the computation may have: 1
-        is the limit.
+        The largest deviation, divided by the largest rounding error that the computation may have.
     passed : bool
-        Whether it is at most 1.
+        Whether `error` is at most 1.
     """
 
     name: str
@@ -120,18 +120,18 @@ def check_jacobian(
 ) -> tuple[Check, ...]:
     """Check a Jacobian of ``F(x) = A ∘ (x xᵀ)`` on your own A and x by identities.
 
-    F is quadratic, so the identities hold exactly for every h. Random h are tried: two that are as
-    large as x in each entry, and for the first identity two whose entries all have one size, with
-    ``F(x+h) - F(x-h)`` written out as ``2 A_ij (x_i h_j + h_i x_j)``. So a wrong entry of J is
-    found even if the sizes in x differ widely.
+    F is quadratic, so the identities hold exactly for every h. Two random h are about as large as x
+    in each entry. For the first identity, the entries of two more h all have the same size, and
+    ``F(x+h) - F(x-h)`` is computed as ``2 A_ij (x_i h_j + h_i x_j)``. So a wrong entry of J is
+    found even if the entries of x have very different sizes.
 
     * ``F(x+h) - F(x-h) = 2 J h``
     * ``F(x+h) - F(x) - J h = F(h)``
     * ``J x = 2 F(x)``
     * ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩``, see `assert_adjoint`; for an operator also each entry of ``Jᴴ w``,
       for a w that makes the rows of J equally large
-    * for our own J also ``J(x) h = J(h) x``, and CSR against operator in ``J v``, ``Jᴴ w`` and the
-      column norms
+    * if `J` is not given: ``J(x) h = J(h) x``, and equal ``J v``, ``Jᴴ w`` and column norms of CSR
+      matrix and operator
 
     NumPy computes F here. The allowed deviation of each entry is a small multiple of the rounding
     error of its own terms. This assumes that no product of three of the numbers overflows or
@@ -143,12 +143,12 @@ def check_jacobian(
     x : array_like, shape (k,), optional
         Default: small random integers, none of them zero.
     J : array_like, sparse array or LinearOperator, shape (m, k), optional
-        The Jacobian to check, for instance one that you wrote. Default: that of
-        `sparsejac.JacobianBuilder`, as CSR and as operator.
+        The Jacobian to check, for instance one that you wrote. By default,
+        `sparsejac.JacobianBuilder` makes it, as CSR matrix and as operator.
     rows : {"all", "stored", "upper"}, default "all"
         The entries of F that are rows of J: see `sparsejac.JacobianBuilder`.
     order : {"C", "F"}, default "C"
-        Their order.
+        The order of these rows.
     seed : int, default 0
         The seed of the random vectors.
 
@@ -162,16 +162,16 @@ def check_jacobian(
     AssertionError
         If an identity does not hold. The message names each that fails, with its error.
     ValueError
-        If the shapes do not fit together; if the squares of F's entries overflow or vanish; and as
-        `sparsejac.JacobianBuilder` does.
+        If the shapes do not fit together; if the squares of F's entries overflow or underflow; as
+        for `sparsejac.JacobianBuilder`.
     TypeError
         If A or x is not an array of numbers.
     MemoryError
-        If the vectors, or for our own J its CSR, do not fit into memory.
+        If the vectors, or the CSR matrix if `J` is not given, do not fit into memory.
 
     Notes
     -----
-    **Memory.** At most 16 vectors of lengths m and k, and for our own J its CSR.
+    **Memory.** At most 16 vectors of lengths m and k, and the CSR matrix if `J` is not given.
 
     Examples
     --------
@@ -216,7 +216,7 @@ def verdicts(
     seed: int = 0,
 ) -> Iterator[Check]:
     """Yield the checks of `check_jacobian` one by one, also those that fail."""
-    A = _validation.matrix(A)  # in memory, because single entries are read
+    A = _validation.matrix(A)  # it must be in memory, because single entries are read
     builder = JacobianBuilder(A, rows=rows, order=order)
     m, k = builder.shape
     rng = np.random.default_rng(seed)
@@ -237,8 +237,8 @@ def verdicts(
     op = builder.operator(x)
     i, j = builder.row_pairs()
     terms = _Terms(_entries(A, i, j).astype(x.dtype), x, i, j)
-    # Two steps, because one may be orthogonal to what is wrong in a row. They are as large as x in
-    # each entry, and have no zero, so that no error hides behind the rounding of another term.
+    # One step may be orthogonal to the error in a row, so there are two. They are about as large as
+    # x in each entry and have no zero, so that rounding of another term cannot hide an error.
     steps = [_integers(rng, k, x.dtype) * _powers_of_two(x) for _ in range(2)]
     yield from _quadratic_identities(op if J is None else J, terms, steps, rng)
     if J is None:
@@ -258,7 +258,7 @@ class _Terms:
         return self.a * y[self.i] * y[self.j]
 
     def product(self, h: NDArray[Any]) -> NDArray[Any]:
-        """``J h``, written out."""
+        """``J h`` by its formula."""
         return self.a * (self.x[self.i] * h[self.j] + h[self.i] * self.x[self.j])
 
     def size(self, h: NDArray[Any]) -> NDArray[Any]:
@@ -266,7 +266,7 @@ class _Terms:
         return _Terms(abs(self.a), abs(self.x), self.i, self.j).product(abs(h))
 
     def bound(self, steps: list[NDArray[Any]]) -> NDArray[Any]:
-        """A bound of each product of three numbers in ``F(x ± h)``."""
+        """An upper bound of each product of three numbers in ``F(x ± h)``."""
         with np.errstate(over="ignore", under="ignore"):
             y = abs(self.x) + np.maximum(*map(abs, steps))
             return abs(self.a) * y[self.i] * y[self.j]
@@ -284,9 +284,9 @@ def _quadratic_identities(
         _entrywise(name, F(x + h) - F(x - h), 2 * Jh, size)
         for h, Jh in zip(steps, products, strict=True)
     ]
-    # With those steps an entry of a row counts as much as x in its column. A wrong one where x is
-    # small hides behind the others of its row, but not with steps of one size. There
-    # F(x+h) - F(x-h) would lose the digits of the smaller of x and h.
+    # With those steps the weight of an entry of J is the x in its column. A wrong entry where x is
+    # small could be hidden by the other entry of its row. Steps of equal entries find it. For them,
+    # F(x+h) - F(x-h) would lose the digits of the smaller of x and h, so `product` is used.
     for _ in range(2):
         h = _integers(rng, x.size, x.dtype) * _powers_of_two(x).max(initial=0)
         found.append(_entrywise(name, terms.product(h), J @ h, terms.size(h)))
@@ -315,23 +315,23 @@ def _own_identities(
     csr = op.tocsr()
     v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
     yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, terms.size(v))
-    transposed, longest = csr.conj().T, _longest_column(csr)
+    transposed, max_terms = csr.conj().T, _max_column_nnz(csr)
     name = "CSR^H @ w = operator^H @ w"
-    yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=longest)
+    yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=max_terms)
     norms = np.sqrt(np.asarray((abs(csr).astype(np.float64) ** 2).sum(axis=0)).ravel())
     size, name = norms.astype(x.real.dtype), "column norms of CSR = of operator"
-    yield _entrywise(name, norms, op.column_norms(), size, terms=longest)
+    yield _entrywise(name, norms, op.column_norms(), size, terms=max_terms)
 
 
 def assert_adjoint(op: Any, *, seed: int = 0) -> None:
-    """Raise unless ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩`` for random u and w.
+    """Check ``⟨J u, w⟩ = ⟨u, Jᴴ w⟩`` for random u and w.
 
     This is the dot test of an operator and its adjoint.
 
     Parameters
     ----------
     op : LinearOperator, array_like or sparse array, shape (m, n)
-        It is tested in its own dtype, with complex vectors if that is complex.
+        It is tested in its own dtype, with complex vectors if the dtype is complex.
     seed : int, default 0
         The seed of the random vectors.
 
@@ -377,7 +377,7 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
     adjoint = (op.H if isinstance(op, LinearOperator) else op.conj().T) @ w
     left, right = np.vdot(w, forward), np.vdot(adjoint, u)
     scale = _norm(w) * _norm(forward) + _norm(adjoint) * _norm(u)
-    # The real and the imaginary part are compared separately, which shows which one is wrong.
+    # Compare the real and the imaginary parts separately, as either may be wrong.
     difference = max(abs(np.real(left) - np.real(right)), abs(np.imag(left) - np.imag(right)))
     return _verdict(_ADJOINT, difference, 32 * np.finfo(dtype).eps * scale)
 
@@ -385,13 +385,13 @@ def _adjoint(op: Any, rng: np.random.Generator, dtype: np.dtype[Any]) -> Check:
 def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Check:
     """Compare each entry of ``Jᴴ w`` with the definition.
 
-    w makes the rows of J equally large. Scalar products say nothing of a row that is small
-    compared with others.
+    w makes the rows of J equally large. Scalar products cannot detect an error in a row that is
+    small compared with others.
     """
     a, x, i, j = terms.a, terms.x, terms.i, terms.j
     largest, limits = abs(a) * np.maximum(abs(x)[i], abs(x)[j]), np.finfo(x.dtype)
     w = _integers(rng, i.size, x.dtype)
-    # The reciprocal of a smaller one overflows.
+    # The reciprocal of a smaller number overflows.
     w *= np.where(largest > 4 * limits.tiny, 1 / _powers_of_two(largest), 0)
     wide = np.result_type(x.dtype, np.float64)
     expected, size = np.zeros(x.size, wide), np.zeros(x.size, np.float64)
@@ -399,14 +399,17 @@ def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Chec
         part = (a * x[columns]).conj() * w
         np.add.at(expected, rows, part)
         np.add.at(size, rows, abs(part))
-    longest = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
-    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * longest)
+    max_terms = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
+    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * max_terms)
 
 
 def _entrywise(
     name: str, left: NDArray[Any], right: NDArray[Any], size: NDArray[Any], terms: int = 1
 ) -> Check:
-    """Compare with the rounding error of sums of `terms` products of total magnitude `size`."""
+    """Compare the difference with the rounding error of sums.
+
+    A sum has `terms` products of total magnitude `size`.
+    """
     if left.size == 0:
         return Check(name, 0.0, passed=True)
     limit = (16 + terms) * np.finfo(size.dtype).eps * size
@@ -424,7 +427,7 @@ def _verdict(name: str, difference: Any, limit: Any) -> Check:
 
 
 def _norm(v: NDArray[Any]) -> float:
-    """The Euclidean norm. That of NumPy is 0 if the squares underflow."""
+    """The Euclidean norm. NumPy's norm would be 0 if the squares underflow."""
     largest = float(abs(v).max(initial=0.0))
     return largest * float(np.linalg.norm(v / largest)) if largest > 0 else 0.0
 
@@ -434,7 +437,7 @@ def _worst(checks: Iterable[Check]) -> Check:
 
 
 def _check_range(size: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Refuse numbers whose squares overflow or vanish, because their norm says nothing."""
+    """Refuse numbers whose squares overflow or underflow, because their norm is wrong."""
     largest, limits = float(size.max(initial=0.0)), np.finfo(dtype)
     if largest > 0 and not np.sqrt(float(limits.tiny)) < largest < np.sqrt(float(limits.max)):
         raise ValueError(
@@ -444,14 +447,14 @@ def _check_range(size: NDArray[Any], dtype: np.dtype[Any]) -> None:
 
 
 def _powers_of_two(x: NDArray[Any]) -> NDArray[Any]:
-    """The power of two below each |x_i|. Where x_i = 0, it is that of the largest one."""
+    """The power of two below each |x_i|. If x_i = 0, it is the one of the largest |x_i|."""
     size = abs(x)
     size[size == 0] = size.max(initial=0.0) or 1.0
     return np.ldexp(np.ones_like(size), np.frexp(size)[1] - 1)
 
 
 def _integers(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Small random integers without a zero."""
+    """Make random integers of 1 to 4 in size."""
     real, imaginary = rng.integers(1, 5, (2, n)) * rng.choice([-1, 1], (2, n))
     return (real + 1j * imaginary if dtype.kind == "c" else real).astype(dtype)
 
@@ -475,16 +478,16 @@ def _entries(A: Any, i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
 
 
 def _wide_integers(A: Any) -> Any:
-    """A sparse A in a dtype in which duplicates can be summed: 100 + 100 is -56 in int8."""
+    """Convert a sparse A so that duplicates can be summed: 100 + 100 is -56 in int8."""
     return A.astype(np.int64) if A.dtype.kind in "iu" and A.dtype.itemsize < 8 else A
 
 
-def _longest_column(csr: Any) -> int:
+def _max_column_nnz(csr: Any) -> int:
     return int(np.bincount(csr.indices, minlength=1).max()) if csr.nnz else 1
 
 
 def _dense_with_pattern(A: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """A as a dense array, and a mask of the entries that are stored."""
+    """Convert A to a dense array, and make a mask of the entries that are stored."""
     if not scipy.sparse.issparse(A):
         return np.asarray(A), np.ones(A.shape, np.bool_)
     stored = np.zeros(A.shape, np.bool_)

@@ -623,7 +623,7 @@ def test_scale_wrong_use(folder, capsys):
         (
             ["M.npy"],
             (
-                r"of mixed signs a scaling need not exist; write abs\(A\) to scale its absolute "
+                r"with mixed signs a scaling need not exist; write abs\(A\) to scale its absolute "
                 r"values$"
             ),
         ),

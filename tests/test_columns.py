@@ -1,5 +1,6 @@
-"""Columns are written into a copy of a map that then takes its place: whatever happens, the map is
-the old one or the new one.
+"""Tests of columns that are written into a copy of a map, which then replaces the map.
+
+Whatever happens, the map is the old one or the new one.
 """
 
 import errno
@@ -47,7 +48,7 @@ def uri(made, tmp_path):
 
 
 def column_of(uri):
-    """The weights of a map, all of which can be read."""
+    """Read the weights of a map, and check that the rest of the map can be read."""
     found = cooler.Cooler(str(uri))
     assert found.pixels()[:]["count"].sum() == (1 + np.arange(K) % 7).sum()
     assert found.bins()[:].columns.tolist() == ["chrom", "start", "end", "weight"]
@@ -141,7 +142,8 @@ for path, what in json.loads(sys.argv[1]):
             cool.write_weights(path, new, {}, overwrite=True)
             code = 0
         except OSError as error:
-            code = 7 if error.errno == errno.EFBIG and str(error).find(path + " cannot be written: ") > 0 else 2
+            named = str(error).find(path + " cannot be written: ") > 0
+            code = 7 if error.errno == errno.EFBIG and named else 2
         finally:
             os._exit(code)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -172,12 +174,12 @@ def test_a_kill_at_any_step(made, tmp_path):
     )
     for step, path in zip(STEPS, paths, strict=True):
         np.testing.assert_array_equal(column_of(path), NEW if step == "after that" else OLD)
-        cool.write_weights(path, NEW, {}, overwrite=True)  # nothing is in the way of the next one
+        cool.write_weights(path, NEW, {}, overwrite=True)  # nothing prevents the next one
         is_new(path)
 
 
 def test_a_limit_of_the_size_of_files(made, tmp_path):
-    """It ends with one error, and not by a signal."""
+    """The write ends with one error, and not by a signal."""
     size = made.stat().st_size
     limits = [1000, size, size + 5000, size + 30_000]
     paths = list(copies(made, tmp_path, map(str, limits)))
@@ -190,7 +192,7 @@ def test_interrupted(uri, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    for owner, name in ((_overlay.Overlay, "copy_to"), (os, "fsync"), (_columns, "_like")):
+    for owner, name in ((_overlay.Overlay, "copy_to"), (os, "fsync"), (_columns, "_copy_status")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -199,7 +201,7 @@ def test_interrupted(uri, monkeypatch):
 
 
 def full(after):
-    """A disk with so many bytes left."""
+    """Make a class of files on a disk that has `after` bytes left."""
 
     class Full:
         def __init__(self, file):
@@ -251,7 +253,7 @@ def test_a_failure_at_any_step(uri, monkeypatch):
     def broken(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
-    for owner, name in ((os, "fsync"), (_columns, "_like"), (Path, "replace")):
+    for owner, name in ((os, "fsync"), (_columns, "_copy_status"), (Path, "replace")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, broken)
             with pytest.raises(OSError, match=r"map.cool cannot be written: Input/output error"):
@@ -278,8 +280,8 @@ def test_a_copy_that_holds_other_numbers(uri, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
-    """What another writer changed is not lost."""
-    like = _columns._like
+    """The changes of another writer are not lost."""
+    like = _columns._copy_status
 
     def meanwhile(path, part):
         like(path, part)
@@ -293,7 +295,7 @@ def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
         shutil.copy(uri, f"{uri}.new")
         os.replace(f"{uri}.new", uri)
 
-    monkeypatch.setattr(_columns, "_like", meanwhile)
+    monkeypatch.setattr(_columns, "_copy_status", meanwhile)
     for change in (append, replace):
         changes = [change]
         with pytest.raises(
@@ -317,26 +319,32 @@ def test_a_file_that_changes_while_it_is_copied(uri, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_a_file_that_is_open_elsewhere(uri, mode):
-    message = r"map.cool cannot be (written: it is open elsewhere|opened)"
+    message = r"map.cool cannot be (written: it is open in another program|opened)"
     with h5py.File(uri, mode), pytest.raises(OSError, match=message):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     is_old(uri)
 
 
 def test_hdf5_cannot_write_meanwhile(uri, monkeypatch):
-    """The lock is HDF5's own."""
-    like, seen = _columns._like, []
+    """HDF5's own lock prevents it."""
+    like, seen = _columns._copy_status, []
 
     def meanwhile(path, part):
         like(path, part)
-        program = "import h5py, sys\ntry:\n    h5py.File(sys.argv[1], 'r+')\nexcept OSError as error:\n    sys.exit(3)"
+        program = (
+            "import h5py, sys\n"
+            "try:\n"
+            "    h5py.File(sys.argv[1], 'r+')\n"
+            "except OSError as error:\n"
+            "    sys.exit(3)"
+        )
         seen.append(
             subprocess.run(
                 [sys.executable, "-c", program, str(uri)], check=False, timeout=60
             ).returncode
         )
 
-    monkeypatch.setattr(_columns, "_like", meanwhile)
+    monkeypatch.setattr(_columns, "_copy_status", meanwhile)
     cool.write_weights(uri, NEW, {}, overwrite=True)
     assert seen == [3]
     is_new(uri)
@@ -348,7 +356,7 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
             file[table] = h5py.ExternalLink(str(uri), f"/{table}")
     with pytest.raises(
         ValueError,
-        match=r"linked.cool has its bin table in another file, .*map.cool: pass that one",
+        match=r"linked.cool has its bin table in another file, .*map.cool: pass that file",
     ):
         cool.write_weights(tmp_path / "linked.cool", NEW, {}, overwrite=True)
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -374,7 +382,7 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
 
 
 def test_what_version_01_left(uri):
-    """A column that it has hidden comes back when any other is written, or when its own name is."""
+    """A killed run may have hidden a column. The next write of any column restores it."""
     with h5py.File(uri, "r+") as file:
         file.move("bins/weight", ".weight before")
         file[".other in the making"] = np.zeros(3)
@@ -404,9 +412,8 @@ def test_what_version_01_left(uri):
         (
             {"a": None},
             (
-                r"stats\['a'\] cannot be an attribute of HDF5, which are numbers, strings and "
-                r"arrays "
-                r"of them, got None"
+                r"stats\['a'\] cannot be an attribute of HDF5, which holds numbers, strings and "
+                r"arrays of them, got None"
             ),
         ),
         ({"a": 10**30}, r"stats\['a'\] cannot be an attribute of HDF5"),
@@ -440,7 +447,7 @@ def test_a_name_that_is_too_long(uri):
 
 @pytest.mark.parametrize("external", [False, True])
 def test_a_link_that_leads_nowhere(uri, external):
-    """It is in the way, and is replaced where that is asked for."""
+    """Such a link counts as a column. With overwrite=True it is replaced."""
     with h5py.File(uri, "r+") as file:
         del file["bins/weight"]
         file["bins/weight"] = (
@@ -454,7 +461,7 @@ def test_a_link_that_leads_nowhere(uri, external):
 
 
 def test_the_file_object_that_hdf5_is_given(tmp_path):
-    """It behaves as a file does, and leaves the one below it alone."""
+    """The object behaves as a file does, and does not write to the file below it."""
     rng = np.random.default_rng(0)
     content = rng.bytes(3 * _overlay._PAGE + 100)
     (tmp_path / "a").write_bytes(content)

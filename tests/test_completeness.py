@@ -1,5 +1,6 @@
-"""Data that are missing in HDF5 or Zarr are refused, in the builder and for each operation, not
-read as zeros.
+"""Tests that data which are missing in HDF5 or Zarr are refused, and not read as zeros.
+
+The builder refuses them, and so does each operation.
 """
 
 import os
@@ -90,7 +91,7 @@ def test_complete_virtual_datasets(sources, opened, kind, mode):
     A = opened("v.h5", mode)["A"]
     check_complete("A", A)
     np.testing.assert_array_equal(A[:], np.full((K, K), 2.0))
-    check_complete("A", A)  # HDF5 has its sources open by now
+    check_complete("A", A)  # HDF5 has opened its sources by now
     opened("a.h5", "r")
     check_complete("A", A)
     x = np.ones(K)
@@ -100,17 +101,23 @@ def test_complete_virtual_datasets(sources, opened, kind, mode):
 def incomplete():
     b = source("b")
     return {
-        "half": (halves()[:1], "its sources do not cover all of it; the rest would be read as -1.0"),
-        "one element": ([*halves()[:1], (np.s_[4:8, :7], b[:, :7]), (np.s_[4:7, 7], b[:3, 7])], "do not cover all of it"),
+        "half": (halves()[:1],
+            "its sources do not cover all of it; the rest would be read as -1.0"),
+        "one element": ([*halves()[:1], (np.s_[4:8, :7], b[:, :7]), (np.s_[4:7, 7], b[:3, 7])],
+            "do not cover all of it"),
         "one twice": ([(np.s_[0:4], source("a")), (np.s_[0:4], b)], "do not cover all of it"),
         "none": ([], "do not cover all of it"),
-        "no file": (halves(bottom=source("c")), r"its source 'd' in c\.h5 is missing, so that part would be read as -1\.0"),
+        "no file": (halves(bottom=source("c")),
+            r"its source 'd' in c\.h5 is missing, so that part would be read as -1\.0"),
         "no dataset": (halves(bottom=source("b", "e")), r"its source 'e' in b\.h5 is missing"),
         "a group": (halves(bottom=source("b", "group")), r"its source 'group' in b\.h5 is missing"),
-        "never written": (halves(bottom=source("b", "never")), r"'never' in b\.h5 was made but never written, and would be read"),
+        "never written": (halves(bottom=source("b", "never")),
+            r"'never' in b\.h5 was made but never written, and would be read"),
         "chunks": (halves(bottom=source("b", "part")), r"'part' in b\.h5 lacks 4 of its 8 chunks"),
-        "part of a smaller one": (halves(bottom=source("b", "d", (6, K))[2:]), r"has another shape by now, \(4, 8\)"),
-        "all of a smaller one": ([(np.s_[:], source("a", "d", (K, K)))], r"has another shape by now, \(4, 8\)"),
+        "part of a smaller one": (halves(bottom=source("b", "d", (6, K))[2:]),
+            r"has another shape by now, \(4, 8\)"),
+        "all of a smaller one": ([(np.s_[:], source("a", "d", (K, K)))],
+            r"has another shape by now, \(4, 8\)"),
     }  # fmt: skip
 
 
@@ -172,7 +179,7 @@ def test_where_sources_are_looked_for(sources, opened, folder, monkeypatch):
     check_complete("A", opened("sub/v.h5")["A"])
     virtual(
         "absolute.h5", halves(bottom=source(folder / "nowhere" / "a"))
-    )  # HDF5 looks for its last part, too
+    )  # HDF5 also tries the last part of the path
     os.replace("sub/a.h5", "a.h5")
     check_complete("A", opened("absolute.h5")["A"])
 
@@ -374,9 +381,7 @@ def test_the_option_that_the_message_names(array):
 
 
 def test_shards(array):
-    """A shard at the edge has chunks that lie outside the array, which must not stand for those
-    that are missing.
-    """
+    """A shard at the edge has chunks outside the array. They must not replace missing ones."""
     A = array(1.0, chunks=(1, 1), shards=(4, 4))
     A[:4] = 3
     with pytest.raises(ValueError, match="A lacks 2 of its 4 shards"):

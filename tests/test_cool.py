@@ -1,5 +1,6 @@
-"""Contact maps in cooler's files: read as stored, balanced as cooler balances them, written so that
-cooler reads them.
+"""Tests of contact maps in cooler's files.
+
+They are read as stored, balanced as cooler balances them, and written so that cooler reads them.
 """
 
 import gzip
@@ -27,8 +28,9 @@ CHROMOSOMES = {"chrA": 60, "chrB": 45, "chrC": 30, "chrM": 1}
 
 
 def contacts(seed=0):
-    """Counts that fall with distance, and are fewer between chromosomes; some bins have next to
-    none.
+    """Make counts that fall with distance and are fewer between chromosomes.
+
+    Some bins have almost none.
     """
     rng = np.random.default_rng(seed)
     chromosome = np.repeat(np.arange(len(CHROMOSOMES)), list(CHROMOSOMES.values()))
@@ -38,7 +40,7 @@ def contacts(seed=0):
     bias = rng.lognormal(0, 0.4, k)
     bias[[7, 70, 71]] = 0.003
     counts = np.triu(rng.poisson(expected * np.outer(bias, bias))).astype(np.int32)
-    counts[20], counts[:20, 20] = 0, 0  # no contacts at all
+    counts[20], counts[:20, 20] = 0, 0  # this bin has no contacts at all
     return counts
 
 
@@ -51,7 +53,7 @@ def write(path, counts, group=""):
     pixels = pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": counts[i, j]})
     uri = f"{path}{group}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cooler's own
+        warnings.simplefilter("ignore")  # these warnings are cooler's own
         cooler.create_cooler(
             uri, bins, pixels, ordered=True, dtypes={"count": counts.dtype}, mode="a"
         )
@@ -100,7 +102,7 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_the_weights_are_those_of_cooler(uri, options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cooler divides by zero, and by its own iteration limit
+        warnings.simplefilter("ignore")  # cooler divides by zero, and reaches its iteration limit
         expected, stats = cooler.balance_cooler(
             cooler.Cooler(uri), tol=1e-12, max_iters=3000, **options
         )
@@ -136,7 +138,8 @@ def test_what_is_stored(uri):
         attributes = dict(column.attrs)
     assert attributes.pop("generator").startswith("sparsejac-hadamard ")
     assert set(attributes) == {
-        "tol", "min_nnz", "min_count", "mad_max", "cis_only", "ignore_diags", "scale", "converged", "var", "divisive_weights", "residual",
+        "tol", "min_nnz", "min_count", "mad_max", "cis_only", "ignore_diags", "scale", "converged",
+        "var", "divisive_weights", "residual",
     }  # fmt: skip
     assert attributes["converged"]
     assert attributes["var"] < 1e-16
@@ -166,7 +169,7 @@ def test_a_start(uri):
 
 
 def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
-    """The others are, and it is named."""
+    """The other chromosomes are balanced, and the message names this one."""
     counts = contacts()
     b = slice(60, 105)
     counts[b, b] = 0
@@ -204,7 +207,7 @@ def test_a_chromosome_that_cannot_be_balanced(tmp_path, capsys):
 @pytest.mark.parametrize("memory", [None, 2**23])
 @pytest.mark.parametrize("rest", [0, 2])
 def test_a_chromosome_of_which_no_bin_has_support(tmp_path, memory, rest, capsys):
-    """A star between two others. What is left of it, if anything is, is balanced."""
+    """The chromosome is a star between two others. Any rest of it is balanced."""
     sizes = [3, 5 + rest, 3]
     bins = cooler.binnify(pd.Series({f"c{c}": 10 * size for c, size in enumerate(sizes)}), 10)
     star = [(3, j) for j in range(4, 8)]
@@ -232,7 +235,7 @@ def test_a_chromosome_of_which_no_bin_has_support(tmp_path, memory, rest, capsys
         ]
         assert cli.main(["scale", uri, "--write", *shell]) == 4
         assert "(c1: every bin lacks support)" in capsys.readouterr().out
-    # What a filter of the user left out is no such case.
+    # A chromosome that a filter of the user leaves out does not count as unscaled.
     result = cool.balance(uri, support="drop_rows", blacklist=list(range(3, 8 + rest)), **options)
     assert (result.status, result.unscaled) == (1, [])
 
@@ -288,7 +291,7 @@ def test_errors(uri, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
         ImportError,
-        match=r"read with h5py, which comes with cooler, and is not installed: pip install "
+        match=r"need h5py, which comes with cooler and is not installed: pip install "
         r"'.\[cool\]'",
     ):
         cool.read(uri)
@@ -336,7 +339,7 @@ def test_only_columns_are_replaced(uri):
         group.create_group("bins/weight")
     with pytest.raises(
         ValueError,
-        match=r'has "weight" in its bin table, which is not a column, and is not replaced',
+        match=r'has "weight" in its bin table, which is not a column and cannot be replaced',
     ):
         cool.balance(uri, store=True, overwrite=True)
 
@@ -358,9 +361,7 @@ def test_what_cannot_be_written_changes_nothing(uri, stats):
 
 
 def test_a_run_that_was_killed(uri):
-    """What it left is no column, the next one clears it away, and a column that was about to be
-    replaced comes back.
-    """
+    """The next run removes what a killed run left, and restores the column it had hidden."""
     with cooler.Cooler(uri).open("r+") as group:
         group[".weight in the making"] = np.zeros(3)
         group[".weight before"] = np.full(136, 7.0)
@@ -375,7 +376,7 @@ def test_a_run_that_was_killed(uri):
 
 
 def test_a_file_that_others_have_open(uri, tmp_path, capsys):
-    """Seen before anything is computed."""
+    """The error is raised before anything is computed."""
     with h5py.File(uri, "r"):
         with pytest.raises(OSError, match=r"map.cool cannot be written: "):
             cool.balance(uri, store=True)
@@ -466,7 +467,10 @@ def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
     )
     for given, column in ((name, "weight"), (f"{name}::/", "weight")):
         assert cli.main(["scale", given, "--write"]) == 2
-        expected = f'{given} has a column "{column}" already: choose another name (--name), or pass --force\n'
+        expected = (
+            f'{given} has a column "{column}" already: choose another name (--name), or pass '
+            "--force\n"
+        )
         assert capsys.readouterr().err == f"sparsejac scale: error: {expected}"
     for option in ("--max-products", "--mad-max"):
         assert cli.main(["scale", name, option, "-1"]) == 2
@@ -474,7 +478,7 @@ def test_what_a_second_run_is_told(uri, name, capsys, tmp_path, monkeypatch):
 
 
 def test_the_same_by_hand(uri):
-    """What the docstring of `read` shows."""
+    """The lines in the docstring of `read` give the same result."""
     U, chromosomes = cool.read(uri)
     result = symmetric_scaling(
         U, uplo="U", ignore_diags=2, min_nnz=10, groups=chromosomes, pairs="within"
@@ -487,9 +491,9 @@ def test_the_same_by_hand(uri):
 # --- read in each pass ----------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # kernels for int32 counts
+@pytest.mark.slow  # this compiles kernels for int32 counts
 def test_a_map_as_a(uri):
-    """Its pixels are the upper triangle of a symmetric A, wherever an A is taken."""
+    """Every function that takes an A reads a map as the upper triangle of a symmetric A."""
     U = scipy.sparse.csr_array(contacts())
     S = scipy.sparse.csr_array(U + scipy.sparse.triu(U, 1).T)
     x = np.arange(1.0, U.shape[0] + 1)
@@ -543,7 +547,7 @@ def test_a_map_that_changes(uri):
 @pytest.mark.parametrize("memory", [None, 2**23])
 @pytest.mark.parametrize("how", ["replaced", *slow("changed", "grown")])
 def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, tmp_path, capsys):
-    """The map is another one when the weights are there."""
+    """The map changes before the weights are written."""
     other = write(tmp_path / "other.cool", contacts(1))
     scaled, last = cool._scaled, []
 
@@ -562,9 +566,8 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
         return result
 
     monkeypatch.setattr(cool, "_scaled", meanwhile)
-    monkeypatch.setattr(
-        cool, "_statistics", lambda *_: {}
-    )  # which reads the map once more, and sees it where it streams
+    # The statistics of a streamed map read it once more, and would detect the change.
+    monkeypatch.setattr(cool, "_statistics", lambda *_: {})
     with pytest.raises(
         OSError,
         match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew",
@@ -576,7 +579,7 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
     )
     assert "it has changed since it was read" in capsys.readouterr().err
     assert Path(uri).read_bytes() == last[0]
-    # It is looked at under the lock, too.
+    # The map is checked once more under the lock.
     monkeypatch.setattr(_columns, "check_unchanged", lambda *_: None)
     with pytest.raises(OSError, match="it has changed since it was read"):
         cool.balance(uri, store=True, memory=memory)
@@ -596,7 +599,7 @@ def row_sums(uri, **options):
 @pytest.mark.parametrize("name", ["KR", "VC", "VC_SQRT", "weight", "kr", "ICE"])
 @pytest.mark.parametrize("way", ["balance", "write_weights", "command"])
 def test_columns_by_which_cooler_divides(uri, name, way, capsys):
-    """However the column is written, the map that cooler makes of it has row sums of 1."""
+    """Cooler's balanced map has row sums of 1, in whichever way the column was written."""
     divisive = name in ("KR", "VC", "VC_SQRT")
     assert _columns.DIVISIVE == cooler.api._4DN_DIVISIVE_WEIGHTS
     if way == "balance":
@@ -626,7 +629,7 @@ def test_columns_by_which_cooler_divides(uri, name, way, capsys):
 
 
 def hub(tmp_path):
-    """A map whose first bin has a contact with itself that no scaling can keep."""
+    """Make a map whose first bin has a contact with itself that no scaling can keep."""
     bins = cooler.binnify(pd.Series({"a": 20}), 10)
     path = str(tmp_path / "hub.cool")
     cooler.create_cooler(
@@ -669,7 +672,7 @@ def test_weights_that_do_not_balance_the_map_are_not_stored(tmp_path, options, c
 
 @pytest.mark.slow
 def test_a_shallow_map(tmp_path, capsys):
-    """Most bins lack support: what the message advises leads to weights that balance the rest."""
+    """Most bins lack support. The option that the message names balances the rest."""
     rng = np.random.default_rng(0)
     bins = cooler.binnify(pd.Series({"a": 18_000, "b": 12_000}), 10)
     k = len(bins)
@@ -718,16 +721,19 @@ def test_what_each_filter_leaves_out(uri, tmp_path, capsys):
     for words in ("by min_nnz=20", "3 by blacklist", "2 by x0"):
         assert words in result.message
     result = cool.balance(uri, min_nnz=1000)
-    assert (
-        result.message
-        == "no scaling exists: every bin is left out; 136 of 136 bins are left out (136 by min_nnz=1000)"
+    assert result.message == (
+        "no scaling exists: every bin is left out; 136 of 136 bins are left out (136 by "
+        "min_nnz=1000)"
     )
     assert cli.main(["scale", uri, "--min-nnz", "1000"]) == 1
     assert "(136 by --min-nnz 1000)" in capsys.readouterr().out
 
 
 def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
-    lines = "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\nchrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
+    lines = (
+        "track name=x\n# a comment\n\nchrA\t5\t25\tname\t0\nchrB 0 10\n"
+        "chrM\t10\t99999\nchrUn\t0\t10\nchrC\t40\t40\n"
+    )
     bed = tmp_path / "out.bed"
     bed.write_text(lines)
     expected = cool.balance(uri, blacklist=[0, 1, 2, 60])
@@ -752,9 +758,8 @@ def test_a_blacklist_in_a_file(uri, tmp_path, capsys):
         (
             "A\t0\t5\n",
             (
-                r"out.bed names no chromosome of .*map.cool: it has A, and the map chrA, chrB, "
-                r"chrC; "
-                r"name them alike"
+                r"out.bed names no chromosome of .*map.cool: it has A, and the map has chrA, "
+                r"chrB, chrC; use the same names"
             ),
         ),
     ]:
@@ -867,7 +872,7 @@ def change_columns(uri, change):
 
 
 def permuted(columns):
-    """The pixels of each bin in another order."""
+    """Permute the pixels of each bin."""
     rng, offsets = np.random.default_rng(0), columns["indexes/bin1_offset"]
     order = np.concatenate(
         [rng.permutation(np.arange(lo, hi)) for lo, hi in itertools.pairwise(offsets)]
@@ -877,7 +882,7 @@ def permuted(columns):
 
 
 def divided(columns):
-    """Some pixels stored as two, three rows long."""
+    """Store every third pixel as two pixels, which add up to it."""
     twice = np.arange(columns["pixels/count"].size) % 3 == 0
     counts = columns["pixels/count"]
     part = np.where(twice, counts // 2, counts)
@@ -898,7 +903,10 @@ def divided(columns):
     "how", [[permuted], [divided], [divided, permuted]], ids=["permuted", "divided", "both"]
 )
 def test_pixels_in_any_order(uri, how, piece, monkeypatch):
-    """As older versions of cooler left them: the same results in memory, streamed, and as A."""
+    """Older versions of cooler wrote such maps. Results are the same for pixels in order.
+
+    This holds in memory, streamed, and for a map as A.
+    """
     monkeypatch.setattr(_contact_map, "_PIECE", piece)
     expected, x = cool.balance(uri), np.arange(1.0, 137)
     value, sums = JacobianBuilder(uri).value(x), RowSums(uri, ignore_diags=2).value(x)
@@ -957,7 +965,7 @@ SUMS = {
 
 @pytest.mark.parametrize(("counts", "message"), SUMS.values(), ids=list(SUMS))
 def test_sums_that_leave_the_range(tmp_path, counts, message):
-    """Not even a sum of 64 bits wraps around, and nothing warns."""
+    """A sum of 64 bits does not wrap around, and nothing warns."""
     path = str(tmp_path / "twice.cool")
     write_pixels(path, np.zeros(counts.size, int), counts)
     for call in (
@@ -996,7 +1004,7 @@ def test_sums_at_the_ends_of_the_range(tmp_path, counts):
 
 
 def write_pixels(path, columns, counts):
-    """A map of three bins with pixels in the first one."""
+    """Write a map of three bins with pixels in the first one."""
     with h5py.File(path, "w") as file:
         file["chroms/name"], file["chroms/length"] = np.array([b"a"]), [3]
         file["bins/chrom"], file["bins/start"], file["bins/end"] = [0, 0, 0], [0, 1, 2], [1, 2, 3]
@@ -1030,26 +1038,46 @@ def with_value(value, dtype=float):
 
 
 DAMAGES = {
-    "a short column": (replaced("pixels/count", lambda c: c[:-5]), r"its column pixels/count has \d+ values where \d+ are needed"),
-    "a short bin1_id": (replaced("pixels/bin1_id", lambda c: c[:-5]), r"its column pixels/bin1_id has \d+ values where"),
-    "too few offsets": (replaced("indexes/bin1_offset", lambda c: c[:-1]), r"its column indexes/bin1_offset has 136 values where 137"),
-    "an offset off by one": (lambda c: moved(c, "indexes/bin1_offset", 7, 1), r"its column indexes/bin1_offset does not fit pixels/bin1_id"),
-    "all offsets off by one": (lambda c: moved(c, "indexes/bin1_offset", slice(None), 1), r"its column indexes/bin1_offset does not rise from 0"),
-    "falling offsets": (replaced("indexes/bin1_offset", lambda c: np.append(c[:-1][::-1], c[-1])), r"indexes/bin1_offset does not rise"),
-    "chromosomes' offsets": (lambda c: moved(c, "indexes/chrom_offset", -1, 1), r"its column indexes/chrom_offset does not rise from 0 to the 136 bins"),
-    "a column of text": (replaced("pixels/count", lambda c: c.astype("S4")), r"its column pixels/count has \|S4 where numbers are needed"),
-    "places that are no integers": (replaced("pixels/bin2_id", lambda c: c.astype(float)), r"its column pixels/bin2_id has float64 where integers are needed"),
-    "a table in two dimensions": (replaced("pixels/count", lambda c: c[:, None]), r"its column pixels/count is not a column"),
-    "a place outside": (replaced("pixels/bin2_id", with_value(136, int)), r"its column pixels/bin2_id must be from bin1_id to 135, the last bin, but it is 136 of pixel 5"),
-    "a negative place": (replaced("pixels/bin2_id", with_value(-1, int)), r"its column pixels/bin2_id must be from bin1_id"),
-    "below the diagonal": (lambda c: moved(c, "pixels/bin2_id", -1, -100), r"its column pixels/bin2_id must be from bin1_id"),
-    "a name twice": (replaced("chroms/name", lambda c: c[[0, 0, 1, 2]]), r"its column chroms/name has a name twice"),
+    "a short column": (replaced("pixels/count", lambda c: c[:-5]),
+        r"its column pixels/count has \d+ values where \d+ are needed"),
+    "a short bin1_id": (replaced("pixels/bin1_id", lambda c: c[:-5]),
+        r"its column pixels/bin1_id has \d+ values where"),
+    "too few offsets": (replaced("indexes/bin1_offset", lambda c: c[:-1]),
+        r"its column indexes/bin1_offset has 136 values where 137"),
+    "an offset off by one": (lambda c: moved(c, "indexes/bin1_offset", 7, 1),
+        r"its column indexes/bin1_offset does not fit pixels/bin1_id"),
+    "all offsets off by one": (lambda c: moved(c, "indexes/bin1_offset", slice(None), 1),
+        r"its column indexes/bin1_offset does not rise from 0"),
+    "falling offsets": (replaced("indexes/bin1_offset", lambda c: np.append(c[:-1][::-1], c[-1])),
+        r"indexes/bin1_offset does not rise"),
+    "chromosomes' offsets": (lambda c: moved(c, "indexes/chrom_offset", -1, 1),
+        r"its column indexes/chrom_offset does not rise from 0 to the 136 bins"),
+    "a column of text": (replaced("pixels/count", lambda c: c.astype("S4")),
+        r"its column pixels/count has \|S4 where numbers are needed"),
+    "places that are no integers": (replaced("pixels/bin2_id", lambda c: c.astype(float)),
+        r"its column pixels/bin2_id has float64 where integers are needed"),
+    "a table in two dimensions": (replaced("pixels/count", lambda c: c[:, None]),
+        r"its column pixels/count is not a column"),
+    "a place outside": (replaced("pixels/bin2_id", with_value(136, int)),
+        (r"its column pixels/bin2_id must be from bin1_id to 135, the last bin, but it is 136 of "
+         r"pixel 5")),
+    "a negative place": (replaced("pixels/bin2_id", with_value(-1, int)),
+        r"its column pixels/bin2_id must be from bin1_id"),
+    "below the diagonal": (lambda c: moved(c, "pixels/bin2_id", -1, -100),
+        r"its column pixels/bin2_id must be from bin1_id"),
+    "a name twice": (replaced("chroms/name", lambda c: c[[0, 0, 1, 2]]),
+        r"its column chroms/name has a name twice"),
 }  # fmt: skip
 COUNTS = {
-    "NaN": (with_value(np.nan), r"column pixels/count of .*map.cool must be finite and not negative, but it is nan of pixel 5"),
+    "NaN": (with_value(np.nan),
+        (r"column pixels/count of .*map.cool must be finite and not negative, but it is nan of "
+         r"pixel 5")),
     "infinity": (with_value(np.inf), r"must be finite and not negative, but it is inf of pixel 5"),
-    "a negative count": (with_value(-1, int), r"must be finite and not negative, but it is -1 of pixel 5: make the map anew without such pixels$"),
-    "half precision": (lambda c: c.astype(np.float16), r"column pixels/count of .*map.cool must have a dtype among"),
+    "a negative count": (with_value(-1, int),
+        (r"must be finite and not negative, but it is -1 of pixel 5: make the map anew without "
+         r"such pixels$")),
+    "half precision": (lambda c: c.astype(np.float16),
+        r"column pixels/count of .*map.cool must have a dtype among"),
 }  # fmt: skip
 
 
@@ -1060,7 +1088,7 @@ def calls(uri):
 
 @pytest.mark.parametrize(("change", "message"), DAMAGES.values(), ids=list(DAMAGES))
 def test_damaged_tables(uri, change, message, capsys):
-    """One line that names the file and the column, wherever the map is taken."""
+    """Every function reports the damage in one line that names the file and the column."""
     change_columns(uri, change)
     other = "chroms" in message or "chrom_offset" in message
     for call in (
@@ -1081,7 +1109,7 @@ def test_damaged_tables(uri, change, message, capsys):
 
 @pytest.mark.parametrize(("change", "message"), COUNTS.values(), ids=list(COUNTS))
 def test_counts_that_cannot_be_balanced(uri, change, message, capsys):
-    """No hint names an argument that cannot be passed there."""
+    """No hint names an argument that the function does not take."""
     change_columns(uri, replaced("pixels/count", change))
     for call in calls(uri):
         with pytest.raises((ValueError, TypeError), match=message) as caught:
@@ -1120,7 +1148,10 @@ def test_columns_that_hdf5_would_read_as_zeros(uri):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_bytes(uri, seed):
-    """Flipped, or cut off: an error that names the file, on one line, or numbers; nothing else."""
+    """Bytes are flipped or cut off. The result is numbers, or an error that names the file.
+
+    Its message has one line.
+    """
     data, rng = Path(uri).read_bytes(), np.random.default_rng(seed)
     assert data.count(b"GCOL") == 1
     heap = data.index(b"GCOL")
@@ -1129,7 +1160,7 @@ def test_damaged_bytes(uri, seed):
         for at in rng.integers(0, len(data), int(rng.integers(1, 30))):
             if (
                 not heap <= at < heap + 4096
-            ):  # HDF5 1.14 itself may loop for ever in a heap of strings that is damaged
+            ):  # HDF5 1.14 itself may loop for ever in a damaged heap of strings
                 damaged[at] = rng.integers(256)
         Path(uri).write_bytes(damaged if turn % 3 else data[: rng.integers(len(data))])
         for call in (
@@ -1158,11 +1189,14 @@ def test_a_column_that_cannot_be_decompressed(uri):
 
 
 def test_colons_in_names(tmp_path, capsys, monkeypatch):
-    """They divide a file from its group only after a file, or what is named like one."""
+    """Two colons divide a file from its group only if a file is before them.
+
+    A name that looks like one of a map counts as a file.
+    """
     folder = tmp_path / "a::b"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    made = write(tmp_path / "map.cool", contacts())  # cooler itself cannot, in such a folder
+    made = write(tmp_path / "map.cool", contacts())  # cooler cannot write into such a folder
     uri = shutil.copy(made, folder / "map.cool")
     shutil.copy(made, folder / "x::y.cool")
     expected = cool.balance("map.cool")

@@ -1,8 +1,7 @@
-"""Rows that are not in memory, and what can go wrong with them: each fault in every operation ends
-in an error that says so.
+"""Tests of what can go wrong with a matrix that is not in memory.
 
-Never in a killed process, a wrong number, a thread or an open file that is left; and the next call
-works.
+Each fault in every operation ends in an error that names it. It never ends in a killed process or a
+wrong number, and leaves no thread and no open file. The next call works.
 """
 
 import contextlib
@@ -46,13 +45,13 @@ from sparsejac._system import locks as _locks
 from sparsejac._system import progress as _progress
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
-pd = pytest.importorskip("pandas", reason="which brings pandas")
-h5py = pytest.importorskip("h5py", reason="which brings h5py")
-zarr = pytest.importorskip("zarr", reason="whose arrays are among what is streamed")
+pd = pytest.importorskip("pandas", reason="cooler brings pandas")
+h5py = pytest.importorskip("h5py", reason="cooler brings h5py")
+zarr = pytest.importorskip("zarr", reason="its arrays are streamed")
 
 K = 12
 WORKERS = 2
-STEP = 3  # rows of a block
+STEP = 3  # how many rows a block has
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
@@ -61,22 +60,22 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """Blocks of a few rows, and more than one partial sum."""
+    """Make blocks of a few rows, and more than one partial sum."""
     monkeypatch.setattr(_budget, "BLOCK", STEP * K * 8)
     monkeypatch.setattr(_partition, "_PIECE", 1)
 
 
-# --- one matrix, in every place -------------------------------------------------------------------
+# --- one matrix, on every kind of storage ---------------------------------------------------------
 
 
 def dense():
-    """Symmetric, and of positive integers, so that everything is defined."""
+    """Make a symmetric matrix of positive integers, for which every operation is defined."""
     U = np.triu(integers((K, K), seed=1, low=1, high=5))
     return U + np.triu(U, 1).T
 
 
 def sparse():
-    """The same without some of its entries."""
+    """Make the same matrix without some of its entries."""
     mask = np.triu(np.random.default_rng(2).random((K, K)) < 0.5) | np.eye(K, dtype=bool)
     return scipy.sparse.csr_array(dense() * (mask | mask.T))
 
@@ -99,7 +98,7 @@ def cool(folder):
         {"bin1_id": U.row[order], "bin2_id": U.col[order], "count": U.data[order].astype(np.int32)}
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cooler's own
+        warnings.simplefilter("ignore")  # these warnings are cooler's own
         cooler.create_cooler(str(folder / "A.cool"), bins, pixels, ordered=True)
     return str(folder / "A.cool")
 
@@ -127,7 +126,7 @@ def hdf5(folder):
 
 
 def zarr_array(folder):
-    """With a fill value that is not 0, so that a missing chunk is one that was lost."""
+    """Make an array whose fill value is not 0, so that a missing chunk counts as lost."""
     Z = zarr.create_array(
         str(folder / "A.zarr"),
         shape=(K, K),
@@ -145,8 +144,8 @@ def function(folder):
     return lambda start, stop: A[start:stop].copy()
 
 
-# Of each place: how it is made, the same in memory, and, within its folder, the files that
-# something may happen to.
+# For each kind of storage: the function that makes it, the function that makes the same matrix in
+# memory, and the pattern of the files in its folder that the tests damage.
 PLACES = {
     "npy": (npy, dense, "A.npy"),
     "memmap": (memmap, dense, "A.npy"),
@@ -175,7 +174,7 @@ def weights(builder, columns=()):
 
 
 def target(place):
-    """Where A has entries, and symmetric; of a contact map, which has one triangle, that one."""
+    """Make a symmetric Y with entries where A has them. For a contact map it has one triangle."""
     A = PLACES[place][1]()
     if not scipy.sparse.issparse(A):
         return A + 1.0
@@ -192,7 +191,7 @@ def scaled(A, place):
     return symmetric_scaling(A, max_products=4, workers=WORKERS).x
 
 
-# Of each: of what it is an operation, and what it does with that.
+# For each operation: the object on which it works, and a function that runs it.
 OPERATIONS = {
     "value": ("builder", lambda b: b.value(x)),
     "tocsr": ("builder", lambda b: b.tocsr(x)),
@@ -228,11 +227,11 @@ OPERATIONS = {
     "fit": ("fit", None),
     "symmetric_scaling": ("scaling", None),
 }
-ITERATIVE = ("fit", "symmetric_scaling")  # what rounds
+ITERATIVE = ("fit", "symmetric_scaling")  # their results depend on rounding
 
 
 def made(what, A, place):
-    """What an operation is one of."""
+    """Make the object on which an operation works."""
     if what == "builder":
         return JacobianBuilder(A, rows=rows_of(place), workers=WORKERS)
     if what == "problem":
@@ -243,7 +242,7 @@ def made(what, A, place):
 
 
 def run(name, of, place):
-    """A result as an array."""
+    """Run an operation. The result is an array."""
     what, operation = OPERATIONS[name]
     if operation is not None:
         return toarray(operation(of))
@@ -267,19 +266,20 @@ def expect(name, found, expected):
 
 
 def each(check):
-    """Check every operation, and say of all that fail which and how."""
+    """Check every operation, and report all that fail with their errors."""
     wrong = []
     for name in OPERATIONS:
         try:
             check(name)
-        except BaseException:  # noqa: BLE001  # pytest's own are such
+        except BaseException:  # noqa: BLE001  # the failures of pytest are not of class Exception
             wrong.append(f"{name}: {traceback.format_exc(limit=-1)}")
     assert not wrong, "\n".join(wrong)
 
 
 def in_a_child(check):
-    """Call a function in a forked child, so that a crash is a failure of this test only; directly
-    where nothing forks.
+    """Call a function in a forked child, so that a crash is a failure of this test only.
+
+    A system that cannot fork calls it directly.
     """
     if not hasattr(os, "fork"):
         check()
@@ -299,7 +299,7 @@ def in_a_child(check):
     process.start()
     writer.close()
     try:
-        said = reader.recv() if reader.poll(60) else "nothing is heard of it: it hangs"
+        said = reader.recv() if reader.poll(60) else "it does not answer: it hangs"
     except EOFError:
         said = "it was killed"
     if "hangs" in said:
@@ -313,8 +313,9 @@ def in_a_child(check):
 
 @pytest.mark.parametrize("place", ["csr", *slow("npy", "zarr")])
 def test_the_same_as_in_memory(place, tmp_path):
-    """The first pass looks at A, later ones need not; and two at once, of two threads, do not
-    disturb each other.
+    """The first pass scans A, and later passes need not.
+
+    Passes of two threads at the same time do not disturb each other.
     """
     A = PLACES[place][0](tmp_path)
 
@@ -332,8 +333,8 @@ def test_the_same_as_in_memory(place, tmp_path):
     each(check)
 
 
-def test_a_symmetric_target_beside_a_contact_map(tmp_path):
-    """As beside a symmetric A in memory: of both the upper triangle is compared."""
+def test_a_symmetric_target_with_a_contact_map(tmp_path):
+    """The upper triangles of both are compared, as with a symmetric A in memory."""
     Y = sparse()
     Y.data = Y.data + 1.0
     expected = LeastSquares(sparse(), Y, rows="upper").cost(x)
@@ -359,10 +360,8 @@ def test_a_function_is_never_called_for_two_passes_at_a_time():
 
 
 def test_a_function_may_use_its_array_again(monkeypatch):
-    """What it returned last may not be what we still compute with; here it is the same memory each
-    time.
-    """
-    A, room = dense(), np.empty((K, K))
+    """The function returns the same memory in each call, while we still compute with a block."""
+    A, memory = dense(), np.empty((K, K))
     compiled = _stream.compiled_kernel
 
     def slowly(kernel):
@@ -375,7 +374,7 @@ def test_a_function_may_use_its_array_again(monkeypatch):
     monkeypatch.setattr(_stream, "compiled_kernel", slowly)
 
     def rows(start, stop):
-        block = room[: stop - start]
+        block = memory[: stop - start]
         block[:] = 0
         time.sleep(1e-3)
         block[:] = A[start:stop]
@@ -391,11 +390,12 @@ def test_a_function_may_use_its_array_again(monkeypatch):
     each(check)
 
 
-@pytest.mark.slow  # what was unpickled needs kernels of its own
+@pytest.mark.slow  # unpickled objects compile kernels of their own
 @pytest.mark.parametrize("place", ["npy", "csr", "blocks"])
 def test_pickles(place, tmp_path):
-    """The copy reads the same files, as the original does in a forked child; and it sees that they
-    have changed.
+    """The copy reads the same files, as the original does in a forked child.
+
+    It detects that they have changed.
     """
     A = PLACES[place][0](tmp_path)
     of = {name: made(what, A, place) for name, (what, _) in OPERATIONS.items()}
@@ -414,18 +414,18 @@ def test_pickles(place, tmp_path):
 
 
 def change(fault, folder, pattern):
-    """Something happens to the files: to all that a pattern matches."""
+    """Damage all files that match a pattern."""
     files = sorted(folder.glob(pattern))
     assert files
     for file in files:
         status = file.stat()
         if fault == "deleted":
             file.unlink()
-        elif fault == "replaced":  # by a file of the same size and time
+        elif fault == "replaced":  # the new file has the same size and time
             shutil.copy(file, folder / "other")
             os.utime(folder / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
             os.replace(folder / "other", file)
-        elif fault == "rewritten":  # with what it had
+        elif fault == "rewritten":  # the file keeps its content
             with open(file, "r+b") as stream:
                 content = stream.read()
                 stream.seek(0)
@@ -439,7 +439,7 @@ def change(fault, folder, pattern):
 
 
 def refused(of, place, folder):
-    """Every operation says which file it is."""
+    """Check that the error of every operation names the file."""
 
     def check(name):
         with pytest.raises((ValueError, OSError)) as caught:
@@ -454,7 +454,7 @@ CHANGES = ["truncated", "shrunk", "grown", "rewritten", "replaced", "deleted"]
 
 @pytest.mark.parametrize(
     ("place", "fault"),
-    slow_except(  # by default each change once, and each place
+    slow_except(  # by default each change and each kind of storage is tested once
         list(zip(FILES, CHANGES, strict=True)), itertools.product(FILES, CHANGES)
     ),
 )
@@ -476,7 +476,7 @@ def test_a_file_changes_between_passes(place, fault, tmp_path):
     ),
 )
 def test_a_file_changes_before_it_is_handed_over(place, fault, tmp_path):
-    """Of what is mapped already the system would kill whoever looked."""
+    """The system would kill a process that reads a mapped file beyond its new end."""
 
     def check():
         A = PLACES[place][0](tmp_path)
@@ -503,7 +503,7 @@ def test_the_row_pointers_of_a_mapped_matrix_are_cut_off(tmp_path):
 
 
 def test_a_mapped_file_is_replaced_before_it_is_handed_over(tmp_path):
-    """The map is of the old file, whose name now is another's."""
+    """The map holds the old file, and its name belongs to another file by now."""
     A = memmap(tmp_path)
     np.save(tmp_path / "other.npy", 2 * dense())
     os.replace(tmp_path / "other.npy", tmp_path / "A.npy")
@@ -516,7 +516,7 @@ def test_a_mapped_file_is_replaced_before_it_is_handed_over(tmp_path):
 
 
 def reads(place, monkeypatch, act):
-    """Do something before each read of a pass."""
+    """Call `act` before each read of a pass."""
     owner, name = {
         "blocks": (_stored_files, "fill"),
         "cool": (h5py.Dataset, "read_direct"),
@@ -538,8 +538,9 @@ def reads(place, monkeypatch, act):
     ),
 )
 def test_a_file_is_cut_short_during_a_pass(place, nth, tmp_path, monkeypatch):
-    """At its n-th read. What has been read before that may be enough; if not, it is an error that
-    names the file.
+    """The file is cut at the n-th read.
+
+    The operation may have read enough before. If it has not, its error names the file.
     """
     left = [np.inf]
 
@@ -585,7 +586,7 @@ def test_a_chunk_of_zarr_is_missing(tmp_path):
 
 
 def test_a_chunk_of_zarr_goes_missing_during_a_pass(tmp_path, monkeypatch):
-    """Zeros in its place are never taken for what was there."""
+    """The fill value of a lost chunk is never taken for data."""
     A, left = zarr_array(tmp_path), [np.inf]
     read = _dense.ObjectRows._read
 
@@ -620,7 +621,7 @@ class Failure(Exception):
 
 
 class Rows:
-    """A function of rows that does something else at its n-th call."""
+    """A function of rows that calls `act` on the block of its n-th call."""
 
     def __init__(self, act, slow=0.0):
         self.act, self.A, self.calls, self.nth, self.slow = act, dense(), 0, None, slow
@@ -633,7 +634,7 @@ class Rows:
         return self.act(block) if self.calls == self.nth else block
 
     def calls_of(self, name):
-        """How many an operation takes, of which so many before it begins."""
+        """Count the calls before an operation begins, and the calls at its end."""
         self.calls, self.nth = 0, None
         of = made(OPERATIONS[name][0], self, "function")
         before = self.calls
@@ -642,14 +643,17 @@ class Rows:
 
 
 def held():
-    """Threads and files of this process."""
+    """Count the threads and the open files of this process."""
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
     files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     return threading.active_count(), threads, files
 
 
 def nothing_left(before):
-    """A thread that has been joined may take the system a moment to forget."""
+    """Check that no thread and no file is left.
+
+    The system may list a joined thread for a moment.
+    """
     for _ in range(100):
         if all(now <= then for now, then in zip(held(), before, strict=True)):
             return
@@ -658,7 +662,7 @@ def nothing_left(before):
 
 
 def done(name, rows, kept):
-    """Make what an operation is of, and run it."""
+    """Make the object on which an operation works, and run the operation."""
     kept[:] = []
     kept.append(made(OPERATIONS[name][0], rows, "function"))
     return run(name, kept[0], "function")
@@ -687,12 +691,10 @@ def test_a_function_raises_at_any_block(name):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_function_is_not_called_again_after_it_has_raised(name):
-    """What reads one thing after the other, such as a generator, has nothing to give then, and
-    raises something else.
-    """
+    """A function that wraps a generator would raise another error in a later call."""
 
     def raising_slowly(block):
-        time.sleep(5e-3)  # the other threads wait for their turn
+        time.sleep(5e-3)  # meanwhile the other threads wait for the lock
         raise Failure
 
     rows = Rows(raising_slowly)
@@ -771,7 +773,7 @@ FIRST = (
     "integers",
     "NaN",
     "infinity",
-)  # the first call says which A it is
+)  # in its first call the function may return these, as that call defines A
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -821,13 +823,12 @@ def test_a_function_may_return_a_list():
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are sent the POSIX way")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_interrupted_during_a_pass(name, monkeypatch):
-    """It stops within the blocks that are under way; no thread is left; and the next call works."""
-    monkeypatch.setattr(_budget, "BLOCK", 1)  # a row
+    """The pass stops after the blocks under way. No thread is left, and the next call works."""
+    monkeypatch.setattr(_budget, "BLOCK", 1)  # a block has one row
 
     def interrupt(block):
-        signal.pthread_kill(
-            threading.main_thread().ident, signal.SIGINT
-        )  # unlike interrupt_main, it wakes who waits
+        # Unlike interrupt_main, this wakes a thread that waits.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.02)
         return block
 
@@ -839,7 +840,7 @@ def test_interrupted_during_a_pass(name, monkeypatch):
         of = made(OPERATIONS[name][0], rows, "function")
         with pytest.raises(KeyboardInterrupt):
             run(name, of, "function")
-        assert rows.calls <= nth + WORKERS + 6  # a loaded machine delivers a signal late
+        assert rows.calls <= nth + WORKERS + 6  # a busy machine delivers a signal late
         nothing_left(before)
         rows.nth = None
         expect(name, run(name, of, "function"), expected)
@@ -868,7 +869,8 @@ from sparsejac._backends import budget as _budget
 
 _budget.BLOCK = 5 * 60 * 8
 np.save(os.path.join(sys.argv[1], "A.npy"), np.ones((60, 60)))
-op, w = JacobianBuilder(os.path.join(sys.argv[1], "A.npy"), workers=2).operator(np.ones(60)), np.ones(3600)
+op = JacobianBuilder(os.path.join(sys.argv[1], "A.npy"), workers=2).operator(np.ones(60))
+w = np.ones(3600)
 expected = op.T @ w
 
 
@@ -877,10 +879,11 @@ def interrupt(*_):
 
 
 def held():
-    return threading.active_count(), len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    threads, files = (len(os.listdir(f"/proc/self/{what}")) for what in ("task", "fd"))
+    return threading.active_count(), threads, files
 
 
-sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
+sys.unraisablehook = lambda _: None  # Python swallows some interrupts; the next comes soon
 signal.signal(signal.SIGALRM, interrupt)
 time.sleep(0.1)
 rng, before, end = np.random.default_rng(0), held(), time.monotonic() + float(sys.argv[2])
@@ -894,7 +897,7 @@ while time.monotonic() < end:
 signal.setitimer(signal.ITIMER_REAL, 0)
 right, end = (op.T @ w == expected).all(), time.monotonic() + 5
 while any(now > then for now, then in zip(held(), before)) and time.monotonic() < end:
-    time.sleep(0.01)  # a thread that has come to its end, on a machine that is busy
+    time.sleep(0.01)  # on a busy machine, the system may still list a thread that has ended
 print(right, *(max(now - then, 0) for now, then in zip(held(), before)))
 """
 
@@ -904,7 +907,7 @@ print(right, *(max(now - then, 0) for now, then in zip(held(), before)))
 )
 @pytest.mark.parametrize("seconds", ["1", *slow("2")])
 def test_interrupted_again_and_again(tmp_path, seconds):
-    """Ctrl-C at any moment, between any two bytecodes: no thread and no file is left."""
+    """Ctrl-C between any two bytecodes leaves no thread and no file."""
     command = [sys.executable, "-c", AGAIN_AND_AGAIN, str(tmp_path), seconds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("True 0 0 0\n", "")
@@ -993,7 +996,7 @@ def shoot():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-sys.unraisablehook = lambda _: None  # where Python itself swallows one; the next comes soon
+sys.unraisablehook = lambda _: None  # Python swallows some interrupts; the next comes soon
 gc.collect()
 before, stop, count, end = held(), False, 0, time.monotonic() + float(sys.argv[2])
 threading.Thread(target=shoot, daemon=True).start()
@@ -1027,17 +1030,17 @@ def test_interrupted_while_files_are_opened(tmp_path, seconds):
     assert (done.stdout, done.stderr) == ("True 0 True\n", "")
 
 
-# A tracer may interrupt before the end of `with`, as no signal does; then the file is closed with a
-# warning.
+# A tracer may interrupt before the end of `with`, which no signal does. Python then closes the file
+# with a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("place", ["csr", *slow("npy", "blocks")])
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(_numbers, "_mappings", list)  # it has many lines to read
+    monkeypatch.setattr(_numbers, "_mappings", list)  # it would read many lines
     A, left = PLACES[place][0](tmp_path), [0]
     ours = (_stored.__file__, _stored_files.__file__, _dense.__file__, _numbers.__file__)
 
     def trace(frame, event, _):
-        caller = frame.f_back.f_code.co_filename  # Numba uses contextlib as well
+        caller = frame.f_back.f_code.co_filename  # contextlib is traced for our calls only
         if frame.f_code.co_filename not in ours and (frame.f_code.co_filename, caller in ours) != (
             contextlib.__file__,
             True,
@@ -1079,7 +1082,7 @@ def test_an_iteration_that_is_left(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent the POSIX way")
 def test_the_tests_pass_where_sigint_is_ignored():
-    """As in a background job of a script."""
+    """A background job of a script ignores SIGINT."""
     tests = ["test_interrupted_by_a_signal", "test_interrupted_during_a_pass"]
     command = [
         sys.executable,
@@ -1116,7 +1119,8 @@ def rows(start, stop):
     return A[start:stop]
 
 
-print(JacobianBuilder(rows).value(np.ones(40)).sum(), len(calls) > 1, signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+total = JacobianBuilder(rows).value(np.ones(40)).sum()
+print(total, len(calls) > 1, signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
 """
 
 
@@ -1134,7 +1138,7 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked he
 
 
 def forked(act):
-    """What becomes of a forked child that does this: its exit code, or -SIGALRM if it hangs."""
+    """Call `act` in a forked child: the result is its exit code, or -SIGALRM if it hangs."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -1150,7 +1154,7 @@ def forked(act):
 
 def compiled():
     function = {}
-    exec("def f(x):\n    return x + 1.5", function)  # noqa: S102  # a new one each time
+    exec("def f(x):\n    return x + 1.5", function)  # noqa: S102  # a new function each time
     numba.njit(function["f"])(2.0)
 
 
@@ -1168,7 +1172,7 @@ def shown():
     "busy", ["adds", "streams", "compiles", *slow("makes a builder", "opens", "shows a bar")]
 )
 def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
-    """The child can do all of that itself."""
+    """The child can do all that the threads of its parent do."""
     monkeypatch.setattr(_threads, "_INLINE", 0)
     paths = npy(tmp_path), blocks(tmp_path)
     large = scipy.sparse.eye_array(100_000, format="csr")
@@ -1237,9 +1241,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     ],
 )
 def test_forked_while_another_thread_imports(work, module):
-    """The import may need locks that are taken before a fork, too: that of `logging`, and that of
-    h5py.
-    """
+    """The import may need locks that a fork takes as well: those of `logging` and h5py."""
     command = [sys.executable, "-W", "ignore", "-c", IMPORTING.format(work=work, module=module)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     # h5py may register its handlers during the fork. It then releases a lock that it has not taken,
@@ -1249,8 +1251,9 @@ def test_forked_while_another_thread_imports(work, module):
 
 @forks
 def test_a_reader_may_fork(tmp_path):
-    """The child of a thread that reads goes on reading; who else read in its parent does not in the
-    child.
+    """The child of a thread that reads goes on reading.
+
+    It drops what other threads of its parent had open.
     """
     stored = io.read_matrix(blocks(tmp_path))
 
@@ -1282,7 +1285,7 @@ def test_a_reader_may_fork(tmp_path):
 
 @forks
 def test_a_fork_waits_for_locks_and_gives_them_back():
-    """Those that another thread had are free in the child, and in the parent."""
+    """Locks that another thread held are free in the child, and later in the parent."""
     compiler = sys.modules["numba.core.compiler_lock"].global_compiler_lock._lock
     from tqdm.std import TqdmDefaultWriteLock
 
@@ -1315,7 +1318,7 @@ def test_a_turn_belongs_to_the_thread_that_forks():
     with turn:
         assert turn.owner == threading.get_ident()
         assert forked(lambda: turn.owner == threading.get_ident()) == 1
-        with contextlib.ExitStack() as stack:  # which asks in another way
+        with contextlib.ExitStack() as stack:  # it calls __enter__ in another way
             stack.enter_context(turn)
     assert turn.owner == 0
     assert type(pickle.loads(pickle.dumps(turn))) is _locks.Turn
@@ -1348,8 +1351,9 @@ def test_a_bar_that_cannot_write_keeps_no_lock():
 
 
 def test_the_lock_of_a_bar(monkeypatch):
-    """Ours do not wait for another process, which may have been killed; but they heed a lock that
-    the user has set.
+    """Our bars do not wait for another process, which may have been killed.
+
+    They take a lock that the user has set.
     """
     from tqdm import tqdm
     from tqdm.std import TqdmDefaultWriteLock
@@ -1370,7 +1374,7 @@ def test_the_lock_of_a_bar(monkeypatch):
 
 
 def passes(folder):
-    """In memory and streamed: a map, a sum, and an assembly."""
+    """Yield a map, a reduction and an assembly, in memory and streamed."""
     for A in (dense(), npy(folder), blocks(folder), function(folder)):
         builder = JacobianBuilder(A, rows="stored", workers=WORKERS)
         operator, w = builder.operator(x), np.ones(builder.shape[0])
@@ -1382,24 +1386,24 @@ def passes(folder):
 
 
 def right_or_refused(act, expected):
-    """0 if the numbers are right, or a lack of memory is raised."""
+    """Return 0 if the numbers are right, or an error reports a lack of memory."""
     try:
         return int(not (act() == expected).all())
     except (
         MemoryError,
         RuntimeError,
         SystemError,
-    ):  # Python and NumPy themselves raise the others, where memory is lacking
+    ):  # without memory, Python and NumPy may raise the other two
         return 0
-    except TypeError as error:  # and of a path that was not converted Python says that it is none
+    except TypeError as error:  # Python may say that a path it could not convert is no path
         return 0 if "path" in str(error) else 2
 
 
 @pytest.mark.slow
 @forks
 def test_any_allocation_may_fail(tmp_path, monkeypatch):
-    """The nth one of any thread: whoever waits hears of it, and the next call works."""
-    testcapi = pytest.importorskip("_testcapi", reason="which makes allocations fail")
+    """The nth allocation of any thread fails. Waiting threads end, and the next call works."""
+    testcapi = pytest.importorskip("_testcapi", reason="it makes allocations fail")
     monkeypatch.setattr(_threads, "_INLINE", 0)
     for number, act in enumerate(passes(tmp_path)):
         expected = act()
@@ -1417,9 +1421,12 @@ def test_any_allocation_may_fail(tmp_path, monkeypatch):
 
 
 PLACES_OF_FAILURE = [
-    (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_look"), (_pool._Job, "_wait"), (_pool._Thread, "lives"),
-    (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"), (_pool, "_leave_no_record"), (_pool, "_run"),
-    (_pool, "_serve"), (_pool, "_taken_lock"), (_stored, "File"), (_numbers, "File"), (_stream, "Room"), (_stream, "frozen"),
+    (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_look"),
+    (_pool._Job, "_wait"), (_pool._Thread, "lives"),
+    (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"),
+    (_pool, "_leave_no_record"), (_pool, "_run"), (_pool, "_serve"),
+    (_pool, "_taken_lock"), (_stored, "File"), (_numbers, "File"),
+    (_stream, "Room"), (_stream, "frozen"),
 ]  # fmt: skip
 
 
@@ -1438,9 +1445,9 @@ PLACES_OF_FAILURE = [
     ids=lambda one: getattr(one, "__name__", one),
 )
 def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
-    """When it is called, or when it has done what it does."""
+    """The function raises MemoryError when it is called, or at its end."""
     monkeypatch.setattr(_threads, "_INLINE", 0)
-    for act in list(passes(tmp_path))[:6]:  # in memory, and from a file
+    for act in list(passes(tmp_path))[:6]:  # those in memory, and those from a file
         expected, function = act(), getattr(where, name)
         for n, afterwards in [(1, False), (2, True)]:
 
@@ -1467,29 +1474,29 @@ def test_a_function_of_ours_finds_no_memory(where, name, tmp_path, monkeypatch):
 
 @forks
 def test_a_process_that_gets_no_more_memory(tmp_path, monkeypatch):
-    resource = pytest.importorskip("resource", reason="which limits memory")
+    resource = pytest.importorskip("resource", reason="it limits memory")
     if not os.path.isfile("/proc/self/statm"):
-        pytest.skip("the size of a process is read where Linux says it")
+        pytest.skip("the size of a process is read from /proc, as on Linux")
     monkeypatch.setattr(_threads, "_INLINE", 0)
     for act in passes(tmp_path):
         expected = act()
-        for room in (0, 2**20, 2**23 + 2**16, 2**24 + 2**17):
+        for more in (0, 2**20, 2**23 + 2**16, 2**24 + 2**17):
 
-            def child(act=act, expected=expected, room=room):
+            def child(act=act, expected=expected, more=more):
                 _pool._forget_threads()
                 with open("/proc/self/statm") as file:
                     size = int(file.read().split()[0]) * resource.getpagesize()
                 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-                resource.setrlimit(resource.RLIMIT_AS, (size + room, hard))
+                resource.setrlimit(resource.RLIMIT_AS, (size + more, hard))
                 found = right_or_refused(act, expected)
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
                 return found or (0 if (act() == expected).all() else 3)
 
-            assert forked(child) == 0, room
+            assert forked(child) == 0, more
 
 
 def test_threads_that_end_without_having_worked(tmp_path, monkeypatch):
-    """As one does that finds no memory for its first step."""
+    """A thread that has no memory for its first step ends in this way."""
     monkeypatch.setattr(_threads, "_INLINE", 0)
     monkeypatch.setattr(_pool, "_threads", [])
     in_memory, streamed = (
@@ -1522,7 +1529,7 @@ def test_no_lock_to_be_had(monkeypatch):
 
 
 def test_an_error_is_kept_by_nobody():
-    """What it refers to, such as large arrays, goes with it; the garbage collector need not come."""
+    """An error, and what it refers to, is freed without the garbage collector."""
 
     def failing(_):
         raise Failure
@@ -1537,14 +1544,14 @@ def test_an_error_is_kept_by_nobody():
             for _ in range(100):
                 if kept() is None:
                     break
-                time.sleep(0.01)  # a thread may be about to leave its frame
+                time.sleep(0.01)  # a thread may still hold its frame
             assert kept() is None
     finally:
         gc.enable()
 
 
 def test_a_compilation_that_is_interrupted_keeps_no_lock(monkeypatch):
-    """Numba takes its lock in Python code, where Ctrl-C may come just after."""
+    """Numba takes its lock in Python code, so Ctrl-C may come just after that."""
     from numba.core.compiler_lock import global_compiler_lock
 
     def interrupted():
@@ -1554,7 +1561,7 @@ def test_a_compilation_that_is_interrupted_keeps_no_lock(monkeypatch):
     for error in (KeyboardInterrupt(), MemoryError()):
         with monkeypatch.context() as patch:
             patch.setattr(global_compiler_lock, "acquire", interrupted)
-            kernel = _compile._kernel()(lambda x: x + 1)  # a new one, which is to be compiled
+            kernel = _compile._kernel()(lambda x: x + 1)  # a new kernel, not yet compiled
             with pytest.raises(type(error)):
                 kernel(1.0)
         with ThreadPoolExecutor(1) as pool:

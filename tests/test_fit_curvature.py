@@ -274,12 +274,12 @@ def test_conjugate_gradients_tell_what_curvature_they_met():
             enough=1e-20,
             radius=np.inf,
             limit=9,
-            longest=1.0,
+            max_square=1.0,
         )
 
-    assert step(np.array([1.0, 2.0])).bent is None
-    bent = step(np.array([1.0, -2.0])).bent
-    assert bent @ (np.array([1.0, -2.0]) * bent) < 0
+    assert step(np.array([1.0, 2.0])).negative is None
+    negative = step(np.array([1.0, -2.0])).negative
+    assert negative @ (np.array([1.0, -2.0]) * negative) < 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""`LeastSquares`: exact on integers, second order by Taylor's theorem, and in the hands of every
-SciPy solver.
+"""Tests of `LeastSquares`: on integers, by Taylor's theorem, and with every SciPy solver.
+
+The results on integers are exact.
 """
 
 import pickle
@@ -25,7 +26,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def target(A, *, symmetric=False, seed=7):
-    """An integer Y, dense, with entries only where A has them."""
+    """Make a dense integer Y that has entries only where A has them."""
     k = A.shape[0]
     Y = integers((k, k), seed=seed)
     if symmetric:
@@ -83,7 +84,7 @@ def test_exact_on_integers(form, order, rows, symmetric):
 @pytest.mark.parametrize("form", ["C", "csr"])
 @pytest.mark.parametrize(
     "narrow", [False, *slow(True)]
-)  # with dtypes that need kernels of their own
+)  # the narrow dtypes compile kernels of their own
 def test_every_form_of_y(narrow, form, order, rows):
     A = matrix(8, form, symmetric=True)
     Y = target(A, symmetric=True)
@@ -91,7 +92,8 @@ def test_every_form_of_y(narrow, form, order, rows):
     x = integers((8,), seed=3)
     forms = [
         Y, np.asfortranarray(Y), Y[::-1][::-1], Y.astype(">f8"),
-        scipy.sparse.csr_array(Y), scipy.sparse.csc_array(Y), scipy.sparse.coo_array(Y), Y[i, j], Y.tolist(),
+        scipy.sparse.csr_array(Y), scipy.sparse.csc_array(Y), scipy.sparse.coo_array(Y),
+        Y[i, j], Y.tolist(),
     ]  # fmt: skip
     if narrow:
         forms += [Y.astype("int16"), Y.astype(np.float32), Y[i, j].astype(int)]
@@ -123,8 +125,9 @@ def test_exact_on_any_integers(k, form, seed, dtype):
 
 @pytest.mark.parametrize("form", ["C", "csr"])
 def test_taylor(form):
-    """The error of the model without the gradient falls by 2, with it by 4, with the Hessian by 8,
-    when the step is halved.
+    """Halving the step divides the error of a Taylor polynomial by 2, 4 or 8.
+
+    The polynomials are the constant, the one with the gradient, and the one with the Hessian.
     """
     A = matrix(20, form).astype(float) / 9
     problem = LeastSquares(A, target(A) / 9)
@@ -140,7 +143,7 @@ def test_taylor(form):
 
 
 def test_weights():
-    """½‖√W∘(M - xxᵀ)‖², as the docstring says."""
+    """The cost is ``½‖√W∘(M - xxᵀ)‖²``, as the docstring says."""
     rng = np.random.default_rng(0)
     W, M, x = rng.random((5, 5)), rng.random((5, 5)), rng.random(5)
     W[0, 1] = 0
@@ -164,7 +167,7 @@ def test_y_is_referenced_and_the_last_x_is_remembered(monkeypatch):
     first = problem.grad(x)
     problem.cost(x), problem.hessp(x, x), problem.normal(x), problem.x_scale(x)
     assert len(passes) == 1
-    first[:] = 0  # the caller's own
+    first[:] = 0  # the array belongs to the caller
     assert problem.grad(x).all()
     x[0] = 3
     problem.cost(x)
@@ -173,7 +176,7 @@ def test_y_is_referenced_and_the_last_x_is_remembered(monkeypatch):
 
 
 def test_overflow_is_silent_and_infinite():
-    """Symmetric or not: what a line search sees that steps too far."""
+    """A line search that steps too far gets infinity, whether A is symmetric or not."""
     A = np.ones((3, 3))
     with np.errstate(all="raise"):
         for Y in (A, np.tri(3)):
@@ -192,7 +195,7 @@ def test_overflow_is_silent_and_infinite():
                     problem.hess(far).tocsr()
 
 
-@pytest.mark.slow  # what was unpickled needs kernels of its own
+@pytest.mark.slow  # an unpickled problem compiles kernels of its own
 def test_a_pickle_holds_a_and_y_once():
     A = np.asfortranarray(np.random.default_rng(0).random((300, 300)))
     A += A.T.copy()
@@ -220,7 +223,7 @@ def test_entries_of_y_where_a_has_none(form):
     with pytest.raises(ValueError, match=r"the first at \(2, 0\)"):
         LeastSquares(A.T.tocsr(), transposed, rows="all", order="F")
     stored = scipy.sparse.csr_array((np.zeros(3), ([0, 1, 2], [1, 1, 1])), shape=(3, 3))
-    assert LeastSquares(A, stored).cost(np.zeros(3)) == 0  # zeros are no data
+    assert LeastSquares(A, stored).cost(np.zeros(3)) == 0  # explicit zeros do not count as data
 
 
 def test_what_is_refused():
@@ -289,28 +292,46 @@ def test_what_is_refused():
 
 # --- SciPy ----------------------------------------------------------------------------------------
 
-# What the README says to hand to each solver, and here is run as it stands. Each must find x, or
-# its step.
+# The README lists these calls. Each call is run as it stands. A solver must find x, and a solver of
+# linear systems its step.
 SOLVERS = [
-    ("`least_squares`: trf, dogbox, bounds, any loss", "least_squares(problem.fun, x0, jac=problem.jac, bounds=(0, 9), loss='soft_l1')"),
-    ("– `x_scale='jac'`", "least_squares(problem.fun, x0, jac=problem.jac, x_scale=problem.x_scale(x0))"),
+    ("`least_squares`: trf, dogbox, bounds, any loss",
+     "least_squares(problem.fun, x0, jac=problem.jac, bounds=(0, 9), loss='soft_l1')"),
+    ("– `x_scale='jac'`",
+     "least_squares(problem.fun, x0, jac=problem.jac, x_scale=problem.x_scale(x0))"),
     ("– with a matrix", "least_squares(problem.fun, x0, jac=problem.jac_csr, x_scale='jac')"),
-    ("– `tr_solver='exact'`, `method='lm'`", "least_squares(problem.fun, x0, jac=lambda x: problem.jac_csr(x).toarray(), method='lm')"),
-    ("`curve_fit`", "curve_fit(lambda _, *x: problem.fun(x), i, 0 * i, x0, jac=lambda _, *x: problem.jac_csr(x).toarray())"),
-    ("`leastsq`, `root('lm')`", "leastsq(problem.fun, x0, Dfun=lambda x: problem.jac_csr(x).toarray())"),
-    ("`minimize`: L-BFGS-B, BFGS, CG, TNC, SLSQP", "minimize(problem.value_and_grad, x0, jac=True, method='L-BFGS-B')"),
-    ("– Newton-CG, trust-ncg, trust-krylov", "minimize(problem.value_and_grad, x0, jac=True, hessp=problem.hessp, method='trust-krylov')"),
-    ("– trust-constr", "minimize(problem.value_and_grad, x0, jac=True, hess=problem.hess, method='trust-constr')"),
-    ("– trust-exact, dogleg", "minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).toarray(), method='trust-exact')"),
-    ("– F as a constraint", "NonlinearConstraint(builder.value, low, high, jac=builder.tocsr, hess=lambda x, w: builder.hessian(w))"),
-    ("`root('hybr')`, `fsolve`", "fsolve(problem.grad, x0, fprime=lambda x: problem.hess(x).toarray())"),
-    ("`root('krylov')`, `newton_krylov`", "newton_krylov(problem.grad, x0, inner_M=diags_array(1 / problem.hess(x0).diagonal()))"),
+    ("– `tr_solver='exact'`, `method='lm'`",
+     "least_squares(problem.fun, x0, jac=lambda x: problem.jac_csr(x).toarray(), method='lm')"),
+    ("`curve_fit`",
+     ("curve_fit(lambda _, *x: problem.fun(x), i, 0 * i, x0, "
+      "jac=lambda _, *x: problem.jac_csr(x).toarray())")),
+    ("`leastsq`, `root('lm')`",
+     "leastsq(problem.fun, x0, Dfun=lambda x: problem.jac_csr(x).toarray())"),
+    ("`minimize`: L-BFGS-B, BFGS, CG, TNC, SLSQP",
+     "minimize(problem.value_and_grad, x0, jac=True, method='L-BFGS-B')"),
+    ("– Newton-CG, trust-ncg, trust-krylov",
+     "minimize(problem.value_and_grad, x0, jac=True, hessp=problem.hessp, method='trust-krylov')"),
+    ("– trust-constr",
+     "minimize(problem.value_and_grad, x0, jac=True, hess=problem.hess, method='trust-constr')"),
+    ("– trust-exact, dogleg",
+     ("minimize(problem.value_and_grad, x0, jac=True, hess=lambda x: problem.hess(x).toarray(), "
+      "method='trust-exact')")),
+    ("– F as a constraint",
+     ("NonlinearConstraint(builder.value, low, high, jac=builder.tocsr, "
+      "hess=lambda x, w: builder.hessian(w))")),
+    ("`root('hybr')`, `fsolve`",
+     "fsolve(problem.grad, x0, fprime=lambda x: problem.hess(x).toarray())"),
+    ("`root('krylov')`, `newton_krylov`",
+     "newton_krylov(problem.grad, x0, inner_M=diags_array(1 / problem.hess(x0).diagonal()))"),
     ("`lsqr`, `lsmr`, `lsq_linear`, `svds`", "lsmr(problem.jac(x0), -problem.fun(x0))"),
-    ("`cg`, `minres`, `eigsh`, `lobpcg`, `onenormest`", "cg(problem.normal(x0), -problem.grad(x0))"),
+    ("`cg`, `minres`, `eigsh`, `lobpcg`, `onenormest`",
+     "cg(problem.normal(x0), -problem.grad(x0))"),
     ("`splu`, `spsolve`", "spsolve(problem.normal(x0).tocsr(), -problem.grad(x0))"),
-    ("`solve_ivp`: Radau, BDF", "solve_ivp(lambda t, x: -problem.grad(x), (0, 9), x0, 'Radau', jac=lambda t, x: -problem.hess(x).tocsr())"),
+    ("`solve_ivp`: Radau, BDF",
+     ("solve_ivp(lambda t, x: -problem.grad(x), (0, 9), x0, 'Radau', "
+      "jac=lambda t, x: -problem.hess(x).tocsr())")),
 ]  # fmt: skip
-# The same forms under the other names of those rows.
+# The same forms of call for the other solvers that these rows name.
 OTHERS = [
     "least_squares(problem.fun, x0, jac=problem.jac, method='dogbox')",
     "least_squares(problem.fun, x0, jac=problem.jac_csr, tr_solver='lsmr')",
@@ -335,9 +356,8 @@ OTHERS = [
     ),
     "root(problem.grad, x0, jac=lambda x: problem.hess(x).toarray())",
     (
-        "root(problem.grad, x0, method='krylov', options={'jac_options': {'inner_M': diags_array(1 "
-        "/ "
-        "problem.hess(x0).diagonal())}})"
+        "root(problem.grad, x0, method='krylov', options={'jac_options': {'inner_M': "
+        "diags_array(1 / problem.hess(x0).diagonal())}})"
     ),
     "lsqr(problem.jac(x0), -problem.fun(x0))",
     "lsq_linear(problem.jac(x0), -problem.fun(x0))",
@@ -352,7 +372,7 @@ OTHERS = [
 
 @pytest.fixture(scope="module")
 def small():
-    """A problem with the solution 1 … 6, and a start where its Hessian is positive definite."""
+    """Make a problem with the solution 1 … 6 and a start where the Hessian is positive definite."""
     A = scipy.sparse.csr_array(np.ones((6, 6)) + np.diag(np.arange(6.0)))
     x = np.arange(1.0, 7.0)
     problem = LeastSquares(A, A.multiply(np.outer(x, x)).tocsr(), rows="all")
@@ -367,7 +387,7 @@ def test_every_solver(small, call):
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # SciPy's about its own matrices, and about covariances of exact fits
+        )  # SciPy warns of its own matrices, and of the covariance of an exact fit
         names = {"problem": problem, "builder": builder, "x0": x0, "i": i, "low": low, "high": high}
         for module in (scipy.integrate, scipy.optimize, scipy.sparse, scipy.sparse.linalg):
             names |= {name: getattr(module, name) for name in module.__all__}

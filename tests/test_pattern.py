@@ -1,4 +1,4 @@
-"""The index arithmetic: which integers are wide enough, and where J can be cut."""
+"""The index arithmetic: which integers are wide enough, and where J can be row_offset."""
 
 import tracemalloc
 
@@ -24,7 +24,7 @@ def test_dense_indices_are_int32_while_they_fit(k, dtype):
     assert builder.csr_nbytes() == builder.nnz * (8 + size) + (k**2 + 1) * size
     assert builder._pattern.columns_dtype == dtype
     # A dry run: the last rows of J, as they would stand in the whole.
-    last = builder._pattern.offset(k**2 - 3), builder._pattern.offset(k**2)
+    last = builder._pattern.row_offset(k**2 - 3), builder._pattern.row_offset(k**2)
     block = builder._assembly._block(np.ones(k), k**2 - 3, k**2, *last, np.dtype(dtype))
     np.testing.assert_array_equal(block.indices, [k - 3, k - 1, k - 2, k - 1, k - 1])
     assert last[0].nnz + block.nnz == builder.nnz
@@ -72,8 +72,8 @@ def test_all_rows_of_a_huge_sparse_matrix_in_blocks():
         np.full(k, 2.0),
         start,
         start + 5,
-        builder._pattern.offset(start),
-        builder._pattern.offset(start + 5),
+        builder._pattern.row_offset(start),
+        builder._pattern.row_offset(start + 5),
         np.dtype(np.int64),
     )
     np.testing.assert_array_equal(block.indptr, [0, 0, 0, 0, 2, 2])

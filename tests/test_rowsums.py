@@ -1,5 +1,6 @@
-"""The row sums of F and their Jacobian: against the matrix that is meant, on integers, so bit for
-bit.
+"""Tests of the row sums of F and their Jacobian against a matrix that the tests build.
+
+The numbers are integers, so the results are equal bit for bit.
 """
 
 import copy
@@ -28,7 +29,7 @@ PARTS = {
 
 
 class Uncertain:
-    """A label like pandas.NA: whether it differs from anything is not known."""
+    """A label like pandas.NA. It does not tell whether it differs from another label."""
 
     __hash__ = None
 
@@ -39,12 +40,15 @@ class Uncertain:
 
 
 def groups_of(k):
-    """Neighbours in groups of all sizes, those of one row among them."""
+    """Make groups of neighbouring rows, of all sizes, also of one row."""
     return np.repeat(list("abcdefghijklm"), [1, 2, 1, 4, 1, 9, 3, 1, 6, 1, 1, 17, 30])[:k]
 
 
 def meant(A, uplo, part):
-    """The symmetric matrix, with zeros where an entry does not count: no code of the library's."""
+    """Build the symmetric matrix with zeros for entries that do not count.
+
+    This uses no code of the library.
+    """
     B = np.array(A.toarray() if scipy.sparse.issparse(A) else A, np.float64)
     if uplo is not None:
         B = np.triu(B) if uplo == "U" else np.tril(B)
@@ -61,7 +65,7 @@ def meant(A, uplo, part):
 
 
 def given(k, form, uplo, dtype=np.float64):
-    """A symmetric matrix of small integers that are not negative, or one triangle of it."""
+    """Make a symmetric matrix of small integers that are not negative, or one triangle of it."""
     dense = form in ("C", "F", "strided")
     A = matrix(k, "C" if dense else "csr", dtype=dtype, symmetric=True)
     A = abs(A)
@@ -125,7 +129,7 @@ def test_operator(form, part):
 
 
 def test_quadratic():
-    """``r(x + h) - r(x - h) = 2 J(x) h``, and the row sums of what JacobianBuilder says F is."""
+    """``r(x + h) - r(x - h) = 2 J(x) h``, and r is the row sums of JacobianBuilder's F."""
     A = given(50, "csr", None)
     sums, x, h = RowSums(A), integers((50,), seed=1), integers((50,), seed=2)
     assert_same(sums.value(x + h) - sums.value(x - h), 2 * (sums.operator(x) @ h))
@@ -147,7 +151,7 @@ def test_quadratic():
 )
 def test_dtypes_are_read_as_they_are(form, dtype):
     A = given(23, form, "U")
-    if form == "csr":  # SciPy would not convert to a foreign byte order
+    if form == "csr":  # SciPy does not convert to a foreign byte order
         A.data = A.data.astype(dtype)
     else:
         A = A.astype(dtype)
@@ -171,7 +175,7 @@ def test_workers_change_no_bit(form):
     np.testing.assert_allclose(one, x * (A @ x), rtol=1e-12)
 
 
-@pytest.mark.slow  # what was unpickled needs kernels of its own
+@pytest.mark.slow  # unpickled row sums compile kernels of their own
 def test_pickles():
     sums = pickle.loads(pickle.dumps(RowSums(given(7, "csr", "U"), uplo="U", ignore_diags=1)))
     x = integers((7,), seed=1)
@@ -189,7 +193,7 @@ def test_changed_values_are_seen(form):
     else:
         A.data *= 2
     assert_same(sums.value(x), x * (A @ x))
-    assert len(pickle.dumps(sums)) < len(pickle.dumps(A)) + 1500  # once
+    assert len(pickle.dumps(sums)) < len(pickle.dumps(A)) + 1500  # A is pickled once
 
 
 def test_zeros_that_only_one_side_stores():
@@ -229,34 +233,54 @@ S = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 1.0]]))
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([[1.0, 2.0], [3.0, 4.0]],), ValueError, r'A must be symmetric, but A\[0, 1\] != A\[1, 0\].*uplo="U"'),
+        (([[1.0, 2.0], [3.0, 4.0]],), ValueError,
+         r'A must be symmetric, but A\[0, 1\] != A\[1, 0\].*uplo="U"'),
         ((np.eye(2) * 1j,), TypeError, "RowSums is for real numbers, and A is complex128"),
         ((np.ones((2, 3)),), ValueError, "A must be a square matrix"),
         (([[np.nan]],), ValueError, r"A must be finite, but A\[0, 0\] = nan"),
-        ((S, {"uplo": "U"}), ValueError, r'uplo="U" is .* it has 1 entries below its diagonal: .*scipy.sparse.triu\(A\)'),
-        ((S, {"uplo": "L"}), ValueError, r'uplo="L" is .* it has 1 entries above its diagonal: .*scipy.sparse.tril\(A\)'),
+        ((S, {"uplo": "U"}), ValueError,
+         r'uplo="U" is .* it has 1 entries below its diagonal: .*scipy.sparse.triu\(A\)'),
+        ((S, {"uplo": "L"}), ValueError,
+         r'uplo="L" is .* it has 1 entries above its diagonal: .*scipy.sparse.tril\(A\)'),
         ((S, {"uplo": "X"}), ValueError, "uplo must be one of 'U', 'L', got 'X'"),
-        ((S, {"pairs": "cis"}), ValueError, "pairs must be one of 'all', 'within', 'between', got 'cis'"),
+        ((S, {"pairs": "cis"}), ValueError,
+         "pairs must be one of 'all', 'within', 'between', got 'cis'"),
         ((S, {"pairs": "within"}), ValueError, 'pairs="within" needs groups'),
-        ((S, {"groups": "ab"}), ValueError, r"groups must be a label for each of the 2 rows, .* shape \(\)"),
-        ((np.eye(3), {"groups": ["a", "b", "a"]}), ValueError, "must be neighbours, but group 'a' begins again at row 2"),
-        ((np.eye(3), {"groups": [1, 2, 1]}), ValueError, "must be neighbours, but group 1 begins again at row 2"),
-        ((np.eye(2), {"groups": [[1], [2, 3]]}), ValueError, "groups must be labels that can be compared"),
-        ((np.eye(3), {"groups": [1.0, 1.0, np.nan]}), ValueError, r"groups must be a label for each row, but that of row 2 is missing \(NaN, NaT, or masked\)"),
+        ((S, {"groups": "ab"}), ValueError,
+         r"groups must be a label for each of the 2 rows, .* shape \(\)"),
+        ((np.eye(3), {"groups": ["a", "b", "a"]}), ValueError,
+         "must be neighbours, but group 'a' begins again at row 2"),
+        ((np.eye(3), {"groups": [1, 2, 1]}), ValueError,
+         "must be neighbours, but group 1 begins again at row 2"),
+        ((np.eye(2), {"groups": [[1], [2, 3]]}), ValueError,
+         "groups must be labels that can be compared"),
+        ((np.eye(3), {"groups": [1.0, 1.0, np.nan]}), ValueError,
+         (r"groups must be a label for each row, but that of row 2 is missing \(NaN, NaT, or "
+          r"masked\)")),
         ((np.eye(3), {"groups": [np.nan] * 3}), ValueError, "that of row 0 is missing"),
         ((np.eye(3), {"groups": ["a", float("nan"), "b"]}), ValueError, "that of row 1 is missing"),
-        ((np.eye(3), {"groups": ("a", np.float32("nan"), "b")}), ValueError, "that of row 1 is missing"),
-        ((np.eye(3), {"groups": np.array(["a", "a", np.nan], object)}), ValueError, "that of row 2 is missing"),
-        ((np.eye(2), {"groups": np.array(["2001-01-01", "NaT"], "M8[D]")}), ValueError, "that of row 1 is missing"),
-        ((np.eye(4), {"groups": ["a", "a", None, None]}), ValueError, r"that of row 2 is missing \(None\): give such rows"),
-        ((np.eye(2), {"groups": np.array([1, None], object)}), ValueError, r"that of row 1 is missing \(None\)"),
-        ((np.eye(2), {"groups": [("a", 1), ("a", 2)]}), ValueError, "but that of row 0 is a tuple: give each group a number"),
+        ((np.eye(3), {"groups": ("a", np.float32("nan"), "b")}), ValueError,
+         "that of row 1 is missing"),
+        ((np.eye(3), {"groups": np.array(["a", "a", np.nan], object)}), ValueError,
+         "that of row 2 is missing"),
+        ((np.eye(2), {"groups": np.array(["2001-01-01", "NaT"], "M8[D]")}), ValueError,
+         "that of row 1 is missing"),
+        ((np.eye(4), {"groups": ["a", "a", None, None]}), ValueError,
+         r"that of row 2 is missing \(None\): give such rows"),
+        ((np.eye(2), {"groups": np.array([1, None], object)}), ValueError,
+         r"that of row 1 is missing \(None\)"),
+        ((np.eye(2), {"groups": [("a", 1), ("a", 2)]}), ValueError,
+         "but that of row 0 is a tuple: give each group a number"),
         ((np.eye(2), {"groups": [1, ("a", 2)]}), ValueError, "but that of row 1 is a tuple"),
-        ((np.eye(2), {"groups": np.array([{}, {1: 2}], object)}), ValueError, "labels that can be compared, .*: unhashable"),
+        ((np.eye(2), {"groups": np.array([{}, {1: 2}], object)}), ValueError,
+         "labels that can be compared, .*: unhashable"),
         ((np.eye(2), {"groups": [1, Uncertain()]}), ValueError, "that of row 1 is missing"),
-        ((np.eye(2), {"groups": np.ma.array([1, 2], mask=[False, True])}), ValueError, "that of row 1 is missing"),
-        ((S, {"ignore_diags": -1}), ValueError, "ignore_diags must be an integer, 0 or more, got -1"),
-        ((S, {"ignore_diags": 1.5}), TypeError, r"ignore_diags must be an integer, 0 or more, got 1.5 \(float\)"),
+        ((np.eye(2), {"groups": np.ma.array([1, 2], mask=[False, True])}), ValueError,
+         "that of row 1 is missing"),
+        ((S, {"ignore_diags": -1}), ValueError,
+         "ignore_diags must be an integer, 0 or more, got -1"),
+        ((S, {"ignore_diags": 1.5}), TypeError,
+         r"ignore_diags must be an integer, 0 or more, got 1.5 \(float\)"),
         ((S, {"workers": 0}), ValueError, "workers must be a positive integer"),
         ((S, {"check_finite": 1}), TypeError, "check_finite must be True or False"),
     ],

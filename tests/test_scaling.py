@@ -1,4 +1,4 @@
-"""Symmetric scaling: it converges where a scaling exists, and says why where none does."""
+"""Tests of symmetric scaling: it converges if a scaling exists, and else says why none does."""
 
 import itertools
 import re
@@ -23,13 +23,14 @@ def positive(k, seed=0):
 
 
 def residual(A, x, d=1.0):
-    """The definition, by NumPy."""
+    """Compute the residual by its definition, with NumPy."""
     A = A.toarray() if scipy.sparse.issparse(A) else np.asarray(A)
     return np.max(np.abs(x * (A @ x) - d) / d)
 
 
 STAR = np.array([[0, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-HALF = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0]])  # support, but (0, 1) is on no positive diagonal
+# This matrix has support, but (0, 1) is on no positive diagonal.
+HALF = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +53,14 @@ def test_converges(form, k):
 
 
 def test_known_answers():
-    """A of ones: 1/√k. A diagonal: 1/√a. Twice the matrix: 1/√2. Already scaled: ones."""
+    """x is 1/√k for ones, 1/√a for a diagonal, x/√2 for 2 A, and 1 for a scaled matrix."""
     np.testing.assert_allclose(symmetric_scaling(np.ones((9, 9))).x, 1 / 3)
     np.testing.assert_allclose(symmetric_scaling(np.diag([1.0, 4.0, 16.0])).x, [1, 0.5, 0.25])
     A = positive(7)
     np.testing.assert_allclose(symmetric_scaling(2 * A).x, symmetric_scaling(A).x / np.sqrt(2))
     np.testing.assert_allclose(symmetric_scaling(scipy.sparse.eye_array(5)).x, 1)
-    # Of a star with a diagonal the equations can be solved by hand: x₀ (x₀ + 2 y) = 1 and y (x₀ +
-    # y) = 1.
+    # The equations of a star with a diagonal can be solved by hand: x₀ (x₀ + 2 y) = 1 and
+    # y (x₀ + y) = 1.
     result = symmetric_scaling(np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1]]), tol=1e-13)
     y = np.sqrt((np.sqrt(5) - 1) / 2)
     np.testing.assert_allclose(result.x, [1 / y - y, y, y])
@@ -78,7 +79,7 @@ def test_any_scale(scale):
     st.sampled_from(["dense", "sparse"]),
 )
 def test_every_positive_diagonal(k, seed, spread, form):
-    """Entries and targets over many powers of ten: a scaling exists, and is found."""
+    """A scaling exists and is found, also if entries and targets span many powers of ten."""
     rng = np.random.default_rng(seed)
     A = np.exp(spread * rng.standard_normal((k, k)))
     if form == "sparse":
@@ -92,9 +93,7 @@ def test_every_positive_diagonal(k, seed, spread, form):
 
 @pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
 def test_weakly_supported(epsilon):
-    """Hubs and leaves, which have only their hubs and ε: the linearly convergent iterations stall
-    here.
-    """
+    """A leaf has an entry for its hub and an ε. Linearly convergent iterations stall here."""
     rng = np.random.default_rng(0)
     k = 300
     hub = np.array([rng.integers(0, max(i // 4, 1)) for i in range(1, k)])
@@ -149,7 +148,7 @@ def test_rows_that_are_left_out():
     assert symmetric_scaling(lonely, [1.0, 1.0, 1.0, np.nan], min_nnz=2, x0=first.x).nit <= 1
     assert symmetric_scaling(
         A, np.where(mask, -1.0, 1.0), mask=mask
-    ).success  # nobody asks for those targets
+    ).success  # the targets of rows that are left out do not count
 
 
 def test_rows_with_too_little():
@@ -164,7 +163,7 @@ def test_rows_with_too_little():
 
 
 def test_rows_whose_neighbours_are_left_out_go_with_them():
-    """On the path 0 - 1 - 2 - 3 - 4 - 5 without 1, node 0 is alone; without 4 as well, so is 5."""
+    """The path is 0 - 1 - 2 - 3 - 4 - 5. Without 1, node 0 is alone. Without 4, node 5 is."""
     A = np.diag(np.ones(5), 1)
     A += A.T
     mask = np.zeros(6, bool)
@@ -213,7 +212,7 @@ def test_no_support(support):
     assert result.message.endswith('; support="drop_rows" would leave out every row')
     beside = symmetric_scaling(scipy.linalg.block_diag(STAR, [[2.0]]), support=support)
     assert beside.message.endswith('; support="drop_rows" leaves such rows out')
-    # One leaf gets what the hub has to give.
+    # The hub's target suffices for one leaf.
     assert symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.0]).success
     result = symmetric_scaling(STAR, [3.0, 1.0, 1.0, 1.5], support=support)
     assert result.status == 4
@@ -233,19 +232,19 @@ def test_support_that_is_not_total(form):
     assert (result.status, result.success) == (6, False)
     np.testing.assert_allclose(result.x[0], 1)
     np.testing.assert_allclose(result.x[1] * result.x[2], 1)
-    assert A[0, 1] == 1  # the caller's own
+    assert A[0, 1] == 1  # the caller's matrix has not changed
     assert symmetric_scaling(form(HALF), support="skip", max_products=200).status == 0
 
 
 def test_support_of_a_vector_of_targets():
-    """(0, 1) can be positive if rows 1 and 2 need not be equal."""
+    """Entry (0, 1) can be positive if the targets of rows 1 and 2 may differ."""
     assert symmetric_scaling(HALF, [2.0, 2.0, 1.0], support="check").success
     assert symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="check").status == 5
     assert symmetric_scaling(HALF, [1.0, 1.0, 2.0], support="check").status == 4
 
 
 def test_what_dropped_entries_do_to_the_matrix():
-    """Success, and the residual, are those of the user's matrix; the message says what was dropped."""
+    """Success and residual are those of the user's matrix. The message names dropped entries."""
     A = np.array([[500.0, 5.0], [5.0, 0.0]])
     for form in (np.asarray, scipy.sparse.csr_array):
         result = symmetric_scaling(form(A), support="drop")
@@ -290,7 +289,7 @@ def test_what_dropped_entries_do_to_the_matrix():
 
 
 def test_results_can_be_printed():
-    """SciPy cannot print an empty dict, which `left_out` would be where no filter is set."""
+    """SciPy cannot print a result with an empty dict. So `left_out` is never empty."""
     states = []
     result = symmetric_scaling(
         np.ones((3, 3)) + np.eye(3) * [1, 2, 3], callback=lambda state: states.append(str(state))
@@ -302,7 +301,7 @@ def test_results_can_be_printed():
 
 
 def test_rows_without_support_are_left_out():
-    """Until the rest has a scaling: then that is success, for the rows that are kept."""
+    """Rows are left out until the rest has a scaling, which is success for the rows kept."""
     result = symmetric_scaling(STAR, support="drop_rows")
     assert (result.status, result.success) == (8, False)
     assert (
@@ -321,7 +320,8 @@ def test_rows_without_support_are_left_out():
     again = symmetric_scaling(both, mask=~kept)
     assert again.success
     np.testing.assert_array_equal(result.x, again.x)
-    # A bipartite part with an entry on one side: its row is left alone, and goes with its partner.
+    # A bipartite part has one more entry, on one side. The row of that entry goes, and so does the
+    # partner of the row.
     C = np.ones((3, 3))
     sides = np.block([[np.diag([7.0, 0, 0]), C], [C, np.zeros((3, 3))]])
     result = symmetric_scaling(sides, support="drop_rows")
@@ -330,7 +330,7 @@ def test_rows_without_support_are_left_out():
         True,
         False,
     ]
-    # With other targets.
+    # The same with other targets.
     result = symmetric_scaling(HALF, [2.0, 1.0, 1.0], support="drop_rows")
     assert result.success
     assert (
@@ -365,7 +365,7 @@ def test_how_many_rows_each_filter_leaves_out():
 
 @pytest.mark.parametrize("support", ["auto", "check", "drop", "drop_rows", "skip"])
 def test_verdicts_are_proofs(support):
-    """Targets that are nearly, but not exactly, in the ratios of small integers."""
+    """The targets are nearly, but not exactly, in the ratios of small integers."""
     A = np.array([[2e-8, 5e5], [5e5, 0.0]])
     result = symmetric_scaling(A, A.sum(axis=1), support=support)
     assert (result.success, result.kept.all()) == (True, True)
@@ -376,7 +376,7 @@ def test_verdicts_are_proofs(support):
 
 
 def test_integer_ratios_are_exact():
-    """Whatever the integers are multiplied by, as long as it is exact."""
+    """The verdict is the same if the integers are multiplied by a number without rounding."""
     for scale in (1.0, 0.1, 2.0**-1000, 2.0**70, 1 / 3):
         for d, status in (
             (np.array([2.0, 1, 1]), 5),
@@ -386,13 +386,15 @@ def test_integer_ratios_are_exact():
             assert symmetric_scaling(HALF, scale * d, support="check").status == status
     assert (
         symmetric_scaling(STAR, [0.3, 0.1, 0.1, 0.1], support="check", max_products=30).status != 4
-    )  # to rounding, they fit
+    )  # they fit to rounding
     assert symmetric_scaling(STAR, [np.pi, 2, 2, 2.1], support="check").status == 4
 
 
 def can_be_positive(A, d):
-    """Which entries can be positive in a symmetric P ≥ 0 with row sums d that is zero where A is:
-    by linear programming. None if there is no P.
+    """Find the entries that can be positive in a P ≥ 0, by linear programming.
+
+    P is symmetric, has the row sums d, and is zero where A is. The result is None if there is no
+    P.
     """
     i, j = np.nonzero(np.triu(A))
     equations = np.zeros((len(d), i.size))
@@ -439,8 +441,9 @@ def test_verdicts_are_those_of_linear_programming(seed):
 
 
 def test_targets_without_a_common_measure():
-    """In irrational proportions, a lack of support is seen, a lack of total support is not, and
-    nothing false is said.
+    """The verdict on targets in irrational proportions says nothing false.
+
+    It finds a lack of support, but not a lack of total support.
     """
     d = np.array([np.pi, 1.0, 1.0, np.e])
     assert symmetric_scaling(STAR, d, support="check").status == 4
@@ -488,7 +491,7 @@ def test_rounding():
 
 
 def test_out_of_range():
-    """Of a star x diverges; there it ends with the last x that has numbers."""
+    """x diverges for a star. The scaling ends with the last finite x."""
     result = symmetric_scaling(STAR, support="skip")
     assert result.status == 3
     assert "leaves the range of numbers" in result.message
@@ -521,7 +524,7 @@ def test_the_ends_of_the_range(A, d):
 
 
 def exact_residual(A, x, d):
-    """In rational numbers, which have no range to leave."""
+    """Compute the residual in rational numbers, which cannot overflow."""
     k = len(x)
     A, x, d = (np.vectorize(Fraction, [object])(np.asarray(part, float)) for part in (A, x, d))
     worst = max(abs(x[i] * sum(A[i, j] * x[j] for j in range(k)) - d[i]) / d[i] for i in range(k))
@@ -531,7 +534,7 @@ def exact_residual(A, x, d):
 @pytest.mark.parametrize("of_d", [1e-320, 1e-200, 1.0, 1e200, 1e308])
 @pytest.mark.parametrize("of_A", [1e-320, 1e-200, 1.0, 1e200, 1e307])
 def test_success_is_that_of_x_at_every_scale(of_A, of_d):
-    """A finite, positive x, with the residual that is reported; or no success."""
+    """On success x is finite and positive, and its residual is the one that is reported."""
     for k in (1, 3):
         A = (
             np.maximum(
@@ -561,7 +564,7 @@ def test_success_is_that_of_x_at_every_scale(of_A, of_d):
 @pytest.mark.parametrize(
     ("A", "d"),
     [
-        ([[1e308, 0], [0, 1e-320]], 1.0),  # of the second row nothing may be left
+        ([[1e308, 0], [0, 1e-320]], 1.0),  # the second row may underflow
         ([[1e308, 1e-320], [1e-320, 0]], 1.0),
         ([[1e-320, 1], [1, 1e-320]], [1e-320, 1e308]),
         (np.eye(2), [1e-323, 1e308]),
@@ -599,7 +602,7 @@ def test_starts_and_targets_far_away():
 )
 @pytest.mark.parametrize("support", ["auto", "skip"])
 def test_the_residual_is_that_of_x(A, d, support):
-    """Also where x diverges, and A x, which is carried along, loses its digits."""
+    """This holds also if x diverges. A x, which is updated in each step, then loses its digits."""
     A, d, seen = np.array(A), np.array(d), []
     result = symmetric_scaling(A, d, tol=0, max_products=300, support=support, callback=seen.append)
     for state in (*seen, result):
@@ -609,8 +612,9 @@ def test_the_residual_is_that_of_x(A, d, support):
 
 @pytest.mark.parametrize("ends", [(1e-2, 1e-8), *slow(((1.0, 1e-10),), ((1.0, 1e-5),))])
 def test_curved_valleys(ends):
-    """Nearly bipartite with uneven diagonals: straight lines leave the valley x_i x_j = const,
-    Newton's steps in log(x) do not.
+    """The matrix is nearly bipartite with uneven diagonals.
+
+    Straight lines leave the valley x_i x_j = const. Newton's steps in log(x) stay in it.
     """
     C = np.random.default_rng(0).random((10, 10))
     for A in (
@@ -666,20 +670,28 @@ E2 = np.eye(2)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"A": -E2}, ValueError, r"A must have no negative entries, but A\[0, 0\] = -1.0.*pass abs\(A\)"),
+        ({"A": -E2}, ValueError,
+         r"A must have no negative entries, but A\[0, 0\] = -1.0.*pass abs\(A\)"),
         ({"A": scipy.sparse.csr_array([[1, -2], [-2, 1]])}, ValueError, r"A\[0, 1\] = -2"),
         ({"A": np.triu(np.ones((2, 2)))}, ValueError, 'A must be symmetric, .* or uplo="U"'),
-        ({"target": 0.0}, ValueError, "target must be positive and finite in every row that is kept, but it is 0.0 in row 0"),
-        ({"target": [1.0, -1.0]}, ValueError, "but it is -1.0 in row 1: change it, or leave the row out by mask="),
-        ({"target": [1.0, 2.0, 3.0]}, ValueError, r"target must be a number, or a vector of length 2 .* shape \(3,\)"),
-        ({"target": 1j}, TypeError, "a scaling is for real numbers, and target is complex128: pass target.real"),
-        ({"x0": [1.0, np.nan]}, ValueError, "x0 must be positive and finite in every row that is kept, but it is nan in row 1"),
-        ({"mask": [0, 1]}, ValueError, r"mask must be a boolean for each of the 2 rows, .* got int64 of shape \(2,\)"),
+        ({"target": 0.0}, ValueError,
+         "target must be positive and finite in every row that is kept, but it is 0.0 in row 0"),
+        ({"target": [1.0, -1.0]}, ValueError,
+         "but it is -1.0 in row 1: change it, or leave the row out by mask="),
+        ({"target": [1.0, 2.0, 3.0]}, ValueError,
+         r"target must be a number, or a vector of length 2 .* shape \(3,\)"),
+        ({"target": 1j}, TypeError,
+         "a scaling is for real numbers, and target is complex128: pass target.real"),
+        ({"x0": [1.0, np.nan]}, ValueError,
+         "x0 must be positive and finite in every row that is kept, but it is nan in row 1"),
+        ({"mask": [0, 1]}, ValueError,
+         r"mask must be a boolean for each of the 2 rows, .* got int64 of shape \(2,\)"),
         ({"tol": -1.0}, ValueError, "tol must be at least 0 and finite"),
         ({"min_nnz": -1}, ValueError, "min_nnz must be an integer, 0 or more"),
         ({"min_count": -1}, ValueError, "min_count must be at least 0 and finite"),
         ({"max_products": 0}, ValueError, "max_products must be a positive integer"),
-        ({"support": "no"}, ValueError, "support must be one of 'auto', 'check', 'drop', 'drop_rows', 'skip', got 'no'"),
+        ({"support": "no"}, ValueError,
+         "support must be one of 'auto', 'check', 'drop', 'drop_rows', 'skip', got 'no'"),
         ({"callback": 1}, TypeError, "callback must be callable, got 1"),
         ({"progress": 1}, TypeError, "progress must be True or False"),
     ],

@@ -335,7 +335,7 @@ def test_least_squares_in_columns(sources, block):
         ):
             LeastSquares(sources.fortran(A), beside)
     with pytest.raises(
-        ValueError, match="which is read along its rows, but Y can be read along its columns only"
+        ValueError, match="which is read along its rows, but Y can be read only along its columns"
     ):
         LeastSquares(sources.npy(A), sources.fortran(Y))
     S = matrix(K, "csr")
@@ -902,7 +902,7 @@ def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
         if scipy.sparse.issparse(A)
         else sources.npy(A)
     )
-    lower = 'of these files rows="upper" reads the lower triangle of a symmetric A and Y'
+    lower = 'rows="upper" reads the lower triangles of A and Y in these files'
     for order in ("C", "F"):
         there = LeastSquares(A, A, rows="upper", order=order)
         for beside in (Y, np.triu(Y)):

@@ -1,4 +1,4 @@
-"""Lists of bins that are left out of a contact map: their numbers, or a BED file."""
+"""Reads which bins of a contact map are left out, from their numbers or a BED file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from .contact_map import Map
 
-_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # of an interval; a longer one may not fit into int64
+_BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # a longer bound of an interval may not fit into int64
 
 
 def numbered_bins(blacklist: Any, k: int) -> NDArray[Any]:
-    """Return a boolean for each bin, True if its number is listed."""
+    """Return a boolean for each bin, which is True if its number is listed."""
     needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
     try:
         bins = np.asarray(blacklist)
@@ -42,7 +42,7 @@ def numbered_bins(blacklist: Any, k: int) -> NDArray[Any]:
 def bins_of_bed(
     path: str, map_: Map, names: list[str], chromosomes: NDArray[Any]
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """The bins that overlap with a BED file, and its chromosomes that the map does not have."""
+    """Find the bins that overlap with a BED file, and its chromosomes that the map lacks."""
     starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))
     out, known = np.zeros(map_.k, np.bool_), False
     unknown: dict[str, None] = {}
@@ -59,13 +59,13 @@ def bins_of_bed(
     if unknown and not known:
         raise ValueError(
             f"{path} names no chromosome of {map_.uri}: it has {', '.join(list(unknown)[:3])}, "
-            f"and the map {', '.join(names[:3])}; name them alike"
+            f"and the map has {', '.join(names[:3])}; use the same names"
         )
     return out, list(unknown)
 
 
 def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
-    # A name may have any encoding, and a file may begin with a byte order mark.
+    # The names may have any encoding, and the file may begin with a byte order mark.
     how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
         with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:

@@ -1,4 +1,4 @@
-"""Buffers that are used again from one block of rows to the next."""
+"""Buffers that are used again for the next block of rows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MAPPED = 2**16  # bytes of a buffer that is worth the system's attention
+_MAPPED = 2**16  # bytes of the smallest buffer that is mapped, and not taken from malloc
 
 
 class Room:
     """A buffer that is used again, and replaced by a larger one if it is too small.
 
-    With `returned` its memory returns to the system when the buffer is dropped. Memory that returns
-    to malloc may stay with the process.
+    If `returned` is set, the system gets its memory back when the buffer is dropped. Memory that is
+    freed to malloc may stay with the process.
     """
 
     def __init__(self, *, returned: bool = False) -> None:
@@ -25,7 +25,7 @@ class Room:
     def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         nbytes = count * dtype.itemsize
         if self._bytes.size < nbytes:
-            self._bytes = np.empty(0, np.uint8)  # free the old one before the new one is made
+            self._bytes = np.empty(0, np.uint8)  # free the old memory before allocating the new
             own = self._returned and nbytes >= _MAPPED
             self._bytes = (
                 np.frombuffer(_from_the_system(nbytes), np.uint8)
@@ -45,9 +45,9 @@ def converted(block: NDArray[Any], dtype: np.dtype[Any], buffer: Room) -> NDArra
 
 
 def _from_the_system(nbytes: int) -> mmap.mmap:
-    """Private memory of the system, which returns to it when nothing refers to it.
+    """Map private memory. The system gets it back when nothing refers to it.
 
-    Python's default is to share it with forked children.
+    By default, Python would share it with forked children.
     """
     if sys.platform == "win32":
         return mmap.mmap(-1, nbytes)

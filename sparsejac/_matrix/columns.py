@@ -1,9 +1,9 @@
-"""Writes columns of the bin table of a ``.cool`` file, which is always the old or the new one.
+"""Writes columns of the bin table of a ``.cool`` file, which always is the old or the new file.
 
-HDF5 changes a file in many places. If that is interrupted, the file cannot be read any more. HDF5
-may also crash the process when a write fails. So HDF5 never writes to a disk here: a file object
+HDF5 changes several parts of a file. If that is interrupted, the file cannot be read any more. HDF5
+may also crash the process when a write fails. So HDF5 never writes to a disk here. A file object
 collects its changes in memory. A copy of the whole file gets the changes, is read once as a test,
-and takes the name of the file.
+and replaces the file.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from . import contact_map
 from .numbers import identity
 from .overlay import Overlay
 
-# cooler divides by columns of these names, whatever their attributes say
+# cooler divides by columns with these names, whatever their attributes say
 DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})
-# bytes of the largest attribute; HDF5 cannot hold those of ten thousand chromosomes
+# bytes of the largest attribute; HDF5 cannot hold numbers for ten thousand chromosomes
 _ATTRIBUTE = 2**16 - 2**10
-_MORE = 2**16  # bytes by which a file may grow in addition to the column
-_LONGEST = 200  # characters of the longest name
-Identity = tuple[int, int, int, int]  # what `identity` returns
-# what a killed run of version 0.1 left in a file
-_LEFT = re.compile(r"\.(.+) (before|in the making)")
+_GROWTH = 2**16  # bytes by which a file may grow in addition to the column
+_MAX_LENGTH = 200  # characters of a name
+Identity = tuple[int, int, int, int]  # the result of `identity`
+# the names of what a killed run of version 0.1 left in a file
+_LEFTOVER = re.compile(r"\.(.+) (before|in the making)")
 
 
 def check_name(name: Any) -> str:
-    if isinstance(name, str) and len(name) > _LONGEST:
+    if isinstance(name, str) and len(name) > _MAX_LENGTH:
         raise ValueError(
-            f"the name of a column must be a few characters without a slash, {_LONGEST} at most, "
-            f"got {len(name)}: {name[:20]!r}…"
+            f"the name of a column must be a few characters without a slash, {_MAX_LENGTH} at "
+            f"most, got {len(name)}: {name[:20]!r}…"
         )
     if not isinstance(name, str) or not name or name in {".", ".."} or "/" in name or "\0" in name:
         raise ValueError(
@@ -64,17 +64,17 @@ def check_name(name: Any) -> str:
 def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
     """Refuse a column that cannot be written, before anything is computed."""
     path = Path(os.path.realpath(contact_map.split(uri)[0]))
-    with contact_map.reading(uri) as map_, map_.told("the bin table"):
+    with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
         bins, k = map_.group["bins"], map_.k
         hidden = _hidden(map_.group, name)
         _check_own(uri, map_.group, path)
         if name in bins or hidden:
             if not overwrite:
-                raise _there(uri, name, hidden=hidden)
+                raise _exists_already(uri, name, hidden=hidden)
             if name in bins and not _may_be_replaced(bins, name, k):
-                raise _no_column(uri, name)
+                raise _not_a_column(uri, name)
     with _locked(path) as file:
-        _check_room(path, os.fstat(file).st_size + 10 * k + _MORE)
+        _check_disk_space(path, os.fstat(file).st_size + 10 * k + _GROWTH)
 
 
 def write(
@@ -88,8 +88,8 @@ def write(
 ) -> None:
     """Write a column and its attributes.
 
-    Columns that a killed run of version 0.1 has hidden are restored.     `read` is the file from
-    which the values were computed. Another one is refused.
+    This restores columns that a killed run of version 0.1 has hidden. `read` is the identity of the
+    file from which the values were computed. Another file is refused.
     """
 
     def change(group: Any) -> None:
@@ -97,23 +97,23 @@ def write(
         bins = group["bins"]
         if name in bins:
             if not overwrite:
-                raise _there(uri, name)
+                raise _exists_already(uri, name)
             if not _may_be_replaced(bins, name, values.size):
-                raise _no_column(uri, name)
+                raise _not_a_column(uri, name)
             del bins[name]
         column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
         for key, value in stats.items():
             _set(column, key, value)
 
-    def trial(group: Any) -> bool:
+    def verify(group: Any) -> bool:
         found = group["bins"][name]
         return found.dtype == np.float64 and found[:].tobytes() == values.tobytes()
 
-    changed(uri, change, trial, read)
+    changed(uri, change, verify, read)
 
 
 def file_of(uri: str | os.PathLike[str]) -> Identity:
-    """The identity of a map's file, which differs if it has been changed or replaced."""
+    """The identity of a map's file, which changes when the file is changed or replaced."""
     return identity(Path(contact_map.split(uri)[0]).stat())
 
 
@@ -125,27 +125,27 @@ def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
 
 def _other_file(path: Path) -> OSError:
     return OSError(
-        f"{path} cannot be written: it has changed since it was read, and the weights may be "
-        "those of another map; balance it anew"
+        f"{path} cannot be written: it has changed since it was read, and the weights may belong "
+        "to another map; balance it anew"
     )
 
 
 def recover(uri: str | os.PathLike[str]) -> None:
     """Restore columns that a killed run of version 0.1 has hidden."""
-    with contact_map.reading(uri) as map_, map_.told("the bin table"):
-        left = any(_LEFT.fullmatch(name) for name in map_.group)
+    with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
+        left = any(_LEFTOVER.fullmatch(name) for name in map_.group)
     if left:
-        changed(uri, _recover, lambda group: not any(_LEFT.fullmatch(name) for name in group))
+        changed(uri, _recover, lambda group: not any(_LEFTOVER.fullmatch(name) for name in group))
 
 
-def _there(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
+def _exists_already(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
     more = ", which a killed run of version 0.1 has hidden" if hidden else ""
     return ValueError(f'{uri} has a column "{name}" already{more}: {_validation.REPLACE}')
 
 
-def _no_column(uri: Any, name: str) -> ValueError:
+def _not_a_column(uri: Any, name: str) -> ValueError:
     return ValueError(
-        f'{uri} has "{name}" in its bin table, which is not a column, and is not replaced: '
+        f'{uri} has "{name}" in its bin table, which is not a column and cannot be replaced: '
         "choose another name"
     )
 
@@ -161,7 +161,7 @@ def _may_be_replaced(bins: Any, name: str, k: int) -> bool:
 def _set(column: Any, key: Any, value: Any) -> None:
     if not isinstance(key, str):
         raise TypeError(f"stats must have strings as keys, the names of attributes, got {key!r}")
-    if not key or "\0" in key:  # HDF5 would end it there
+    if not key or "\0" in key:  # HDF5 would end the name at NUL
         raise ValueError(
             f"stats must have names of attributes as keys, not empty and without NUL, got {key!r}"
         )
@@ -170,7 +170,7 @@ def _set(column: Any, key: Any, value: Any) -> None:
             column.attrs[key] = value
     except (TypeError, ValueError, OverflowError, UnicodeError, RuntimeError, OSError) as error:
         raise TypeError(
-            f"stats[{key!r}] cannot be an attribute of HDF5, which are numbers, strings and "
+            f"stats[{key!r}] cannot be an attribute of HDF5, which holds numbers, strings and "
             f"arrays of them, got {value!r}: {error}"
         ) from None
 
@@ -181,7 +181,7 @@ def _check_own(uri: Any, group: Any, path: Path) -> None:
         name = part.file.filename
         if not Path(os.fsdecode(name)).samefile(path):
             raise ValueError(
-                f"{uri} has its bin table in another file, {os.fsdecode(name)}: pass that one"
+                f"{uri} has its bin table in another file, {os.fsdecode(name)}: pass that file"
             )
 
 
@@ -193,8 +193,8 @@ def _hidden(group: Any, name: str) -> bool:
 
 
 def _recover(group: Any) -> None:
-    for left in [name for name in group if _LEFT.fullmatch(name)]:
-        match = _LEFT.fullmatch(left)
+    for left in [name for name in group if _LEFTOVER.fullmatch(name)]:
+        match = _LEFTOVER.fullmatch(left)
         assert match is not None
         name, what = match.groups()
         if what == "before" and name not in group["bins"]:
@@ -203,24 +203,24 @@ def _recover(group: Any) -> None:
             del group[left]
 
 
-# --- a copy that takes the place of its original --------------------------------------------------
+# --- a copy that replaces its original ------------------------------------------------------------
 
 
 def changed(
     uri: str | os.PathLike[str],
     change: Callable[[Any], None],
-    trial: Callable[[Any], bool],
+    verify: Callable[[Any], bool],
     read: Identity | None = None,
 ) -> None:
-    """Change a copy of a map by ``change(group)``, which then takes the name of the file.
+    """Copy a map, call ``change(group)`` on the copy, and replace the file by the copy.
 
-    ``trial(group)`` reads the copy before that. If `read` is given, the file must still be that
-    one.
+    Before the copy replaces the file, ``verify(group)`` reads it. If `read` is given, the file must
+    still have that identity.
     """
     h5py = contact_map.hdf5()
     name, root = contact_map.split(uri)
-    path = Path(os.path.realpath(name))  # a symbolic link stays one
-    with contact_map.reading(uri) as map_, map_.told("the bin table"):
+    path = Path(os.path.realpath(name))  # a symbolic link stays a link
+    with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
         _check_own(uri, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))
@@ -229,19 +229,19 @@ def changed(
         changes = Overlay(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
             change(opened["/" if root is None else root])
-        _check_room(path, changes.size)
+        _check_disk_space(path, changes.size)
         part = temporary_name(path)
         try:
             with _as_oserror(path, uri):
                 with part.open("xb") as copy:
-                    part.chmod(0o600)  # until it has the permissions of the original
+                    part.chmod(0o600)  # it gets the permissions of the original later
                     changes.copy_to(copy)
                     copy.flush()
                     os.fsync(copy.fileno())
                 with h5py.File(part, "r") as written:
-                    if not trial(written["/" if root is None else root]):
+                    if not verify(written["/" if root is None else root]):
                         raise OSError("its copy does not hold what was written")
-                _like(path, part)
+                _copy_status(path, part)
                 if identity(os.fstat(file)) != before or identity(path.stat()) != before:
                     raise OSError("it has changed while it was copied; try it again")
                 part.replace(path)
@@ -254,7 +254,7 @@ def changed(
 def _locked(path: Path) -> Iterator[int]:
     """Open the file with the lock that HDF5 takes for writing.
 
-    Nobody else has it open then, as far as the system can tell.
+    Then no other program that takes such a lock has the file open.
     """
     if not path.is_file():
         raise OSError(f"{path} cannot be written: it is not a file")
@@ -281,7 +281,7 @@ def _locked(path: Path) -> Iterator[int]:
 def _lock(path: Path, file: int) -> None:
     try:
         import fcntl
-    except ImportError:  # on Windows a file that is open cannot be replaced
+    except ImportError:  # Windows does not replace a file that is open
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -289,13 +289,12 @@ def _lock(path: Path, file: int) -> None:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise OSError(
                 error.errno,
-                f"{path} cannot be written: it is open elsewhere, in a program that reads or "
-                "writes it",
+                f"{path} cannot be written: it is open in another program",
             ) from None
 
 
-def _check_room(path: Path, needed: int) -> None:
-    """Refuse a disk that cannot hold a second copy, before anything is written."""
+def _check_disk_space(path: Path, needed: int) -> None:
+    """Refuse to write if the disk cannot hold a second copy."""
     try:
         import resource
 
@@ -318,14 +317,14 @@ def _check_room(path: Path, needed: int) -> None:
         )
 
 
-def _like(path: Path, part: Path) -> None:
+def _copy_status(path: Path, part: Path) -> None:
     """Give a copy the owner, permissions and extended attributes of its original, if possible."""
     status = path.stat()
     if hasattr(os, "chown"):
         with suppress(OSError):
             os.chown(part, status.st_uid, status.st_gid)
     shutil.copystat(path, part)
-    os.utime(part)  # it is written now
+    os.utime(part)  # set the time to now
 
 
 @contextmanager
@@ -340,7 +339,7 @@ def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
         raise
     except OSError as error:
         raise _not_written(path, error) from error
-    except Exception as error:  # HDF5's may be of any kind
+    except Exception as error:  # HDF5 may raise errors of any class
         if isinstance(error, (ValueError, TypeError)) and str(error).startswith(
             (os.fsdecode(uri), "stats")
         ):

@@ -1,6 +1,6 @@
 """Checks that a dataset of HDF5 or an array of Zarr has all its data.
 
-Missing data would be read as the fill value, without an error.
+HDF5 and Zarr read missing data as the fill value, without an error.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CELLS = 2**27  # bytes of the largest grid that marks the regions of a virtual dataset
-Intervals = NDArray[np.int64]  # shape (n, 2): from where to where, along one axis
+_CELLS = 2**27  # bytes of the largest mask that marks the regions of a virtual dataset
+Intervals = NDArray[np.int64]  # shape (n, 2): the first index and the end, along one axis
 
 
 def check_complete(name: str, dataset: Any, hint: str = "write it anew") -> None:
@@ -23,22 +23,22 @@ def check_complete(name: str, dataset: Any, hint: str = "write it anew") -> None
 
     Every other object is accepted.
 
-    Absent chunks of a Zarr array are complete if its fill value is 0, because Zarr leaves out
-    chunks that equal the fill value. HDF5 never does that, so each absent chunk of a dataset is one
-    that was not written or was lost.
+    A Zarr array may lack chunks if its fill value is 0, because Zarr does not store chunks that
+    equal the fill value. HDF5 stores all chunks, so each absent chunk of a dataset was not written
+    or was lost.
 
     Parameters
     ----------
     name : str
-        What the message calls the dataset.
+        The name of the dataset in the message.
     dataset : object
     hint : str
-        The end of the message: what the user can do.
+        The end of the message, which says what the user can do.
     """
     if hasattr(dataset, "nchunks_initialized") and hasattr(dataset, "nchunks"):
         _check_zarr(name, dataset, hint)
     else:
-        view_of = getattr(dataset, "_dset", dataset)  # what h5py's astype() gives
+        view_of = getattr(dataset, "_dset", dataset)  # h5py's astype() returns a view
         if hasattr(getattr(view_of, "id", None), "get_space_status"):
             _check_hdf5(name, view_of, hint, ())
 
@@ -53,15 +53,15 @@ def _check_zarr(name: str, array: Any, hint: str) -> None:
     there, what, sizes = int(array.nchunks_initialized), "chunks", array.chunks
     shards = getattr(array, "shards", None)
     if shards is not None:
-        # A shard is stored as a whole. All its chunks count, also those beyond the edge.
+        # A shard is stored as a whole. Zarr counts all its chunks, also those beyond the edge.
         there //= math.prod(shard // chunk for shard, chunk in zip(shards, sizes, strict=True))
         what, sizes = "shards", shards
     wanted = math.prod(-(-size // step) for size, step in zip(array.shape, sizes, strict=True))
     if there < wanted:
         raise ValueError(
             f"{name} lacks {wanted - there} of its {wanted} {what}, which would be read as its "
-            f"fill value {fill}: {hint}; Zarr leaves out what equals the fill value, so make the "
-            'array with fill_value=0 or with config={"write_empty_chunks": True}'
+            f"fill value {fill}: {hint}; Zarr does not store chunks that equal the fill value, so "
+            'make the array with fill_value=0 or with config={"write_empty_chunks": True}'
         )
 
 
@@ -71,7 +71,7 @@ def _check_zarr(name: str, array: Any, hint: str) -> None:
 def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str], ...]) -> None:
     from h5py import h5d
 
-    if not dataset.size:  # None without a shape
+    if not dataset.size:  # the size is None if there is no shape
         return
     missing = f"would be read as {dataset.fillvalue}: {hint}"
     created = dataset.id.get_create_plist()
@@ -95,13 +95,13 @@ def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str
 
 
 def _check_external(name: str, dataset: Any, missing: str) -> None:
-    """Check the raw files of a contiguous dataset. HDF5 reads missing parts as zeros."""
+    """Check the external files of a contiguous dataset. HDF5 reads missing parts as zeros."""
     access = dataset.id.get_access_plist()
     prefix = os.environ.get("HDF5_EXTFILE_PREFIX") or _text(access.get_efile_prefix())
     folder = Path(_expanded(prefix, dataset))
     left = dataset.size * dataset.id.get_type().get_size()
     for file, offset, size in dataset.external:
-        part = min(size, left)  # the last may be of unlimited size
+        part = min(size, left)  # the size of the last file may be unlimited
         path = folder / file
         found = path.stat().st_size if path.is_file() else -1
         if part and found < offset + part:
@@ -117,7 +117,7 @@ def _check_external(name: str, dataset: Any, missing: str) -> None:
 def _check_virtual(
     name: str, dataset: Any, missing: str, hint: str, inside: tuple[tuple[str, str], ...]
 ) -> None:
-    """Check that each source is there and complete, and that all together cover the dataset."""
+    """Check that each source exists and is complete, and that all together cover the dataset."""
     here = (os.path.realpath(dataset.file.filename), dataset.name)
     if here in inside:
         raise ValueError(f"{name} is a virtual dataset that has itself as a source: {hint}")
@@ -183,12 +183,12 @@ class _Source:
                 try:
                     self._file = h5py.File(path, "r")
                     break
-                except OSError:  # HDF5 also tries the next one
+                except OSError:  # HDF5 then tries the next path
                     continue
             file = self._file
         try:
             found = None if file is None else file[self._source_name]
-        except (KeyError, OSError, RuntimeError):  # missing, or a broken link
+        except (KeyError, OSError, RuntimeError):  # the source is missing, or a broken link
             found = None
         return found if isinstance(found, h5py.Dataset) else None
 
@@ -198,7 +198,7 @@ class _Source:
 
 
 def _candidates(dataset: Any, file_name: str) -> Iterator[Path]:
-    """Yield the places where HDF5 looks for the file of a source, in its order."""
+    """Yield the paths at which HDF5 searches for the file of a source, in its order."""
     folder_of_file = Path(dataset.file.filename).parent
     path = Path(file_name)
     if path.is_absolute():
@@ -227,7 +227,7 @@ def _expanded(prefix: str, dataset: Any) -> str:
 
 
 def _regular(space: Any) -> Any:
-    """Start, stride, count and block of a regular selection, or None."""
+    """Start, stride, count and block of a selection, or None if it is not regular."""
     from h5py import h5s
 
     return (
@@ -259,7 +259,7 @@ def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
         return [[np.array([[0, size]]) for size in shape]]
     regular = _regular(space)
     if regular is None:
-        # The last index is part of the block.
+        # HDF5 gives the last index of a block, and not its end.
         blocks = np.asarray(space.get_select_hyper_blocklist(), np.int64)
         return [
             [np.array([[lo, hi + 1]]) for lo, hi in zip(*block, strict=True)] for block in blocks
@@ -275,7 +275,7 @@ def _intervals(space: Any, shape: tuple[int, ...]) -> list[list[Intervals]]:
 
 
 def _first(intervals: Intervals, length: int) -> Intervals:
-    """The first intervals, of total length `length`."""
+    """The first intervals, up to the total length `length`."""
     before = np.cumsum(intervals[:, 1] - intervals[:, 0]) - (intervals[:, 1] - intervals[:, 0])
     ends = np.minimum(intervals[:, 1], intervals[:, 0] + np.maximum(length - before, 0))
     return np.stack([intervals[:, 0], ends], axis=1)
@@ -289,7 +289,7 @@ def _fits(source: Any, shape: tuple[int, ...]) -> bool:
     kind = space.get_select_type()
     if kind == h5s.SEL_NONE or _unlimited_axis(space) is not None:
         return True
-    if kind == h5s.SEL_ALL:  # this does not say which shape the source had
+    if kind == h5s.SEL_ALL:  # HDF5 does not store the shape that the source had
         return _unlimited_axis(
             source.vspace
         ) is not None or source.vspace.get_select_npoints() == math.prod(shape)
@@ -300,7 +300,10 @@ def _fits(source: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _covered(shape: tuple[int, ...], regions: list[list[Intervals]]) -> bool:
-    """Whether the regions leave no place out. A grid of their own edges marks them."""
+    """Whether the regions cover the whole shape.
+
+    Their edges divide the shape into cells. A mask of the cells marks the regions.
+    """
     edges = [
         np.unique(np.concatenate([[0, size], *(region[axis].ravel() for region in regions)]))
         for axis, size in enumerate(shape)

@@ -1,4 +1,4 @@
-"""The tables of a ``.cool`` file, which are found, checked, and read whole or in parts.
+"""Finds, checks and reads the tables of a ``.cool`` file, whole or in parts.
 
 The pixels are a sparse upper triangle, sorted by rows.
 """
@@ -23,16 +23,17 @@ from .pixel_order import rows_of, sorting, summed
 
 SUFFIXES = (".cool", ".mcool", ".scool")
 _PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
-_LISTED = 10  # maps of a file that a message lists
+_LISTED = 10  # how many maps of a file a message lists
 
 
 # --- names ----------------------------------------------------------------------------------------
 
 
 def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """The file and the group of ``file::group``.
+    """Split ``file::group`` into the file and the group.
 
-    A name may contain ``::``. So a group follows only a file, or a name with the suffix of one.
+    The name of a file may contain ``::``. So the first part must be a file, or have the suffix of a
+    contact map.
     """
     text = os.fsdecode(uri)
     cuts = [match.start() for match in re.finditer("::", text)]
@@ -49,7 +50,7 @@ def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
 
 
 def is_map(uri: str | os.PathLike[str]) -> bool:
-    """Whether this is the name of a contact map, and not of another file or a folder."""
+    """Whether a name is that of a contact map, and not of another file or a folder."""
     path, group = split(uri)
     return group is not None or (path.lower().endswith(SUFFIXES) and not Path(path).is_dir())
 
@@ -58,11 +59,11 @@ def is_map(uri: str | os.PathLike[str]) -> bool:
 
 
 class Map:
-    """A map in an open file. Each error names the file, and the column that it is about."""
+    """A map in an open file. Each error names the file and the column."""
 
     def __init__(self, uri: str, file: Any, group: str) -> None:
         self.uri, self._file = uri, file
-        with self.told("the group"):
+        with self.naming_errors("the group"):
             self.group: Any = file.get(group)
             if self.group is None or not hasattr(self.group, "keys"):
                 raise self._no_map(f"it has no group {group!r}")
@@ -92,8 +93,8 @@ class Map:
         return ValueError(f"{self.uri} is not a contact map, as {reason}{hint}")
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Make errors of h5py name the file and what was read. They may be of any kind."""
+    def naming_errors(self, what: str) -> Iterator[None]:
+        """Make errors of h5py name the file and what was read. They may be of any class."""
         try:
             yield
         except (MemoryError, ValueError) as error:
@@ -110,8 +111,8 @@ class Map:
         )
 
     def _column(self, name: str, kinds: str = "iu", size: int | None = None) -> Any:
-        """Return a complete column with numbers of these kinds, and as many as `size` says."""
-        with self.told(f"column {name}"):
+        """Return a column after checking its kind of numbers, its size, and that it is complete."""
+        with self.naming_errors(f"column {name}"):
             column = self.group.get(name)
             if column is None:
                 raise self._no_map(f"it has no column {name!r}")
@@ -139,7 +140,7 @@ class Map:
             column.size * column.dtype.itemsize,
             "take a smaller map",
         )
-        with self.told(f"column {name}"):
+        with self.naming_errors(f"column {name}"):
             return column[:]
 
     def counts(self) -> Any:
@@ -148,15 +149,15 @@ class Map:
         return column
 
     def ids(self, name: str) -> Any:
-        """``bin1_id`` or ``bin2_id`` of the pixels."""
+        """The column ``bin1_id`` or ``bin2_id`` of the pixels."""
         return self._column(f"pixels/{name}", size=self.nnz)
 
     def read(self, column: Any, out: NDArray[Any], start: int) -> None:
-        with self.told(f"column {'/'.join(column.name.split('/')[-2:])}"):
+        with self.naming_errors(f"column {'/'.join(column.name.split('/')[-2:])}"):
             column.read_direct(out, np.s_[start : start + out.size])
 
     def offsets(self, name: str, count: int, end: int, what: str) -> NDArray[np.int64]:
-        """Where each of `count` items begins, and where the last one ends."""
+        """Read a column of offsets: where each of `count` items begins, and the last one ends."""
         found = self.whole(name, size=count + 1).astype(np.int64)
         if found[0] != 0 or found[-1] != end or np.any(np.diff(found) < 0):
             raise self._wrong(name, f"does not rise from 0 to the {end} {what}")
@@ -169,7 +170,7 @@ class Map:
         return np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
 
     def names(self) -> list[str]:
-        """The chromosomes' names."""
+        """The names of the chromosomes."""
         found = [
             name.decode(errors="replace") if isinstance(name, bytes) else str(name)
             for name in self.whole("chroms/name", "SOU").tolist()
@@ -182,9 +183,9 @@ class Map:
         return self.offsets("indexes/bin1_offset", self.k, self.nnz, "pixels")
 
     def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-        """Yield the columns piece by piece, in buffers that are used again."""
+        """Yield the columns piece by piece. All pieces use the same buffers."""
         chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
-        # Whole chunks, so that none is decompressed twice.
+        # A piece has whole chunks, so that no chunk is decompressed twice.
         step = min(chunk * max(1, _PIECE // chunk), max(self.nnz, 1))
         buffers = [np.empty(step, column.dtype) for column in columns]
         for start in range(0, self.nnz, step):
@@ -194,10 +195,10 @@ class Map:
             yield start, parts
 
     def placed_pieces(self, *others: Any) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
-        """Yield pieces of ``bin1_id``, ``bin2_id`` and others, and whether the pixels ascend.
+        """Yield pieces of ``bin1_id``, ``bin2_id`` and `others`, and whether the pixels ascend.
 
-        Each pixel must be in its row and on the upper triangle. A wrong offset would move a pixel
-        to another bin, so ``bin1_id`` is compared with the offsets.
+        Each pixel must be on the upper triangle. A wrong offset would move pixels to another bin,
+        so ``bin1_id`` is compared with the offsets.
         """
         indptr, before = self.row_offsets(), (-1, -1)
         for start, parts in self.pieces(self.ids("bin1_id"), self.ids("bin2_id"), *others):
@@ -226,7 +227,7 @@ class Map:
         check_counts(self.uri, counts, start)
 
     def matrix(self, *, strict: bool) -> scipy.sparse.csr_array:
-        """The pixels as canonical CSR. With `strict`, refuse counts that cannot be balanced."""
+        """Read the pixels as canonical CSR. `strict` refuses counts that cannot be balanced."""
         counts = self.counts()
         dtype = index_dtype(self.k, self.k, self.nnz)
         needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
@@ -256,7 +257,7 @@ class Map:
     def _sort(
         self, indptr: NDArray[np.int64], indices: Any, values: Any
     ) -> tuple[NDArray[np.int64], int]:
-        """Sort in place, and sum duplicates. Returns new offsets and the number of pixels."""
+        """Sort pixels in place, and sum duplicates. Returns offsets and the number of pixels."""
         result, kept = np.zeros_like(indptr), 0
         for i0, i1 in row_ranges(indptr):
             part = np.s_[indptr[i0] : indptr[i1]]
@@ -286,7 +287,7 @@ def check_counts(uri: str, counts: NDArray[Any], start: int) -> None:
 
 
 def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows whose pixels fit into a piece, or of one row with more."""
+    """Yield ranges of rows whose pixels fit into a piece. A range has at least one row."""
     i0, k = 0, indptr.size - 1
     while i0 < k:
         i1 = min(
@@ -297,7 +298,7 @@ def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
-    """An error of the system or of HDF5 with a message of one line."""
+    """Convert an error of the system or of HDF5 to an error with a message of one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     message = f"{uri} cannot be read, {what}: {words}"
     if isinstance(error, OSError):
@@ -306,16 +307,16 @@ def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
 
 
 def _maps(file: Any) -> list[str]:
-    """The maps in a file of several, as far as they can be found."""
+    """List the maps in a file of several. A damaged file may hide some."""
     found: list[str] = []
 
-    def look(name: str, item: Any) -> None:
+    def collect(name: str, item: Any) -> None:
         if hasattr(item, "keys") and all(table in item for table in ("bins", "pixels", "indexes")):
             found.append("/" + name)
 
     try:
-        file.visititems(look)
-    except Exception:  # noqa: BLE001  # a damaged file may raise any; list those that were found
+        file.visititems(collect)
+    except Exception:  # noqa: BLE001  # a damaged file may raise any error; keep the maps found
         return found
     return sorted(
         found,
@@ -327,7 +328,7 @@ def _maps(file: Any) -> list[str]:
 
 @contextmanager
 def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
-    """Open a map. HDF5's cache, of several MiB for each column, is off: chunks are read once."""
+    """Open a map. By default HDF5 has no cache of chunks, because each chunk is read once."""
     h5py = hdf5()
     path, group = split(uri)
     text = os.fsdecode(uri)
@@ -338,10 +339,10 @@ def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
     try:
         file = h5py.File(path, "r", rdcc_nbytes=cache)
     except OSError as error:
-        if error.errno is not None:  # no permission, or a lock
+        if error.errno is not None:  # there is no permission, or the file is locked
             raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
         raise _no_hdf5(text, error) from error
-    except Exception as error:  # a damaged file may raise any
+    except Exception as error:  # a damaged file may raise any error
         raise _no_hdf5(text, error) from error
     with file:
         yield Map(text, file, "/" if group is None else group)
@@ -352,8 +353,8 @@ def hdf5() -> Any:
         import h5py
     except ImportError as error:
         raise ImportError(
-            "files of contact maps are read with h5py, which comes with cooler, and is not "
-            "installed: pip install '.[cool]' in a clone of the project, or pip install cooler"
+            "files of contact maps need h5py, which comes with cooler and is not installed: "
+            "pip install '.[cool]' in a clone of the project, or pip install cooler"
         ) from error
     return h5py
 

@@ -1,4 +1,4 @@
-"""Which line of a Matrix Market file is wrong, if SciPy's reader or the numbers say that one is."""
+"""Finds the wrong line of a Matrix Market file, after SciPy's reader or its numbers reveal one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from .. import _validation
 from .market_header import DTYPES, Header, shown
 
-_PIECE = 2**16  # entries that are checked at a time
+_PIECE = 2**16  # how many entries are checked at a time
 _BAD_DIAGONAL = {
     "skew-symmetric": "is on the diagonal, which is zero in a skew-symmetric matrix",
     "hermitian": "is on the diagonal, which is real in a hermitian matrix",
 }
-# A function of the number of an entry and the words of its line: what is wrong with it, or None.
+# A function of the number of an entry and the words of its line. It says what is wrong, or None.
 Fault = Callable[[int, list[bytes]], str | None]
 
 
 def opened(path: Path) -> IO[bytes]:
-    """The text of the file, which may be compressed."""
+    """Open the text of a file, which may be compressed."""
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def blame(path: Path, header: Header, wrong: Fault) -> None:
-    """Raise the error of the first line that is wrong."""
+    """Raise an error for the first line that is wrong."""
     for entry, (number, line) in enumerate(_entries(path, header)):
         reason = wrong(entry, line.split())
         if reason is not None:
@@ -70,7 +70,7 @@ def _float(word: bytes) -> float:
 
 
 def wrong_sparse(matrix: Any, header: Header) -> Fault | None:
-    data = matrix.data[: header.entries]  # SciPy appends the other triangle
+    data = matrix.data[: header.entries]  # SciPy appends the mirrored triangle
     if header.symmetry == "general":
         return infinite if _too_large(data) else None
     rows, columns = matrix.row[: header.entries], matrix.col[: header.entries]
@@ -96,9 +96,9 @@ def _wrong_symmetry(header: Header, first: int | None) -> Fault:
         if side and side != first:
             other, one = ("below", "above") if side > 0 else ("above", "below")
             return (
-                f"is {other} the diagonal, where those before are {one} it: a {header.symmetry} "
-                "file holds one triangle, so write this one as general, or leave out one of its "
-                "triangles"
+                f"is {other} the diagonal, where those before are {one} it: a "
+                f"{header.symmetry} file holds one triangle, so write this file as general, or "
+                "leave out one of its triangles"
             )
         dtype = np.dtype(DTYPES[header.field])
         value: NDArray[Any] = np.array([_value(words[2:], dtype)], dtype)
@@ -144,9 +144,9 @@ def wrong_dense(matrix: NDArray[Any], header: Header) -> Fault | None:
     diagonal = np.diagonal(matrix)
     if header.symmetry == "hermitian" and _bad_diagonal(diagonal, header):
         column = int(np.argmax(diagonal.imag != 0))
-        # The columns of the lower triangle follow each other.
+        # The file lists the lower triangle column by column.
         entry = sum(len(matrix) - before for before in range(column))
-        return lambda place, _: _BAD_DIAGONAL["hermitian"] if place == entry else None
+        return lambda position, _: _BAD_DIAGONAL["hermitian"] if position == entry else None
     return infinite if _too_large(matrix) else None
 
 

@@ -1,4 +1,4 @@
-"""The header of a Matrix Market file: its first line, comments, and the size line."""
+"""Reads the header of a Matrix Market file: its first line, comments, and the size line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-LONGEST = 2**16  # bytes of the longest line
+MAX_LINE = 2**16  # bytes of a line
 DTYPES = {
     "real": np.float64,
     "double": np.float64,
@@ -45,18 +45,18 @@ class Header(NamedTuple):
     symmetry: str
     shape: tuple[int, int]
     entries: int  # how many lines with entries follow
-    size_line: int  # its number
+    size_line: int  # the number of the size line
 
     @property
     def text(self) -> bytes:
-        """What SciPy reads instead of the first lines, with as many lines."""
+        """The header that SciPy reads instead. It has as many lines as the one in the file."""
         sizes = (*self.shape, self.entries) if self.format == "coordinate" else self.shape
         first = f"%%MatrixMarket matrix {self.format} {self.field} {self.symmetry}\n"
         return (first + "%\n" * (self.size_line - 2) + " ".join(map(str, sizes)) + "\n").encode()
 
     @property
     def needed(self) -> str:
-        """The words for what a line must be."""
+        """Words that say what a line must hold."""
         words = ["a row", "a column"] if self.format == "coordinate" else []
         words += [] if self.field == "pattern" else [_WORDS[self.field]]
         listed = f"{', '.join(words[:-1])}{' and ' if words[1:] else ''}{words[-1]}"
@@ -64,7 +64,7 @@ class Header(NamedTuple):
 
     @property
     def lines(self) -> re.Pattern[bytes]:
-        """Matches consecutive lines with entries."""
+        """A pattern that matches consecutive lines with entries."""
         line = _INDEX + rb"\d++" if self.format == "coordinate" else b""
         if self.field != "pattern":
             line += (rb"[ \t]++" if line else b"") + _VALUES[self.field]
@@ -72,7 +72,7 @@ class Header(NamedTuple):
 
     @property
     def smallest(self) -> int:
-        """The bytes of the shortest line."""
+        """The number of bytes of the shortest line."""
         numbers = (2 if self.format == "coordinate" else 0) + {"complex": 2, "pattern": 0}.get(
             self.field, 1
         )
@@ -86,8 +86,8 @@ def read_header(file: IO[bytes]) -> Header:
 
 
 def _first_line(file: IO[bytes]) -> tuple[str, str, str]:
-    """Format, field and symmetry."""
-    first = file.readline(LONGEST)
+    """Read format, field and symmetry."""
+    first = file.readline(MAX_LINE)
     for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         if first.startswith(mark):
             raise ValueError(
@@ -127,11 +127,11 @@ def _first_line(file: IO[bytes]) -> tuple[str, str, str]:
 
 
 def _sizes(file: IO[bytes], format_: str, symmetry: str) -> tuple[int, int, int, int]:
-    """Rows, columns, and the number of lines with entries; and the number of the size line."""
+    """Read the rows, the columns, the number of lines with entries, and the size line's number."""
     number, text = _size_line(file)
     count = 3 if format_ == "coordinate" else 2
     if not re.fullmatch(rb"[ \t]*\d+(?:[ \t]+\d+){%d}[ \t]*\r?\n" % (count - 1), text):
-        if text and not text.endswith(b"\n") and len(text) < LONGEST:
+        if text and not text.endswith(b"\n") and len(text) < MAX_LINE:
             raise ValueError(UNFINISHED)
         sizes = "rows, columns and entries" if count == 3 else "rows and columns"
         raise ValueError(
@@ -156,19 +156,19 @@ def _sizes(file: IO[bytes], format_: str, symmetry: str) -> tuple[int, int, int,
 
 
 def _size_line(file: IO[bytes]) -> tuple[int, bytes]:
-    """The first line that is neither a comment nor empty, and its number."""
+    """Read to the first line that is neither a comment nor empty. Returns its number and text."""
     number = 1
     while True:
         number += 1
-        text = file.readline(LONGEST)
+        text = file.readline(MAX_LINE)
         if not text.lstrip().startswith(b"%") and (not text or text.strip()):
             return number, text
         while text and not text.endswith(b"\n"):  # the rest of a long comment
-            text = file.readline(LONGEST)
+            text = file.readline(MAX_LINE)
 
 
 def shown(text: str | bytes) -> str:
-    """The text in quotation marks, shortened."""
+    """Shorten a text and put it in quotation marks."""
     text = text.decode("latin-1") if isinstance(text, bytes) else text
     text = text.strip(" \t\r\n")
     return repr(text if len(text) <= 60 else f"{text[:60]}…")

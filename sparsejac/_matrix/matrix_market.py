@@ -1,8 +1,8 @@
 """Reads Matrix Market files, and checks each line before SciPy parses it.
 
-SciPy's reader stops inside a number that it does not know (it reads ``2.5D+03`` as 2.5), ignores
-the rest of the line, and can crash on a broken line of an array file. So it only gets complete
-lines that match a regular expression, and exactly as many as the size line says.
+SciPy's reader stops inside a number that it does not understand and ignores the rest of the line:
+it reads ``2.5D+03`` as 2.5. It can crash on a broken line of an array file. So it only gets
+complete lines that match a regular expression, and exactly as many as the size line says.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import scipy.io
 import scipy.sparse
 
 from .market_faults import blame, infinite, opened, out_of_range, wrong_dense, wrong_sparse
-from .market_header import DTYPES, LONGEST, UNFINISHED, Header, read_header, shown
+from .market_header import DTYPES, MAX_LINE, UNFINISHED, Header, read_header, shown
 
-_BLOCK = 2**18  # bytes of text that are checked at a time
-_INFLATED = 1032  # bytes that a byte of a .gz can become at most
+_BLOCK = 2**18  # how many bytes of text are checked at a time
+_INFLATED = 1032  # the most bytes to which a byte of a .gz can expand
 _EMPTY = re.compile(rb"(?:[ \t]*+\r?\n)+")
 
 
@@ -31,27 +31,27 @@ def read(path: Path) -> Any:
     with opened(path) as file:
         header = read_header(file)
         size = path.stat().st_size * (_INFLATED if zipped else 1)
-        if header.entries * header.smallest > size:  # before memory is allocated for so many
+        if header.entries * header.smallest > size:  # check this before memory is allocated
             raise ValueError(
                 f"it is truncated: line {header.size_line} says that {header.entries} lines follow"
             )
         body = _Body(file, header)
         if header.entries:
             try:
-                # From SciPy 1.15 on, mmread asks which kind of sparse matrix is meant.
-                asked = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
-                matrix = scipy.io.mmread(body, **({"spmatrix": False} if asked else {}))
+                # From SciPy 1.15 on, mmread takes an option for the class of sparse matrices.
+                new = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+                matrix = scipy.io.mmread(body, **({"spmatrix": False} if new else {}))
             except MemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001  # numbers too large, or lines missing
+            except Exception as error:  # noqa: BLE001  # a number is too large, or lines are missing
                 body.raise_error()
                 blame(path, header, out_of_range(header))
                 raise ValueError(str(error)) from None
-        elif header.format == "array":  # SciPy divides by the number of rows
+        elif header.format == "array":  # SciPy would divide by zero rows
             matrix = np.zeros(header.shape, DTYPES[header.field])
         else:
             matrix = scipy.sparse.coo_array(header.shape, dtype=DTYPES[header.field])
-        while body.read(_BLOCK):  # what follows the entries
+        while body.read(_BLOCK):  # check the lines after the entries
             pass
         body.raise_error()
     wrong = (
@@ -61,21 +61,21 @@ def read(path: Path) -> Any:
     )
     if wrong is not None:
         blame(path, header, wrong)
-        if wrong is not infinite:  # the file may say inf
+        if wrong is not infinite:  # the file itself may contain inf
             raise ValueError("it has changed while it was read: read it anew")
     return matrix
 
 
 class _Body(io.RawIOBase):
-    """The file as SciPy gets it: the header, and as many checked lines with entries as it says.
+    """The file object that SciPy reads: a header, and as many checked lines as the header says.
 
     It ends before the first line that is wrong, and `raise_error` raises the error. `read` itself
-    does not raise, because SciPy's reader, which calls it, is not made for that.
+    does not raise errors, because SciPy's reader does not handle them.
     """
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file, self._header, self._lines = file, header, header.lines
-        self._out, self._place = header.text, 0
+        self._out, self._position = header.text, 0
         self._entries, self._line, self._rest, self._ended = 0, header.size_line + 1, b"", False
         self._error: BaseException | None = None
 
@@ -83,15 +83,15 @@ class _Body(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        while self._place == len(self._out) and not self._ended:
-            self._out, self._place = b"", 0
+        while self._position == len(self._out) and not self._ended:
+            self._out, self._position = b"", 0
             try:
                 self._out = self._next()
-            except BaseException as error:  # noqa: BLE001  # Ctrl-C as well, which is raised later
+            except BaseException as error:  # noqa: BLE001  # also Ctrl-C, which is raised later
                 self._error, self._ended = error, True
-        start = self._place
-        self._place = len(self._out) if size < 0 else min(start + size, len(self._out))
-        return self._out[start : self._place]
+        start = self._position
+        self._position = len(self._out) if size < 0 else min(start + size, len(self._out))
+        return self._out[start : self._position]
 
     def raise_error(self) -> None:
         if self._error is not None:
@@ -113,18 +113,18 @@ class _Body(io.RawIOBase):
         end = block.rfind(b"\n") + 1
         block, self._rest = block[:end], block[end:]
         self._check(block)
-        if len(self._rest) > LONGEST:
+        if len(self._rest) > MAX_LINE:
             raise self._wrong(self._line, self._rest)
         return _normalised(block)
 
     def _check(self, block: bytes) -> None:
-        place, entries = 0, self._entries
+        position, entries = 0, self._entries
         while True:
-            match = self._lines.match(block, place)
-            end = match.end() if match else place
-            entries += block.count(b"\n", place, end)
+            match = self._lines.match(block, position)
+            end = match.end() if match else position
+            entries += block.count(b"\n", position, end)
             if entries > self._header.entries:
-                while entries > self._header.entries:  # back to the first line that is too many
+                while entries > self._header.entries:  # go back to the first line too many
                     end = block.rfind(b"\n", 0, end - 1) + 1
                     entries -= 1
                 number, line = (
@@ -142,7 +142,7 @@ class _Body(io.RawIOBase):
                 raise self._wrong(
                     self._line + block.count(b"\n", 0, end), block[end : block.index(b"\n", end)]
                 )
-            place = empty.end()
+            position = empty.end()
         self._entries = entries
         self._line += block.count(b"\n")
 

@@ -1,4 +1,4 @@
-"""Reads headers of ``.npy`` files and arrays in ``.npz`` files. Every fault is a ValueError."""
+"""Reads headers of ``.npy`` files, and arrays in ``.npz`` files. A damaged file is a ValueError."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE = 2**24  # bytes that are read from an archive at a time
-_LONGEST = 2**16  # bytes of a header; that of an array of numbers has about 100
+_PIECE = 2**24  # how many bytes are read from an archive at a time
+_MAX_HEADER = 2**16  # bytes of a header; the header of an array of numbers has about 100
 _PICKLED = (
     "it holds Python objects, which are not opened (NumPy's allow_pickle): "
     "save a sparse matrix with scipy.sparse.save_npz, and other numbers with a dtype of numbers"
@@ -22,12 +22,12 @@ _PICKLED = (
 def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read the shape, whether the order is Fortran's, and the dtype of an array.
 
-    The file is left where the numbers begin.
+    The position of the file is then the first byte of the numbers.
     """
     magic = file.read(6)
     if magic.startswith(b"PK"):
         raise ValueError("it is an archive, not an array: name it .npz")
-    if magic[:1] == b"\x80":  # as of pickle.dump
+    if magic[:1] == b"\x80":  # pickle.dump begins with this byte
         raise ValueError(_PICKLED)
     if magic != np.lib.format.MAGIC_PREFIX:
         raise ValueError("it does not start as an array of NumPy does")
@@ -40,7 +40,7 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
     old = version == (1, 0)
     length = file.read(2 if old else 4)
     size = int.from_bytes(length, "little")
-    text = file.read(min(size, _LONGEST))
+    text = file.read(min(size, _MAX_HEADER))
     if len(text) < size:
         raise ValueError(
             f"its header has {len(text)} bytes, and {size} were announced: it is truncated or "
@@ -65,7 +65,7 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
 
 
 def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None:
-    """Refuse a number of bytes that is not that of such an array."""
+    """Refuse a number of bytes that does not fit the shape and dtype of an array."""
     needed = math.prod(shape) * dtype.itemsize
     if found < needed:
         raise ValueError(
@@ -80,7 +80,7 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None
 
 
 def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray[Any]:
-    """Read an array of an ``.npz`` to its end, where the checksum is compared."""
+    """Read an array of an ``.npz`` to its end, so that the checksum is compared."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -92,7 +92,7 @@ def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray
             array = np.empty(math.prod(shape), dtype)
             view = memoryview(array.view(np.uint8).data)
             while view:
-                count = file.readinto(view[:_PIECE])  # type: ignore[attr-defined]  # which a ZipExtFile has
+                count = file.readinto(view[:_PIECE])  # type: ignore[attr-defined]  # it exists
                 if not count:
                     raise ValueError("it is truncated")
                 view = view[count:]

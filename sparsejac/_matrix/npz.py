@@ -1,6 +1,6 @@
 """Reads ``.npz`` files, and checks each index before SciPy gets it.
 
-SciPy's routines trust index arrays, and a wrong index makes them write beyond their arrays.
+SciPy's routines do not check indices, and a wrong index makes them write outside their arrays.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from . import npy
 
 _FORMATS = ("csr", "csc", "bsr", "coo", "dia")
 _ANEW = "write it anew with scipy.sparse.save_npz"
-_PIECE = 2**16  # indices that are checked at a time
+_PIECE = 2**16  # how many indices are checked at a time
 
 
 def read(path: Path) -> Any:
-    """The sparse array or matrix of `scipy.sparse.save_npz`, or the one array of `numpy.savez`."""
+    """Read the result of `scipy.sparse.save_npz`, or a single array of `numpy.savez`."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("it is not an archive; name it .npy if it is an array")
@@ -37,7 +37,7 @@ def read(path: Path) -> Any:
 def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
     stored = npy.member(archive, "format", "SU")
     format_ = stored.item() if stored.ndim == 0 else stored.tolist()
-    # bytes before SciPy 1.0, text from then on
+    # SciPy stored bytes before version 1.0, and stores text since then.
     format_ = format_.decode("latin-1") if isinstance(format_, bytes) else format_
     if format_ not in _FORMATS:
         raise ValueError(f"its format is {format_!r}, and {', '.join(_FORMATS)} are read")
@@ -51,7 +51,7 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
         axes: tuple[str, ...] = ("coords",) if "coords" in names else ("row", "col")
         arrays = [_integers(name, npy.member(archive, name)) for name in axes]
         coords = [*arrays[0]] if axes == ("coords",) else arrays
-        if len(shape) == 1 and len(axes) == 2:  # SciPy 1.13 stores a row of zeros
+        if len(shape) == 1 and len(axes) == 2:  # SciPy 1.13 stores an array `row` of zeros
             _within("row", arrays[0], 0, 1)
             axes, coords = ("col",), coords[1:]
         _coo(data, coords, shape, axes)
@@ -64,7 +64,7 @@ def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:
             _integers(name, npy.member(archive, name)) for name in ("indices", "indptr")
         )
         _compressed(format_, data, indices, indptr, shape)
-        if len(shape) == 1:  # which a CSR array can be from SciPy 1.15 on
+        if len(shape) == 1:  # SciPy has CSR arrays of one dimension since version 1.15
             return scipy.sparse.coo_array((data, (indices,)), shape=shape)
         arguments = data, indices, indptr
     kind = (
@@ -101,9 +101,9 @@ def _integers(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind != "u":
         return _native(array)
     if array.dtype.itemsize == 8 and (wrong := array >= 2**63).any():
-        place = np.unravel_index(int(np.argmax(wrong)), array.shape)
-        at = ", ".join(map(str, place))
-        raise ValueError(f"its {name}[{at}] is {array[place]}, which is not an index: {_ANEW}")
+        position = np.unravel_index(int(np.argmax(wrong)), array.shape)
+        at = ", ".join(map(str, position))
+        raise ValueError(f"its {name}[{at}] is {array[position]}, which is not an index: {_ANEW}")
     return _native(array).astype(np.int64)
 
 
@@ -113,9 +113,9 @@ def _within(name: str, indices: NDArray[Any], low: int, high: int) -> None:
         piece = indices[start : start + _PIECE]
         wrong = (piece < low) | (piece >= high)
         if wrong.any():
-            place = int(np.argmax(wrong))
+            position = int(np.argmax(wrong))
             raise ValueError(
-                f"its {name}[{start + place}] is {piece[place]}, outside {low} … {high - 1}: "
+                f"its {name}[{start + position}] is {piece[position]}, outside {low} … {high - 1}: "
                 f"{_ANEW}"
             )
 
@@ -143,9 +143,9 @@ def _coo(
 def _dia(
     data: NDArray[Any], offsets: NDArray[Any], shape: tuple[int, ...]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The diagonals within the matrix.
+    """Return the diagonals within the matrix.
 
-    SciPy also saves those beyond it, but takes their offsets modulo 2**32 when it reads them.
+    SciPy also saves diagonals outside the matrix, but reads their offsets modulo 2**32.
     """
     if data.ndim != 2 or len(shape) != 2:
         raise ValueError(

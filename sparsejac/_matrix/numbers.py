@@ -1,4 +1,4 @@
-"""Long vectors in a file or in memory that are read in parts."""
+"""Long vectors that are read in parts, from a file or from memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .buffers import Room
 from .stored_files import File, read_at
 
-_PIECE = 2**26  # bytes of one read: macOS refuses 2**31
+_PIECE = 2**26  # bytes of one read; macOS refuses 2**31
 
 
 class Numbers(Protocol):
@@ -30,19 +30,19 @@ class Numbers(Protocol):
 
     @property
     def serial(self) -> bool:
-        """Whether one read must end before the next begins."""
+        """Whether a read must end before the next one begins."""
 
     @property
     def mutable(self) -> bool:
         """Whether the numbers may change between two passes without notice."""
 
     def opened(self) -> Any:
-        """Open for a pass. The context yields ``read(start, stop, room)``."""
+        """Open the vector for a pass. The context is a function ``read(start, stop, room)``."""
 
 
 @dataclass(frozen=True)
 class FileNumbers:
-    """Contiguous numbers in a file, from a byte on."""
+    """Contiguous numbers in a file, which begin at the byte `offset`."""
 
     name: str
     path: str
@@ -50,7 +50,7 @@ class FileNumbers:
     dtype: np.dtype[Any]
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
-    # through a mapping: not every write changes the time of the file
+    # True if the numbers may change through a mapping, which need not change the file's time
     mutable: bool = False
     serial = False
 
@@ -86,13 +86,13 @@ class FileNumbers:
                 self.fill(file, start, numbers)
                 return numbers
 
-            # for readers that have the place already
+            # for readers that have an array to fill
             read.fill = lambda start, numbers: self.fill(file, start, numbers)  # type: ignore[attr-defined]
             yield read
             self._check_unchanged(file)  # during the pass
 
     def _check_unchanged(self, file: int) -> None:
-        """Refuse another file, another length, and another time unless it is mapped for writing."""
+        """Refuse another file or length, and another time unless the file is mapped for writing."""
         count = 3 if self.mutable else 4
         if identity(os.fstat(file))[:count] != self.identity[:count]:
             raise changed(self.name, self.path)
@@ -123,7 +123,7 @@ def changed(name: str, path: str) -> ValueError:
 
 @dataclass(frozen=True)
 class MemoryNumbers:
-    """A vector in memory, with the interface of one in a file."""
+    """A vector in memory, with the interface of a vector in a file."""
 
     values: NDArray[Any]
     serial = False
@@ -143,14 +143,14 @@ class MemoryNumbers:
 
 
 def numbers(name: str, array: NDArray[Any]) -> Numbers:
-    """The numbers of a contiguous array, from its file if it is mapped."""
+    """Make `Numbers` from a contiguous array. If it is mapped, they are read from its file."""
     mapped = mapped_file(array)
     if mapped is None:
         return MemoryNumbers(array.reshape(-1))
     mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
     own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
     if array.size and own and inode not in (None, own[0].inode):
-        # The name now belongs to another file.
+        # Another file has the name by now.
         raise changed(name, mapped[0])
     mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
     return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
@@ -169,7 +169,7 @@ _MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .(.).(.) \S+ \S+ ([1-9]\d*)", 
 
 
 def _mappings() -> list[Mapping]:
-    """The files that this process has mapped; none if the system does not say."""
+    """List the files that this process has mapped. The list is empty if they are not known."""
     try:
         text = Path("/proc/self/maps").read_bytes()
     except OSError:
@@ -209,7 +209,7 @@ def _memmap(array: Any) -> Any:
 def mapped_file(array: Any) -> tuple[str, int] | None:
     """The file and the offset of a contiguous array that is mapped, or None."""
     owner = _memmap(array)
-    # A copy on write may differ from its file.
+    # An array that is copied on write (mode "c") may differ from its file.
     if owner is None or owner.filename is None or owner.mode == "c":
         return None
     if not (array.flags.c_contiguous or array.flags.f_contiguous):

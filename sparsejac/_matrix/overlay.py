@@ -1,4 +1,4 @@
-"""A file object whose changes stay in memory, over a file that is not changed."""
+"""A file object that keeps its changes in memory, and does not change the file below it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-_PAGE = 2**14  # bytes that are copied when one of them is changed
-_PIECE = 2**23  # bytes that are copied at a time
+_PAGE = 2**14  # bytes of a page; a page is copied when one of its bytes changes
+_PIECE = 2**23  # how many bytes are copied at a time
 
 
 class Overlay:
-    """A file object for HDF5 whose changes stay in memory."""
+    """A file object for HDF5 that keeps its changes in memory."""
 
     def __init__(self, file: int, size: int) -> None:
         self._file, self._stored, self.size, self._at = file, size, size, 0
@@ -73,7 +73,7 @@ class Overlay:
 
     def truncate(self, size: int | None = None) -> int:
         size = self._at if size is None else size
-        if size < self.size:  # zeros follow if the file grows again
+        if size < self.size:  # if the file grows again, it is filled with zeros
             number, offset = divmod(size, _PAGE)
             page = bytearray(self._page(number))
             page[offset:] = bytes(_PAGE - offset)

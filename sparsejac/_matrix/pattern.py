@@ -213,14 +213,14 @@ class Pattern:
         return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
     @computed_once
-    def bounds(self) -> tuple[Offset, Offset]:
+    def bounds(self) -> tuple[RowOffset, RowOffset]:
         """The offsets of all rows of J: before the first row, and behind the last."""
-        return Offset(0, int(self.lo[0]) if self.k else 0, 0), self.offset(self.m)
+        return RowOffset(0, int(self.lo[0]) if self.k else 0, 0), self.row_offset(self.m)
 
-    def offset(self, r: int) -> Offset:
+    def row_offset(self, r: int) -> RowOffset:
         """The place in A, and among the entries of J, where row r of J starts."""
         if r >= self.m:
-            return Offset(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
+            return RowOffset(self.k, int(self.hi[-1]) if self.k else 0, self.nnz)
         if self.implicit is None:
             i = searchsorted(self.first, r, side="right") - 1
             p = int(self.lo[i]) + r - int(self.first[i])
@@ -230,7 +230,7 @@ class Pattern:
         before = int(self.first[i]) + p - int(self.lo[i])
         has_diagonal = self.diagonal[i + 1] > self.diagonal[i]
         on_diagonal = int(self.diagonal[i]) + (has_diagonal and self._is_beyond_diagonal(i, p))
-        return Offset(i, p, 2 * before - on_diagonal)
+        return RowOffset(i, p, 2 * before - on_diagonal)
 
     @computed_once
     def _all_diagonal_entries(self) -> Any:
@@ -372,7 +372,7 @@ class CsrPattern(Pattern):
 
 
 @dataclass(frozen=True)
-class Offset:
+class RowOffset:
     """A place between two rows of J.
 
     It is in row `row` of A, before entry `entry`, and behind `nnz` entries of J.

@@ -1,4 +1,4 @@
-"""Pixels in ascending order: those of old files are sorted, and duplicates are summed."""
+"""Sorts the pixels of old files, and sums duplicates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def rows_of(indptr: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """The row of each of these pixels."""
+    """The row of each pixel from `start` to `stop`."""
     i0 = int(np.searchsorted(indptr, start, side="right")) - 1
     i1 = int(np.searchsorted(indptr, stop, side="left"))
     bounds = np.clip(indptr[i0 : i1 + 1], start, stop)
@@ -17,7 +17,7 @@ def rows_of(indptr: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int6
 
 
 def sorting(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The order in which pixels ascend, and which of them are the first at their place."""
+    """The order in which pixels ascend, and the first pixel of each (row, column) in that order."""
     order = np.lexsort((columns, rows))
     rows, columns = rows[order], columns[order]
     new = np.ones(rows.size, np.bool_)
@@ -26,7 +26,7 @@ def sorting(rows: NDArray[Any], columns: NDArray[Any]) -> tuple[NDArray[np.intp]
 
 
 def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[Any]:
-    """The sums of counts of duplicates, which begin at `first`, in their own dtype."""
+    """Sum the counts of duplicates, whose groups begin at `first`. The dtype stays the same."""
     if first.size == counts.size:
         return counts
     kind, dtype = counts.dtype.kind, counts.dtype.newbyteorder("=")
@@ -37,7 +37,7 @@ def summed(uri: str, counts: NDArray[Any], first: NDArray[np.intp]) -> NDArray[A
         wrong = finite & ~np.isfinite(found)
         total = " is beyond the largest"
     else:
-        # A sum of 64-bit integers may leave their range, so their halves are added separately.
+        # A sum of 64-bit integers may overflow, so their high and low bits are added separately.
         wide = counts.astype(np.uint64 if kind == "u" else np.int64)
         high, low = (np.add.reduceat(half, first) for half in (wide >> 32, wide & 0xFFFFFFFF))
         high, low = high + (low >> 32), low & 0xFFFFFFFF

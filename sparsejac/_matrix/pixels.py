@@ -1,4 +1,4 @@
-"""The pixels of a contact map as rows that are read from its file in each pass."""
+"""The pixels of a contact map as a source of rows, which are read from its file in each pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .pixel_order import rows_of, sorting, summed
 
 __all__ = ["is_map", "source"]
 
-# Bytes of chunks that are kept: a block ends in the chunk in which the next one begins.
+# Bytes of HDF5's cache. A block may end inside a chunk, and the next block then begins in it.
 _CACHE = 2**21
 
 
@@ -64,9 +64,9 @@ class _Column:
 class _Sorted:
     """A column of pixels that do not ascend within their rows.
 
-    Older versions of cooler left such pixels. Each block is sorted when it is read. Pixels that are
-    stored more than once become one. `before` are the offsets of the rows in the file, `now` those
-    in the sorted column.
+    Older versions of cooler wrote such pixels. Each block is sorted when it is read. Pixels that
+    are stored more than once are summed. `before` holds the offsets of the rows in the file, and
+    `now` those in the sorted column.
     """
 
     column: _Column
@@ -87,7 +87,7 @@ class _Sorted:
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
         with ExitStack() as stack:
-            places = stack.enter_context(self.columns.opened())
+            read_columns = stack.enter_context(self.columns.opened())
             counts = (
                 None if self.column is self.columns else stack.enter_context(self.column.opened())
             )
@@ -99,7 +99,7 @@ class _Sorted:
                     i0 = int(np.searchsorted(self.now, start, side="right")) - 1
                     i1 = int(np.searchsorted(self.now, stop, side="left"))
                     begin, end = int(self.before[i0]), int(self.before[i1])
-                    columns = places(begin, end, rooms[0])
+                    columns = read_columns(begin, end, rooms[0])
                     order, first = sorting(rows_of(self.before, begin, end), columns)
                     if counts is None:
                         found = columns[order][first]
@@ -112,11 +112,11 @@ class _Sorted:
 
 
 def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
-    """The pixels as a source of rows. This reads two columns, to scan the structure."""
+    """Make a source of rows from the pixels. This reads two columns, to scan the structure."""
     with reading(uri) as map_:
         status = identity(Path(split(uri)[0]).stat())
-        places, counts = map_.ids("bin2_id"), map_.counts()
-        indices = _Column(name, uri, "bin2_id", places.dtype, map_.nnz, status)
+        ids, counts = map_.ids("bin2_id"), map_.counts()
+        indices = _Column(name, uri, "bin2_id", ids.dtype, map_.nnz, status)
         data = _Column(name, uri, "count", counts.dtype, map_.nnz, status, strict)
         indptr = map_.row_offsets()
         ascending = [ascends for _, _, ascends in map_.placed_pieces()]
@@ -131,9 +131,9 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
             now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(
                 rows[order][first], np.arange(i0, i1), side="right"
             )
-    places_in_order, counts_in_order = (
+    columns_in_order, counts_in_order = (
         _Sorted(column, indices, indptr, now) for column in (indices, data)
     )
-    result = CsrSource(counts_in_order, places_in_order, now, name=name, uplo="U")
-    result.extra = 6  # numbers that sorting takes for each pixel: rows, columns, and their order
+    result = CsrSource(counts_in_order, columns_in_order, now, name=name, uplo="U")
+    result.extra = 6  # how many numbers sorting takes for each pixel: rows, columns, their order
     return result

@@ -1,4 +1,4 @@
-"""The CSR form of J: the whole matrix, blocks of its rows, or new numbers for an earlier one."""
+"""Assembles J in CSR format: the whole matrix, blocks of rows, or new numbers for a matrix."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.protocol import Backend
-from .._matrix.pattern import Indices, Offset, index_dtype
+from .._matrix.pattern import Indices, RowOffset, index_dtype
 
 
 class Assembly:
-    """Assembles J over the rows of a backend, and knows its shape and the hints of its messages.
+    """Assembles J over the rows of a backend.
 
-    It keeps weak references to the index arrays that it returned, so that `check_out` knows them.
+    It keeps weak references to the index arrays that it returned, so that `check_out` can tell
+    whether a matrix has them.
     """
 
     def __init__(self, rows: Backend) -> None:
         self.rows, self._pattern = rows, rows.pattern
         self.shape = (self._pattern.m, self._pattern.k)
         self.nnz = self._pattern.nnz
-        # The index arrays that were given out.
-        self._made: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
+        # the index arrays that were returned, by their addresses
+        self._index_arrays: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._pattern.check_unchanged()
@@ -39,9 +40,9 @@ class Assembly:
             "form J block by block with builder.iter_csr(x), "
             "or work with J.T and column_norms of builder.operator(x)"
         )
-        _validation.fits(what, nbytes, self._stored_first(hint))
+        _validation.fits(what, nbytes, self._or_stored_rows(hint))
 
-    def _stored_first(self, hint: str) -> str:
+    def _or_stored_rows(self, hint: str) -> str:
         if self._pattern.implicit is None:
             return hint
         count = self._pattern.entries
@@ -51,21 +52,21 @@ class Assembly:
         if not isinstance(out, scipy.sparse.csr_array):
             raise TypeError(
                 "out must be a csr_array that this builder's tocsr returned, got "
-                f"{_validation.type_name(out)}: leave out= away to get one"
+                f"{_validation.type_name(out)}: omit out= to get one"
             )
         if out.shape != self.shape or not (
-            self._is_ours(out.indices) and self._is_ours(out.indptr)
+            self._was_returned(out.indices) and self._was_returned(out.indptr)
         ):
             raise ValueError(
-                "out must be a matrix that this builder's tocsr returned, with the index arrays "
-                f"it came with; this {out.shape[0]}x{out.shape[1]} matrix is of another builder, "
-                "a copy, or changed in its structure: leave out= away to get a fresh one"
+                "out must be a matrix that this builder's tocsr returned, with its own index "
+                f"arrays; this {out.shape[0]}x{out.shape[1]} matrix is of another builder, is a "
+                "copy, or its structure was changed: omit out= to get a new one"
             )
         data = np.asarray(out.data)
         if data.dtype != dtype:
             raise ValueError(
-                f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: leave "
-                "out= away to get a fresh matrix"
+                f"out must have dtype {dtype}, that of A and x together, got {data.dtype}: omit "
+                "out= to get a new matrix"
             )
         if (
             data is not out.data
@@ -76,17 +77,17 @@ class Assembly:
         ):
             raise ValueError(
                 f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape "
-                f"{data.shape}: leave out= away to get a fresh matrix"
+                f"{data.shape}: omit out= to get a new matrix"
             )
 
-    def _is_ours(self, array: NDArray[Any]) -> bool:
-        """Whether an index array is a whole one that `tocsr` made.
+    def _was_returned(self, array: NDArray[Any]) -> bool:
+        """Whether an array is a whole index array that `tocsr` made.
 
-        SciPy's own methods replace it by views of it.
+        Methods of SciPy replace an index array by a view of it, so the owner is compared.
         """
         owner = _owner(array)
         return (
-            self._made.get(id(owner)) is owner
+            self._index_arrays.get(id(owner)) is owner
             and array.size == owner.size
             and array.dtype == owner.dtype
         )
@@ -105,11 +106,11 @@ class Assembly:
         _validation.fits(
             f"the {pattern.m}x{pattern.k} CSR matrix",
             pattern.csr_nbytes(x.dtype.itemsize),
-            self._stored_first(hint),
+            self._or_stored_rows(hint),
         )
         J = self._block(x, 0, pattern.m, *pattern.bounds, pattern.columns_dtype)
         for array in (J.indices, J.indptr):
-            self._made[id(_owner(array))] = _owner(array)
+            self._index_arrays[id(_owner(array))] = _owner(array)
         return J
 
     def blocks(
@@ -119,7 +120,7 @@ class Assembly:
         for r0 in range(0, pattern.m, block_rows):
             pattern.check_unchanged()
             r1 = min(r0 + block_rows, pattern.m)
-            begin, end = pattern.offset(r0), pattern.offset(r1)
+            begin, end = pattern.row_offset(r0), pattern.row_offset(r1)
             nnz = end.nnz - begin.nnz
             dtype = index_dtype(r1 - r0, pattern.k, nnz)
             nbytes = nnz * x.dtype.itemsize + (nnz + r1 - r0 + 1) * dtype.itemsize
@@ -127,9 +128,15 @@ class Assembly:
             yield r0, self._block(x, r0, r1, begin, end, dtype)
 
     def _block(
-        self, x: NDArray[Any], r0: int, r1: int, begin: Offset, end: Offset, dtype: np.dtype[Any]
+        self,
+        x: NDArray[Any],
+        r0: int,
+        r1: int,
+        begin: RowOffset,
+        end: RowOffset,
+        dtype: np.dtype[Any],
     ) -> scipy.sparse.csr_array:
-        """Rows ``r0 <= r < r1`` of J, between the two cuts."""
+        """Assemble the rows ``r0 <= r < r1`` of J, between two row offsets."""
         pattern = self._pattern
         nnz = end.nnz - begin.nnz
         data, indices, indptr = (
@@ -147,7 +154,9 @@ class Assembly:
         )  # fmt: skip
         return canonical((data, indices, indptr), (r1 - r0, pattern.k))
 
-    def _fill_data(self, x: NDArray[Any], begin: Offset, end: Offset, out: NDArray[Any]) -> None:
+    def _fill_data(
+        self, x: NDArray[Any], begin: RowOffset, end: RowOffset, out: NDArray[Any]
+    ) -> None:
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
         self.rows.map(
             "csr_data",
@@ -164,7 +173,7 @@ class Assembly:
 def canonical(
     arrays: tuple[NDArray[Any], Indices, Indices], shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:
-    """A csr_array of arrays that are known to be sorted and free of duplicates."""
+    """Make a csr_array of arrays that are sorted and have no duplicates."""
     J = scipy.sparse.csr_array(arrays, shape=shape, copy=False)
     J.has_canonical_format = True
     return J

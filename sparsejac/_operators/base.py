@@ -1,4 +1,7 @@
-"""The base of all operators: products with checked operands, for one vector, many, or a batch."""
+"""The base class of all operators, which checks the operands of products.
+
+An operand is one vector, a matrix of vectors, or a batch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ silence = functools.partial(np.errstate, over="ignore", invalid="ignore")
 
 
 def check_sparse(pattern: Pattern, itemsize: int) -> None:
-    """Refuse a sparse k×k matrix of A + Aᵀ and the diagonal, if A is dense or it does not fit."""
+    """Refuse to make a sparse k×k matrix if A is dense, or if it does not fit into memory.
+
+    Its pattern is that of A + Aᵀ and the diagonal.
+    """
     if not pattern.interleaved:
         raise TypeError(
             "tocsr is for a sparse A, and this A is dense: toarray() gives the k×k array"
@@ -35,23 +41,26 @@ def check_sparse(pattern: Pattern, itemsize: int) -> None:
 def sparse(
     i: NDArray[Any],
     j: NDArray[Any],
-    there: NDArray[Any],
-    back: NDArray[Any],
+    entries: NDArray[Any],
+    mirrored: NDArray[Any],
     diagonal: NDArray[Any],
 ) -> scipy.sparse.csr_array:
-    """The k×k matrix of entries `there` at (i, j) and `back` at (j, i), added to a diagonal."""
+    """Make the k×k matrix with `entries` at (i, j), `mirrored` at (j, i), and a diagonal.
+
+    Numbers at the same position are added.
+    """
     k = diagonal.size
     own = np.arange(k, dtype=i.dtype)
-    places = np.concatenate([i, j, own]), np.concatenate([j, i, own])
-    numbers = np.concatenate([there, back, diagonal])
-    return scipy.sparse.coo_array((numbers, places), shape=(k, k)).tocsr()
+    index_pairs = np.concatenate([i, j, own]), np.concatenate([j, i, own])
+    numbers = np.concatenate([entries, mirrored, diagonal])
+    return scipy.sparse.coo_array((numbers, index_pairs), shape=(k, k)).tocsr()
 
 
 class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
-    """A LinearOperator that checks its operands: one vector, many, or a batch.
+    """A LinearOperator that checks its operands.
 
-    Subclasses define `_apply` and `_apply_adjoint` for a vector of shape (n,) or a matrix (n, c),
-    and the name that messages use.
+    Subclasses define `_apply` and `_apply_adjoint` for a vector of shape (n,) or a matrix of shape
+    (n, c), and the name of the operator in messages.
     """
 
     _name: str
@@ -84,11 +93,11 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result does not fit into memory, before it is allocated.
         """
-        if self._fits_as_it_is(x, self.shape[1]):
+        if self._needs_no_check(x, self.shape[1]):
             return self._apply(x)
         array = _validation.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
         if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
-            return super().matvec(x)  # SciPy's rules for columns, which differ between its versions
+            return super().matvec(x)  # SciPy's rules for columns differ between its versions
         return self._matvec(array)
 
     def rmatvec(self, x: Any) -> NDArray[Any]:
@@ -113,7 +122,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result does not fit into memory, before it is allocated.
         """
-        if self._fits_as_it_is(x, self.shape[0]):
+        if self._needs_no_check(x, self.shape[0]):
             return self._apply_adjoint(x)
         array = _validation.operand("x", x, self.shape[0], self._product(".H @ x"), matrix=False)
         if isinstance(x, np.matrix) or array.shape == (self.shape[0], 1):
@@ -121,7 +130,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         return self._rmatvec(array)
 
     def matmat(self, X: Any) -> NDArray[Any]:
-        """The product with a matrix, for all its columns at once.
+        """The product with a matrix. All its columns share the work.
 
         Parameters
         ----------
@@ -146,7 +155,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         return self._matmat(array)
 
     def rmatmat(self, X: Any) -> NDArray[Any]:
-        """The product of the adjoint with a matrix, for all its columns at once.
+        """The product of the adjoint with a matrix. All its columns share the work.
 
         Parameters
         ----------
@@ -176,8 +185,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         Parameters
         ----------
         x : array_like, LinearOperator or scalar
-            An array as `matvec` and `matmat` take it; an operator, which is composed with this one;
-            or a scalar, which scales it.
+            An array as for `matvec` or `matmat`, an operator to compose with this one, or a scalar
+            by which to multiply it.
 
         Returns
         -------
@@ -192,31 +201,31 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result does not fit into memory, before it is allocated.
         """
-        if self._fits_as_it_is(x, self.shape[1]):
+        if self._needs_no_check(x, self.shape[1]):
             return self._apply(x)
-        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before we see it
+        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before it calls `matvec`
             _validation.array("x", x)
         return super().dot(x)
 
-    def _fits_as_it_is(self, x: object, length: int) -> bool:
-        """Whether nothing is left to check, as in nearly all of a solver's thousands of calls."""
+    def _needs_no_check(self, x: object, length: int) -> bool:
+        """Whether the operand needs no check. A solver calls `matvec` thousands of times."""
         return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._each(x, self._apply, self.shape[1])
+        return self._apply_to_vectors(x, self._apply, self.shape[1])
 
     def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._each(x, self._apply_adjoint, self.shape[0])
+        return self._apply_to_vectors(x, self._apply_adjoint, self.shape[0])
 
     def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._together(X, self._apply)
+        return self._apply_to_matrices(X, self._apply)
 
     def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._together(X, self._apply_adjoint)
+        return self._apply_to_matrices(X, self._apply_adjoint)
 
     @staticmethod
-    def _each(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
-        """Apply to vectors along the last axis. A single vector may be a column."""
+    def _apply_to_vectors(x: NDArray[Any], apply: Any, length: int) -> NDArray[Any]:
+        """Apply the operator to vectors along the last axis. A single vector may be a column."""
         x = np.asarray(x)
         if x.ndim == 1 or x.shape == (length, 1):
             return apply(x.reshape(-1))
@@ -224,8 +233,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         return result.T.reshape(*x.shape[:-1], result.shape[0])
 
     @staticmethod
-    def _together(X: NDArray[Any], apply: Any) -> NDArray[Any]:
-        """Apply to matrices in the last two axes."""
+    def _apply_to_matrices(X: NDArray[Any], apply: Any) -> NDArray[Any]:
+        """Apply the operator to matrices in the last two axes."""
         X = np.asarray(X)
         if X.ndim == 2:
             return apply(X)

@@ -8,8 +8,8 @@ With ``S = |A|² + (|A|²)ᵀ``
   ``M = A∘(2 F - Y)``.
 
 All three are ``Diag(d) + T + Tᴴ`` for a T with the pattern of A. They follow from J's rows, which
-have ``A_ij x_j`` in column i and ``A_ij x_i`` in column j. On the diagonal both fall into one
-column, which needs no case of its own.
+have ``A_ij x_j`` in column i and ``A_ij x_i`` in column j. If i = j, both are in one column, and
+the formulas hold without a special case.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from .._matrix.entries import wide
 from .._matrix.pattern import frozen
 from .base import Operator, check_sparse, silence, sparse
 
-_BLOCK = 2**20  # numbers of a block of rows of an explicit matrix
+_BLOCK = 2**20  # how many numbers a block of rows of an explicit matrix has
 
 
 class _Hermitian(Operator):
-    """``Diag(d) + T + Tᴴ``, k×k. Subclasses define T by `_products` and, per entry, by `_term`."""
+    """``Diag(d) + T + Tᴴ``, k×k.
+
+    Subclasses define the products of ``T + Tᴴ`` in `_products`, and the entries of T in `_term`.
+    """
 
     _rows: Backend
     _d: NDArray[Any] | float
@@ -42,15 +45,15 @@ class _Hermitian(Operator):
         raise NotImplementedError
 
     def _term(self, a: NDArray[Any], i: Any, j: Any, aligned: Any) -> NDArray[Any]:
-        """The entries of T at (i, j), from the entries a of A and `aligned` of Y or W."""
+        """The entries of T at (i, j), from the entries a of A and those of Y or W in `aligned`."""
         raise NotImplementedError
 
     def _aligned_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
-        """Y or W at the entries that A's rows visit, in their order: where those are."""
+        """The numbers of Y or W at A's entries (i, j), in the order of `Rows.visited`."""
         return None
 
     def _aligned_matrix(self) -> Any:
-        """Y or W as a matrix, aligned a dense A."""
+        """Y or W as a matrix that is aligned with a dense A."""
         return None
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
@@ -71,7 +74,7 @@ class _Hermitian(Operator):
         return super()._transpose() if self.dtype.kind == "c" else self
 
     def diagonal(self) -> NDArray[Any]:
-        """The diagonal, without a pass over A: for Jacobi's preconditioner.
+        """The diagonal, for Jacobi's preconditioner. This takes no pass over A.
 
         Returns
         -------
@@ -101,7 +104,9 @@ class _Hermitian(Operator):
         return None
 
     def tocsr(self) -> scipy.sparse.csr_array:
-        """The matrix, for a sparse A: its pattern is that of A + Aᵀ and the diagonal.
+        """The matrix in CSR format, for a sparse A.
+
+        Its pattern is that of A + Aᵀ and the diagonal.
 
         Returns
         -------
@@ -117,8 +122,8 @@ class _Hermitian(Operator):
 
         Notes
         -----
-        **Memory.** For e stored entries of A, four times the 2 e + k numbers and column indices
-        that it may have, which SciPy sorts and sums.
+        **Memory.** The matrix may have 2 e + k numbers and column indices for e stored entries of
+        A. SciPy takes four times that to sort and sum them.
 
         Examples
         --------
@@ -194,23 +199,22 @@ class _Hermitian(Operator):
 class NormalOperator(_Hermitian):
     """``JᴴJ + damping I`` as a linear operator, k×k. Neither J nor the product is formed.
 
-    Made by `JacobianOperator.normal` and `LeastSquares.normal`.
+    `JacobianOperator.normal` and `LeastSquares.normal` make it. Its formula is
     ``JᴴJ = Diag(S |x|²) + Diag(x) S Diag(x̄)`` with ``S = |A|² + (|A|²)ᵀ``. With ``rows="upper"``
-    A's upper triangle stands for A.
+    the formula holds for triu(A) in place of A.
 
     Attributes
     ----------
     shape : tuple of int
         (k, k).
     dtype : numpy.dtype
-        That of J; float64 if `LeastSquares` made it.
+        The dtype of J; float64 if `LeastSquares` made the operator.
 
     Notes
     -----
-    **Memory.** A product allocates its result, its operand times x, and, for each worker, the
-    result once more (for a sparse A and one vector twice, for more vectors eight k-vectors).
-    Several vectors share a pass; over a sparse A four of them do. For a complex x each vector
-    counts as two.
+    **Memory.** A product allocates its result, and its operand times x. Each worker takes as much
+    as the result (for a sparse A two k-vectors for one vector, eight for several). Several vectors
+    share a pass over A, four if A is sparse. If x is complex, each vector counts as two.
 
     **Later changes.** The diagonal ``S |x|²`` is computed when the operator is made. If values of A
     change, make another operator.
@@ -243,7 +247,7 @@ class NormalOperator(_Hermitian):
         self._rows, self._sums = rows, sums
         self._x = frozen(x.astype(wide(x.dtype)))
         with silence():
-            if scale is None:  # S |x|², unless the caller has it
+            if scale is None:  # the caller may have computed S |x|²
                 scale = sums.squares(absolute_squares(x))
             self._d = scale + damping
 
@@ -258,12 +262,12 @@ class NormalOperator(_Hermitian):
 class HessianOperator(_Hermitian):
     """The Hessian of ``wᵀF`` or of ``½‖F - Y‖²`` as a linear operator, k×k, never formed.
 
-    Made by `JacobianBuilder.hessian` and `LeastSquares.hess`.
+    `JacobianBuilder.hessian` and `LeastSquares.hess` make it.
 
     * ``∇² wᵀF = A∘W + (A∘W)ᵀ``, where W is w as a k×k matrix. It is the same at every x.
     * ``∇² ½‖F - Y‖² = JᵀJ + A∘R + (A∘R)ᵀ`` with ``R = F - Y``.
 
-    With ``rows="upper"`` A's upper triangle stands for A.
+    With ``rows="upper"`` the formulas hold for triu(A) in place of A.
 
     Attributes
     ----------
@@ -274,8 +278,8 @@ class HessianOperator(_Hermitian):
 
     Notes
     -----
-    **Memory.** A product allocates its result, and for each worker one k-vector or, for a sparse A,
-    two to four. Each of several vectors takes a pass over A.
+    **Memory.** A product allocates its result, and for each worker one k-vector, or two to four if
+    A is sparse. A product with several vectors takes one pass over A for each of them.
 
     **Later changes.** The diagonal ``S (x∘x)`` is computed when the operator is made. If values of
     A change, make another operator.
@@ -314,12 +318,12 @@ class HessianOperator(_Hermitian):
         if U.dtype.kind == "c":
             return self._products(U.real) + 1j * self._products(U.imag)
         return (
-            np.stack([self._times(np.ascontiguousarray(u)) for u in U])
+            np.stack([self._product_with(np.ascontiguousarray(u)) for u in U])
             if len(U)
             else np.empty(U.shape)
         )
 
-    def _times(self, u: NDArray[Any]) -> NDArray[Any]:
+    def _product_with(self, u: NDArray[Any]) -> NDArray[Any]:
         if self._sums is not None and self._x is not None:
             return self._sums.curvature(self._x, u)
         return self._rows.reduce("rmatvec", frozen(u), False, target=self._w)

@@ -1,4 +1,4 @@
-"""J as a SciPy LinearOperator, whose products are computed from A and x."""
+"""J as a SciPy LinearOperator. Its products are computed from A and x."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .hermitian import NormalOperator
 class JacobianOperator(Operator):
     """The Jacobian of ``F(x) = A ∘ (x xᵀ)`` at x as a linear operator, never formed.
 
-    Made by `JacobianBuilder.operator`. With V and W of k and m rows,
+    `JacobianBuilder.operator` makes it. Its products with v of length k and w of length m are
 
     * ``J @ v = vec(A ∘ (v xᵀ + x vᵀ))``
     * ``J.T @ w = (A∘W) x + (A∘W)ᵀ x``, where W is w as a k×k matrix
@@ -41,15 +41,16 @@ class JacobianOperator(Operator):
     -----
     **Memory.** ``J @ v`` allocates its result: m numbers, or m·c for V of c columns. If x and v
     have another dtype or layout than the result, they are copied (k and k·c numbers). For a sparse
-    A they are interleaved (2 k). ``J.T @ w`` and ``J.H @ w`` allocate O(k) numbers, or O(k c) for W
-    of c columns: their result in double precision, for each worker one more (two for a sparse A and
-    a vector) and four more of its rows, and a copy of x if it must be conjugated or is not in
-    double precision. w is not copied unless its byte order is foreign. An A that is not
-    C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
+    A they are copied to an interleaved array (2 k numbers). ``J.T @ w`` and ``J.H @ w`` allocate
+    O(k) numbers, or O(k c) for W of c columns. These are the result in double precision; for each
+    worker another result (two for a sparse A and a vector) and four more of its rows; and a copy of
+    x if x must be conjugated or is not in double precision. w is not copied unless its byte order
+    is foreign. An A that is not C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each
+    worker.
 
     **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are
-    accumulated in double precision, in an order that depends on A alone. So the bits are the same
-    for every number of workers.
+    accumulated in double precision, in an order that depends on A alone. So the bits of a result do
+    not depend on the number of workers.
 
     Examples
     --------
@@ -71,7 +72,7 @@ class JacobianOperator(Operator):
         self._x = x  # the builder's copy, read-only
 
     def tocsr(self) -> scipy.sparse.csr_array:
-        """J as a CSR matrix: `JacobianBuilder.tocsr` at this x.
+        """J as a CSR matrix, as `JacobianBuilder.tocsr` makes it at this x.
 
         Returns
         -------
@@ -110,8 +111,8 @@ class JacobianOperator(Operator):
 
         Notes
         -----
-        **Memory.** O(k): the result in float64, once more for each worker (for a sparse A twice
-        more), and |x|².
+        **Memory.** O(k) numbers: the result in float64, one more for each worker (two for a sparse
+        A), and |x|².
 
         Examples
         --------
@@ -133,7 +134,7 @@ class JacobianOperator(Operator):
         Parameters
         ----------
         damping : float, default 0.0
-            This is added to the diagonal, as in the steps of Levenberg and Marquardt.
+            The number that is added to the diagonal, as in the steps of Levenberg and Marquardt.
 
         Returns
         -------
@@ -148,7 +149,7 @@ class JacobianOperator(Operator):
 
         Notes
         -----
-        **Memory.** A vector of k numbers, and one pass like `column_norms`.
+        **Memory.** A vector of k numbers, and the memory of `column_norms`.
 
         Examples
         --------
@@ -211,7 +212,7 @@ class JacobianOperator(Operator):
 
 @final
 class TransposedOperator(Operator):
-    """``J.T`` or ``J.H``. SciPy's own would copy and conjugate m-vectors, even real ones."""
+    """``J.T`` or ``J.H``. SciPy's classes would copy and conjugate m-vectors, also real ones."""
 
     def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
         super().__init__(of.dtype, of.shape[::-1])
@@ -229,7 +230,7 @@ class TransposedOperator(Operator):
         return np.conj(result, out=result)
 
     def _transpose(self) -> LinearOperator:
-        # (Jᴴ)ᵀ is conj(J). It is rarely needed, so SciPy's wrapper is good enough.
+        # (Jᴴ)ᵀ is conj(J), which is rarely needed. SciPy's wrapper suffices.
         return super()._transpose() if self._conjugate else self._of
 
     def _adjoint(self) -> LinearOperator:

@@ -15,9 +15,9 @@ from .base import Operator, check_sparse, silence, sparse
 
 @final
 class RowSumsOperator(Operator):
-    """The Jacobian of ``x ∘ (A x)``, ``Diag(A x) + Diag(x) A``, as a linear operator, k×k.
+    """The Jacobian ``Diag(A x) + Diag(x) A`` of ``x ∘ (A x)`` as a linear operator, k×k.
 
-    Made by `RowSums.operator`.
+    `RowSums.operator` makes it.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class RowSumsOperator(Operator):
     Notes
     -----
     **Memory.** A product allocates its result and 3 k-vectors, and for a sparse A 2 more for each
-    worker. Each of several vectors takes a pass over A.
+    worker. A product with several vectors takes one pass over A for each of them.
 
     Examples
     --------
@@ -77,7 +77,9 @@ class RowSumsOperator(Operator):
             return product(np.ascontiguousarray(X, np.float64))
 
     def diagonal(self) -> NDArray[Any]:
-        """The diagonal, ``A x + diag(A) ∘ x``. It takes no pass, unless a streamed A may change.
+        """The diagonal, ``A x + diag(A) ∘ x``.
+
+        This takes a pass over A only if A is streamed and may change.
 
         Returns
         -------
@@ -98,7 +100,9 @@ class RowSumsOperator(Operator):
             return self._Ax + self._products.current_diagonal() * self._x
 
     def tocsr(self) -> scipy.sparse.csr_array:
-        """The matrix, for a sparse A: its pattern is that of A and the diagonal.
+        """The matrix in CSR format, for a sparse A.
+
+        Its pattern is that of A and the diagonal.
 
         Returns
         -------
@@ -114,8 +118,8 @@ class RowSumsOperator(Operator):
 
         Notes
         -----
-        **Memory.** For e entries that are read, four times the 2 e + k numbers and column indices
-        that it may have.
+        **Memory.** The matrix may have 2 e + k numbers and column indices for e entries that are
+        read. SciPy takes four times that to sort and sum them.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Newton's method for ``½‖A ∘ (x xᵀ) - Y‖²``. It works with k-vectors."""
+"""Newton's method for ``½‖A ∘ (x xᵀ) - Y‖²``, which works with k-vectors only."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .saddles import SWEEPS, Saddles
 from .status import FitStatus
 from .steihaug import Step, steihaug
 
-_FORCING = 0.1  # conjugate gradients reduce the residual of a linear system to this part
-# Gauss and Newton's step should have brought the gradient down to _FORCING. If it stays above this
-# part, second derivatives pay.
+_FORCING = 0.1  # conjugate gradients reduce the residual of a linear system by this factor
+# A step of Gauss and Newton should reduce the gradient by _FORCING. If it reduces it by less than
+# this factor, second derivatives pay.
 _SLOW = 0.5
-_NEAR = 0.1  # below this optimality Newton's steps are better than sweeps
-_INNER = 500  # the largest number of conjugate gradient steps in one of Newton's
-_ROUNDING = 1e-10  # a smaller difference of costs, relative to them, is mostly rounding
-_POLISH = 20  # steps beyond convergence if a negative curvature makes no visible difference
+_NEAR = 0.1  # below this optimality, Newton's steps are better than sweeps
+_INNER = 500  # the largest number of conjugate gradient steps in one Newton step
+_ROUNDING = 1e-10  # a difference of costs below this, relative to the cost, is mostly rounding
+_POLISH = 20  # steps after convergence, if leaving a saddle does not visibly lower the cost
 
 
 class Newton(Saddles):
-    """One fit under way."""
+    """Runs one fit."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Newton(Saddles):
         self._at = self._start(x0)
 
     def _start(self, x0: ArrayLike | None) -> Point:
-        """The first point: from x0 or from the data."""
+        """Choose the first point, from x0 or from the data."""
         x = np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64)
         if not self._in_range:
             return self._evaluate(x)
-        reached = self._degree > 0  # F does not depend on the others
+        reached = self._degree > 0  # F does not depend on the other variables
         if self._norm == 0:
             return self._evaluate(np.where(reached, 0.0, x))
         largest = float(np.max(np.abs(x), where=reached, initial=0.0))
@@ -61,17 +61,17 @@ class Newton(Saddles):
             return self._from_data(x, positive=self._overlap > most * self._size)
         usual = float(np.sqrt(self._expected))
         if not 1e-30 * usual < largest < 1e30 * usual and largest < np.inf:
-            # F might leave the range
+            # F might leave the range of float64.
             x = np.where(reached, np.ldexp(x, int(np.frexp(usual)[1] - np.frexp(largest)[1])), x)
         return self._best_on_ray(self._evaluate(x))
 
     def _from_data(self, x: NDArray[Any], *, positive: bool) -> Point:
-        """A start, if x is zero in all variables that F depends on."""
-        if positive:  # most of x can have one sign
+        """Choose a start if x is zero in all variables on which F depends."""
+        if positive:  # most x_j can have the same sign
             at = self._evaluate(np.where(self._degree > 0, np.sqrt(self._expected), x))
         else:
             zero = self._evaluate(x)
-            found = self._off_zero(zero, self._degree > 0)
+            found = self._leave_zero(zero, self._degree > 0)
             if found is None:
                 return zero
             at = found
@@ -79,17 +79,17 @@ class Newton(Saddles):
             at = self._best_on_ray(at)
             if self._optimality(at) <= _NEAR:
                 return at
-            # If the others are right, the best x_i is x_i - g_i / scale_i.
+            # If the other variables are right, the best x_i is x_i - g_i / scale_i.
             at = self._evaluate(at.x - 0.5 * at.gradient * reciprocal(at.scale))
         return self._best_on_ray(at)
 
     def run(self, max_iter: int) -> OptimizeResult:
-        """Step until there is nothing to gain, or a limit is reached."""
+        """Make steps until the fit has converged, or a limit is reached."""
         while True:
             if not (self._in_range and self._is_finite()):
                 return self._result(FitStatus.OUT_OF_RANGE)
             if self._optimality(self._at) <= self._tol:
-                if self._at.derived:  # a pass gives the digits that its cost has lost to ‖Y‖²
+                if self._at.derived:  # its cost has lost digits to ‖Y‖², which a pass restores
                     self._at = self._evaluate(self._at.x)
                     continue
                 left = self._leave()
@@ -99,8 +99,8 @@ class Newton(Saddles):
                     return self._result(FitStatus.MAX_ITER if left else FitStatus.SADDLE)
                 self._nit += 1
                 if not left:
-                    # Either this is a saddle, or the gradient is still too large for the curvature
-                    # to be told from zero.
+                    # Either this is a saddle, or the gradient is still too large to distinguish
+                    # the curvature from zero.
                     self._polished += 1
                     if self._polished > _POLISH or not self._step():
                         return self._result(FitStatus.SADDLE)
@@ -120,16 +120,17 @@ class Newton(Saddles):
                     return self._result(FitStatus.CALLBACK)
 
     def _leave(self) -> bool | None:
-        """Leave a point where the gradient vanishes; None if no curvature is negative there.
+        """Leave a point where the gradient vanishes.
 
-        The result is False if that does not visibly lower the cost.
+        The result is True if that lowers the cost, False if it does not visibly do so, and None if
+        no curvature is negative at the point.
         """
         found = self._lower_point()
         if found is None:
             return None
         if found is self._at:
             return False
-        self._at, self._exact, self._radius, self._bent = found, True, np.inf, None
+        self._at, self._exact, self._radius, self._last_negative = found, True, np.inf, None
         return True
 
     def _is_finite(self) -> bool:
@@ -141,17 +142,17 @@ class Newton(Saddles):
         )
 
     def _step(self) -> bool:
-        """Move to a better point, or change what prevents that; False if nothing helps."""
+        """Move to a better point, or change the method; False if nothing can be improved."""
         at = self._at
         if at.steepness == 0:
             return False
-        s, predicted, length, solved, bent = self._solve()
-        self._bent = bent if self._exact else None
+        s, predicted, length, solved, negative = self._solve()
+        self._last_negative = negative if self._exact else None
         self._overflow = not np.isfinite(predicted)
         there = self._evaluate(at.x + s)
         gained = at.cost - there.cost
         if predicted < _ROUNDING * at.cost:
-            # A difference of costs is mostly rounding, so the gradient decides.
+            # The difference of costs is mostly rounding, so the gradient decides.
             if there.steepness < at.steepness:
                 self._at = there
                 return True
@@ -185,9 +186,9 @@ class Newton(Saddles):
         return True
 
     def _shorter(self, s: NDArray[Any], at: Point, there: Point) -> float:
-        """The best part of a step, along which the cost is a quartic polynomial.
+        """The best fraction of a step. Along a step the cost is a quartic polynomial.
 
-        Five known numbers determine it: the costs and slopes at both ends, and ``½‖F(s)‖²``.
+        The costs and slopes at both ends and ``½‖F(s)‖²`` determine the polynomial.
         """
         if not np.isfinite(there.cost):
             return 0.01
@@ -198,13 +199,12 @@ class Newton(Saddles):
         return least_of_quartic(slope, rest - third, third, fourth)[0]
 
     def _solve(self) -> Step:
-        """Steihaug's conjugate gradients for ``H s = -g``.
+        """Solve ``H s = -g`` by Steihaug's conjugate gradients.
 
-        Lengths are measured in the norm of the preconditioner, in which the trust region is a ball.
-        The preconditioner is M = diag(JᵀJ). From the first step that failed on, Levenberg's damping
-        ``μ S 1`` is added, which grows with the gradient. That is μ times what M would be if all
-        x_j had their average size. M alone lets a variable run away whose neighbours happen to be
-        small.
+        Lengths are measured in the norm of the preconditioner M = diag(JᵀJ), in which the trust
+        region is a ball. After the first step that fails, Levenberg's damping ``μ S 1`` is added,
+        which grows with the gradient. It is μ times the value of M if all x_j had their average
+        size. M alone does not limit the step of a variable whose neighbours happen to be small.
         """
         x, gradient, scale = self._at.x, self._at.gradient, self._at.scale
         total = float(np.sum(self._degree))
@@ -229,7 +229,7 @@ class Newton(Saddles):
             radius=self._radius,
             limit=_INNER,
             unit=unit,
-            longest=weighted_norm(x, reciprocal(inverse)) ** 2 / unit,
+            max_square=weighted_norm(x, reciprocal(inverse)) ** 2 / unit,
         )
 
     def _state(self, **more: Any) -> OptimizeResult:

@@ -1,4 +1,7 @@
-"""The points of a fit: x with the cost, the gradient and the diagonal that one pass gives."""
+"""The points of a fit: x with its cost, its gradient, and the diagonal of JᵀJ.
+
+One pass over A and Y computes all three.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from . import float_range
 
 
 class Point(NamedTuple):
-    """x, and what one pass over A and Y tells about it."""
+    """x, and what one pass over A and Y computes from it."""
 
     x: NDArray[Any]
     cost: float
@@ -37,13 +40,13 @@ class Points:
         self._in_range = self._can_be_squared(rows.pattern, squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
-        # how large x_j² is on average if F is Y
+        # the average of x_j² if F were Y
         self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0
         a = rows.diagonal()
         self._own = 2 * a**2 if a.any() else None  # the diagonal of S
 
     def _can_be_squared(self, pattern: Pattern, squares: float) -> bool:
-        """Whether the squares of A and Y are numbers, and not zero where A and Y are not."""
+        """Whether the squares of A and Y neither overflow nor underflow to zero."""
         if not float_range.beginning_holds(self._degree, squares) or (
             squares == 0 and self._sums.has_target()
         ):
@@ -70,7 +73,7 @@ class Points:
         )
 
     def _measure(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
-        """The D of the optimality, with a floor: as x tends to zero, diag(JᵀJ) vanishes."""
+        """The D of the optimality. Its lower bound matters if x tends to zero."""
         return np.maximum(self._squared_norms(x, scale), 1e-4 * self._expected * self._degree)
 
     def _squared_norms(self, x: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
@@ -80,7 +83,7 @@ class Points:
     def _best_on_ray(self, at: Point) -> Point:
         """The point ``β x`` for which ``½‖β² F - Y‖²`` is least.
 
-        No pass is needed, because ``g·x = 2 F·(F - Y)`` follows from ``J x = 2 F``, and
+        This takes no pass, because ``J x = 2 F`` gives ``g·x = 2 F·(F - Y)``, and
         ``JᵀF = x ∘ S (x∘x)``.
         """
         for _ in range(40):
@@ -90,15 +93,15 @@ class Points:
                 return at
             if 1e-16 * self._norm**2 < FF < 1e8 * self._norm**2:
                 square = FY / FF
-                if square <= 0:  # x = 0 is the best, or another direction is better
+                if square <= 0:  # the best point on the ray is x = 0
                     return at
                 beta, JtF = np.sqrt(square), at.x * at.scale
                 gradient = beta * (square * JtF - (JtF - at.gradient))
                 cost = max(square * (square * FF - 2 * FY) + self._norm**2, 0.0) / 2
                 there = self._point(self._scaled(at.x, beta), cost, gradient, square * at.scale)
                 return there._replace(derived=True)
-            # x is far too long or too short, and rounding takes F·Y. Where F is about as large as Y
-            # it does not.
+            # x is far too long or too short, so F·Y is lost to rounding. Scale F to about the size
+            # of Y first.
             if FF > 0:
                 beta = np.sqrt(self._norm) / FF**0.25
             else:
@@ -107,7 +110,7 @@ class Points:
         return at
 
     def _scaled(self, x: NDArray[Any], beta: float) -> NDArray[Any]:
-        """``β x``, except for variables that no entry of A reaches, which stay."""
+        """``β x``. Variables without an entry of A stay as they are."""
         return np.where(self._degree > 0, beta * x, x)
 
     def _optimality(self, at: Point) -> float:
@@ -136,7 +139,7 @@ class Points:
 
 
 def reciprocal(diagonal: NDArray[Any]) -> NDArray[Any]:
-    """1/d, and 0 where d is 0."""
+    """1/d, or 0 where d is 0."""
     return np.divide(1.0, diagonal, out=np.zeros(diagonal.size), where=diagonal > 0)
 
 

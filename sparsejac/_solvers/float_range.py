@@ -1,8 +1,7 @@
-"""Whether float64 can hold the squares and products that a fit is made of.
+"""Tells whether float64 can hold the squares and products of a fit.
 
-A number that is too large becomes infinity or NaN, which shows. A number that is too small becomes
-zero, which looks like a solution. So a bound on what underflow may have taken from a sum is
-compared with that sum.
+Overflow gives infinity or NaN, which is easy to detect. Underflow gives zero, which looks like a
+solution. So a bound of the error by underflow in a sum is compared with that sum.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Sums of squares of A's rows and of Y between these leave a margin for the other products.
+# Sums of squares of A's rows and of Y between these limits leave a margin for other products.
 SMALLEST, LARGEST = 1e-280, 1e280
 _UNDERFLOW = 2.0**-1074  # the largest error of a product that underflows
-_NEGLIGIBLE = 1e-14  # relative to what counts as converged
+_NEGLIGIBLE = 1e-14  # the largest error by underflow, relative to a converged value
 
 
 def beginning_holds(degree: NDArray[Any], squares: float) -> bool:
-    """Whether ``S 1`` and ``‖Y‖²`` are neither too large nor, for ``‖Y‖² > 0``, too small."""
+    """Whether ``S 1`` and ``‖Y‖²`` are not too large, and ``‖Y‖²`` is 0 or not too small."""
     return bool(np.all(degree <= LARGEST)) and (squares == 0 or SMALLEST <= squares <= LARGEST)
 
 
@@ -32,9 +31,9 @@ def is_trusted(
 ) -> bool:
     """Whether underflow is negligible in the cost, the gradient and ``diag(JᵀJ)`` at x.
 
-    These must be finite. A sum of a variable has at most 2 k terms. A term of its gradient,
-    ``a (a x_i x_j - y) x_j``, is a product of factors at most as large as those of x, A and
-    ``F - Y``. A term of its ``JᵀJ`` is a product of squares of x and A.
+    These must be finite. The sum for one variable has at most 2 k terms. A term of its gradient is
+    ``a (a x_i x_j - y) x_j``, whose factors are bounded by the entries of x, A and ``F - Y``. A
+    term of its ``JᵀJ`` is a product of squares of x and A.
     """
     reached = degree > 0
     if norm == 0 or not reached.any():

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# A new direction this short, relative to the operator, is rounding: the space is invariant.
+# If a new direction is this short, relative to the operator's norm, it is rounding, and the space
+# is invariant.
 _INVARIANT = 1e-10
 
 
 class Lanczos:
     """The Ritz values of a symmetric operator in the Krylov space of `start`.
 
-    The space has at most `steps` dimensions. No basis is kept: memory holds `start`, three vectors
-    and what a product takes. So few steps lose little orthogonality. If they do lose it, a Ritz
-    value is found twice, but none lies outside the spectrum. `vector` repeats the products. NumPy's
-    sums are used instead of BLAS, whose threads would spin on the cores of ours.
+    The space has at most `steps` dimensions. The basis is not kept: memory holds `start`, three
+    vectors, and the memory of a product. The basis vectors may lose orthogonality, which is rare in
+    so few steps. A Ritz value is then found twice, but no Ritz value lies outside the spectrum.
+    `vector` repeats the products. NumPy computes the sums instead of BLAS, because idle threads of
+    BLAS would occupy the cores of our threads.
 
     Attributes
     ----------
@@ -49,9 +51,9 @@ class Lanczos:
             self._weights = vectors[:, 0].tolist()
 
     def _run(self) -> Iterator[tuple[NDArray[Any], float, float]]:
-        """Yield each basis vector, its Rayleigh quotient, and the length of the next one.
+        """Yield each basis vector, its Rayleigh quotient, and the length of the next vector.
 
-        That is the length before the next one is made a unit vector.
+        The length is taken before the next vector is normalised.
         """
         before, q = np.zeros(0), self._start
         length, beta, norm = _length(q), 0.0, 0.0
@@ -72,7 +74,7 @@ class Lanczos:
             before, q = q, r
 
     def vector(self) -> NDArray[Any]:
-        """Return the unit Ritz vector of the least Ritz value. This repeats the products."""
+        """Compute the unit Ritz vector of the least Ritz value. This repeats the products."""
         found = np.zeros(self._start.size)
         for weight, (q, _, _) in zip(self._weights, self._run(), strict=False):
             found += weight * q

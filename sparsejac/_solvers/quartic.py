@@ -1,4 +1,4 @@
-"""The minimum of a quartic polynomial, which the cost of a fit is along a line."""
+"""The minimum of a quartic polynomial. Along a line, the cost of a fit is such a polynomial."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 def least_of_quartic(
     slope: float, second: float, third: float, fourth: float, *, backwards: bool = False
 ) -> tuple[float, float]:
-    """Where ``slope t + second t² + third t³ + fourth t⁴`` is least, and by how much it falls.
+    """Find the t for which ``slope t + second t² + third t³ + fourth t⁴`` is least.
 
-    Both are 0 if it falls nowhere. Only t > 0 counts, unless `backwards`.
+    The result is t and minus the minimum. Both are 0 if the polynomial has no negative value. Only
+    t > 0 counts, unless `backwards`.
     """
     coefficients = np.array([0.0, slope, second, third, fourth])
     unit = float(np.max(np.abs(coefficients)))

@@ -1,4 +1,4 @@
-"""Negative curvature where the gradient of a fit vanishes, and the points that it leads to."""
+"""Finds negative curvature where the gradient of a fit vanishes, and moves to a lower point."""
 
 from __future__ import annotations
 
@@ -14,45 +14,48 @@ from .lanczos import Lanczos
 from .quartic import least_of_quartic
 
 SWEEPS = 10  # the largest number of sweeps of a start
-_VISIBLE = 1e-13  # a fall of the cost by more than this part of it is not rounding
-_VANISHED = 1e-6  # an x_j² below this part of its average if F were Y has vanished
-_NEGATIVE = 1e-8  # a curvature below minus this part of the Hessian's norm is negative
-_LANCZOS = 8  # vectors that Lanczos' method keeps where x is zero
-_RITZ = 6  # products with the Hessian that look for negative curvature
-_SMOOTH = 5  # averages over neighbours that smooth an estimate of how large x is to be
+_VISIBLE = 1e-13  # a relative fall of the cost by more than this is not rounding
+_VANISHED = 1e-6  # x_j counts as zero if x_j² is below this, relative to its average if F were Y
+_NEGATIVE = 1e-8  # a curvature is negative if it is below minus this, relative to the Hessian
+_LANCZOS = 8  # how many vectors Lanczos' method keeps where x is zero
+_RITZ = 6  # how many products with the Hessian search for negative curvature
+_SMOOTH = 5  # how many averages over neighbours smooth an estimate of the size of x
 _SPREAD = 24  # steps of the power method, whose vector reaches all connected parts
 
 
 class Saddles(Points):
     """Finds points of lower cost along directions of negative curvature."""
 
-    _bent: NDArray[Any] | None = None  # the last such direction that conjugate gradients met
+    _last_negative: NDArray[Any] | None = None  # the last such direction in conjugate gradients
     _curvature = 0.0  # the least Ritz value, relative to the largest
 
     def _lower_point(self) -> Point | None:
-        """Look for a point of lower cost; None if no curvature is negative.
+        """Search for a point of lower cost along a direction of negative curvature.
 
-        The result is the current point itself if the cost does not visibly fall.
+        The result is None if no curvature is negative. It is the current point itself if the cost
+        does not visibly fall.
         """
         at = self._at
         if self._norm == 0:
             return None
         small = _VANISHED * self._expected
         vanished = (self._degree > 0) & (at.x**2 <= small) & (at.scale <= small * self._degree)
-        found = self._off_zero(at, vanished)
+        found = self._leave_zero(at, vanished)
         if found is None:
-            bent = self._negative_curvature()
-            if bent is not None:
-                found = self._lower_along(at, *bent) or at
+            negative = self._negative_curvature()
+            if negative is not None:
+                found = self._lower_along(at, *negative) or at
         return found
 
     def _negative_curvature(self) -> tuple[NDArray[Any], float] | None:
-        """A direction v with ``v·H v < 0``, and that number; None if none was found.
+        """Find a direction v with ``v·H v < 0``; None if there seems to be none.
 
-        It belongs to the least Ritz value of ``D^-½ H D^-½`` with the optimality's D. The start is
-        random, so it has a part in every eigenvector. The direction that conjugate gradients met
-        last is added. The part in x is removed: where the gradient is zero, ``H x = 2 S(x∘x) ∘ x``,
-        so x belongs to the largest eigenvalue, which is 2 if A has no diagonal.
+        The result is v and that number. v belongs to the least Ritz value of ``D^-½ H D^-½`` with
+        the D of the optimality. The start of Lanczos' method is random, so that it has a component
+        along every eigenvector. The last direction of negative curvature in conjugate gradients is
+        added. The component along x is removed. Where the gradient is zero,
+        ``H x = 2 S(x∘x) ∘ x``, so x belongs to the largest eigenvalue, which is 2 if A has no
+        diagonal.
         """
         x, scale = self._at.x, self._at.scale
         root = np.sqrt(reciprocal(self._measure(x, scale)))
@@ -67,12 +70,12 @@ class Saddles(Points):
             return hv
 
         start = self._random() * (root > 0)
-        if self._bent is not None:
-            bent = np.divide(self._bent, root, out=np.zeros(x.size), where=root > 0)
-            length = weighted_norm(bent, 1.0)
+        if self._last_negative is not None:
+            negative = np.divide(self._last_negative, root, out=np.zeros(x.size), where=root > 0)
+            length = weighted_norm(negative, 1.0)
             if 0 < length < np.inf:
-                start += (weighted_norm(start, 1.0) / length) * bent
-            del bent
+                start += (weighted_norm(start, 1.0) / length) * negative
+            del negative
         known = np.divide(x, root, out=np.zeros(x.size), where=root > 0)
         length, largest = weighted_norm(known, 1.0), 0.0
         if 0 < length < np.inf:
@@ -87,21 +90,25 @@ class Saddles(Points):
         return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
 
     def _lower_along(
-        self, at: Point, v: NDArray[Any], bend: float, *, visible: float = _VISIBLE
+        self, at: Point, v: NDArray[Any], curvature: float, *, visible: float = _VISIBLE
     ) -> Point | None:
-        """The best point on the line ``x + t v``; None if the cost does not visibly fall.
+        """Find the best point on the line ``x + t v``; None if the cost does not visibly fall.
 
-        `bend` is ``v·H v``, which is negative.
+        `curvature` is ``v·H v``.
         """
         fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
-        if not (bend < 0 and 0 < fourth < np.inf):
+        if not (curvature < 0 and 0 < fourth < np.inf):
             return None
-        t = np.sqrt(-bend / (4 * fourth))  # the best, without a slope and a third power
+        t = np.sqrt(-curvature / (4 * fourth))  # the minimum if slope and third power are 0
         s = t * v
-        slope, second, fourth = float(np.sum(at.gradient * s)), bend * t**2 / 2, fourth * t**4
+        slope, second, fourth = (
+            float(np.sum(at.gradient * s)),
+            curvature * t**2 / 2,
+            fourth * t**4,
+        )
         there = self._evaluate(at.x + s)
-        # A difference of slopes has digits where a difference of costs has none, because other
-        # parts of A contribute to the costs.
+        # A difference of slopes is more precise than a difference of costs, because other parts of
+        # A contribute to the costs.
         third = (float(np.sum(there.gradient * s)) - slope - 2 * second - 4 * fourth) / 3
         best, fall = least_of_quartic(slope, second, third, fourth, backwards=True)
         if not fall > visible * at.cost:
@@ -110,17 +117,17 @@ class Saddles(Points):
             there = self._evaluate(at.x + best * s)
         return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
 
-    def _off_zero(self, at: Point, vanished: NDArray[np.bool_]) -> Point | None:
+    def _leave_zero(self, at: Point, vanished: NDArray[np.bool_]) -> Point | None:
         """Find a point of lower cost. x is zero in the `vanished` variables and their neighbours.
 
-        The gradient is zero there, whatever the data are. The result is None if no curvature is
-        negative, and `at` itself if none of the points that were tried is better. Connected parts
-        of A may have data of very different sizes. So the size that the data ask of each variable
-        is estimated first, and curvatures are relative to that size.
+        The gradient of these variables is zero, whatever the data are. The result is None if no
+        curvature is negative, and `at` itself if none of the points that were tried is better.
+        Connected parts of A may have data of very different sizes. So the size of each variable is
+        estimated from the data first, and curvatures are relative to that size.
         """
         x = at.x
         if vanished.any():
-            vanished, size = self._sizes_asked_for(at, vanished)
+            vanished, size = self._estimated_sizes(at, vanished)
         if not vanished.any():
             return None
         root = np.sqrt(reciprocal(self._degree) * reciprocal(size)) * vanished
@@ -130,8 +137,8 @@ class Saddles(Points):
         if not value < -_NEGATIVE:
             return None
         w = self._spread(x, root, value)
-        # v belongs to one connected part, w to all. The sign of v is arbitrary. It must be that of
-        # w, which has the small entries of the same part.
+        # v belongs to one connected part, w to all. The sign of v is arbitrary. v must have the
+        # sign of w, because the small entries of the same part come from w.
         own = np.abs(v) > 1e-3 * np.max(np.abs(v))
         v *= np.copysign(1.0, np.sum(v * w)) * root
         np.sign(w, out=w)
@@ -146,17 +153,16 @@ class Saddles(Points):
             there = self._evaluate(
                 there.x - 0.5 * vanished * there.gradient * reciprocal(there.scale)
             )
-        # A part whose data are tiny makes no visible difference to the cost. It is fitted all the
-        # same.
+        # A part with tiny data does not change the cost visibly, but it is fitted as well.
         return self._lower_along(at, v, value, visible=0.0) or at
 
-    def _sizes_asked_for(
+    def _estimated_sizes(
         self, at: Point, vanished: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        """The variables that the data ask to be larger, and about how large their x_j² should be.
+        """Find the variables that should be larger, and estimate their x_j².
 
-        A product with random numbers tells how strongly the data pull at each variable. Averages
-        over neighbours smooth that within each connected part.
+        A product of the data with random numbers gives the estimate. Averages over neighbours
+        smooth it within each connected part.
         """
         random = self._random()
         random = np.copysign(0.5 + np.abs(random) % 1.0, random) * vanished
@@ -174,20 +180,20 @@ class Saddles(Points):
         return vanished, size
 
     def _spread(self, x: NDArray[Any], root: NDArray[Any], value: float) -> NDArray[Any]:
-        """A direction of negative curvature of each connected part; 0 where none was found.
+        """Find a direction of negative curvature in each connected part; 0 where there is none.
 
         A few steps of the power method, from random numbers, lead to the negative end of the
         spectrum. `value` is the least eigenvalue.
         """
-        # The numbers have one sign, because the answer has one where A∘Y is positive.
+        # The random numbers have one sign, because the result has one where A∘Y is positive.
         w = np.abs(self._random()) * (root > 0)
         for _ in range(_SPREAD):
             rw = self._scaled_curvature(x, root, w)
-            bent = w * rw < 0
+            negative = w * rw < 0
             rw /= value
             w += rw
             w /= np.max(np.abs(w))
-        return w * bent
+        return w * negative
 
     def _scaled_curvature(
         self, x: NDArray[Any], root: NDArray[Any], z: NDArray[Any]
@@ -199,10 +205,10 @@ class Saddles(Points):
     def _most_negative_curvature(
         self, x: NDArray[Any], root: NDArray[Any]
     ) -> tuple[float, NDArray[Any]]:
-        """The least eigenvalue of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, and its unit vector.
+        """Find the least eigenvalue of ``Diag(root) (M + Mᵀ) Diag(root)`` at x, with unit vector.
 
-        The relative error is at most a hundredth. Lanczos' method takes eight k-vectors and its
-        own.
+        The relative error is at most 1 %. Lanczos' method keeps eight k-vectors, and ARPACK needs
+        some more.
         """
         k = x.size
 

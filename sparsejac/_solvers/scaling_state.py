@@ -1,4 +1,4 @@
-"""The state of one scaling: the rows that are kept, the units, the products and the residuals."""
+"""The state of one scaling: the kept rows, the units, the count of products, the residuals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._backends.row_products import RowProducts
 from .._system.forks import computed_once
 from .scaling_units import LOWEST, NARROW, TOP, TRUSTED, shift
 from .status import ScalingStatus
-from .support import entries_of, first_of, without
+from .support import entries_in_words, first_rows, make_support
 
 Examination = Literal["auto", "check", "drop", "drop_rows", "skip"]
 IMPOSSIBLE = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
@@ -26,7 +26,7 @@ _FILTERS = {"no_entries": "without entries that count", "support": "without supp
 
 
 class ScalingState:
-    """Which rows are kept, the products so far, and the result that follows from them."""
+    """Holds which rows are kept, multiplies by A, and makes the result."""
 
     def __init__(
         self,
@@ -39,43 +39,48 @@ class ScalingState:
         noun: str = "row",
     ) -> None:
         self._sums = self._whole = sums
-        self._tol, self._limit, self._most, self._noun = tol, max_products, max_products, noun
+        self._tol, self._limit, self._max_products, self._noun = (
+            tol,
+            max_products,
+            max_products,
+            noun,
+        )
         self._support, self._callback, self._bar = support, callback, bar
         self._nit = self._n_products = self._called_at = 0
-        # products, residual, and the best residual so far
+        # (products, residual, the best residual so far)
         self._history: list[tuple[int, float, float]] = []
         self._residual = self._dropped = np.inf
         self._kept = np.ones(sums.shape[0], np.bool_)
-        # how many rows each filter left out; a row counts for the first filter that it met
+        # how many rows each filter left out; a row counts for the first filter only
         self.left_out: dict[str, int] = {}
         self._words: dict[str, str] = {}
-        # whether rows go as well whose entries are all in rows that are left out
-        self.leave_lonely_out = support == "drop_rows"
-        self._found = without()
+        # whether to leave out rows whose entries are all in columns that are left out
+        self.leaves_out_empty_rows = support == "drop_rows"
+        self._found = make_support()
         self._unexamined = ""
         self._alpha = self._delta = 1.0
         self._log_alpha = self._shift = 0
         self._windows = NARROW
         self._d: NDArray[Any] | None = None
-        # whether rows have entries that are too small, compared with the largest, to count
+        # whether all entries of some row underflow, in the units of alpha
         self._lost = False
 
     # --- the rows that are kept -------------------------------------------------------------------
 
     def leave_out(self, name: str, rows: NDArray[np.bool_], words: str = "") -> None:
-        """Leave these rows out. Messages name the filter in these words."""
+        """Leave out some rows. `words` name the filter in messages."""
         rows = rows & self._kept
         self.left_out[name] = self.left_out.get(name, 0) + int(np.count_nonzero(rows))
         self._words[name] = words or _FILTERS.get(name, f"by {name}")
         self._kept = self._kept & ~rows
 
-    def leave_poor_out(self, min_nnz: int, min_count: float) -> None:
+    def leave_out_poor_rows(self, min_nnz: int, min_count: float) -> None:
         """Leave out rows with too few entries or too small a sum."""
         nonzeros = None
         if min_nnz > 0:
             self._count_product()
             nonzeros = self._sums.nonzeros()
-            self.leave_lonely_out = True
+            self.leaves_out_empty_rows = True
         poor = self._product(np.ones(self._kept.size)) < min_count if min_count > 0 else None
         if nonzeros is not None:
             self.leave_out("min_nnz", nonzeros < min_nnz, f"by min_nnz={min_nnz}")
@@ -85,12 +90,12 @@ class ScalingState:
     def _degree(self) -> NDArray[Any]:
         """``A 1 / alpha`` over the rows that are kept.
 
-        It is 0 exactly where a row has no entries. Where underflow takes it, it is 1.
+        It is 0 exactly where a row has no entries. Where it would underflow, it is 1.
         """
         ones = self._kept.astype(np.float64)
         degree = self._product(ones)
         if self._alpha > 1 and np.any(self._kept & (degree == 0)):
-            # Underflow may have taken small entries.
+            # Small entries may have underflowed.
             self._count_product()
             lost = (degree == 0) & (self._sums.times(ones) > 0)
             degree[lost] = 1.0
@@ -98,7 +103,10 @@ class ScalingState:
         return degree
 
     def _targets(self, target: ArrayLike) -> tuple[NDArray[np.float64], bool]:
-        """Targets divided by a power of four, 1 in rows left out, and whether that is exact."""
+        """Divide the targets by a power of four, and tell whether that is exact.
+
+        Rows that are left out have the target 1.
+        """
         kept = self._kept
         d = _validation.positive("target", target, kept)
         if not kept.any():
@@ -112,7 +120,7 @@ class ScalingState:
 
     @computed_once
     def _left_out(self) -> Any:
-        """An index of the rows that are left out. If none is, it costs nothing."""
+        """An index of the rows that are left out. If there are none, it costs nothing."""
         return slice(0) if self._kept.all() else ~self._kept
 
     # --- products and residuals -------------------------------------------------------------------
@@ -121,7 +129,7 @@ class ScalingState:
         """``A u / alpha``.
 
         alpha is a power of two. It is 1 unless entries of A are so large or small that sums might
-        leave the range of numbers.
+        overflow or underflow.
         """
         self._count_product()
         if self._alpha == 1:
@@ -130,19 +138,19 @@ class ScalingState:
         return np.ldexp(self._sums.times(np.ldexp(u, up)), -up - self._log_alpha)
 
     def _up(self, u: NDArray[Any]) -> int:
-        """The power of two that brings ``A u`` to the units of alpha, and keeps u in the range."""
+        """The exponent by which u is scaled, so that ``A u`` is in units of alpha and finite."""
         largest = float(np.max(np.abs(u), initial=0.0))
         if largest == np.inf:
             return -self._log_alpha
         return min(-self._log_alpha, TOP - int(np.frexp(largest)[1]))
 
     def _values_at(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x, computed anew, with 1 in the rows that are left out."""
+        """Compute A x anew, with 1 in the rows that are left out."""
         Ax = self._product(np.where(self._kept, x, 0.0))
         Ax[self._left_out] = 1.0
         return Ax
 
-    def _stretch(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> float:
+    def _scale_to_best(self, x: NDArray[Any], Ax: NDArray[Any], d: NDArray[Any]) -> float:
         """Multiply x and A x by the number that makes x the best on its ray: ``xᵀA x = d·1``."""
         kept = self._kept
         beta = _ratio(d[kept], (x * Ax)[kept])
@@ -150,31 +158,31 @@ class ScalingState:
         Ax[kept] *= beta
         return beta
 
-    def _spent(self, more: int) -> bool:
-        """Whether so many products more would be too many."""
+    def _exceeds_limit(self, more: int) -> bool:
+        """Whether `more` products would exceed the limit."""
         return self._n_products + more > self._limit
 
-    def _note(self, residual: float) -> None:
-        residual = residual if residual >= 0 else np.inf  # NaN: x or A x has left the range
+    def _record(self, residual: float) -> None:
+        residual = residual if residual >= 0 else np.inf  # NaN means that x or A x overflowed
         self._residual = residual
         best = min(residual, self._history[-1][2]) if self._history else residual
         self._history.append((self._n_products, residual, best))
 
-    def _note_of_ones(self, degree: NDArray[Any], d: NDArray[Any]) -> float:
-        """Note the residual of equal x, and return that x: the best of them."""
+    def _record_equal_x(self, degree: NDArray[Any], d: NDArray[Any]) -> float:
+        """Record the residual of the best x whose entries are equal, and return that entry."""
         kept = self._kept
         beta = _ratio(d[kept], degree[kept]) if degree.any() else 1.0
-        self._note(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
+        self._record(float(np.max(np.abs(beta * degree * beta - d)[kept] / d[kept])))
         return beta
 
-    def _note_anew(self, x: NDArray[Any], d: NDArray[Any]) -> None:
-        """Note the residual of x instead of the last one."""
+    def _record_again(self, x: NDArray[Any], d: NDArray[Any]) -> None:
+        """Record the residual of x in place of the last one."""
         r = x * self._values_at(x)
         del self._history[-1:]
-        self._note(float(np.max((np.abs(r - d) / d)[self._kept])))
+        self._record(float(np.max((np.abs(r - d) / d)[self._kept])))
 
-    def _last(self, *, stuck: bool = False) -> ScalingStatus:
-        """The status if the scaling ends with the residual that was noted last."""
+    def _end_status(self, *, stuck: bool = False) -> ScalingStatus:
+        """The status if the scaling ends with the last residual."""
         if self._residual <= self._tol:
             return ScalingStatus.CONVERGED
         return ScalingStatus.ROUNDING if stuck else ScalingStatus.MAX_PRODUCTS
@@ -198,46 +206,45 @@ class ScalingState:
 
     # --- the result -------------------------------------------------------------------------------
 
-    def _returned(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The result x in the units of the user.
+    def _in_user_units(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Convert x to the units of the user.
 
-        The units differ by a power of two. So this is exact except at the ends of the range, where
-        x stays positive and finite.
+        The units differ by a power of two. So this is exact except near overflow and underflow,
+        where x stays positive and finite.
         """
         with np.errstate(all="ignore"):
-            moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN has no units
+            moved = np.ldexp(np.where(x >= 0, x, 1.0), self._shift)  # NaN becomes 1
             return np.clip(moved, np.nextafter(0, 1), np.finfo(np.float64).max)
 
     def _state(self, x: NDArray[Any], **more: Any) -> OptimizeResult:
         return OptimizeResult(
-            x=np.where(self._kept, self._returned(x), np.nan),
+            x=np.where(self._kept, self._in_user_units(x), np.nan),
             residual=self._residual,
             nit=self._nit,
             n_products=self._n_products,
             **more,
         )
 
-    def _checked(self, x: NDArray[Any], status: ScalingStatus) -> ScalingStatus:
-        """The status of x as it is returned. Its residual for the user's A is noted."""
+    def _final_status(self, x: NDArray[Any], status: ScalingStatus) -> ScalingStatus:
+        """The status of x in the user's units. This records its residual for the user's A."""
         kept, d = self._kept, self._d
         if d is None:
             return status
         with np.errstate(all="ignore"):
-            back = np.ldexp(self._returned(x), -self._shift)
+            back = np.ldexp(self._in_user_units(x), -self._shift)
             moved = not np.array_equal(back[kept], x[kept])
-            if moved or (status is ScalingStatus.OUT_OF_RANGE and not self._spent(1)):
-                self._note_anew(back, d)
+            if moved or (status is ScalingStatus.OUT_OF_RANGE and not self._exceeds_limit(1)):
+                self._record_again(back, d)
             self._dropped = self._residual
             if self._found.unsupported and status not in IMPOSSIBLE:
                 self._sums = self._whole
-                self._note_anew(back, d)
-            # Products of numbers near the small end of the range lose digits, and the residual then
-            # says nothing.
+                self._record_again(back, d)
+            # Products of tiny numbers lose digits, and the residual is then meaningless.
             more = 0 if self._alpha == 1 else max(0, -self._up(back[kept]) - self._log_alpha)
             trusted = np.max(back[kept] / d[kept]) <= np.ldexp(TRUSTED / kept.size, -more)
             small = kept & (back < self._alpha * np.finfo(np.float64).tiny)
             if status is ScalingStatus.CONVERGED and small.any():
-                # `lost` is an upper bound of what the division takes from them.
+                # `lost` is an upper bound of the relative error by underflow.
                 self._count_product()
                 lost = np.ldexp(self._sums.times(small.astype(np.float64)), -1075) * back / d
                 trusted &= float(np.max(lost[kept])) < 1e-16
@@ -250,9 +257,9 @@ class ScalingState:
     def _result(
         self, x: NDArray[Any], status: ScalingStatus, why: str | None = None
     ) -> OptimizeResult:
-        status = self._checked(x, status)
+        status = self._final_status(x, status)
         message = status.message(
-            limit=self._most,
+            limit=self._max_products,
             residual=self._residual,
             tol=self._tol,
             dropped=self._dropped,
@@ -262,12 +269,12 @@ class ScalingState:
         if why is None and status not in _COMPLETE:
             message += self._unexamined
         dropped = self._found.unsupported if status not in IMPOSSIBLE else 0
-        (i, j), own = self._found.places, self._found.diagonal
+        (i, j), own = self._found.index_pairs, self._found.diagonal
         entries = np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1)
         rows = np.unique(entries)
         if dropped:
-            where = f"{self._noun}{'s' * (len(rows) > 1)} {first_of(rows)}"
-            message += f"; {entries_of(self._found)} dropped, in {where}"
+            where = f"{self._noun}{'s' * (len(rows) > 1)} {first_rows(rows)}"
+            message += f"; {entries_in_words(self._found)} dropped, in {where}"
         if any(self.left_out.values()):
             message += self._left_out_in_words()
         return self._state(
@@ -293,8 +300,8 @@ class ScalingState:
 
 
 def _ratio(d: NDArray[Any], r: NDArray[Any]) -> float:
-    """The number by which x is multiplied to be the best on its ray: the root of ``d·1 / r·1``.
+    """``√(d·1 / r·1)``, which multiplies x so that it is the best on its ray.
 
-    The quotient of roots overflows later than the root of the quotient.
+    The quotient of the roots overflows later than the root of the quotient.
     """
     return float(np.sqrt(np.sum(d)) / np.sqrt(np.sum(r)))

@@ -1,4 +1,4 @@
-"""How a solver ended: a number with a name, and one message for each."""
+"""The statuses of solvers: numbers with names, and a message for each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FitStatus(Status):
         (
             "the maximum of {nit} iterations was reached: optimality is {optimality:.2g}, tol is "
             "{tol:.2g}; likely causes: max_iter is small; the cost falls while some x grow "
-            "without bound and others vanish; tol is out of reach"
+            "without bound and others vanish; tol is too small"
         ),
     )
     CONVERGED = 1, "converged: optimality {optimality:.2g} is at most tol, {tol:.2g}"
@@ -50,9 +50,9 @@ class FitStatus(Status):
         3,
         (
             "squares of A, Y or F leave the range of float64, so cost and gradient are not "
-            "reliable: multiply A by p and Y by q, powers of two that bring their largest entries"
-            " near 1, and the x that is found by √(p / q); a less likely cause is an entry of A, "
-            "Y or x0 that is not a finite number"
+            "reliable: multiply A by p and Y by q, powers of two that bring their largest entries "
+            "near 1, and multiply the resulting x by √(p / q); a less likely cause is an entry of "
+            "A, Y or x0 that is not a finite number"
         ),
     )
     SADDLE = (
@@ -60,8 +60,8 @@ class FitStatus(Status):
         (
             "optimality {optimality:.2g} is at most tol, {tol:.2g}, but this is a saddle that "
             "could not be left: the Hessian's least Ritz value is {curvature:.2g} of its norm; "
-            "likely causes: the cost falls there by less than rounding; tol is too large to tell "
-            "that curvature from zero"
+            "likely causes: the cost falls by less than rounding in that direction; tol is too "
+            "large to distinguish that curvature from zero"
         ),
     )
     CALLBACK = 99, "stopped by the callback"

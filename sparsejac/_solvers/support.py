@@ -2,10 +2,11 @@
 
 A symmetric A ≥ 0 has an x > 0 with ``x ∘ (A x) = d`` if and only if some matrix with the row and
 column sums d is positive exactly where A is [1]_. For d = 1 this is total support: every positive
-entry is on a positive diagonal. Support is weaker: a matrix with these sums is positive at most
-where A is. It means a perfect matching of rows to columns, or for another d a flow that saturates
-them. An entry can be positive in such a matrix if it lies on a cycle along which the flow can be
-changed, that is, in a strongly connected component of the residual graph.
+entry is on a positive diagonal. Support is weaker: some matrix with these sums is zero wherever A
+is. For d = 1, A has support if there is a perfect matching of rows to columns, and for other d if
+there is a flow that saturates them. An entry can be positive in such a matrix if it lies on a cycle
+along which the flow can be changed, that is, in a strongly connected component of the residual
+graph.
 
 .. [1] J. Csima and B. N. Datta, "The DAD theorem for symmetric non-negative matrices",
    J. Combin. Theory A 12 (1972), 147-152.
@@ -28,23 +29,23 @@ from scipy.sparse.csgraph import (
 
 from .._backends.row_products import RowProducts
 
-_CAPACITY = 2**30  # of all rows: SciPy's flows are int32
-_BYTES = 100  # for each entry of the graph during an examination
+_CAPACITY = 2**30  # the largest sum of capacities, because SciPy's flows are int32
+_BYTES = 100  # what an examination takes for each entry of the graph
 
 
 class Support(NamedTuple):
-    """What A lacks.
+    """The rows, columns and entries that prevent a scaling of A.
 
     Attributes
     ----------
     rows : ndarray
-        Rows whose entries are in too few columns for their targets. There are none if A has
-        support.
+        Rows whose entries are in too few columns for their targets. It is empty if A has support.
     columns : ndarray
         Those columns.
     entries : ndarray
-        The positions in A's values of entries on no positive diagonal, on the side that is read.
-    places : tuple of ndarray
+        The positions in A's values of entries on no positive diagonal, on the side of the diagonal
+        that is read.
+    index_pairs : tuple of ndarray
         (i, j) of these entries.
     diagonal : ndarray
         Rows whose diagonal entry is on no positive diagonal.
@@ -53,7 +54,7 @@ class Support(NamedTuple):
     rows: NDArray[Any]
     columns: NDArray[Any]
     entries: NDArray[Any]
-    places: tuple[NDArray[Any], NDArray[Any]]
+    index_pairs: tuple[NDArray[Any], NDArray[Any]]
     diagonal: NDArray[Any]
 
     @property
@@ -62,27 +63,27 @@ class Support(NamedTuple):
         return 2 * self.entries.size + self.diagonal.size
 
 
-def without(rows: NDArray[Any] | None = None) -> Support:
-    """The support of a matrix that lacks nothing, or of one with rows without entries."""
+def make_support(rows: NDArray[Any] | None = None) -> Support:
+    """Make the result for a matrix with total support, or with some rows without entries."""
     nothing = np.zeros(0, np.intp)
     return Support(nothing if rows is None else rows, nothing, nothing, (nothing, nothing), nothing)
 
 
-def is_obvious(sums: RowProducts, kept: NDArray[np.bool_]) -> bool:
-    """Whether the diagonal is positive.
+def has_positive_diagonal(sums: RowProducts, kept: NDArray[np.bool_]) -> bool:
+    """Whether the diagonal is positive, so that a scaling exists.
 
-    Then Diag(d) has the row sums d, and some of it can be moved to every other entry.
+    Diag(d) has the row sums d, and a part of it can be moved to any other entry.
     """
     return bool(np.all(sums.diagonal[kept] > 0))
 
 
 def bytes_needed(sums: RowProducts) -> int:
-    """An estimate of the memory that `examine` takes at most."""
+    """Estimate the most memory that `examine` takes."""
     return _BYTES * (2 * sums.nnz + sums.shape[0])
 
 
 class Graph(NamedTuple):
-    """The positive entries on one side of the diagonal, and rows with a positive diagonal entry."""
+    """The positive entries on one side of the diagonal, and the rows with a positive A_ii."""
 
     i: NDArray[Any]
     j: NDArray[Any]
@@ -108,28 +109,28 @@ def graph_of(sums: RowProducts, kept: NDArray[np.bool_]) -> Graph:
 
 
 def examine(sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
-    """The support of A within the rows that are kept, for the targets d.
+    """Find the support of A within the rows that are kept, for the targets d.
 
-    What A lacks is proved for the float64 numbers as they are.
+    The result is proved for A and d as float64 numbers.
     """
-    if is_obvious(sums, kept):
-        return without()
+    if has_positive_diagonal(sums, kept):
+        return make_support()
     return _examined(graph_of(sums, kept), kept, d)[0]
 
 
 def supported_rows(
     sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """The rows that remain when rows without support are left out until the rest has total support.
+    """Leave out rows without support until the rest has total support; return the rest.
 
-    Rows that lack support go together. If the rest has support, but no total support, the entries
-    with support connect its rows to parts. An entry without support connects two parts, and the
-    smaller part goes. Within a bipartite part, the rows go that the ends of such an entry are
-    matched with. The ends can be matched with each other, so the rest of the part still has a
-    matching.
+    All rows that lack support are left out together. If the rest has support, but no total support,
+    the entries with support connect its rows to parts. An entry without support connects two parts,
+    and the smaller part is left out. If it connects two rows of one bipartite part, the two rows
+    with which they are matched are left out. The two rows of the entry can be matched with each
+    other, so the rest of the part still has a matching.
     """
     kept = kept.copy()
-    if is_obvious(sums, kept):
+    if has_positive_diagonal(sums, kept):
         return kept
     graph = graph_of(sums, kept)
     while kept.any():
@@ -138,23 +139,23 @@ def supported_rows(
         if found.rows.size:
             kept[found.rows] = False
         elif found.unsupported:
-            kept[_in_the_way(graph, kept, found, partner)] = False
+            kept[_rows_to_leave_out(graph, kept, found, partner)] = False
         else:
             break
     return kept
 
 
-def _in_the_way(
+def _rows_to_leave_out(
     graph: Graph, kept: NDArray[np.bool_], found: Support, partner: NDArray[np.intp] | None
 ) -> NDArray[np.intp]:
-    """At least one row to leave out, because of entries without support."""
+    """Choose rows to leave out because of entries without support, at least one."""
     k = kept.size
     good = np.isin(graph.p, found.entries, invert=True)
     supported = scipy.sparse.coo_array(
         (np.ones(int(good.sum()), np.int8), (graph.i[good], graph.j[good])), shape=(k, k)
     )
     _, part = connected_components(supported, directed=False)
-    i, j = (np.concatenate([places, found.diagonal]) for places in found.places)
+    i, j = (np.concatenate([index_pairs, found.diagonal]) for index_pairs in found.index_pairs)
     between = part[i] != part[j]
     if between.any():
         a, b = part[i[between]], part[j[between]]
@@ -169,8 +170,8 @@ def _in_the_way(
             goes[number] = stays[others].any()
             stays[number] = not goes[number]
         return np.flatnonzero(kept & goes[np.minimum(part, sizes.size - 1)] & (part < sizes.size))
-    # The ends of an entry are matched with each other, and their partners go. Each end is taken
-    # once.
+    # The row and column of an entry are matched with each other, and their partners are left out.
+    # Each row is used once.
     taken, out = np.zeros(k, np.bool_), np.zeros(k, np.bool_)
     for row, column in zip(i.tolist(), j.tolist(), strict=True):
         ends = [row, column]
@@ -183,7 +184,7 @@ def _in_the_way(
 def _examined(
     graph: Graph, kept: NDArray[np.bool_], d: NDArray[np.float64]
 ) -> tuple[Support, NDArray[np.intp] | None]:
-    """The support of a graph, and for each row the matched column, if there is a matching."""
+    """Find the support of a graph, and for each row the matched column if there is a matching."""
     k = kept.size
     i, j, p, own = graph
     rows = np.concatenate([i, j, own.astype(i.dtype)])
@@ -199,9 +200,9 @@ def _examined(
         short = np.sort(reached[reached < k])
         into = np.sort(reached[(reached >= k) & (reached < 2 * k)] - k)
         if exact or _exceeds(d[short], d[into]):
-            return without(short)._replace(columns=into), None
-    if not exact:  # rounded targets do not tell whether sums are equal
-        return without(), None
+            return make_support(short)._replace(columns=into), None
+    if not exact:  # with rounded targets, sums may differ although those of d are equal
+        return make_support(), None
     _, label = connected_components(residual, directed=True, connection="strong")
     bad = label[i] != label[k + j]
     bad_own = own[label[own] != label[k + own]]
@@ -209,13 +210,15 @@ def _examined(
     if equal:
         partner = np.full(k, -1, np.intp)
         partner[flow_rows] = flow_columns
-    return without()._replace(entries=p[bad], places=(i[bad], j[bad]), diagonal=bad_own), partner
+    return make_support()._replace(
+        entries=p[bad], index_pairs=(i[bad], j[bad]), diagonal=bad_own
+    ), partner
 
 
 def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
-    """Whether the sum of some targets exceeds that of others by more than a user's rounding.
+    """Whether the sum of some targets exceeds that of others by more than the user's rounding.
 
-    The sign of an exact sum is exact, so this is a proof.
+    The sign of ``math.fsum`` is exact, so this is a proof.
     """
     return (
         math.fsum(more) > (1 + 1e-12) * math.fsum(less)
@@ -224,10 +227,13 @@ def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
 
 
 def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
-    """Integers in the proportions of the targets, 0 in rows left out, and whether that is exact."""
+    """Find integers in the proportions of the targets, and tell whether they are exact.
+
+    They are 0 in rows that are left out.
+    """
     result = np.zeros(d.size, np.int32)
     values, which, counts = np.unique(d[kept], return_inverse=True, return_counts=True)
-    # The denominators are powers of two.
+    # All denominators are powers of two.
     ratios = [float(value).as_integer_ratio() for value in values]
     denominator = max(ratio[1] for ratio in ratios)
     whole = [numerator * (denominator // power) for numerator, power in ratios]
@@ -247,7 +253,7 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
 
 
 def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
-    """(rows, columns) of a maximum matching, and the rows without a partner."""
+    """Find a maximum matching: its rows, its columns, and the rows without a partner."""
     graph = scipy.sparse.csr_array(
         (np.ones(rows.size, np.int8), (rows, columns)), shape=(kept.size, kept.size)
     )
@@ -257,7 +263,7 @@ def _matched(rows: Any, columns: Any, kept: NDArray[np.bool_]) -> tuple[Any, Any
 
 
 def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, Any, Any]:
-    """(rows, columns) where a maximum flow is positive, and the rows that it does not saturate."""
+    """Find a maximum flow: rows and columns where it is positive, and rows not saturated."""
     k = capacity.size
     all_rows = np.arange(k, dtype=rows.dtype)
     source, sink = 2 * k, 2 * k + 1
@@ -281,10 +287,10 @@ def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, An
 def _residual_graph(
     k: int, rows: Any, columns: Any, flow_rows: Any, flow_columns: Any, left_over: Any
 ) -> Any:
-    """The residual graph.
+    """Make the residual graph.
 
-    It leads from each row to the columns of its entries, from a column (node k + j) back along the
-    flow, and from node 2k to the rows that are left over.
+    Its edges lead from each row to the columns of its entries, from a column (node k + j) back
+    along the flow, and from node 2k to the rows that are left over.
     """
     start = np.concatenate(
         [rows, k + flow_columns.astype(rows.dtype), np.full(left_over.size, 2 * k, rows.dtype)]
@@ -295,12 +301,12 @@ def _residual_graph(
     )
 
 
-def entries_of(found: Support) -> str:
-    """How a message begins that says something of the unsupported entries."""
+def entries_in_words(found: Support) -> str:
+    """The first words of a message about the unsupported entries."""
     count = found.unsupported
     return "1 of its entries is" if count == 1 else f"{count} of its entries are"
 
 
-def first_of(rows: NDArray[Any]) -> str:
+def first_rows(rows: NDArray[Any]) -> str:
     """The first rows, for a message."""
     return ", ".join(map(str, rows[:3])) + (", …" if rows.size > 3 else "")

@@ -1,4 +1,4 @@
-"""What all writers need, so that a file or folder is complete under its name, or absent."""
+"""Functions that writers use so that a file or folder is complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name in the same folder that nobody else has.
+    """Make a hidden name in the same folder that no other writer uses.
 
-    A process id is not enough, because a process in another container may have the same one. The
-    name of a file has at most 255 bytes.
+    The process id would not suffice, because a process in another container may have the same one.
+    The name is cut, because the name of a file has at most 255 bytes.
     """
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
 

@@ -1,17 +1,18 @@
-"""Keeps a forked child from hanging on a lock that no thread of it will release.
+"""Prevents a forked child from waiting for ever for a lock.
 
-A child has one thread, the one that forked. If another thread held a lock at that moment, nobody
-releases it in the child. Our own locks are made anew in the child, by the modules that use them.
+A child has one thread, the one that forked. If another thread held a lock at that moment, no thread
+of the child releases it. Our own locks are made anew in the child, by the modules that use them.
 The locks of other packages are taken before the fork and released after it, in the parent and in
-the child, as h5py and `logging` do with theirs. Then no other thread is in the middle of what they
-guard, and the child finds it complete. So a fork waits for the end of a compilation.
+the child. h5py and `logging` do the same with their locks. While the fork holds a lock, no other
+thread is changing the data that it guards, so the child gets them complete. So a fork waits for the
+end of a compilation.
 """
 
 from __future__ import annotations
 
 import _thread
 import importlib
-import logging  # noqa: F401  # its handler must be registered before ours: see `_take`
+import logging  # noqa: F401  # its handler must be registered before ours: see `_take_locks`
 import operator
 import os
 import sys
@@ -32,20 +33,20 @@ _KERNELS = (
     "structure",
     "vectors",
 )
-# What is imported on first use, by any thread.
+# modules that any thread may import on first use
 _IMPORTED = ("numba", "tqdm", *(f"sparsejac._kernels.{part}" for part in _KERNELS))
-# h5py takes its lock before the fork, too, and its import needs that lock.
+# h5py also takes its lock before a fork, and its import needs that lock.
 _WITH_OWN_LOCK = ("h5py", "cooler")
-_COMPILATION = 300.0  # seconds that a fork waits for one
-_WRITING = 5.0  # seconds that it waits for a bar, whose terminal may be stopped
-_IMPORT = 5.0  # seconds that it waits for the import of a module with its own lock
+_COMPILATION = 300.0  # seconds that a fork waits for a compilation
+_WRITING = 5.0  # seconds that a fork waits for a progress bar, whose terminal may be stopped
+_IMPORT = 5.0  # seconds that a fork waits for the import of a module with its own lock
 
 
-class computed_once(Generic[_Value]):  # noqa: N801  # as functools.cached_property
-    """A property that is computed at first use, and is an attribute from then on.
+class computed_once(Generic[_Value]):  # noqa: N801  # named like functools.cached_property
+    """A property that is computed at first use, and then replaced by an attribute.
 
-    `functools.cached_property` of Python 3.11 holds one lock for all instances. Here two threads
-    may compute the same value at the same time.
+    `functools.cached_property` of Python 3.11 holds one lock for all instances. This class has no
+    lock, so two threads may compute the same value at the same time.
     """
 
     def __init__(self, function: Callable[[Any], _Value]) -> None:
@@ -74,7 +75,7 @@ _holding = threading.local()
 
 
 def _attribute(module: str, *names: str) -> list[Any]:
-    """The lock of a module, in a list, if the module is imported and has that lock."""
+    """A list with the lock of a module. It is empty if the module is not imported."""
     found: Any = sys.modules.get(module)
     for name in names:
         found = getattr(found, name, None)
@@ -82,7 +83,7 @@ def _attribute(module: str, *names: str) -> list[Any]:
 
 
 def _wait_for_import(module: str) -> None:
-    """Wait for a limited time until no thread imports the module."""
+    """Wait until no thread is importing the module, for a limited time."""
     end = time.monotonic() + _IMPORT
     while time.monotonic() < end:
         spec = getattr(sys.modules.get(module), "__spec__", None)
@@ -91,20 +92,20 @@ def _wait_for_import(module: str) -> None:
         time.sleep(0.005)
 
 
-def _take() -> None:
+def _take_locks() -> None:
     # The function that was registered last runs first. `logging` was imported above, so its lock is
-    # free while this waits for an import that may need it. If h5py is imported, its lock is taken
-    # by now, so the wait for its import has a limit. A Ctrl-C between the call of `acquire` and the
-    # next bytecode would leave a lock that nobody releases. So one call of C code takes each lock
-    # and notes it in the list. None marks the end: see `_release`.
+    # free while this function waits for an import that may need it. If h5py is imported, its lock
+    # is taken by now, so the wait for its import is limited. A Ctrl-C between the call of `acquire`
+    # and the next bytecode would leave a lock that is never released. So one call of C code takes
+    # each lock and appends it to the list. None marks the end of the list for `_release_locks`.
     held = _holding.locks = [None]
     try:
-        for module in _IMPORTED:  # a module that is half imported stays so in the child
+        for module in _IMPORTED:  # a module that is partly imported would stay so in the child
             if module in sys.modules:
                 importlib.import_module(module)  # waits for a thread that imports it
         for module in _WITH_OWN_LOCK:
             _wait_for_import(module)
-        # In the order in which Numba takes them.
+        # Numba takes them in this order.
         locks = [
             *_attribute("numba.core.compiler_lock", "global_compiler_lock", "_lock"),
             *_attribute("llvmlite.binding.ffi", "lib", "_lock", "_lock"),
@@ -113,20 +114,21 @@ def _take() -> None:
         locks = _attribute("tqdm.std", "TqdmDefaultWriteLock", "th_lock")
         held.extend(filter(operator.methodcaller("acquire", timeout=_WRITING), locks))
     except KeyboardInterrupt:
-        _thread.interrupt_main()  # after the fork, because an exception is lost here
-    except Exception:  # noqa: BLE001, S110  # a failed import; whoever imports the module sees why
+        _thread.interrupt_main()  # Python drops exceptions here, so raise it after the fork
+    except Exception:  # noqa: BLE001, S110  # an import failed; the thread that imports reports it
         pass
 
 
-def _release() -> None:
+def _release_locks() -> None:
     held = getattr(_holding, "locks", None)
     if held:
-        # one call of C code, as above
+        # This is one call of C code, as above.
         deque(map(operator.methodcaller("release"), iter(held.pop, None)), maxlen=0)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_take)
-    # A Ctrl-C that arrives during the fork is raised in the first of them, and ends it.
+    os.register_at_fork(before=_take_locks)
+    # A Ctrl-C during the fork is raised in the first call of `_release_locks`, and ends that call.
+    # So there is a second one.
     for _ in range(2):
-        os.register_at_fork(after_in_parent=_release, after_in_child=_release)
+        os.register_at_fork(after_in_parent=_release_locks, after_in_child=_release_locks)

@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 
 
 class _MethodOfLock:
-    """A method of an object's lock as a method of the object, so that `with` calls only C code."""
+    """A method of an object's lock as a method of the object.
+
+    So a `with` statement calls C code only.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -19,15 +22,15 @@ class _MethodOfLock:
     def __get__(self, of: Any, owner: type) -> Any:
         return self if of is None else getattr(of._lock, self._name)
 
-    def __call__(self, of: Any, *raised: object) -> Any:  # as contextlib.ExitStack does
+    def __call__(self, of: Any, *raised: object) -> Any:  # contextlib.ExitStack calls it so
         return getattr(of._lock, self._name)(*raised)
 
 
 class Turn:
     """A reentrant lock that pickles, is free in a forked child, and knows if this thread has it.
 
-    Ctrl-C cannot separate the moment when ``with turn:`` takes the lock from the one from which on
-    it will release the lock.
+    ``with turn:`` calls only C code to take the lock. So Ctrl-C cannot arrive after the lock is
+    taken and before its release is certain.
     """
 
     _all: ClassVar[weakref.WeakSet[Turn]] = weakref.WeakSet()
@@ -45,7 +48,7 @@ class Turn:
         return threading.get_ident() if self._lock._is_owned() else 0
 
     def _renew(self) -> None:
-        if not self.owner:  # the thread that forked keeps a lock that it has
+        if not self.owner:  # a lock of the thread that forked stays taken
             self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,10 +60,9 @@ _looking_up = Turn()
 
 
 def turn_of(owner: Any) -> Turn:
-    """The one lock of a function, or of an object with rows, however often it is handed over.
+    """The lock of a function, or of an object with rows. Every call for the same owner returns it.
 
-    The owner is known by its address. So whoever takes its lock must keep it for as long as the
-    owner.
+    The owner is identified by its address. So a caller must keep the owner for as long as the lock.
     """
     while isinstance(owner, functools.partial):
         owner = owner.func

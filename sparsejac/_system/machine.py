@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors and memory."""
+"""The processors and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
-    """The processors that this process may use, by its affinity and its container's quota."""
+    """Count the processors that its affinity and its container's quota allow this process."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -27,12 +27,12 @@ def available_memory() -> int | None:
     lines = _read(Path("/proc/meminfo")).splitlines()
     candidates = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not candidates:
-        # macOS tells the total only, Windows nothing.
+        # macOS reports the total only, and Windows nothing.
         with suppress(AttributeError, ValueError, OSError):
             candidates.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
     if limit.isdigit() and used.isdigit():
-        # File pages count as used, but are given back on demand.
+        # Cached file pages count as used, but the system frees them on demand.
         cached = [
             int(line.split()[1])
             for line in _read(_CGROUP / "memory.stat").splitlines()
@@ -43,9 +43,9 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """The largest resident size of this process, in bytes; None if the system does not count it."""
+    """The largest resident size of this process, in bytes; None if it is not known."""
     for line in _read(Path("/proc/self/status")).splitlines():
-        # getrusage would count the process that started this one as well.
+        # getrusage would include the process that started this one.
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     try:

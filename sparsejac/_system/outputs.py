@@ -1,4 +1,4 @@
-"""Outputs that are complete under their name, or absent, and the checks of such a name."""
+"""Writes outputs that are complete under their name, or absent, and checks such names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_output(path: Path, suffix: str) -> None:
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder")
     if path.exists():
-        if not path.is_file():  # a file would replace a device such as /dev/null
+        if not path.is_file():  # the output would replace a device such as /dev/null
             raise ValueError(f"the output {path} is not a regular file: choose another name")
         if not os.access(path, os.W_OK):
             raise ValueError(
@@ -35,8 +35,8 @@ def check_output_folder(path: Path) -> None:
         path.is_dir() and not any(path.iterdir()) and not os.path.ismount(path)
     ):
         raise ValueError(
-            f"the output {path} is there already, and only an empty folder, on which no disk is "
-            "mounted, is replaced: remove it, or choose another name"
+            f"the output {path} is there already, and only an empty folder on which no disk is "
+            "mounted is replaced: remove it, or choose another name"
         )
     _check_parent(path)
 
@@ -51,19 +51,19 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the name `path` at the end of the block, and vanishes before that.
+    """Open a new file that gets the name `path` at the end of the block.
 
-    Its temporary name, in the same folder, is its own. If several writers write to `path`, the last
-    one to end leaves its file. A symbolic link stays one. The file has the permissions of the one
-    that it replaces, or those of the user's umask. Errors of the system name `path`, or `named`, of
-    which it is a part.
+    If the block fails, the file is removed. Until its end, the file has a unique temporary name in
+    the same folder. If several writers write to `path`, the file of the last one to end remains. A
+    symbolic link stays a link. The file has the permissions of the file that it replaces, or those
+    of the user's umask. Errors of the system name `path`, or the folder `named` that contains it.
     """
     named = path if named is None else named
     path = Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
         with _naming(named), part.open("wb") as file:
-            _copy_mode(path, part)  # before there is anything to read in it
+            _copy_mode(path, part)  # before anything is written that others may not read
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -93,9 +93,9 @@ def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
 
 @contextmanager
 def complete_or_absent_folder(path: Path) -> Iterator[Path]:
-    """Make a new folder in the same way. Of several writers the first one to end wins.
+    """Make a new folder in the same way. If there are several writers, the first one to end wins.
 
-    `complete_or_absent` writes files into it.
+    `complete_or_absent` writes the files in it.
     """
     named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
@@ -107,7 +107,7 @@ def complete_or_absent_folder(path: Path) -> Iterator[Path]:
         sync_folder(part)
         _copy_mode(path, part)
         try:
-            part.replace(path)  # the system refuses this if a folder with files is there
+            part.replace(path)  # the system refuses this if `path` is a folder with files
         except OSError:
             check_output_folder(path)  # raises if another writer was first
             with _naming(named):

@@ -8,25 +8,25 @@ from typing import Any
 
 
 def bar(**options: Any) -> Any:
-    """A bar of tqdm without its monitor, a thread that would stay when the bar is gone.
+    """Make a bar of tqdm without its monitor, a thread that would outlive the bar.
 
-    tqdm's lock consists of one for threads and one for processes. If a child is killed while it has
-    the one for processes, the bars of its parent stop for ever. So ours take only the one for
-    threads, unless the user has set another lock.
+    tqdm has a lock for threads and a lock for processes. If a child is killed while it has the lock
+    for processes, the bars of its parent stop for ever. So our bars take only the lock for threads,
+    unless the user has set another lock.
     """
     from tqdm import tqdm
     from tqdm.std import TqdmDefaultWriteLock
 
-    class Bar(tqdm):  # type: ignore[misc]  # it has no types
+    class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         monitor_interval = 0
 
         def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:  # noqa: ARG002
-            """Refresh as tqdm does, but release the lock if the bar cannot be written."""
+            """Refresh the bar as tqdm does, but release the lock if writing fails."""
             with self.get_lock():
                 return super().refresh(nolock=True)
 
         def clear(self, nolock: bool = False) -> None:  # noqa: ARG002
-            """Clear in the same way."""
+            """Clear the bar in the same way."""
             with self.get_lock():
                 super().clear(nolock=True)
 
@@ -38,7 +38,7 @@ def bar(**options: Any) -> Any:
 
 @contextlib.contextmanager
 def passes(solver: str, *, shown: bool) -> Iterator[Any]:
-    """A bar of the passes over A, or None if it is not `shown`."""
+    """Show a bar of the passes over A. The context is the bar, or None if it is not `shown`."""
     if not shown:
         yield None
         return

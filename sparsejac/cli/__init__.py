@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from .common import ExitCode, fitting
+from .common import ExitCode, as_typed
 from .parser import make_parser
 
 __all__ = ["ExitCode", "main"]
@@ -23,19 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 if all is done; 1 if a check, a fit or a scaling did not succeed; 2 if an option, a file
-        or a matrix cannot be taken; 3 if a scaling dropped entries; 4 if some chromosomes of a map
-        have no scaling; 130 after Ctrl-C.
+        0 on success; 1 if a check, a fit or a scaling did not succeed; 2 if an option, a file or a
+        matrix is not accepted; 3 if a scaling dropped entries; 4 if some chromosomes of a map have
+        no scaling; 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without ∘ shows ?
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no ∘ shows ? instead
             stream.reconfigure(errors="replace")
     arguments = make_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
     except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        message = fitting(message, arguments)
+        message = as_typed(message, arguments)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return ExitCode.MISUSED
     except KeyboardInterrupt:

@@ -22,10 +22,10 @@ from ..fitting import fit as solve
 from ..scaling import symmetric_scaling
 from .common import (
     ExitCode,
+    as_typed,
     check_output,
     counting,
     describe,
-    fitting,
     progress,
     read_by_rows,
     refuse_maps,
@@ -36,7 +36,7 @@ _CODES = {
     ScalingStatus.ENTRIES_DROPPED: ExitCode.DROPPED,
     ScalingStatus.IN_PART: ExitCode.IN_PART,
 }
-# options of `scale` for one kind of input only
+# options of `scale` that only one kind of input takes
 _OF_MATRICES = ("target", "uplo")
 _OF_MAPS = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
 
@@ -66,7 +66,7 @@ def assemble_and_write(
     order: Order,
     memory: int | None = None,
 ) -> Any:
-    """Write J whole, and return it, or write it as a folder of row blocks."""
+    """Write J as one file and return it, or write a folder of row blocks and return None."""
     builder = JacobianBuilder(
         A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty()
     )
@@ -86,7 +86,7 @@ def assemble_and_write(
 
 
 def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, int, str]:
-    """Write J as one file: J, its bytes, and the words about them."""
+    """Write J as one file. Returns J, its number of bytes, and a description."""
     started = time.perf_counter()
     with progress(total=2 * builder._pattern.entries, desc="assembling", unit="") as bar:
         builder._rows.on_progress = bar.update
@@ -114,7 +114,7 @@ def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, i
 
 
 def _write_blocks(builder: JacobianBuilder, x: Any, output: Path) -> tuple[int, str]:
-    """Write J as a folder of row blocks: its bytes, and the words about them."""
+    """Write J as a folder of row blocks. Returns its number of bytes, and a description."""
     started = time.perf_counter()
     nbytes = blocks = 0
     with progress(total=builder.shape[0], desc="writing", unit=" rows") as bar:
@@ -209,7 +209,7 @@ def scale(arguments: argparse.Namespace) -> int:
         read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
     result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
     seconds = time.perf_counter() - started
-    say(f"scale: {fitting(result.message, arguments, getattr(result, 'unscaled', []))}")
+    say(f"scale: {as_typed(result.message, arguments, getattr(result, 'unscaled', []))}")
     say(
         f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} "
         f"passes over A, in {seconds:.3f} s, reading and compiling included"
@@ -225,7 +225,7 @@ def scale(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_options_of_others(arguments: argparse.Namespace, *, is_map: bool) -> None:
-    """Refuse options of maps for a matrix, and the other way round."""
+    """Refuse options for maps if the input is a matrix, and options for matrices if it is a map."""
     for name in _OF_MATRICES if is_map else _OF_MAPS:
         given = getattr(arguments, name)
         if given is not None and given is not False:
@@ -236,7 +236,7 @@ def _refuse_options_of_others(arguments: argparse.Namespace, *, is_map: bool) ->
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were given, or have a default."""
+    """The options that were given or have a default."""
     values = {name: getattr(arguments, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, printing, checks of files, and progress bars."""
+"""Functions that the commands share: exit codes, printing, checks of files, progress bars."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from . import hints
 
 
 class ExitCode(enum.IntEnum):
-    """What the command returns to the shell."""
+    """The exit codes of the command."""
 
     DONE = 0
     FAILED = 1  # a check, a fit or a scaling did not succeed
-    MISUSED = 2  # an option, a file or a matrix cannot be taken
+    MISUSED = 2  # an option, a file or a matrix is not accepted
     DROPPED = 3  # x scales the matrix without the entries that were dropped
     IN_PART = 4  # some chromosomes of a map have no scaling
     INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def say(text: str = "") -> None:
-    """Print a line. If its reader has closed the pipe, the work goes on without output."""
+    """Print a line. If its reader has closed the pipe, the command goes on without output."""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -40,15 +40,15 @@ def say(text: str = "") -> None:
             raise
 
 
-def fitting(message: str, arguments: argparse.Namespace, more: Iterable[str] = ()) -> str:
-    """Write options of a message as they are typed, and leave names of files as they are."""
+def as_typed(message: str, arguments: argparse.Namespace, more: Iterable[str] = ()) -> str:
+    """Write the options in a message as users type them, and leave names of files unchanged."""
     given = set(more)
     for value in vars(arguments).values():
         if isinstance(value, (str, Path)):
             path = str(value)
             for name in (path, contact_map.split(path)[0]):
                 given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
-    return hints.fitting(message, vars(arguments), shell=True, given=given)
+    return hints.adapted(message, vars(arguments), shell=True, given=given)
 
 
 def check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
@@ -80,9 +80,9 @@ def refuse_maps(*paths: Path) -> None:
 
 
 def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> Any:
-    """Read a matrix by rows, or by columns with ``order="F"``.
+    """Read a matrix so that its rows, or with ``order="F"`` its columns, are contiguous.
 
-    If it is stored in the other order, it is loaded, if it fits into memory.
+    A matrix that is stored in the other order is loaded if it fits into memory.
     """
     A = io.read_matrix(path)
     if isinstance(A, np.memmap) and not A.flags[order]:
@@ -98,7 +98,7 @@ def describe(name: str, A: Any) -> None:
 
 
 def progress(**options: Any) -> Any:
-    # A bar is shown on a terminal only, and after two seconds, because it does not count the
+    # The bar appears only on a terminal, and only after two seconds, because it does not count the
     # compilation of kernels.
     return bar(delay=2, disable=None, unit_scale=True, **options)
 

@@ -28,12 +28,12 @@ def demo(arguments: argparse.Namespace) -> int:
         "appear together."
     )
     say(
-        "With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix of spectral "
-        "clustering."
+        "With x = 1/sqrt(A 1), F(x) = A∘(x xᵀ) is the normalised adjacency matrix that spectral "
+        "clustering uses."
     )
     say(
-        "Its Jacobian by x has a row for each entry (i, j) of A, with A_ij x_j in column i and "
-        "A_ij x_i in column j."
+        "Its Jacobian has a row for each entry (i, j) of A, with A_ij x_j in column i and A_ij x_i "
+        "in column j."
     )
     say()
     describe("les_miserables.mtx", A)
@@ -41,19 +41,19 @@ def demo(arguments: argparse.Namespace) -> int:
     J = assemble_and_write(A, x, folder / "J.npz", rows="stored", order="C")
     say()
     say(
-        "The pattern of Jᵀ, a dot for each block of entries: the staircase is column i of each "
-        "row, the scatter column j."
+        "The pattern of Jᵀ, with a dot for each block of entries: the staircase is column i of "
+        "each row, and the scatter is column j."
     )
     say(picture(J.T.tocoo(), width=80, height=20))
     say()
-    say("Is it right? F is quadratic, so these identities hold to the last rounding error:")
+    say("Is it right? F is quadratic, so these identities hold up to rounding:")
     code = print_verdicts(A, x, rows="stored", order="C", seed=0)
     say()
     try:
         draw(A, J, folder / "J.png")
     except ImportError:
         say(
-            f"Wrote {folder / 'J.npz'}. For a picture as well: pip install '.[plot]' in a clone "
+            f"Wrote {folder / 'J.npz'}. To get a picture as well: pip install '.[plot]' in a clone "
             "of the project."
         )
     else:
@@ -62,9 +62,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def picture(M: Any, *, width: int, height: int) -> str:
-    """The pattern of a COO matrix in at most `height` lines of `width` characters.
+    """Draw the pattern of a COO matrix in at most `height` lines of `width` characters.
 
-    They are Braille dots, or # if the output cannot encode these.
+    The characters are Braille dots, or # if the output cannot encode these.
     """
     try:
         "⣿".encode(getattr(sys.stdout, "encoding", None) or "ascii")
@@ -82,7 +82,7 @@ def picture(M: Any, *, width: int, height: int) -> str:
     cells = dots.reshape(dots.shape[0] // down, down, -1, across).transpose(0, 2, 1, 3)
     if across == 1:
         return "\n".join("".join("#" if dot else "." for dot in line.ravel()) for line in cells)
-    # Unicode numbers the dots in this way.
+    # Unicode numbers the Braille dots in this way.
     weights = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
     return "\n".join(
         "".join(chr(0x2800 + code) for code in line) for line in (cells * weights).sum(axis=(2, 3))

@@ -1,4 +1,4 @@
-"""Messages as the shell needs them: options as they are typed, and only hints that apply."""
+"""Adapts messages to the shell: options as users type them, and only hints that apply."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _ARGUMENTS = frozenset({
     "max_iter", "max_products", "memory", "min_count", "min_nnz", "order", "overwrite", "pairs",
     "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0",
 })  # fmt: skip
-# what `fitting` may change in a name
+# `adapted` might change a text that matches this
 _SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")
 
 
-def fitting(
+def adapted(
     message: str, taken: Collection[str], *, shell: bool = False, given: Iterable[str] = ()
 ) -> str:
     """Adapt a message to a function that takes the arguments `taken`.
 
-    A hint follows the last colon. Commas and semicolons separate its alternatives. The result lacks
-    those that name an argument which the function does not take. In the shell the options are
-    written as they are typed there. What the user has given stays as it is, such as the names of
-    files: these are the texts `given`, and what stands between single quotes.
+    A hint follows the last colon. Commas and semicolons separate its alternatives. Alternatives
+    that name an argument which the function does not take are removed. For the shell, options are
+    written as users type them. The texts in `given`, such as names of files, and texts between
+    single quotes stay unchanged.
     """
     message, hidden = _hidden(message, given)
     if shell:
@@ -50,7 +50,7 @@ def fitting(
         hint = re.sub(r"^(, or |; |, )", "", hint)
         message = f"{what}{colon}{hint}" if hint else what
     if shell:
-        # An option cannot take an expression of Python.
+        # The value of an option cannot be an expression of Python.
         message = re.sub(r"\bpass (?=[\w.(]*[(])", "write ", message)
         message = re.sub(
             r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
@@ -74,9 +74,9 @@ def fitting(
 
 
 def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
-    """Put one meaningless character in place of each text that must stay as it is.
+    """Replace each text that must stay unchanged by one private character.
 
-    The dict says which text each character stands for.
+    The dict maps each character to its text.
     """
     free = (number for number in range(0xF0000, 0xFFFFE) if chr(number) not in message)
     hidden: dict[int, str] = {}

@@ -15,8 +15,8 @@ from .common import ExitCode
 from .demo import demo
 
 _FILES = (
-    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read "
-    "block by block)"
+    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks; .npy files and folders "
+    "are read block by block"
 )
 
 
@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, run: Any) -> argparse.ArgumentParser:
-    """A command with the name of the function that runs it, and its docstring as summary."""
+    """Add a command. Its name and its summary are those of the function that runs it."""
     command: argparse.ArgumentParser = commands.add_parser(
         run.__name__, help=run.__doc__, description=run.__doc__
     )
@@ -61,8 +61,8 @@ def _memory_option(to: argparse.ArgumentParser) -> None:
         type=_bytes,
         metavar="SIZE",
         help=(
-            "bytes that may be held of a matrix that is read block by block, such as 512MiB "
-            "(default: 256 MiB of blocks)"
+            "bytes of memory for a matrix that is read block by block, such as 512MiB (default: "
+            "256 MiB of blocks)"
         ),
     )
 
@@ -78,14 +78,14 @@ def _pattern_options(to: argparse.ArgumentParser) -> None:
         "--order",
         choices=get_args(_validation.Order),
         default="C",
-        help="rows by rows of F (C) or by its columns (F) (default: %(default)s)",
+        help="order J's rows by the rows of F (C) or by its columns (F) (default: %(default)s)",
     )
 
 
 def _build_options(to: argparse.ArgumentParser) -> None:
     _matrix_argument(to)
     to.add_argument(
-        "X", type=Path, help="the vector x of length k: the same formats, a row or a column too"
+        "X", type=Path, help="the vector x of length k: the same formats, also a row or a column"
     )
     to.add_argument(
         "-o",
@@ -94,8 +94,8 @@ def _build_options(to: argparse.ArgumentParser) -> None:
         required=True,
         metavar="J.npz|J",
         help=(
-            "the file to write; or, for what does not fit into memory, a new folder of row "
-            "blocks, a name without a dot"
+            "the file to write; or, if J does not fit into memory, a new folder of row blocks, "
+            "whose name has no dot"
         ),
     )
     _pattern_options(to)
@@ -108,7 +108,7 @@ def _check_options(to: argparse.ArgumentParser) -> None:
         "X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)"
     )
     to.add_argument(
-        "--seed", type=_seed, default=0, help="of the random vectors (default: %(default)s)"
+        "--seed", type=_seed, default=0, help="seed of the random vectors (default: %(default)s)"
     )
     _pattern_options(to)
 
@@ -158,7 +158,7 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="x.npy",
-        help="write x, of a map its weights, NaN where a row is left out",
+        help="write x, or the weights of a map, with NaN for rows that are left out",
     )
     to.add_argument(
         "--tol",
@@ -176,62 +176,67 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         choices=get_args(Examination),
         default="auto",
         help=(
-            "when to find out whether a scaling exists: if it is slow (auto), at the start "
-            "(check), at the start, and drop entries that prevent one (drop) or leave out "
-            "rows until the rest has a scaling (drop_rows), or never (skip) (default: "
+            "when to find out whether a scaling exists: if convergence is slow (auto), at the "
+            "start (check), at the start, and then drop entries that prevent one (drop) or leave "
+            "out rows until the rest has a scaling (drop_rows), or never (skip) (default: "
             "%(default)s)"
         ),
     )
     to.add_argument(
-        "--target", type=Path, metavar="D", help="of a matrix: its row sums, a vector (default: 1)"
+        "--target",
+        type=Path,
+        metavar="D",
+        help="for a matrix: the row sums, a vector (default: 1)",
     )
     to.add_argument(
         "--uplo",
         choices=get_args(_validation.Uplo),
-        help="of a matrix: the file has one triangle only",
+        help="for a matrix: the file holds the upper or the lower triangle only",
     )
     _map_options(to)
     to.epilog = (
-        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales what is left "
-        "after dropping entries (--support drop), and not the matrix; 4 some chromosomes have no "
-        "scaling (--cis-only). Weights are written on 0 only."
+        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales the matrix "
+        "without the entries that were dropped (--support drop); 4 some chromosomes have no "
+        "scaling (--cis-only). Weights are written only if the exit code is 0."
     )
 
 
 def _filter_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 of a map, else 0)"
+        "--ignore-diags", type=int, help="diagonals to leave out (default: 2 for a map, else 0)"
     )
     to.add_argument(
         "--min-nnz",
         type=int,
-        help="leave out rows with fewer entries (default: 10 of a map, else 0)",
+        help="leave out rows with fewer entries (default: 10 for a map, else 0)",
     )
     to.add_argument("--min-count", type=float, default=0.0, help="leave out rows whose sum is less")
 
 
 def _map_options(to: argparse.ArgumentParser) -> None:
     part = to.add_mutually_exclusive_group()
-    part.add_argument("--cis-only", action="store_true", help="of a map: each chromosome by itself")
     part.add_argument(
-        "--trans-only", action="store_true", help="of a map: contacts between chromosomes"
+        "--cis-only", action="store_true", help="for a map: balance each chromosome by itself"
+    )
+    part.add_argument(
+        "--trans-only", action="store_true", help="for a map: balance contacts between chromosomes"
     )
     to.add_argument(
         "--mad-max",
         type=float,
-        help="of a map: leave out bins with far fewer contacts (default: 5)",
+        help="for a map: leave out bins with far fewer contacts than others (default: 5)",
     )
     to.add_argument(
         "--blacklist",
         type=Path,
         metavar="FILE.bed",
-        help="of a map: leave out bins that overlap with these intervals",
+        help="for a map: leave out bins that overlap with these intervals",
     )
     to.add_argument(
-        "--write", action="store_true", help="of a map: write the weights into the file"
+        "--write", action="store_true", help="for a map: write the weights into the file"
     )
-    to.add_argument("--name", help="of a map: the column to write (default: weight)")
-    to.add_argument("--force", action="store_true", help="of a map: replace a column of this name")
+    to.add_argument("--name", help="for a map: the column to write (default: weight)")
+    to.add_argument("--force", action="store_true", help="for a map: replace a column of this name")
 
 
 def _demo_options(to: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
-"""Symmetric scaling beside the iterations that others use: products with A, wall time and memory at
-an equal measured residual.
+"""Benchmarks of symmetric scaling against the iterations of other packages.
+
+They compare products with A, wall time and memory at an equal measured residual.
 """
 
 import statistics
@@ -41,8 +42,9 @@ def band_removed(A, width):
 
 @pytest.fixture
 def load(request):
-    """A symmetric CSR matrix of float64 by its name in `PROBLEMS`: every row is kept, every entry
-    counts.
+    """Load a symmetric CSR matrix of float64 by its name in `PROBLEMS`.
+
+    Every row is kept, and every entry counts.
     """
 
     def matrix(problem):
@@ -86,7 +88,10 @@ def load(request):
 
 
 def damped_sinkhorn(A, tol, most=MOST):
-    """``x ← x / sqrt(x ∘ (A x))`` with SciPy's product: [(products, residual)] and x."""
+    """Iterate ``x ← x / sqrt(x ∘ (A x))`` with SciPy's product.
+
+    The result is a list of (products, residual), and x.
+    """
     x, history = np.ones(A.shape[0]), []
     while True:
         r = x * (A @ x)
@@ -119,7 +124,7 @@ def test_products(problem, load, benchmark, record):
 
 
 def as_stored(A, upper):
-    """Counts in int32, whole or the upper triangle."""
+    """Convert counts to int32: all of them, or the upper triangle."""
     A = A.astype(np.int32)
     return scipy.sparse.csr_array(scipy.sparse.triu(A)) if upper else A
 
@@ -128,8 +133,9 @@ def as_stored(A, upper):
     "problem", ["random, 10000 rows", *MAPS, "graph_facebook + 0.01 I", "graph_enron + 0.01 I"]
 )
 def test_time(problem, load, benchmark, record):
-    """Medians of interleaved rounds, to 1e-8: from the matrix on, its checks included; the peer
-    gets float64, and checks nothing.
+    """Measure medians of interleaved rounds from the matrix to a residual of 1e-8.
+
+    Our time includes the checks of the matrix. The peer gets float64, and checks nothing.
     """
     A = load(problem)
     counts = problem in MAPS
@@ -157,7 +163,7 @@ def interleaved(contestants, benchmark, name, rounds=9, slow=()):
 
     def all_rounds():
         for function in contestants.values():
-            function()  # compiled, and in the file cache
+            function()  # compiles the kernels, and brings the files into the page cache
         for number in range(rounds):
             for contestant, function in contestants.items():
                 if contestant in slow and number >= 3:
@@ -178,8 +184,9 @@ def residual_of(A, kept, x):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_tools_of_genomics(name, real_data, tmp_path, benchmark, record):
-    """cooler's balance with its defaults, and all others to the residual that it reaches; iced
-    works on the same bins.
+    """Run cooler's balance with its defaults, and all others to the residual that it reaches.
+
+    iced works on the same bins.
     """
     cooler = peers.installed("cooler")
     if cooler is None:
@@ -239,8 +246,10 @@ import sys
 from pathlib import Path
 from sparsejac import cool
 import cooler
-cool.balance(sys.argv[2])  # a small one: everything is compiled and imported
-status = lambda name: 1024 * int([l.split()[1] for l in open("/proc/self/status") if l.startswith(name)][0])
+cool.balance(sys.argv[2])  # a small map: everything is compiled and imported
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 result = cool.balance(sys.argv[1])
@@ -252,8 +261,9 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is reset the Linux way")
 @pytest.mark.parametrize("source", [*MAPS, 2 * 10**7])
 def test_peak(source, tmp_path, request, benchmark, record):
-    """The process's high-water mark, from the file to the weights, in units of the upper triangle
-    as it is stored.
+    """Measure the process's peak of memory from the file to the weights.
+
+    Its unit is the size of the upper triangle as it is stored.
     """
     cooler = peers.installed("cooler")
     if cooler is None:
@@ -292,7 +302,7 @@ def test_peak(source, tmp_path, request, benchmark, record):
 
 
 def synthetic_map(count):
-    """Counts near the diagonal, in one chromosome."""
+    """Make a map of one chromosome with counts near the diagonal."""
     k, rng = max(int(np.sqrt(count)), 100), np.random.default_rng(0)
     i = rng.integers(0, k, count, dtype=np.int32)
     j = np.minimum(i + rng.geometric(20 / k, count), k - 1).astype(np.int32)
