@@ -50,24 +50,22 @@ def _check_parent(path: Path) -> None:
 
 
 @contextmanager
-def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
+def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file that takes the name `path` at the end of the block, and vanishes before that.
 
     Its temporary name, in the same folder, is its own. If several writers write to `path`, the last
     one to end leaves its file. A symbolic link stays one. The file has the permissions of the one
-    that it replaces, or those of the user's umask. Errors of the system name `path`, or `named`, of
-    which it is a part.
+    that it replaces, or those of the user's umask. Errors of the system name `path`.
     """
-    named = path if named is None else named
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with _naming(named), part.open("wb") as file:
+        with naming(named), part.open("wb") as file:
             _copy_mode(path, part)  # before there is anything to read in it
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with _naming(named):
+        with naming(named):
             part.replace(path)
         sync_folder(path.parent)
     finally:
@@ -75,7 +73,7 @@ def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[byt
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Make errors of the system name the output."""
     try:
         yield
@@ -95,12 +93,12 @@ def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
 def complete_or_absent_folder(path: Path) -> Iterator[Path]:
     """Make a new folder in the same way. Of several writers the first one to end wins.
 
-    `complete_or_absent` writes files into it.
+    The files in it must be on disk at the end of the block.
     """
     named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with _naming(named):
+        with naming(named):
             part.mkdir()
         _copy_mode(path, part, stat.S_IRWXU)
         yield part
@@ -110,7 +108,7 @@ def complete_or_absent_folder(path: Path) -> Iterator[Path]:
             part.replace(path)  # the system refuses this if a folder with files is there
         except OSError:
             check_output_folder(path)  # raises if another writer was first
-            with _naming(named):
+            with naming(named):
                 raise
         sync_folder(path.parent)
     finally:

@@ -15,8 +15,8 @@ from .common import ExitCode
 from .demo import demo
 
 _FILES = (
-    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks (the last two are read "
-    "block by block)"
+    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder that build wrote (the last two are "
+    "read block by block)"
 )
 
 
@@ -94,8 +94,8 @@ def _build_options(to: argparse.ArgumentParser) -> None:
         required=True,
         metavar="J.npz|J",
         help=(
-            "the file to write; or, for what does not fit into memory, a new folder of row "
-            "blocks, a name without a dot"
+            "the file to write; or, for what does not fit into memory, a new folder for .npy "
+            "files that NumPy can map, a name without a dot"
         ),
     )
     _pattern_options(to)
