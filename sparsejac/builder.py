@@ -109,7 +109,7 @@ class JacobianBuilder:
 
     * the path of a ``.npy``, or a `numpy.memmap` of a file that is contiguous there. To treat a
       mapped file as an A in memory, pass ``np.asarray(A)``;
-    * a CSR or CSC matrix with arrays that are mapped from files, or a folder of row blocks that
+    * a CSR or CSC matrix with arrays that are mapped from files, or the path of a folder that
       `sparsejac.io.write_csr_blocks` wrote;
     * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to
       slice. Its chunks should have few rows, as no chunk is read twice in a pass. Missing data in

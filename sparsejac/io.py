@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,19 +13,16 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import _validation
-from ._matrix import matrix_market, npy, npz
-from ._matrix.stored_files import CHECKSUMS, FORMAT, MANIFEST, VERSION, checksums
-from ._operators.stored import StoredCSR
+from ._matrix import csr_folder, matrix_market, npy, npz
 from ._system.outputs import (
     check_output,
     check_output_folder,
     complete_or_absent,
     complete_or_absent_folder,
+    naming,
 )
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
-# A smaller .npy is read: an empty array cannot be mapped, and a small one need not be.
-_MAPPED = 2**16
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
 
@@ -38,13 +34,13 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     path : path_like
         Matrix Market (``.mtx``, ``.mtx.gz``), ``.npz`` (of `scipy.sparse.save_npz`, or of
         `numpy.savez` with one array) or ``.npy``, which is mapped into memory and not read; or a
-        folder of `write_csr_blocks`, which stays on disk.
+        folder of `write_csr_blocks`, which stays on disk, too.
 
     Returns
     -------
-    A : numpy.memmap, ndarray or SciPy sparse array or matrix, or StoredCSR
-        A folder gives a StoredCSR: ``A[i:j]`` are rows of it, ``A.operator()`` is a LinearOperator,
-        and iterating gives the blocks.
+    A : numpy.memmap, ndarray or SciPy sparse array or matrix
+        A folder gives a csr_array whose arrays are mapped into memory: ``A @ x`` and ``A[i:j]``
+        read from disk what they need.
 
     Raises
     ------
@@ -53,7 +49,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     ValueError
         If it is of another format, truncated or damaged, or does not hold a matrix. Examples are an
         index outside the matrix, a line of a Matrix Market file that does not fit its header (the
-        message names the line), and a ``symmetric`` file with entries of both triangles.
+        message names the line), and a ``symmetric`` file with entries of both triangles. If it is a
+        folder that version 0.1 wrote; the message has the command that converts it.
 
     Notes
     -----
@@ -62,7 +59,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
 
     **Memory.** The matrix as it is stored, and for a symmetric Matrix Market file as much again
     while its other triangle is made. A ``.npy`` takes none until its values are used. A folder
-    takes a few hundred bytes for each block.
+    takes a number for each row while its index arrays are checked, which are read once for that.
+    A file that is cut short while it is mapped kills the process at the next access.
 
     Examples
     --------
@@ -73,8 +71,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     >>> read_matrix(path).shape
     (3, 3)
     """
-    if (Path(path) / MANIFEST).is_file():
-        return StoredCSR(path)
+    if Path(path).is_dir():
+        return csr_folder.read(Path(path))
     matrix = _read(Path(path))
     if len(matrix.shape) != 2:
         raise ValueError(f"{path} does not hold a matrix: its array has shape {matrix.shape}")
@@ -163,7 +161,24 @@ def write_csr(
     """
     path = Path(path)
     check_output(path, ".npz")
-    _write_npz(path, scipy.sparse.csr_array(J), wrap)
+    J = scipy.sparse.csr_array(J)
+    arrays = {
+        "data": J.data,
+        "indices": J.indices,
+        "indptr": J.indptr,
+        "shape": J.shape,
+        "format": b"csr",
+        "_is_array": True,
+    }
+    # This is what scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a
+    # write fails, and complains on stderr.
+    with (
+        complete_or_absent(path) as file,
+        zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def write_csr_blocks(
@@ -173,14 +188,16 @@ def write_csr_blocks(
     shape: tuple[int, int],
     wrap: Callable[[IO[bytes]], IO[bytes]] | None = None,
 ) -> None:
-    """Write a CSR matrix that may be larger than memory, as a folder of row blocks.
+    """Write a CSR matrix that may be larger than memory, as a folder of ``.npy`` files.
 
-    `read_matrix` reads the folder. Each block is a file for `scipy.sparse.load_npz`, and
-    ``matrix.json`` lists the blocks. The folder is written under another name in the same folder
-    (``.J.0123456789abcdef.part``) and takes the name `path` when it is complete. Whatever happens,
-    `path` is the whole matrix, or absent. If several writers write to `path`, the first one to end
-    wins, and the others get a ValueError. Each block has checksums, which are compared when its
-    numbers are read.
+    The files are ``data.npy``, ``indices.npy``, ``indptr.npy`` and ``shape.npy``, the arrays of
+    `scipy.sparse.save_npz`. `read_matrix` reads the folder, and `JacobianBuilder` takes its path.
+    NumPy and SciPy alone can read it, too: see the example.
+
+    The folder is written under another name in the same folder (``.J.0123456789abcdef.part``) and
+    takes the name `path` when it is complete. Whatever happens, `path` is the whole matrix, or
+    absent. If several writers write to `path`, the first one to end wins, and the others get a
+    ValueError.
 
     Parameters
     ----------
@@ -192,8 +209,7 @@ def write_csr_blocks(
     shape : tuple of int
         (m, n), the shape of the whole matrix.
     wrap : callable, optional
-        A function of the open file of a block that returns the file object to write to, for a
-        progress bar.
+        A function of each open file that returns the file object to write to, for a progress bar.
 
     Raises
     ------
@@ -207,22 +223,25 @@ def write_csr_blocks(
 
     Notes
     -----
-    **Memory.** One block, 16 MiB, and a number for each of its rows. A killed process leaves
-    ``.J.0123456789abcdef.part``, which may be removed.
+    **Index arrays.** They are int32 while m, n and the number of entries are below 2³¹, else int64.
+
+    **Memory.** One block, and 16 MiB. A killed process leaves ``.J.0123456789abcdef.part``, which
+    may be removed.
 
     Examples
     --------
-    >>> import numpy as np, tempfile, os
+    >>> import numpy as np, scipy.sparse, tempfile, os
     >>> from sparsejac import JacobianBuilder
-    >>> from sparsejac.io import read_matrix, write_csr_blocks
+    >>> from sparsejac.io import write_csr_blocks
     >>> builder, path = JacobianBuilder(np.ones((3, 3))), os.path.join(tempfile.mkdtemp(), "J")
     >>> write_csr_blocks(path, builder.iter_csr([1.0, 2.0, 3.0], block_rows=4), shape=builder.shape)
-    >>> sorted(os.listdir(path))
-    ['matrix.json', 'rows-00000000.npz', 'rows-00000001.npz', 'rows-00000002.npz']
-    >>> scipy.sparse.load_npz(os.path.join(path, "rows-00000002.npz")).toarray()
+    >>> data, indices, indptr, shape = (
+    ...     np.load(os.path.join(path, f"{name}.npy"), mmap_mode="r")
+    ...     for name in ("data", "indices", "indptr", "shape")
+    ... )
+    >>> J = scipy.sparse.csr_array((data, indices, indptr), shape=tuple(shape))
+    >>> J[8:].toarray()
     array([[0., 0., 6.]])
-    >>> read_matrix(path).shape
-    (9, 3)
     """
     path = Path(path)
     if np.shape(shape) != (2,):
@@ -232,22 +251,14 @@ def write_csr_blocks(
     m, n = (_validation.nonnegative_integer("shape", size) for size in shape)
     check_output_folder(path)
     dtype, row = None, 0
-    described: list[dict[str, Any]] = []
-    with complete_or_absent_folder(path) as part:
+    with (
+        complete_or_absent_folder(path) as part,
+        csr_folder.Writer(part, (m, n), wrap) as writer,
+    ):
         for item in blocks:
             J = _rows_of(item, row, (m, n), dtype)
-            file = part / f"rows-{len(described):08d}.npz"
-            _write_npz(file, J, wrap, checked=True, named=path)
-            size = file.stat().st_size
-            described.append(
-                {
-                    "file": file.name,
-                    "first_row": row,
-                    "rows": J.shape[0],
-                    "nnz": int(J.nnz),
-                    "bytes": size,
-                }
-            )
+            with naming(path):
+                writer.append(J)
             dtype, row = J.dtype, row + J.shape[0]
             del item, J  # before the next one is made
         if row != m:
@@ -255,16 +266,8 @@ def write_csr_blocks(
                 f"blocks must cover all {m} rows, as shape is ({m}, {n}), but they end before "
                 f"row {row}"
             )
-        matrix = {
-            "format": FORMAT,
-            "version": VERSION,
-            "shape": [m, n],
-            "nnz": sum(block["nnz"] for block in described),
-            "dtype": "float64" if dtype is None else str(dtype),
-            "blocks": described,
-        }
-        with complete_or_absent(part / MANIFEST, path) as manifest:
-            manifest.write(json.dumps(matrix, indent=1).encode())
+        with naming(path):
+            writer.finish()
 
 
 def write_vector(path: str | os.PathLike[str], x: NDArray[Any]) -> None:
@@ -311,38 +314,6 @@ class _Plain:
 
     def write(self, data: Any) -> int:
         return self._file.write(data)
-
-
-def _write_npz(
-    path: Path,
-    J: scipy.sparse.csr_array,
-    wrap: Callable[[IO[bytes]], IO[bytes]] | None,
-    *,
-    checked: bool = False,
-    named: Path | None = None,
-) -> None:
-    arrays: dict[str, Any] = {
-        "data": J.data,
-        "indices": J.indices,
-        "indptr": J.indptr,
-        "shape": J.shape,
-        "format": b"csr",
-        "_is_array": True,
-    }
-    if checked:
-        # The archive's own checksums do not serve a reader of parts. SciPy ignores other names.
-        arrays |= {
-            f"{name}{CHECKSUMS}": checksums(arrays[name]) for name in ("data", "indices", "indptr")
-        }
-    # This is what scipy.sparse.save_npz writes. NumPy before 2.1 leaves its archive open when a
-    # write fails, and complains on stderr.
-    with (
-        complete_or_absent(path, named) as file,
-        zipfile.ZipFile(file if wrap is None else wrap(file), "w") as archive,
-    ):
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _rows_of(
@@ -395,7 +366,7 @@ def _rows_of(
 def _read(path: Path) -> Any:
     name = path.name.lower()
     if name.endswith(".npy"):
-        reader: Callable[[Path], Any] = _read_npy
+        reader: Callable[[Path], Any] = npy.load
     elif name.endswith(".npz"):
         reader = npz.read
     elif name.endswith((".mtx", ".mtx.gz")):
@@ -403,7 +374,7 @@ def _read(path: Path) -> Any:
     else:
         raise ValueError(
             f"{path} is of an unknown format: {_FORMATS} are read, and by read_matrix a folder "
-            f"with its {MANIFEST}"
+            "of write_csr_blocks"
         )
     with path.open("rb") as file:  # raises the system's own error if it is missing or a folder
         if not file.read(1):
@@ -416,14 +387,3 @@ def _read(path: Path) -> Any:
         raise ValueError(
             f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}"
         ) from None
-
-
-def _read_npy(path: Path) -> Any:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        shape, _, dtype = npy.header(file)
-        npy.check_size(shape, dtype, size - file.tell())
-        if size < _MAPPED or 0 in shape:
-            file.seek(0)
-            return np.load(file, allow_pickle=False)
-    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -39,8 +39,6 @@ from sparsejac._kernels import compile as _compile
 from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import numbers as _numbers
 from sparsejac._matrix import registry as _registry
-from sparsejac._matrix import stored as _stored
-from sparsejac._matrix import stored_files as _stored_files
 from sparsejac._system import locks as _locks
 from sparsejac._system import progress as _progress
 
@@ -151,7 +149,7 @@ PLACES = {
     "memmap": (memmap, dense, "A.npy"),
     "csr": (mapped_csr, sparse, "data.npy"),
     "csr's columns": (mapped_csr, sparse, "indices.npy"),
-    "blocks": (blocks, sparse, "A/rows-*"),
+    "blocks": (blocks, sparse, "A/*.npy"),
     "cool": (cool, sparse, "A.cool"),
     "h5py": (hdf5, dense, None),
     "zarr": (zarr_array, dense, None),
@@ -518,7 +516,6 @@ def test_a_mapped_file_is_replaced_before_it_is_handed_over(tmp_path):
 def reads(place, monkeypatch, act):
     """Call `act` before each read of a pass."""
     owner, name = {
-        "blocks": (_stored_files, "fill"),
         "cool": (h5py.Dataset, "read_direct"),
     }.get(place, (_numbers, "read_at"))
     read = getattr(owner, name)
@@ -976,9 +973,7 @@ opens = [
     lambda: JacobianBuilder(folder + "/f"),
     lambda: JacobianBuilder(folder + "/A.npy"),
     lambda: JacobianBuilder(M, rows="stored"),
-    lambda: kept[3:50],
-    lambda: list(kept),
-    lambda: kept.operator() @ np.ones(60),
+    lambda: read_matrix(folder + "/f"),
 ]
 for one in opens:
     one()
@@ -1037,7 +1032,7 @@ def test_interrupted_while_files_are_opened(tmp_path, seconds):
 def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeypatch):
     monkeypatch.setattr(_numbers, "_mappings", list)  # it would read many lines
     A, left = PLACES[place][0](tmp_path), [0]
-    ours = (_stored.__file__, _stored_files.__file__, _dense.__file__, _numbers.__file__)
+    ours = (_dense.__file__, _numbers.__file__)
 
     def trace(frame, event, _):
         caller = frame.f_back.f_code.co_filename  # contextlib is traced for our calls only
@@ -1065,15 +1060,6 @@ def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeyp
             sys.settrace(others)
         assert held() == before, f"interrupted at line {n}"
     assert n > 20
-
-
-def test_an_iteration_that_is_left(tmp_path):
-    stored = io.read_matrix(blocks(tmp_path))
-    before, iteration = held(), iter(stored)
-    next(iteration)
-    assert held() != before
-    del iteration
-    nothing_left(before)
 
 
 # --- no signal ------------------------------------------------------------------------------------
@@ -1178,12 +1164,11 @@ def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
     large = scipy.sparse.eye_array(100_000, format="csr")
     in_memory = JacobianBuilder(dense(), workers=WORKERS).operator(x)
     streamed = [JacobianBuilder(path, rows="stored", workers=WORKERS).operator(x) for path in paths]
-    stored = io.read_matrix(paths[1])
     acts = {
         "makes a builder": lambda: JacobianBuilder(large, rows="stored"),
         "adds": lambda: in_memory.T @ np.ones(K * K),
         "streams": lambda: [operator.column_norms() for operator in streamed],
-        "opens": lambda: (JacobianBuilder(paths[1]), stored[3:8]),
+        "opens": lambda: (JacobianBuilder(paths[1]), io.read_matrix(paths[1])[3:8]),
         "compiles": compiled,
         "shows a bar": shown,
     }
@@ -1247,40 +1232,6 @@ def test_forked_while_another_thread_imports(work, module):
     # h5py may register its handlers during the fork. It then releases a lock that it has not taken,
     # and says so.
     assert (done.stdout, "" if "h5py" in done.stderr else done.stderr) == ("18\n", "")
-
-
-@forks
-def test_a_reader_may_fork(tmp_path):
-    """The child of a thread that reads goes on reading.
-
-    It drops what other threads of its parent had open.
-    """
-    stored = io.read_matrix(blocks(tmp_path))
-
-    def reads_on():
-        out = np.empty(stored.nnz)
-        stored.read("data", 0, stored.nnz, out)
-        return int(not (out == sparse().data).all())
-
-    with stored.open():
-        assert forked(reads_on) == 0
-        assert reads_on() == 0
-    opened, stop = threading.Event(), threading.Event()
-
-    def other():
-        with stored.open():
-            stored.read("data", 0, stored.nnz, np.empty(stored.nnz))
-            opened.set()
-            stop.wait(60)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    opened.wait(60)
-    assert stored._held
-    assert forked(lambda: len(stored._held)) == 0
-    stop.set()
-    thread.join()
-    assert not stored._held
 
 
 @forks
@@ -1425,8 +1376,7 @@ PLACES_OF_FAILURE = [
     (_pool._Job, "_wait"), (_pool._Thread, "lives"),
     (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"),
     (_pool, "_leave_no_record"), (_pool, "_run"), (_pool, "_serve"),
-    (_pool, "_taken_lock"), (_stored, "File"), (_numbers, "File"),
-    (_stream, "Room"), (_stream, "frozen"),
+    (_pool, "_taken_lock"), (_numbers, "File"), (_stream, "Room"), (_stream, "frozen"),
 ]  # fmt: skip
 
 

@@ -100,8 +100,10 @@ def test_missing_and_unknown(folder):
     with pytest.raises(FileNotFoundError, match=r"none\.npy"):
         io.read_matrix("none.npy")
     (folder / "folder.npy").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"folder\.npy"):
+    with pytest.raises(ValueError, match=r"folder\.npy is not the folder of a CSR matrix"):
         io.read_matrix("folder.npy")
+    with pytest.raises(IsADirectoryError, match=r"folder\.npy"):
+        io.read_vector("folder.npy")
     for name in ("a.txt", "a", "a.csv"):
         (folder / name).write_text("1 2\n")
         with pytest.raises(
@@ -481,61 +483,108 @@ def test_blanks_comments_and_ends_of_lines(folder, block, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"MatrixMarket matrix coordinate real general\n1 1 0\n", "its first line must begin with %%MatrixMarket"),
+        (b"MatrixMarket matrix coordinate real general\n1 1 0\n",
+         "its first line must begin with %%MatrixMarket"),
         (b"\n", "its first line must begin with"),
-        (b"\xef\xbb\xbf%%MatrixMarket matrix coordinate real general\n1 1 0\n", "its first line must begin with"),
-        (raw("matrix coordinate real\n1 1 0\n"), "its first line must be '%%MatrixMarket matrix FORMAT FIELD SYMMETRY', got"),
+        (b"\xef\xbb\xbf%%MatrixMarket matrix coordinate real general\n1 1 0\n",
+         "its first line must begin with"),
+        (raw("matrix coordinate real\n1 1 0\n"),
+         "its first line must be '%%MatrixMarket matrix FORMAT FIELD SYMMETRY', got"),
         (raw("matrix coordinate real general x\n1 1 0\n"), "its first line must be"),
-        (raw("vector coordinate real general\n4 2\n1 1\n9 1\n"), "the object in line 1 must be matrix, got 'vector'"),
-        (raw("vector array real general\n3\n1\n2\n3\n"), "the object in line 1 must be matrix, got 'vector'"),
-        (raw("matrix sparse real general\n1 1 0\n"), "the format in line 1 must be coordinate or array, got 'sparse'"),
-        (raw("matrix array float general\n1 1\n1\n"), "the field in line 1 must be real or .*, got 'float'"),
-        (raw("matrix array real lower\n1 1\n1\n"), "the symmetry in line 1 must be general or .*, got 'lower'"),
-        (raw("matrix array pattern general\n1 1\n1\n"), "a pattern must be coordinate, and .* line 1 says array pattern"),
-        (raw("matrix coordinate pattern skew-symmetric\n2 2 1\n2 1\n"), "a pattern must be .*pattern skew-symmetric"),
-        (raw("matrix coordinate pattern hermitian\n2 2 1\n2 1\n"), "a pattern must be .*pattern hermitian"),
-        (raw("matrix array unsigned-integer skew-symmetric\n2 2\n1\n"), "line 1 says unsigned-integer skew-symmetric, and half of such"),
-        (raw("matrix coordinate real general\n"), "line 2 must be the numbers of rows, columns and entries, got ''"),
+        (raw("vector coordinate real general\n4 2\n1 1\n9 1\n"),
+         "the object in line 1 must be matrix, got 'vector'"),
+        (raw("vector array real general\n3\n1\n2\n3\n"),
+         "the object in line 1 must be matrix, got 'vector'"),
+        (raw("matrix sparse real general\n1 1 0\n"),
+         "the format in line 1 must be coordinate or array, got 'sparse'"),
+        (raw("matrix array float general\n1 1\n1\n"),
+         "the field in line 1 must be real or .*, got 'float'"),
+        (raw("matrix array real lower\n1 1\n1\n"),
+         "the symmetry in line 1 must be general or .*, got 'lower'"),
+        (raw("matrix array pattern general\n1 1\n1\n"),
+         "a pattern must be coordinate, and .* line 1 says array pattern"),
+        (raw("matrix coordinate pattern skew-symmetric\n2 2 1\n2 1\n"),
+         "a pattern must be .*pattern skew-symmetric"),
+        (raw("matrix coordinate pattern hermitian\n2 2 1\n2 1\n"),
+         "a pattern must be .*pattern hermitian"),
+        (raw("matrix array unsigned-integer skew-symmetric\n2 2\n1\n"),
+         "line 1 says unsigned-integer skew-symmetric, and half of such"),
+        (raw("matrix coordinate real general\n"),
+         "line 2 must be the numbers of rows, columns and entries, got ''"),
         (raw("matrix coordinate real general\n1 1 1"), "its last line does not end"),
-        (raw("matrix coordinate real general\n1 1\n1 1 1\n"), "line 2 must be the numbers of .*, got '1 1'"),
+        (raw("matrix coordinate real general\n1 1\n1 1 1\n"),
+         "line 2 must be the numbers of .*, got '1 1'"),
         (raw("matrix coordinate real general\n1 1 1 7\n1 1 1\n"), "line 2 must be the numbers of"),
-        (raw("matrix coordinate real general\n%\n-1 1 0\n"), "line 3 must be the numbers of .*, got '-1 1 0'"),
+        (raw("matrix coordinate real general\n%\n-1 1 0\n"),
+         "line 3 must be the numbers of .*, got '-1 1 0'"),
         (raw("matrix coordinate real general\n1.0 1 0\n"), "line 2 must be the numbers of"),
-        (raw("matrix array real general\n1 1 1\n1\n"), "line 2 must be the numbers of rows and columns, got '1 1 1'"),
-        (raw("matrix coordinate real general\n" + "1" * 100_000 + " 1 1\n1 1 1\n"), "line 2 must be the numbers of"),
-        (raw("matrix coordinate real general\n99999999999999999999 3 0\n"), r"sizes in line 2 must be below 2\*\*63"),
-        (raw("matrix coordinate real symmetric\n2 3 0\n"), "a symmetric matrix must be square, but line 2 says 2 rows and 3"),
-        (raw("matrix array real skew-symmetric\n3 2\n1\n2\n"), "a skew-symmetric matrix must be square"),
+        (raw("matrix array real general\n1 1 1\n1\n"),
+         "line 2 must be the numbers of rows and columns, got '1 1 1'"),
+        (raw("matrix coordinate real general\n" + "1" * 100_000 + " 1 1\n1 1 1\n"),
+         "line 2 must be the numbers of"),
+        (raw("matrix coordinate real general\n99999999999999999999 3 0\n"),
+         r"sizes in line 2 must be below 2\*\*63"),
+        (raw("matrix coordinate real symmetric\n2 3 0\n"),
+         "a symmetric matrix must be square, but line 2 says 2 rows and 3"),
+        (raw("matrix array real skew-symmetric\n3 2\n1\n2\n"),
+         "a skew-symmetric matrix must be square"),
         (raw("matrix array complex hermitian\n3 2\n1 0\n"), "a hermitian matrix must be square"),
-        (raw("matrix coordinate real general\n3 3 99999999999\n1 1 1\n"), "truncated: line 2 says that 99999999999 lines follow"),
-        (raw("matrix array real general\n99999 99999\n1\n"), "truncated: line 2 says that 9999800001 lines follow"),
-        (raw("matrix coordinate pattern general\n3 3 4\n1 1\n2 2\n3 3\n\n\n\n"), "truncated: it has 3 lines .* says 4"),
-        (raw("matrix array real general\n2 2\n1\n2\n3.5\n"), "truncated: it has 3 lines with entries where its size line says 4"),
-        (raw("matrix array real symmetric\n2 2\n1\n2\n3\n4\n"), "line 6, '4', is one more than the 3 lines"),
-        (raw("matrix array real skew-symmetric\n2 2\n0\n1\n0\n"), "line 4, '1', is one more than the 1 lines"),
+        (raw("matrix coordinate real general\n3 3 99999999999\n1 1 1\n"),
+         "truncated: line 2 says that 99999999999 lines follow"),
+        (raw("matrix array real general\n99999 99999\n1\n"),
+         "truncated: line 2 says that 9999800001 lines follow"),
+        (raw("matrix coordinate pattern general\n3 3 4\n1 1\n2 2\n3 3\n\n\n\n"),
+         "truncated: it has 3 lines .* says 4"),
+        (raw("matrix array real general\n2 2\n1\n2\n3.5\n"),
+         "truncated: it has 3 lines with entries where its size line says 4"),
+        (raw("matrix array real symmetric\n2 2\n1\n2\n3\n4\n"),
+         "line 6, '4', is one more than the 3 lines"),
+        (raw("matrix array real skew-symmetric\n2 2\n0\n1\n0\n"),
+         "line 4, '1', is one more than the 1 lines"),
         (raw("matrix array real general\n0 0\n1\n"), "line 3, '1', is one more than the 0 lines"),
-        (raw("matrix coordinate real general\n3 3 1\n1 1 1\n2 2 2\n"), "line 4, '2 2 2', is one more than the 1 lines"),
-        (raw("matrix array real general\n2 2\n1 9\n2\n3\n4\n"), "line 3, '1 9', must be a real number, as the header says"),
-        (raw("matrix coordinate real general\n1 1 1\n% c\n1 1 1\n"), "line 3, '% c', must be .*; comments stand before the size line"),
-        (raw("matrix coordinate real general\n1 1 1\n" + "1" * 200_000), "line 3, '1{60}…', must be a row"),
+        (raw("matrix coordinate real general\n3 3 1\n1 1 1\n2 2 2\n"),
+         "line 4, '2 2 2', is one more than the 1 lines"),
+        (raw("matrix array real general\n2 2\n1 9\n2\n3\n4\n"),
+         "line 3, '1 9', must be a real number, as the header says"),
+        (raw("matrix coordinate real general\n1 1 1\n% c\n1 1 1\n"),
+         "line 3, '% c', must be .*; comments stand before the size line"),
+        (raw("matrix coordinate real general\n1 1 1\n" + "1" * 200_000),
+         "line 3, '1{60}…', must be a row"),
         (raw("matrix coordinate real general\n1 1 1\n1 1 1\r1 1 1\n"), "line 3, .* must be a row"),
-        (raw("matrix coordinate real general\n2 2 1\n0 1 1\n"), "line 3, '0 1 1', has a row outside 1 … 2"),
-        (raw("matrix coordinate real general\n2 2 1\n3 1 1\n"), "line 3, '3 1 1', has a row outside 1 … 2"),
-        (raw("matrix coordinate real general\n9 2 2\n\n9 1 1\n\n1 3 1\n"), "line 6, '1 3 1', has a column outside 1 … 2"),
-        (raw("matrix coordinate pattern symmetric\n2 2 1\n2 0\n"), "line 3, '2 0', has a column outside 1 … 2"),
-        (raw("matrix coordinate real general\n2 2 1\n4294967297 1 1\n"), "line 3, '4294967297 1 1', has a row outside 1 … 2"),
-        (raw("matrix coordinate real general\n2 2 1\n1 99999999999999999999999 1\n"), "has a column outside 1 … 2"),
-        (raw("matrix coordinate integer general\n1 1 1\n1 1 9223372036854775808\n"), "has an integer outside -9223372036854775808 … 92"),
-        (raw("matrix array integer general\n1 1\n-9223372036854775809\n"), "line 3, .*, has an integer outside"),
-        (raw("matrix array unsigned-integer general\n1 1\n18446744073709551616\n"), "line 3, .*, has an integer outside 0 … "),
-        (raw("matrix coordinate real general\n2 2 2\n1 1 inf\n2 2 -1D999\n"), "line 4, '2 2 -1D999', has a number that is too large"),
-        (raw("matrix array complex general\n1 1\n1 1e400\n"), "line 3, '1 1e400', has a number that is too large for float64"),
-        (raw("matrix coordinate real symmetric\n2 2 1\n2 1 1e400\n"), "has a number that is too large for float64"),
-        (raw("matrix array integer skew-symmetric\n2 2\n-9223372036854775808\n"), "has an integer whose negative does not fit into int64"),
-        (raw("matrix coordinate integer skew-symmetric\n2 2 1\n2 1 -9223372036854775808\n"), "has an integer whose negative does not fit into int64"),
-        (raw("matrix coordinate real skew-symmetric\n2 2 2\n2 1 1\n2 2 1D-9\n"), "line 4, .* is on the diagonal, which is zero in"),
-        (raw("matrix coordinate complex hermitian\n2 2 2\n2 1 1 1\n2 2 1 0.5\n"), "line 4, .* is on the diagonal, which is real in"),
-        (raw("matrix array complex hermitian\n2 2\n1 0\n2 3\n4 1\n"), "line 5, '4 1', is on the diagonal, which is real in a hermitian"),
+        (raw("matrix coordinate real general\n2 2 1\n0 1 1\n"),
+         "line 3, '0 1 1', has a row outside 1 … 2"),
+        (raw("matrix coordinate real general\n2 2 1\n3 1 1\n"),
+         "line 3, '3 1 1', has a row outside 1 … 2"),
+        (raw("matrix coordinate real general\n9 2 2\n\n9 1 1\n\n1 3 1\n"),
+         "line 6, '1 3 1', has a column outside 1 … 2"),
+        (raw("matrix coordinate pattern symmetric\n2 2 1\n2 0\n"),
+         "line 3, '2 0', has a column outside 1 … 2"),
+        (raw("matrix coordinate real general\n2 2 1\n4294967297 1 1\n"),
+         "line 3, '4294967297 1 1', has a row outside 1 … 2"),
+        (raw("matrix coordinate real general\n2 2 1\n1 99999999999999999999999 1\n"),
+         "has a column outside 1 … 2"),
+        (raw("matrix coordinate integer general\n1 1 1\n1 1 9223372036854775808\n"),
+         "has an integer outside -9223372036854775808 … 92"),
+        (raw("matrix array integer general\n1 1\n-9223372036854775809\n"),
+         "line 3, .*, has an integer outside"),
+        (raw("matrix array unsigned-integer general\n1 1\n18446744073709551616\n"),
+         "line 3, .*, has an integer outside 0 … "),
+        (raw("matrix coordinate real general\n2 2 2\n1 1 inf\n2 2 -1D999\n"),
+         "line 4, '2 2 -1D999', has a number that is too large"),
+        (raw("matrix array complex general\n1 1\n1 1e400\n"),
+         "line 3, '1 1e400', has a number that is too large for float64"),
+        (raw("matrix coordinate real symmetric\n2 2 1\n2 1 1e400\n"),
+         "has a number that is too large for float64"),
+        (raw("matrix array integer skew-symmetric\n2 2\n-9223372036854775808\n"),
+         "has an integer whose negative does not fit into int64"),
+        (raw("matrix coordinate integer skew-symmetric\n2 2 1\n2 1 -9223372036854775808\n"),
+         "has an integer whose negative does not fit into int64"),
+        (raw("matrix coordinate real skew-symmetric\n2 2 2\n2 1 1\n2 2 1D-9\n"),
+         "line 4, .* is on the diagonal, which is zero in"),
+        (raw("matrix coordinate complex hermitian\n2 2 2\n2 1 1 1\n2 2 1 0.5\n"),
+         "line 4, .* is on the diagonal, which is real in"),
+        (raw("matrix array complex hermitian\n2 2\n1 0\n2 3\n4 1\n"),
+         "line 5, '4 1', is on the diagonal, which is real in a hermitian"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["m.mtx", "m.mtx.gz"])
@@ -763,7 +812,10 @@ def test_an_index_outside(folder, capsys, format_, far):
             changed = array.copy()
             changed[place] = far
             saved(matrix, **{name: changed})
-            words = rf"its {name}\[{place}\] is {far}, outside 0 … 3: write it anew with scipy\.sparse\.save_npz"
+            words = (
+                rf"its {name}\[{place}\] is {far}, outside 0 … 3: write it anew with "
+                r"scipy\.sparse\.save_npz"
+            )
             for read in (io.read_matrix, io.read_vector):
                 with pytest.raises(ValueError, match=rf"m\.npz cannot be read as .*: {words}"):
                     read("m.npz")
@@ -811,14 +863,17 @@ def test_an_index_that_is_none_of_int64(folder, format_):
 @pytest.mark.parametrize(
     ("format_", "changes", "words"),
     [
-        ("csr", {"indptr": [0, 2, 3, 5, 7]}, "its 'indptr' must rise from 0 to its 6 values: .*save_npz, after A.prune"),
+        ("csr", {"indptr": [0, 2, 3, 5, 7]},
+         "its 'indptr' must rise from 0 to its 6 values: .*save_npz, after A.prune"),
         ("csr", {"indptr": [0, 2, 3, 5, 5]}, "its 'indptr' must rise from 0 to its 6 values"),
         ("csc", {"indptr": [1, 2, 3, 5, 6]}, "its 'indptr' must rise from 0"),
         ("csr", {"indptr": [0, 5, 3, 5, 6]}, "its 'indptr' must rise from 0"),
         ("csr", {"indptr": [0, -2, 3, 5, 6]}, "its 'indptr' must rise from 0"),
         ("csr", {"indptr": [0, 2**40, 3, 5, 6]}, "its 'indptr' must rise from 0"),
-        ("csr", {"indptr": [0, 2, 3, 6]}, r"its 'indptr' must be a vector of length 5, got shape \(4,\)"),
-        ("csc", {"indptr": [[0, 2, 3, 5, 6]]}, r"its 'indptr' must be a vector of length 5, got shape \(1, 5\)"),
+        ("csr", {"indptr": [0, 2, 3, 6]},
+         r"its 'indptr' must be a vector of length 5, got shape \(4,\)"),
+        ("csc", {"indptr": [[0, 2, 3, 5, 6]]},
+         r"its 'indptr' must be a vector of length 5, got shape \(1, 5\)"),
         ("csr", {"shape": [5, 4]}, "its 'indptr' must be a vector of length 6"),
         ("csr", {"shape": [4, 3]}, r"its indices\[2\] is 3, outside 0 … 2"),
         ("csr", {"shape": [0, 0]}, "its 'indptr' must be a vector of length 1"),
@@ -830,12 +885,16 @@ def test_an_index_that_is_none_of_int64(folder, format_):
         ("coo", {"shape": np.array([2**63, 4], np.uint64)}, r"its 'shape' must be below 2\*\*63"),
         ("csr", {"indices": [0, 2, 3, 0, 2]}, "its 'indices' must be a vector of length 6"),
         ("csr", {"indices": [0.0, 2, 3, 0, 2, 1]}, "its 'indices' must be integers, got float64"),
-        ("csr", {"indptr": np.array([0, 2, 3, 5, 6], "f4")}, "its 'indptr' must be integers, got float32"),
+        ("csr", {"indptr": np.array([0, 2, 3, 5, 6], "f4")},
+         "its 'indptr' must be integers, got float32"),
         ("csr", {"data": [1.0, 2, 3]}, "its 'indices' must be a vector of length 3"),
         ("csr", {"data": [[1.0, 2, 3, 4, 5, 6]]}, "its 'data' must be a vector, got shape"),
-        ("csr", {"data": np.zeros(6, "f2")}, "its 'data' are float16, which SciPy's sparse routines refuse"),
-        ("csr", {"data": np.zeros(6, "U3")}, "its array 'data' cannot be read: its dtype is <U3, which is not numeric"),
-        ("csr", {"data": np.zeros(6, "O")}, "its array 'data' cannot be read: it holds Python objects"),
+        ("csr", {"data": np.zeros(6, "f2")},
+         "its 'data' are float16, which SciPy's sparse routines refuse"),
+        ("csr", {"data": np.zeros(6, "U3")},
+         "its array 'data' cannot be read: its dtype is <U3, which is not numeric"),
+        ("csr", {"data": np.zeros(6, "O")},
+         "its array 'data' cannot be read: it holds Python objects"),
         ("csr", {"data": np.zeros(6, "M8[s]")}, "its array 'data' cannot be read: its dtype is"),
         ("csr", {"data": None}, "it has no array 'data'"),
         ("csr", {"indptr": None}, "it has no array 'indptr'"),
@@ -845,9 +904,11 @@ def test_an_index_that_is_none_of_int64(folder, format_):
         ("csr", {"format": "lil"}, "its format is 'lil', and csr, csc, bsr, coo, dia are read"),
         ("csr", {"format": b"coo"}, "it has no array 'row'"),
         ("csr", {"format": [b"csr", b"csc"]}, "its format is .*, and csr, csc"),
-        ("csr", {"format": 3}, "its array 'format' cannot be read: its dtype is int64, which is not text"),
+        ("csr", {"format": 3},
+         "its array 'format' cannot be read: its dtype is int64, which is not text"),
         ("coo", {"row": [0, 1, 2]}, "its 'row' must be a vector of length 6"),
-        ("coo", {"coords": np.zeros((2, 6), int), "shape": [4]}, r"it has indices of 2 axes, and its 'shape' is \(4,\)"),
+        ("coo", {"coords": np.zeros((2, 6), int), "shape": [4]},
+         r"it has indices of 2 axes, and its 'shape' is \(4,\)"),
         ("coo", {"coords": np.zeros((3, 6), int)}, "it has indices of 3 axes, and its 'shape' is"),
         ("coo", {"coords": np.full((2, 6), 7)}, r"its coords\[0\]\[0\] is 7, outside 0 … 3"),
         ("dia", {"offsets": [0, 1]}, "its 'offsets' must be a vector of length"),
@@ -879,7 +940,11 @@ import numpy as np, scipy.sparse as sp
 from sparsejac import io
 rng = np.random.default_rng(int(sys.argv[1]))
 B = np.array([[1.5, 0, 2, 0], [0, 0, 0, 3], [4, 0, 5, 0], [0, 6, 0, 0]])
-matrices = [sp.coo_array(A).asformat(f) for A in (B, B[:1], B[:, :1]) for f in ("csr", "csc", "coo", "dia", "bsr")]
+matrices = [
+    sp.coo_array(A).asformat(f)
+    for A in (B, B[:1], B[:, :1])
+    for f in ("csr", "csc", "coo", "dia", "bsr")
+]
 refused = read = 0
 for _ in range(int(sys.argv[2])):
     sp.save_npz("g.npz", matrices[rng.integers(len(matrices))], compressed=False)
@@ -894,7 +959,8 @@ for _ in range(int(sys.argv[2])):
         if kind <= 1 and array.dtype.kind == "i":
             array = array.astype("i8")
             low = -3 if name != "shape" else 0
-            array.flat[rng.integers(array.size)] = rng.choice([low, -low, 1, 2, 5, 9, 10**6 if low else 7, 2**40 if low else 3])
+            numbers = [low, -low, 1, 2, 5, 9, 10**6 if low else 7, 2**40 if low else 3]
+            array.flat[rng.integers(array.size)] = rng.choice(numbers)
             arrays[name] = array
         elif kind == 2:
             arrays[name] = array[:-1]
@@ -902,7 +968,8 @@ for _ in range(int(sys.argv[2])):
             arrays[name] = array.reshape(1, -1)
         else:
             with warnings.catch_warnings(action="ignore"):
-                arrays[name] = array.astype(["f8", "i2", "u8", "c16", "bool", "f2"][rng.integers(6)])
+                kinds = ["f8", "i2", "u8", "c16", "bool", "f2"]
+                arrays[name] = array.astype(kinds[rng.integers(6)])
     np.savez("m.npz", **arrays)
     warnings.simplefilter("error")
     for reader in (io.read_matrix, io.read_vector):
@@ -914,7 +981,8 @@ for _ in range(int(sys.argv[2])):
             continue
         read += 1
         if sp.issparse(found):
-            found.toarray(), found.tocsr().tocsc(), found @ np.ones(found.shape[1]), found.T @ np.ones(found.shape[0])
+            found.toarray(), found.tocsr().tocsc()
+            found @ np.ones(found.shape[1]), found.T @ np.ones(found.shape[0])
 print(refused, read)
 """
 
@@ -1000,15 +1068,21 @@ def streamed(path):
         (lambda: np.save("m.npy", scipy.sparse.csr_array(np.eye(3)), allow_pickle=True),
          (r"it holds Python objects, which are not opened \(NumPy's allow_pickle\): save a sparse "
          r"matrix with scipy\.sparse\.save_npz")),
-        (lambda: np.save("m.npy", np.array([[None]]), allow_pickle=True), "it holds Python objects"),
-        (lambda: Path("m.npy").write_bytes(pickle.dumps(scipy.sparse.csr_array(np.eye(3)))), "with scipy.sparse.save_npz"),
+        (lambda: np.save("m.npy", np.array([[None]]), allow_pickle=True),
+         "it holds Python objects"),
+        (lambda: Path("m.npy").write_bytes(pickle.dumps(scipy.sparse.csr_array(np.eye(3)))),
+         "with scipy.sparse.save_npz"),
         (lambda: np.save("m.npy", np.array([["a"]])), "its dtype is <U1, which is not numeric"),
         (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x07\x00" + b" " * 99), "its version is 7.0"),
-        (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\x00{"), "its header has 1 bytes, and 255 were announced"),
-        (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\x03\x00{{{"), "its header is damaged"),
+        (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\x00{"),
+         "its header has 1 bytes, and 255 were announced"),
+        (lambda: Path("m.npy").write_bytes(b"\x93NUMPY\x01\x00\x03\x00{{{"),
+         "its header is damaged"),
         (lambda: write_npy((3, -3), 72), r"its shape is \(3, -3\), with a negative length"),
-        (lambda: write_npy((3, 3), 71), r"(has 71 bytes of numbers where 72 are needed for its shape \(3, 3\)|it is truncated)"),
-        (lambda: write_npy((3, 3), 80), "has 80 bytes of numbers where 72 are needed .* or more than one array was saved to it"),
+        (lambda: write_npy((3, 3), 71),
+         r"(has 71 bytes of numbers where 72 are needed for its shape \(3, 3\)|it is truncated)"),
+        (lambda: write_npy((3, 3), 80),
+         "has 80 bytes of numbers where 72 are needed .* or more than one array was saved to it"),
         (lambda: write_npy((2**40, 2**40), 80), "truncated"),
     ],
 )  # fmt: skip
@@ -1130,7 +1204,7 @@ def test_permissions_are_those_of_the_umask_or_of_the_file_before(folder, mask):
     finally:
         os.umask(before)
     modes = [
-        stat.S_IMODE(os.stat(name).st_mode) for name in ("new.npy", "old.npy", "J", "J/matrix.json")
+        stat.S_IMODE(os.stat(name).st_mode) for name in ("new.npy", "old.npy", "J", "J/data.npy")
     ]
     assert modes == [0o666 & ~mask, 0o640, 0o777 & ~mask, 0o666 & ~mask]
 

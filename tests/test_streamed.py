@@ -697,7 +697,7 @@ def test_what_cannot_be_streamed(sources, tmp_path):
     for source, message in [
         (
             str(tmp_path / "A.mtx"),
-            r"A may be the path of a \.npy, a \.cool, or a folder of row blocks, got '.*A\.mtx'",
+            r"may be the path of a \.npy, a \.cool, or a folder of write_csr_blocks, got .*A\.mtx",
         ),
         (sources.npy(np.ones((3, 4))), r"A must be a square matrix, got shape \(3, 4\)"),
         (sources.npy(np.ones(4)), r"A must be a square matrix, got shape \(4,\)"),
@@ -986,11 +986,11 @@ def test_a_child_that_is_forked_during_a_pass(sources):
 
     parent, slow = os.getpid(), []
     operators = [JacobianBuilder(rows).operator(x)]
-    stored = JacobianBuilder(io.read_matrix(sources.folder_of_blocks(A)), rows="stored")
+    stored = JacobianBuilder(sources.folder_of_blocks(A), rows="stored")
     operators.append(stored.operator(x))
     slow.append(True)
     began.clear()
-    with stored._rows.entries.source.data.stored.open():
+    with stored._rows.entries.source.data.opened():
         thread = threading.Thread(target=operators[0].column_norms)
         thread.start()
         began.wait()

@@ -6,12 +6,15 @@ import io
 import math
 import warnings
 import zipfile
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _PIECE = 2**24  # how many bytes are read from an archive at a time
+# A smaller array is read: an empty one cannot be mapped, and a small one need not be.
+_MAPPED = 2**16
 _MAX_HEADER = 2**16  # bytes of a header; the header of an array of numbers has about 100
 _PICKLED = (
     "it holds Python objects, which are not opened (NumPy's allow_pickle): "
@@ -77,6 +80,20 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int) -> None
             f"it has {found} bytes of numbers where {needed} are needed for its shape {shape}: "
             "its header is damaged, or more than one array was saved to it"
         )
+
+
+def load(path: Path) -> NDArray[Any]:
+    """The array in a ``.npy``, which is mapped if it is large."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        shape, _, dtype = header(file)
+        check_size(shape, dtype, size - file.tell())
+        if size < _MAPPED or 0 in shape:
+            file.seek(0)
+            array: NDArray[Any] = np.load(file, allow_pickle=False)
+            return array
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,10 +14,32 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .._system.locks import Turn
 from .buffers import Room
-from .stored_files import File, read_at
 
-_PIECE = 2**26  # bytes of one read; macOS refuses 2**31
+_PIECE = 2**26  # bytes of one read: macOS refuses 2**31
+_seeking = Turn()  # for systems that cannot read from a place without going there first
+
+
+class File(io.FileIO):
+    """An open file that is closed without a warning when nothing refers to it.
+
+    The descriptor of `os.open` is lost if Ctrl-C comes before it is stored. C code alone makes this
+    object, and closes it.
+    """
+
+    __del__ = io.FileIO.close
+
+
+def read_at(descriptor: int, out: memoryview, offset: int) -> int:
+    """Read from a place in a file, and return the number of bytes. Threads may read at once."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [out], offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(out))
+    out[: len(data)] = data
+    return len(data)
 
 
 class Numbers(Protocol):

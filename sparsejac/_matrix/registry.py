@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._validation import Order, Rows, Uplo
-from . import npy, pixels
+from . import csr_folder, npy, pixels
 from .buffers import Room
 from .conversions import completed, csr_arrays
 from .csr import CsrSource
@@ -25,6 +23,7 @@ from .layout import is_wanted_transposed
 from .memory import CsrMemory, DenseMemory
 from .numbers import (
     FileNumbers,
+    Numbers,
     _inode,
     _is_mapped_for_writing,
     _mappings,
@@ -32,7 +31,6 @@ from .numbers import (
     numbers,
 )
 from .source import Source
-from .stored import RowBlocks
 
 AnySource = TypeVar("AnySource", bound=Source)
 
@@ -122,8 +120,6 @@ def _find(name: str, A: Any) -> Source | None:
         return _of_path(name, os.fsdecode(A))
     if isinstance(A, Source):
         return A
-    if isinstance(A, RowBlocks):
-        return of_stored(name, A)
     if scipy.sparse.issparse(A):
         return _of_sparse(name, A)
     source: DenseSource | None = None
@@ -169,32 +165,47 @@ def _of_path(name: str, path: str) -> Source:
     if pixels.is_map(path):
         return pixels.source(name, path)
     if Path(path).is_dir():
-        return of_stored(name, RowBlocks(path))
+        return _of_folder(name, Path(path))
     if not path.endswith(".npy"):
         raise ValueError(
-            f"{name} may be the path of a .npy, a .cool, or a folder of row blocks, got {path!r}: "
-            "read it with sparsejac.io.read_matrix"
+            f"{name} may be the path of a .npy, a .cool, or a folder of write_csr_blocks, got "
+            f"{path!r}: read it with sparsejac.io.read_matrix"
         )
     return npy_source(name, path)
 
 
 def npy_source(name: str, path: str) -> DenseSource:
     """The source of the matrix in a ``.npy``."""
+    stored, shape, in_columns = _npy_numbers(name, path)
+    _square(name, shape)
+    _validation.float_dtype(name, stored.dtype)
+    return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
+
+
+def _npy_numbers(name: str, path: str) -> tuple[FileNumbers, tuple[int, ...], bool]:
+    """The numbers in a ``.npy``, their shape, and whether their order is Fortran's."""
     with open(path, "rb") as file:  # noqa: PTH123  # it raises the system's own error
         try:
             shape, in_columns, dtype = npy.header(file)
+            offset = file.tell()
+            npy.check_size(shape, dtype, os.fstat(file.fileno()).st_size - offset)
         except ValueError as error:
             raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
-        offset = file.tell()
-    _square(name, shape)
-    _validation.float_dtype(name, dtype)
     mutable = _is_mapped_for_writing(_inode(path), _mappings())
-    stored = FileNumbers.of(name, path, offset, dtype, shape[0] * shape[1], mutable=mutable)
-    try:
-        npy.check_size(shape, dtype, stored.identity[2] - offset)
-    except ValueError as error:
-        raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
-    return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
+    found = FileNumbers.of(name, path, offset, dtype, math.prod(shape), mutable=mutable)
+    return found, shape, in_columns
+
+
+def _of_folder(name: str, path: Path) -> CsrSource:
+    """The source of the matrix in a folder of `sparsejac.io.write_csr_blocks`."""
+    data, indices, indptr, shape = (
+        _npy_numbers(name, str(file))[0] for file in csr_folder.files(path)
+    )
+    _square(name, tuple(_read(shape).tolist()))
+    source = CsrSource(data, indices, _read(indptr), name=name)
+    if source.k != _read(shape)[0]:
+        raise _validation.bad_structure(name, "csr", f"indptr of {source.k} rows")
+    return source
 
 
 def _of_sparse(name: str, A: Any) -> CsrSource | None:
@@ -203,9 +214,7 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
     if mapped_file(A.data) is None and mapped_file(A.indices) is None:
         return None
     _validation.float_dtype(name, A.dtype)
-    pointers = numbers(name, A.indptr)  # indptr may be mapped as well
-    with pointers.opened() as read:
-        indptr = np.array(read(0, pointers.size, Room()))
+    indptr = _read(numbers(name, A.indptr))  # it may be mapped as well
     stored = int(indptr[-1]) if indptr.size else 0
     if not 0 <= stored <= min(A.data.size, A.indices.size):
         stored = A.data.size  # `CsrSource` then refuses the structure
@@ -213,31 +222,7 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
     return CsrSource(data, indices, indptr, name=name, transposed=A.format == "csc")
 
 
-@dataclass(frozen=True)
-class _Member:
-    """The values or the column indices of a folder of row blocks."""
-
-    stored: RowBlocks
-    member: Literal["data", "indices"]
-    dtype: np.dtype[Any]
-    size: int
-    serial = mutable = False
-
-    @contextmanager
-    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
-        with self.stored.open():
-
-            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
-                out = room.take(stop - start, self.dtype)
-                self.stored.read(self.member, start, stop, out)
-                return out
-
-            yield read
-
-
-def of_stored(name: str, stored: RowBlocks) -> CsrSource:
-    """The source of a folder of row blocks."""
-    _square(name, stored.shape)
-    data = _Member(stored, "data", stored.dtype, stored.nnz)
-    indices = _Member(stored, "indices", stored.index_dtype, stored.nnz)
-    return CsrSource(data, indices, stored.indptr(), name=name)
+def _read(stored: Numbers) -> NDArray[Any]:
+    """All numbers of a vector, in memory."""
+    with stored.opened() as read:
+        return np.array(read(0, stored.size, Room()))

@@ -50,24 +50,23 @@ def _check_parent(path: Path) -> None:
 
 
 @contextmanager
-def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[bytes]]:
+def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file that gets the name `path` at the end of the block.
 
     If the block fails, the file is removed. Until its end, the file has a unique temporary name in
     the same folder. If several writers write to `path`, the file of the last one to end remains. A
     symbolic link stays a link. The file has the permissions of the file that it replaces, or those
-    of the user's umask. Errors of the system name `path`, or the folder `named` that contains it.
+    of the user's umask. Errors of the system name `path`.
     """
-    named = path if named is None else named
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with _naming(named), part.open("wb") as file:
+        with naming(named), part.open("wb") as file:
             _copy_mode(path, part)  # before anything is written that others may not read
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with _naming(named):
+        with naming(named):
             part.replace(path)
         sync_folder(path.parent)
     finally:
@@ -75,7 +74,7 @@ def complete_or_absent(path: Path, named: Path | None = None) -> Iterator[IO[byt
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Make errors of the system name the output."""
     try:
         yield
@@ -95,12 +94,12 @@ def _copy_mode(path: Path, part: Path, more: int = 0) -> None:
 def complete_or_absent_folder(path: Path) -> Iterator[Path]:
     """Make a new folder in the same way. If there are several writers, the first one to end wins.
 
-    `complete_or_absent` writes the files in it.
+    The files in it must be on disk at the end of the block.
     """
     named, path = path, Path(os.path.realpath(path))
     part = temporary_name(path)
     try:
-        with _naming(named):
+        with naming(named):
             part.mkdir()
         _copy_mode(path, part, stat.S_IRWXU)
         yield part
@@ -110,7 +109,7 @@ def complete_or_absent_folder(path: Path) -> Iterator[Path]:
             part.replace(path)  # the system refuses this if `path` is a folder with files
         except OSError:
             check_output_folder(path)  # raises if another writer was first
-            with _naming(named):
+            with naming(named):
                 raise
         sync_folder(path.parent)
     finally:

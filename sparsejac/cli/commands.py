@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import _validation, io, testing
 from .._matrix import columns, contact_map
-from .._operators.stored import StoredCSR
 from .._solvers.status import ScalingStatus
 from .._system import machine
 from .._validation import Order, Rows
@@ -42,7 +41,7 @@ _OF_MAPS = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """Write the Jacobian at x as one CSR file, or as a folder of row blocks."""
+    """Write the Jacobian at x as one CSR file, or block by block as a folder."""
     output: Path = arguments.output
     check_output(output, ".npz", [arguments.A, arguments.X])
     refuse_maps(arguments.A)
@@ -66,7 +65,7 @@ def assemble_and_write(
     order: Order,
     memory: int | None = None,
 ) -> Any:
-    """Write J as one file and return it, or write a folder of row blocks and return None."""
+    """Write J as one file and return it, or write a folder block by block and return None."""
     builder = JacobianBuilder(
         A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty()
     )
@@ -114,21 +113,21 @@ def _write_whole(builder: JacobianBuilder, x: Any, output: Path) -> tuple[Any, i
 
 
 def _write_blocks(builder: JacobianBuilder, x: Any, output: Path) -> tuple[int, str]:
-    """Write J as a folder of row blocks. Returns its number of bytes, and a description."""
+    """Write J block by block as a folder. Returns its number of bytes, and a description."""
     started = time.perf_counter()
-    nbytes = blocks = 0
+    blocks = 0
     with progress(total=builder.shape[0], desc="writing", unit=" rows") as bar:
 
         def counted() -> Iterator[tuple[int, Any]]:
-            nonlocal nbytes, blocks
+            nonlocal blocks
             for first_row, block in builder.iter_csr(x):
-                nbytes += block.data.nbytes + block.indices.nbytes + block.indptr.nbytes
                 blocks += 1
                 yield first_row, block
                 bar.update(block.shape[0])
 
         io.write_csr_blocks(output, counted(), shape=builder.shape)
     seconds = time.perf_counter() - started
+    nbytes = sum(file.stat().st_size for file in output.iterdir())
     return nbytes, (
         f"in {blocks} blocks of rows; assembled and written to the folder {output} in "
         f"{seconds:.3f} s, compiling included"
@@ -141,7 +140,6 @@ def check(arguments: argparse.Namespace) -> int:
     A = io.read_matrix(arguments.A)
     x = None if arguments.X is None else io.read_vector(arguments.X)
     describe(arguments.A.name, A)
-    A = A[:] if isinstance(A, StoredCSR) else A  # the checks read single entries
     return print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
 
 

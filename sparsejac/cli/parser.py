@@ -15,8 +15,8 @@ from .common import ExitCode
 from .demo import demo
 
 _FILES = (
-    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder of row blocks; .npy files and folders "
-    "are read block by block"
+    "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder that build wrote; .npy files and "
+    "folders are read block by block"
 )
 
 
@@ -94,8 +94,8 @@ def _build_options(to: argparse.ArgumentParser) -> None:
         required=True,
         metavar="J.npz|J",
         help=(
-            "the file to write; or, if J does not fit into memory, a new folder of row blocks, "
-            "whose name has no dot"
+            "the file to write; or, if J does not fit into memory, a new folder of .npy files that "
+            "NumPy can map, whose name has no dot"
         ),
     )
     _pattern_options(to)
