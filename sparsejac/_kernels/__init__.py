@@ -8,11 +8,12 @@ All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the s
 
 ``data, indices, base``
     The entries of a block of rows, and their columns. Entry number p of A is ``data[p - base]``.
-    For dense rows `indices` is None and p = i k + j: Numba compiles one version for each of the two.
+    For dense rows `indices` is None and p = i k + j. Numba compiles one version for each.
 ``lo, hi``
     Row i visits the entries ``lo[i] <= p < hi[i]``: all of its row, or its part in one triangle.
 ``first``
-    ``first[i]`` is the number of entries that the rows before i visit: row i's rows of J start there.
+    ``first[i]`` is the number of entries that the rows before i visit. Row i's rows of J start
+    there.
 ``grid``
     None where J has one row for each visited entry; k where J has a row for each of the k² places
     (`rows="all"` of a sparse A), so that entry (i, j) is row i k + j.
@@ -26,6 +27,9 @@ misses at random columns. What one entry needs of the k-vectors is interleaved i
 
 Maps are compiled without `fastmath`, so the bits of an entry do not depend on the block in which it
 is computed.
+
+A map or a reduction over the entries is an edge function and a record, `Operation`, from which
+`generate` makes a kernel. The other kernels are written by hand.
 
 Importing Numba takes longer than importing everything else. So the modules of this package are
 imported when the first kernel is asked for.
