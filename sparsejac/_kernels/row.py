@@ -2,6 +2,8 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import config, types
@@ -15,7 +17,7 @@ _AHEAD = 40  # entries: about as many as are under way while one cache line come
 
 
 @intrinsic
-def _prefetch(typing_context, array, position):
+def _prefetch_line(typing_context, array, position):
     """Ask for the cache line of ``array.flat[position]``, and do not wait for it."""
 
     def generate(context, builder, signature, arguments):
@@ -31,8 +33,11 @@ def _prefetch(typing_context, array, position):
     return types.void(array, position), generate
 
 
-if getattr(config, "DISABLE_JIT", False):  # there is no such instruction in Python
-    _prefetch = lambda array, position: None  # noqa: E731
+def _no_prefetch(array, position):
+    """Python has no such instruction."""
+
+
+_prefetch: Any = _no_prefetch if getattr(config, "DISABLE_JIT", False) else _prefetch_line
 
 
 @_inline
