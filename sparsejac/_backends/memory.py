@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._kernels import compiled_kernel
+from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Room
 from .._matrix.csr import CsrMemory
 from .._matrix.dense import DenseMemory
@@ -163,7 +163,7 @@ class MemoryRows(Rows):
             if not order.wait(piece):
                 return
             with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                np.add(total, sums, out=total)
+                combine(kernel, total, sums)
             order.done(piece)
             sums[:] = 0
             spare.append(out)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._kernels import compiled_kernel
+from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Room
 from .._matrix.csr import CsrSource, row_blocks
 from .._matrix.dense import TOGETHER, DenseSource, Part
@@ -318,7 +318,7 @@ class StreamedRows(Rows):
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
                 if out is not None:
-                    np.add(total, of.found(out), out=total)
+                    combine(kernel, total, of.found(out))
         return total
 
     # --- a pass

@@ -40,6 +40,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from numpy.typing import NDArray
+
 _MODULES = ("maps", "assembly", "reductions", "residuals", "structure", "vectors")
 
 
@@ -53,6 +55,11 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
         if kernel is not None:
             return kernel
     raise AttributeError(f"there is no kernel {name!r}")
+
+
+def combine(name: str, total: NDArray[Any], part: NDArray[Any]) -> None:
+    """Combine a partial result of this reduction into the total, by the monoid of each output."""
+    vars(compiled_kernel(name))["combine"](total, part)
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

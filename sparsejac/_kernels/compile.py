@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite.binding.ffi import lib as llvm
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -44,10 +45,16 @@ def _kernel(**options):
                     _CACHE.format(function.__name__, chosen.stats.cache_path, error)
                 ) from error
 
+        run.combine = _add  # type: ignore[attr-defined]
         run.compiled, run.sparse = compiled, sparse  # type: ignore[attr-defined]  # for tests
         return run
 
     return decorate
+
+
+def _add(total, part):
+    """Combine a partial result of a reduction into the total: the sum, unless it says otherwise."""
+    np.add(total, part, out=total)
 
 
 def _compiled(function, options):

@@ -35,10 +35,19 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .compile import _map, _map_part, _sum, _sum_part
 from .walks import map_dense, map_sparse, reduce_dense, reduce_sparse
 
 _WALKS: Any = sys.modules[map_dense.__module__]
+
+
+class Monoid(NamedTuple):
+    """How numbers of one output are combined, if not by addition. The identity is 0."""
+
+    two: Callable[..., Any]  # of two numbers, for the kernel
+    parts: np.ufunc  # of partial results
 
 
 class Operation(NamedTuple):
@@ -51,9 +60,8 @@ class Operation(NamedTuple):
         The outputs to which an entry contributes at i, and at j.
     scalars : int
         The number of scalars.
-    monoids : tuple
-        What combines two numbers of each output: a compiled function, or None for the sum. The
-        identity of all of them is 0.
+    monoids : tuple of Monoid or None
+        One for each output. None is the sum.
     products : int
         For how many vectors the edge function returns t, or 0.
     own : bool
@@ -66,7 +74,7 @@ class Operation(NamedTuple):
     at_i: tuple[int, ...] = (0,)
     at_j: tuple[int, ...] = (0,)
     scalars: int = 0
-    monoids: tuple[Any, ...] = (None,) * 4
+    monoids: tuple[Monoid | None, ...] = (None,) * 4
     products: int = 0
     own: bool = False
     rows: int = 4
@@ -84,7 +92,15 @@ def sum_kernel(name, op, dense=reduce_dense, sparse=reduce_sparse, room=()):
     `room` names arguments in which the walk works.
     """
     edge = _sum_part(op.edge)
-    return _sum(*(_function(name, op, walk, edge, room) for walk in (dense, sparse)))
+    kernel = _sum(*(_function(name, op, walk, edge, room) for walk in (dense, sparse)))
+    if any(op.monoids):
+        kernel.combine = functools.partial(_combine, op.monoids)
+    return kernel
+
+
+def _combine(monoids, total, part):
+    for monoid, into, numbers in zip(monoids, total, part, strict=False):
+        (monoid.parts if monoid else np.add)(into, numbers, out=into)
 
 
 def sum_walk(op, walk):
@@ -130,7 +146,7 @@ def _function(name, op, walk, edge, room=()):
     kernel.body = _Expand(constants, op, parameters).block(kernel.body)
     code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), _WALKS.__file__, "exec")
     names = vars(_WALKS) | {"__name__": op.edge.__module__, "EDGE": edge}
-    names |= {each.__name__: each for each in op.monoids if each is not None}
+    names |= {each.two.__name__: each.two for each in op.monoids if each}
     exec(code, names)  # noqa: S102  # the code is this package's own
     function = names[kernel.name]
     function.__doc__ = op.edge.__doc__
@@ -220,7 +236,7 @@ class _Expand(ast.NodeTransformer):
             monoid = self._op.monoids[output.value]
             if monoid is None:
                 return ast.copy_location(ast.BinOp(both[0], ast.Add(), both[1]), node)
-            node.func, node.args = ast.Name(monoid.__name__, ast.Load()), both
+            node.func, node.args = ast.Name(monoid.two.__name__, ast.Load()), both
         return node
 
     def _call(self, a, number, at_i, at_j):

@@ -8,7 +8,7 @@ Vectors and sums have the precision in which the sums are kept: float64 or compl
 import numpy as np
 
 from .compile import _sum, _sum_part
-from .generate import Operation, sum_kernel, sum_walk
+from .generate import Monoid, Operation, sum_kernel, sum_walk
 from .walks import reduce_dense, reduce_dense_columns, reduce_sparse, reduce_sparse_columns
 
 
@@ -42,9 +42,13 @@ def _nonzeros(a):
 
 
 @_sum_part
-def larger(s, t):
-    """The monoid of maxima of numbers that are not negative. NaN need not propagate."""
-    return max(s.real, t.real)  # outputs of a complex A are complex
+def _larger(s, t):
+    """The larger of two real numbers, or NaN if one of them is NaN."""
+    s, t = s.real, t.real  # outputs of a complex A are complex
+    return t if t > s or t != t else s  # noqa: PLR0124  # that is the test for NaN
+
+
+_maximum = Monoid(_larger, np.maximum)
 
 
 def _both_products(a, xi, xj):
@@ -67,7 +71,7 @@ nonzeros = sum_kernel("nonzeros", Operation(_nonzeros, products=1, rows=1))
 both_products = sum_kernel(
     "both_products",
     Operation(
-        _both_products, at_i=(0, 2, 3), at_j=(1,), monoids=(None, None, None, larger), rows=1
+        _both_products, at_i=(0, 2, 3), at_j=(1,), monoids=(None, None, None, _maximum), rows=1
     ),
 )
 _pair = sum_walk(Operation(_squares, products=2), reduce_dense)
