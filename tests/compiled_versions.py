@@ -21,7 +21,8 @@ def compiled_versions():
         for name, module in list(sys.modules.items())
         if name.partition(".")[0] == "sparsejac"
         for function in list(vars(module).values())
-        if hasattr(kernel := getattr(function, "compiled", None), "signatures")
+        for rows in ("compiled", "sparse")  # a kernel may have another function for sparse rows
+        if hasattr(kernel := getattr(function, rows, None), "signatures")
     }
     return {
         f"{kernel.py_func.__module__}.{kernel.py_func.__name__} {signature}"

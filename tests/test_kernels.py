@@ -59,7 +59,7 @@ def test_import_does_not_import_numba(copy):
 
 def test_compiled_kernels_are_kept_on_disk(copy):
     assert python(USE, copy) == "6.0"
-    assert list(copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbc"))
+    assert list(copy.glob("sparsejac/_kernels/__pycache__/walks.matvec_dense-*.nbc"))
 
 
 @pytest.mark.slow
@@ -85,12 +85,15 @@ def test_a_folder_that_stops_being_writable(copy):
 
 def test_a_damaged_cache_is_named(copy):
     assert python(USE, copy) == "6.0"
-    for file in copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbi"):
+    for file in copy.glob("sparsejac/_kernels/__pycache__/walks.matvec_dense-*.nbi"):
         file.write_bytes(file.read_bytes()[:10])
     lines = "\n    ".join(USE.split("; "))
     program = f"try:\n    {lines}\nexcept RuntimeError as error:\n    print(error)"
     printed = python(program, copy)
-    assert "Numba cannot use its cache of the compiled kernel matvec: remove the folder" in printed
+    assert (
+        "Numba cannot use its cache of the compiled kernel matvec_dense: remove the folder"
+        in printed
+    )
     assert str(copy / "sparsejac" / "_kernels" / "__pycache__") in printed
 
 
@@ -102,7 +105,7 @@ def test_two_processes_that_compile_at_once_do_not_mix_up_their_signatures(copy)
     assert python(USE, copy) == "6.0"
     ((index, of_the_first),) = [
         (file, file.read_bytes())
-        for file in copy.glob("sparsejac/_kernels/__pycache__/maps.matvec-*.nbi")
+        for file in copy.glob("sparsejac/_kernels/__pycache__/walks.matvec_dense-*.nbi")
     ]
     index.unlink()
     integers = USE.replace("np.eye(3)", "np.eye(3, dtype=np.int64)")
@@ -136,9 +139,10 @@ def test_kernels_release_the_gil_and_are_honest_about_nan():
         "cg_direction",
         "transpose",
     ):
-        options = getattr(_kernels, name).compiled.targetoptions
-        assert options["nogil"]
-        assert {"nnan", "ninf", "fast"}.isdisjoint(options.get("fastmath", ()))
+        kernel = getattr(_kernels, name)
+        for options in (kernel.compiled.targetoptions, kernel.sparse.targetoptions):
+            assert options["nogil"]
+            assert {"nnan", "ninf", "fast"}.isdisjoint(options.get("fastmath", ()))
 
 
 def test_nothing_is_compiled_twice_for_read_only_and_writable_arrays():
@@ -162,6 +166,7 @@ def test_nothing_is_compiled_twice_for_read_only_and_writable_arrays():
 @pytest.mark.parametrize("kind", ["dense", "csr"])
 def test_bits_of_maps_do_not_depend_on_what_is_compiled_first(copy, kind):
     """A function that states no flags of its own is compiled with those of its first caller."""
+    attribute = "compiled" if kind == "dense" else "sparse"
     program = (
         "import hashlib, numpy as np, scipy.sparse as sp\n"
         "from sparsejac import JacobianBuilder, _kernels\n"
@@ -174,7 +179,7 @@ def test_bits_of_maps_do_not_depend_on_what_is_compiled_first(copy, kind):
         "def reductions():\n"
         "    JacobianBuilder(A).operator(x).T @ np.random.default_rng(2).random(900)\n"
         "for act in (ORDER): act()\n"
-        "kernels = _kernels.matvec.compiled, _kernels.rmatvec.compiled\n"
+        f"kernels = [k.{attribute} for k in (_kernels.matvec, _kernels.rmatvec)]\n"
         "stats = [(k.stats.cache_hits, k.stats.cache_misses) for k in kernels]\n"
         "print([(sum(hits.values()), sum(misses.values())) for hits, misses in stats])\n"
     )

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._kernels import compiled_kernel
+from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Room
 from .._matrix.entries import Aligned, Weights
 from .._matrix.layout import Layout, layout_of_whole
@@ -157,7 +157,7 @@ class StreamBackend(Backend):
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for out in parts:
                 if out is not None:
-                    np.add(total, of.sums(out), out=total)
+                    combine(kernel, total, of.sums(out))
         return total
 
     # --- a pass

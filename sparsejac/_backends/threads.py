@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._kernels import compiled_kernel
+from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Room
 from .._matrix.entries import Entries, wide
 from .._matrix.layout import Layout
@@ -153,7 +153,7 @@ class ThreadBackend(Backend):
             if not order.wait(piece):
                 return
             with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                np.add(total, sums, out=total)
+                combine(kernel, total, sums)
             order.done(piece)
             sums[:] = 0
             spare.append(out)

@@ -8,11 +8,12 @@ All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the s
 
 ``data, indices, base``
     The entries of a block of rows, and their columns. Entry number p of A is ``data[p - base]``.
-    For dense rows `indices` is None and p = i k + j: Numba compiles one version for each of the two.
+    For dense rows `indices` is None and p = i k + j. Numba compiles one version for each.
 ``lo, hi``
     Row i visits the entries ``lo[i] <= p < hi[i]``: all of its row, or its part in one triangle.
 ``first``
-    ``first[i]`` is the number of entries that the rows before i visit: row i's rows of J start there.
+    ``first[i]`` is the number of entries that the rows before i visit. Row i's rows of J start
+    there.
 ``grid``
     None where J has one row for each visited entry; k where J has a row for each of the k² places
     (`rows="all"` of a sparse A), so that entry (i, j) is row i k + j.
@@ -27,6 +28,9 @@ misses at random columns. What one entry needs of the k-vectors is interleaved i
 Maps are compiled without `fastmath`, so the bits of an entry do not depend on the block in which it
 is computed.
 
+A map or a reduction over the entries is an edge function and a record, `Operation`, from which
+`generate` makes a kernel. The other kernels are written by hand.
+
 Importing Numba takes longer than importing everything else. So the modules of this package are
 imported when the first kernel is asked for.
 """
@@ -35,6 +39,8 @@ import functools
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from numpy.typing import NDArray
 
 _MODULES = ("maps", "assembly", "reductions", "residuals", "structure", "vectors")
 
@@ -49,6 +55,11 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
         if kernel is not None:
             return kernel
     raise AttributeError(f"there is no kernel {name!r}")
+
+
+def combine(name: str, total: NDArray[Any], part: NDArray[Any]) -> None:
+    """Combine a partial result of this reduction into the total, by the monoid of each output."""
+    vars(compiled_kernel(name))["combine"](total, part)
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

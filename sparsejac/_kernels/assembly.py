@@ -2,8 +2,6 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
-
 import numpy as np
 
 from .compile import _map
@@ -14,10 +12,11 @@ from .row import _absolute, _below, _column, _columns, _window
 def csr_data(
     data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, x, out
 ):
-    """The numbers of J's CSR form: a row's two entries ``A_ij x_j`` and ``A_ij x_i`` in the order of their columns.
+    """The numbers of J's CSR form: ``A_ij x_j`` and ``A_ij x_i``, in the order of their columns.
 
-    Only entries ``start <= p < stop`` are visited, and `shift` numbers of J precede them. ``diagonal[i]`` counts the
-    diagonal entries of the rows before i: each makes one number of J where the others make two.
+    Only entries ``start <= p < stop`` are visited, and `shift` numbers of J precede them.
+    ``diagonal[i]`` counts the diagonal entries of the rows before i: each makes one number of J
+    where the others make two.
     """
     for i in range(i0, i1):
         p = max(lo[i], start)
@@ -29,7 +28,7 @@ def csr_data(
         j0 = p - i * lo.size
         xs = _window(x, indices, j0, n)
         xi = x[i]
-        # Only the first row of a block can start inside its row of A, and there nothing precedes it.
+        # Only the first row of a block can start inside its row of A. Nothing precedes it then.
         o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0
         m, on_diagonal = _below(columns, j0, i, n)
         left = out[o : o + 2 * m]
@@ -70,9 +69,10 @@ def csr_indices(
     columns_out,
     indptr,
 ):
-    """The columns and row pointers of J's CSR form, for its rows ``row0 <= r < row1``; the rest as in `csr_data`.
+    """The columns and row pointers of J's CSR form, for its rows ``row0 <= r < row1``.
 
-    ``indptr[0]`` is the caller's. With a `grid`, rows of J for which A has no entry get their pointers here too.
+    The rest is as in `csr_data`. ``indptr[0]`` is the caller's. With a `grid`, rows of J for which
+    A has no entry get their pointers here, too.
     """
     k = lo.size
     for i in range(i0, i1):
@@ -83,7 +83,8 @@ def csr_indices(
         n = max(n, 0)
         columns = _columns(indices, p - base, n)
         j0 = p - i * k
-        # An empty row of a grid has p > lo[i] only where a block starts behind its last entry: nothing precedes it.
+        # An empty row of a grid has p > lo[i] only where a block starts behind its last entry.
+        # Nothing precedes it.
         o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0
         m, on_diagonal = _below(columns, j0, i, n)
         left = columns_out[o : o + 2 * m]

@@ -8,51 +8,69 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite.binding.ffi import lib as llvm
 from numba.core.compiler_lock import global_compiler_lock
 
 
 def _kernel(**options):
-    """`numba.njit` that keeps what it compiles on disk where it may, and in memory where it may not."""
+    """`numba.njit` that keeps what it compiles on disk where it may, else in memory.
 
-    def decorate(function):
-        try:
-            compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
-        except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
-            compiled = numba.njit(**_ALWAYS, **options)(function)
-        file: Any = getattr(compiled._cache, "_cache_file", None)
-        _name_by_signature(file)
-        if hasattr(file, "_source_stamp"):
-            file._source_stamp = _STAMP
+    A kernel may be a pair of functions, for dense rows and for sparse ones: Numba does not skip a
+    branch that is for dense rows alone. Its second argument is None where rows are dense.
+    """
+
+    def decorate(function, of_sparse=None):
+        compiled = _compiled(function, options)
+        sparse = compiled if of_sparse is None else _compiled(of_sparse, options)
 
         @functools.wraps(function)
         def run(*args):
+            chosen = compiled if of_sparse is None or args[1] is None else sparse
             # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
             try:  # contextlib.suppress takes as long as a small call
-                return compiled(*args)
+                return chosen(*args)
             except (MemoryError, KeyboardInterrupt):  # which say nothing of the cache
                 _give_locks_back()
                 raise
             except Exception:  # noqa: BLE001, S110  # of whatever kind, it is tried once more
                 pass
             try:  # if it could not be saved (the disk is full), it is in memory by now
-                return compiled(*args)
+                return chosen(*args)
             except (MemoryError, KeyboardInterrupt):
                 _give_locks_back()
                 raise
             except Exception as error:
                 raise RuntimeError(
-                    _CACHE.format(function.__name__, compiled.stats.cache_path, error)
+                    _CACHE.format(function.__name__, chosen.stats.cache_path, error)
                 ) from error
 
-        run.compiled = compiled  # type: ignore[attr-defined]  # for tests
+        run.combine = _add  # type: ignore[attr-defined]
+        run.compiled, run.sparse = compiled, sparse  # type: ignore[attr-defined]  # for tests
         return run
 
     return decorate
 
 
+def _add(total, part):
+    """Combine a partial result of a reduction into the total: the sum, unless it says otherwise."""
+    np.add(total, part, out=total)
+
+
+def _compiled(function, options):
+    try:
+        compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
+    except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
+        compiled = numba.njit(**_ALWAYS, **options)(function)
+    file: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    _name_by_signature(file)
+    if hasattr(file, "_source_stamp"):
+        file._source_stamp = _STAMP
+    return compiled
+
+
 def _give_locks_back():
-    """Release Numba's locks where an exception between two bytecodes has left them with this thread.
+    """Release Numba's locks that an exception between two bytecodes left with this thread.
 
     Other threads, ours among them, would wait for ever. Numba takes its locks in Python code.
     """
@@ -65,8 +83,9 @@ def _give_locks_back():
 def _name_by_signature(file):
     """Name what Numba keeps on disk by the signature that it is for.
 
-    Numba numbers it, by an index that it has read before. Two processes that compile at the same time can give one number
-    to two signatures, and from then on one of them is answered with the code of the other.
+    Numba numbers it, by an index that it has read before. Two processes that compile at the same
+    time can give one number to two signatures. From then on, one of them is answered with the code
+    of the other.
     """
 
     def save(key, data):
@@ -96,13 +115,22 @@ def _stamp():
 
 
 _STAMP = _stamp()
-_CACHE = "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, or name another in NUMBA_CACHE_DIR ({})"
+_CACHE = (
+    "Numba cannot use its cache of the compiled kernel {}: remove the folder {}, "
+    "or name another in NUMBA_CACHE_DIR ({})"
+)
 # A division by zero is infinite, and no exception.
 _ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # What only kernels call needs no way in from Python, which takes as long to compile as itself.
 _PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_inline = numba.njit(**_PART)
-_map = _kernel(no_cfunc_wrapper=True)
-# The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and infinity alone
-# ("nnan" and "ninf", which `fastmath=True` would add, do not).
-_sum = _kernel(fastmath={"reassoc", "contract", "nsz"}, no_cfunc_wrapper=True)
+_FAST: Any = {"fastmath": {"reassoc", "contract", "nsz"}}
+# A function that does not say how it is compiled is compiled with the flags of its first caller,
+# and keeps them for the others. So what computes says it, and belongs to maps or to reductions.
+_STRICT: Any = {"fastmath": set()}
+_inline = numba.njit(**_PART)  # for helpers that compute with integers alone
+_map = _kernel(**_STRICT, no_cfunc_wrapper=True)
+_map_part = numba.njit(**_PART, **_STRICT, error_model="numpy", forceinline=True)
+# The flags let LLVM keep several partial sums in a register and contract a*b+c; they leave NaN and
+# infinity alone ("nnan" and "ninf", which `fastmath=True` would add, do not).
+_sum = _kernel(**_FAST, no_cfunc_wrapper=True)
+_sum_part = numba.njit(**_PART, **_FAST, error_model="numpy", forceinline=True)

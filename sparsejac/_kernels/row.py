@@ -2,11 +2,11 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.extending import intrinsic
 
 from .compile import _inline
@@ -16,11 +16,8 @@ _CACHED = 2**17  # numbers that a core's own cache holds: asking for those early
 _AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
 
 
-# --- the walk along one row ---------------------------------------------------------------------------------------
-
-
 @intrinsic
-def _prefetch(typing_context, array, position):
+def _prefetch_line(typing_context, array, position):
     """Ask for the cache line of ``array.flat[position]``, and do not wait for it."""
 
     def generate(context, builder, signature, arguments):
@@ -29,29 +26,28 @@ def _prefetch(typing_context, array, position):
         flag = ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], function)
-        builder.call(
-            prefetch, [address, flag(0), flag(3), flag(1)]
-        )  # to read, keep in all caches, data
+        # to read, keep in all caches, data
+        builder.call(prefetch, [address, flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 
     return types.void(array, position), generate
 
 
+def _no_prefetch(array, position):
+    """Python has no such instruction."""
+
+
+_prefetch: Any = _no_prefetch if getattr(config, "DISABLE_JIT", False) else _prefetch_line
+
+
 @_inline
 def _ahead(vector, indices, p):
-    """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector, or of a matrix whose rows are packed."""
+    """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector or of a matrix."""
     if indices is not None:
         j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
         if vector.ndim == 2:
             j *= vector.shape[1]
         _prefetch(vector, j)
-
-
-@_inline
-def _ahead_of_cache(vector, indices, p):
-    """`_ahead`, unless the vector fits into the cache: for loops so short that asking takes a good part of the time."""
-    if vector.size > _CACHED:
-        _ahead(vector, indices, p)
 
 
 @_inline
@@ -67,7 +63,10 @@ def _window(vector, indices, start, n):
 
 @_inline
 def _column(columns, q):
-    """Where, in a window, the column of entry q is. Without a sign bit no index can be one from the end: one test less."""
+    """Where, in a window, the column of entry q is.
+
+    Without a sign bit no index can be one from the end, which saves a test.
+    """
     return q if columns is None else columns[q] & _NO_SIGN
 
 
@@ -79,7 +78,7 @@ def _absolute(columns, j0, q):
 
 @_inline
 def _cells(vector, base, grid, i, start, n):
-    """The part of an m-vector, of which the first `base` numbers are left out, that belongs to row i of A."""
+    """The part of an m-vector that belongs to row i of A. Its first `base` numbers are left out."""
     return (
         vector[start - base : start - base + n]
         if grid is None
@@ -91,6 +90,31 @@ def _cells(vector, base, grid, i, start, n):
 def _cell(columns, grid, q):
     """Where, in those cells, entry q is."""
     return q if grid is None else columns[q]
+
+
+@_inline
+def _common(lo, hi, i, rows):
+    """The columns ``left <= j < right`` that four dense rows visit from row i on.
+
+    What a row visits begins, and ends, no further left than in the row above: the ends of the first
+    and the last of them tell. If there are none, or not four rows, then ``left > right``.
+    """
+    k = lo.size
+    if rows < 4:
+        return k + 1, k
+    left = max(lo[i] - i * k, lo[i + 3] - (i + 3) * k)
+    right = min(hi[i] - i * k, hi[i + 3] - (i + 3) * k)
+    return left, right
+
+
+@_inline
+def _side(lo, hi, r, left, right, side):
+    """The entries of row r left of these columns, or right. Without any, all are on the left."""
+    if left > right:
+        return lo[r], (hi[r] if side == 0 else lo[r])
+    if side == 0:
+        return lo[r], r * lo.size + left
+    return r * lo.size + right, hi[r]
 
 
 @_inline

@@ -2,19 +2,20 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
-
 import numpy as np
 
 from .compile import _inline, _map
 from .row import _NO_SIGN, _prefetch
 
-# --- a Fortran-ordered matrix ---------------------------------------------------------------------------------------
+# --- a Fortran-ordered matrix -------------------------------------------------------------------
 
 
 @_map
 def transpose(source, i0, out):
-    """``out[i, j] = source[j, i0 + i]`` for a square source: whole cache lines of both, and those of `source` asked for early."""
+    """``out[i, j] = source[j, i0 + i]`` for a square source.
+
+    It takes whole cache lines of both, and asks early for those of `source`.
+    """
     n, k = out.shape
     for j in range(0, k - 7, 8):
         s0, s1, s2, s3 = source[j, i0:], source[j + 1, i0:], source[j + 2, i0:], source[j + 3, i0:]
@@ -37,13 +38,15 @@ def transpose(source, i0, out):
             out[i, j] = source[j, i0 + i]
 
 
-# --- the structure of a CSR matrix ----------------------------------------------------------------------------------
+# --- the structure of a CSR matrix --------------------------------------------------------------
 
 
 @_map
 def csr_defect(indptr, indices, base, i0, i1, k):
-    """What is wrong with a CSR structure, and in which row: 0 nothing, 1 indptr, 2 a column that A does not have,
-    3 columns that are not in ascending order or come twice. The worst one found counts: 3 can be mended, 1 and 2 not.
+    """What is wrong with a CSR structure, and in which row.
+
+    0 is nothing, 1 indptr, 2 a column that A does not have, 3 columns that are not in ascending
+    order or come twice. The worst one found counts: 3 can be mended, 1 and 2 not.
     """
     if indptr[0] != 0:
         return 1, 0
@@ -54,9 +57,8 @@ def csr_defect(indptr, indices, base, i0, i1, k):
     for i in range(i0, i1):
         columns = indices[indptr[i] - base : indptr[i + 1] - base]
         n, falls = columns.size, 0
-        for q in range(
-            n - 1
-        ):  # no exit and no range test, so it vectorises: if they ascend, the ends tell the range
+        # No exit and no range test, so it vectorises: if they ascend, the ends tell the range.
+        for q in range(n - 1):
             falls += columns[q] >= columns[q + 1]
         if n == 0 or (falls == 0 and columns[0] >= 0 and columns[n - 1] < k):
             continue
@@ -69,10 +71,12 @@ def csr_defect(indptr, indices, base, i0, i1, k):
 
 @_map
 def csr_asymmetry(indptr, indices, data, cursor):
-    """An (i, j) with ``A_ij != A_ji``, or (-1, -1). `cursor` is where each row has what is right of its diagonal, and is used up.
+    """An (i, j) with ``A_ij != A_ji``, or (-1, -1).
 
-    Rows are visited in ascending order, so the entries right of the diagonal of row j are met, transposed, in the order in which
-    they are stored: ``cursor[j]`` is the one that must come next. Half a pass, no transposed copy.
+    `cursor` is where each row has what is right of its diagonal, and is used up. Rows are visited
+    in ascending order. So the entries right of the diagonal of row j are met, transposed, in the
+    order in which they are stored, and ``cursor[j]`` is the one that must come next. This takes
+    half a pass, and no transposed copy.
     """
     for i in range(cursor.size):
         for p in range(indptr[i] & _NO_SIGN, indptr[i + 1] & _NO_SIGN):
@@ -95,10 +99,10 @@ def csr_asymmetry(indptr, indices, data, cursor):
 
 @_map
 def csr_unequal(indptr, indices, data, relative, tolerance):
-    """An (i, j) with ``|A_ij - A_ji| > relative max_l |A_il|``, or the same of row j; (-1, -1) if there is none.
+    """An (i, j) with ``|A_ij - A_ji| > relative max_l |A_il|``, or the same of row j, or (-1, -1).
 
-    An entry that is not stored counts as 0. `relative` < 0 accepts equal numbers only: the difference of two large integers may
-    round to 0. `tolerance` is a k-vector to work with.
+    An entry that is not stored counts as 0. `relative` < 0 accepts equal numbers only, as the
+    difference of two large integers may round to 0. `tolerance` is a k-vector to work with.
     """
     for i in range(indptr.size - 1):
         largest = 0.0
@@ -112,9 +116,8 @@ def csr_unequal(indptr, indices, data, relative, tolerance):
             b = data[q] if q < indptr[j + 1] and indices[q] == i else data.dtype.type(0)
             if a == b or (np.isnan(a) and np.isnan(b)):
                 continue
-            if not abs(1.0 * a - 1.0 * b) <= min(
-                tolerance[i], tolerance[j]
-            ):  # true of NaN and a number, too
+            # This is true of NaN and a number, too.
+            if not abs(1.0 * a - 1.0 * b) <= min(tolerance[i], tolerance[j]):
                 return i, np.int64(j)
     return -1, -1
 
@@ -156,7 +159,10 @@ def _search(indices, low, high, column):
 
 @_map
 def csr_diagonals(indptr, indices, base, i0, i1, split, entries):
-    """Which entry of each row is on the diagonal, or -1, and where what is not left of it starts; `split` may be None."""
+    """Which entry of each row is on the diagonal, or -1, and where what is not left of it starts.
+
+    `split` may be None.
+    """
     for i in range(i0, i1):
         end = indptr[i + 1] - base
         p = _search(indices, indptr[i] - base, end, i)

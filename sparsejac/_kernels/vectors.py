@@ -2,11 +2,10 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
-
 from .compile import _sum
 
-# --- conjugate gradients: k-vectors only. BLAS would do them on threads of its own, which then spin on the cores of ours ----
+# --- conjugate gradients: k-vectors only ---------------------------------------------------------
+# BLAS would do them on threads of its own, which then spin on the cores of ours.
 
 
 @_sum
@@ -22,7 +21,7 @@ def cg_product(d, x, Hd, scale, damping, degree):
 
 @_sum
 def cg_step(alpha, d, Hd, inverse, s, r):
-    """``s ← s + alpha d``, ``r ← r + alpha Hd``; returns ``r·z`` with the preconditioned ``z = inverse∘r``."""
+    """``s ← s + alpha d``, ``r ← r + alpha Hd``; returns ``r·z`` with ``z = inverse∘r``."""
     total = 0.0
     for i in range(d.size):
         s[i] += alpha * d[i]
@@ -39,10 +38,11 @@ def cg_direction(beta, r, inverse, d):
         d[i] = beta * d[i] - inverse[i] * r[i]
 
 
-# --- symmetric scaling: k-vectors only ------------------------------------------------------------------------------
-# At x the map has the values r = x∘(A x), and ½ xᵀA x - d·log(x), by log(x), the gradient g = r - d and the Hessian
-# H = Diag(r) + Diag(x) A Diag(x); z = g / diag(H). A direction q in x is s = q/x in log(x). No loop has a branch, so all of
-# them vectorise: rows that are left out have x = A x = d = 1 and q = A q = 0, and change nothing.
+# --- symmetric scaling: k-vectors only -----------------------------------------------------------
+# At x the map has the values r = x∘(A x). By log(x), ½ xᵀA x - d·log(x) has the gradient g = r - d
+# and the Hessian H = Diag(r) + Diag(x) A Diag(x); z = g / diag(H). A direction q in x is s = q/x in
+# log(x). No loop has a branch, so all of them vectorise: rows that are left out have
+# x = A x = d = 1 and q = A q = 0, and change nothing.
 
 
 @_sum

@@ -26,6 +26,8 @@ _Value = TypeVar("_Value")
 _KERNELS = (
     "compile",
     "row",
+    "walks",
+    "generate",
     "maps",
     "assembly",
     "reductions",
