@@ -13,8 +13,8 @@ from . import _validation
 from ._backends.choice import checked_backend
 from ._backends.protocol import Backend
 from ._matrix.entries import Weights
+from ._matrix.indices import Indices, frozen, index_dtype
 from ._matrix.layout import layout_of
-from ._matrix.pattern import Indices, frozen, index_dtype
 from ._matrix.registry import source_of_rows
 from ._matrix.source import Source
 from ._operators.assembly import Assembly, canonical

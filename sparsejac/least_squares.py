@@ -12,7 +12,7 @@ from . import _validation
 from ._backends.align import align_target, target_source
 from ._backends.sums import sums_of
 from ._matrix.entries import TARGETS, Entries
-from ._matrix.pattern import frozen
+from ._matrix.indices import frozen
 from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator

@@ -224,7 +224,7 @@ def test_spare_room_and_wide_indices():
     x = np.array([1.0, 2.0])
     arrays = np.array([1.0, 2.0, 9.0]), np.array([0, 1, 7], np.int64), np.array([0, 1, 2], np.int64)
     A = scipy.sparse.csr_array((arrays[0][:2], arrays[1][:2], arrays[2]), shape=(2, 2))
-    A.data, A.indices = arrays[0], arrays[1]  # SciPy's own operations leave such room behind
+    A.data, A.indices = arrays[0], arrays[1]  # SciPy's own operations leave spare elements behind
     assert_same(jacobian(A, x, rows="stored"), np.array([[2.0, 0], [0, 8.0]]))
     assert jacobian(A, x, rows="stored").indices.dtype == np.int32
 

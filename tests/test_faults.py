@@ -34,6 +34,7 @@ from sparsejac._backends import partition as _partition
 from sparsejac._backends import pool as _pool
 from sparsejac._backends import protocol as _protocol
 from sparsejac._backends import stream as _stream
+from sparsejac._backends import stream_pass as _stream_pass
 from sparsejac._backends import threads as _threads
 from sparsejac._kernels import compile as _compile
 from sparsejac._matrix import dense as _dense
@@ -1240,7 +1241,7 @@ def test_a_fork_waits_for_locks_and_gives_them_back():
     compiler = sys.modules["numba.core.compiler_lock"].global_compiler_lock._lock
     from tqdm.std import TqdmDefaultWriteLock
 
-    for lock in (compiler, TqdmDefaultWriteLock.th_lock, _locks.Turn()):
+    for lock in (compiler, TqdmDefaultWriteLock.th_lock, _locks.OwnedLock()):
         has, times = threading.Event(), []
 
         def hold(lock=lock, has=has, times=times):
@@ -1265,14 +1266,14 @@ def test_a_fork_waits_for_locks_and_gives_them_back():
 
 @forks
 def test_a_turn_belongs_to_the_thread_that_forks():
-    turn = _locks.Turn()
+    turn = _locks.OwnedLock()
     with turn:
         assert turn.owner == threading.get_ident()
         assert forked(lambda: turn.owner == threading.get_ident()) == 1
         with contextlib.ExitStack() as stack:  # it calls __enter__ in another way
             stack.enter_context(turn)
     assert turn.owner == 0
-    assert type(pickle.loads(pickle.dumps(turn))) is _locks.Turn
+    assert type(pickle.loads(pickle.dumps(turn))) is _locks.OwnedLock
 
 
 # --- bars -----------------------------------------------------------------------------------------
@@ -1372,11 +1373,11 @@ def test_any_allocation_may_fail(tmp_path, monkeypatch):
 
 
 PLACES_OF_FAILURE = [
-    (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_look"),
+    (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_find_lost"),
     (_pool._Job, "_wait"), (_pool._Thread, "lives"),
     (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"),
     (_pool, "_leave_no_record"), (_pool, "_run"), (_pool, "_serve"),
-    (_pool, "_taken_lock"), (_numbers, "File"), (_stream, "Room"), (_stream, "frozen"),
+    (_pool, "_taken_lock"), (_numbers, "File"), (_stream_pass, "Buffer"), (_stream, "frozen"),
 ]  # fmt: skip
 
 
@@ -1475,7 +1476,7 @@ def test_no_lock_to_be_had(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(_pool.threading, "Lock", no_lock)
         with pytest.raises(MemoryError, match="there is no memory left for a lock"):
-            _pool.InOrder(_pool.Stop()).wait(0)
+            _pool.InOrder(_pool.CancelFlag()).wait(0)
 
 
 def test_an_error_is_kept_by_nobody():

@@ -1052,13 +1052,13 @@ def test_headers_that_are_damaged_anywhere(folder, version):
 
 def streamed(path):
     """What a builder reads from a .npy; its first block is enough."""
-    from sparsejac._matrix.buffers import Room
+    from sparsejac._matrix.buffers import Buffer
     from sparsejac._matrix.source import Part
 
     source = _registry.npy_source("A", path)
     with source.opened() as read:
         part = Part(0, source.k, 0, source.k)
-        found = np.array(read(part, [Room()]).data)
+        found = np.array(read(part, [Buffer()]).data)
     return found.T if source.transposed else found
 
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sparsejac import JacobianBuilder
-from sparsejac._matrix.pattern import index_dtype, searchsorted
+from sparsejac._matrix.indices import index_dtype, searchsorted
 
 
 def huge(k):

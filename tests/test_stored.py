@@ -22,7 +22,7 @@ from support import integers
 
 from sparsejac import JacobianBuilder, cli, io
 from sparsejac._matrix import csr_folder
-from sparsejac._matrix.buffers import Room
+from sparsejac._matrix.buffers import Buffer
 from sparsejac._matrix.numbers import mapped_file
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -591,9 +591,9 @@ def test_a_file_that_is_cut_short_while_it_is_read():
 
     def read_twice():
         with data.opened() as read:
-            np.testing.assert_array_equal(read(0, 81, Room()), J.data)
+            np.testing.assert_array_equal(read(0, 81, Buffer()), J.data)
             os.truncate("J/data.npy", 128 + 8 * 37)
-            read(0, 81, Room())
+            read(0, 81, Buffer())
 
     with pytest.raises(OSError, match=r"data\.npy, of A, ends early, at byte 424: "):
         read_twice()

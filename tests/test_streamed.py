@@ -22,6 +22,7 @@ from support import integers, matrix, slow
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
 from sparsejac._backends import budget as _budget
 from sparsejac._backends import stream as _stream
+from sparsejac._backends import stream_pass as _stream_pass
 from sparsejac._matrix import dense as _dense
 from sparsejac._matrix import numbers as _numbers
 from sparsejac._matrix import registry as _registry
@@ -589,7 +590,7 @@ def test_solvers_count_their_passes(sources, monkeypatch):
 
 
 def test_a_bar_is_shown_if_it_is_asked_for(sources, monkeypatch, capsys):
-    monkeypatch.setattr(_stream, "_DELAY", 0)
+    monkeypatch.setattr(_stream_pass, "_DELAY", 0)
     A = matrix(K)
     threads = threading.active_count()
     JacobianBuilder(sources.npy(A)).operator(x).column_norms()

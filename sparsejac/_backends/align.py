@@ -9,8 +9,8 @@ import numpy as np
 from .. import _validation
 from .._matrix.align import align, source_of_target
 from .._matrix.entries import TARGETS
+from .._matrix.indices import frozen
 from .._matrix.layout import Layout, Side, layout_of_whole
-from .._matrix.pattern import frozen
 from .._matrix.registry import stored_source
 from .._matrix.scan import StreamedEntries
 from .._matrix.source import Source

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .._matrix.pattern import Pattern, searchsorted
+from .._matrix.indices import searchsorted
+from .._matrix.pattern import Pattern
 
 # The least number of entries that a thread takes at a time: waiting for the GIL costs time too.
 _PIECE = 2**18

@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-class Stop:
+class CancelFlag:
     """The cancel flag. Ctrl-C may set it, as no lock is taken for it."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class InOrder:
     If a thread fails anywhere, it sets `stop`, and the waiting threads see that soon.
     """
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: CancelFlag) -> None:
         self._stop, self._next = stop, 0
         self._waiting: dict[int, threading.Lock] = {}
 
@@ -115,7 +115,7 @@ class _Job:
         self,
         work: Callable[[int], None],
         pieces: int,
-        stop: Stop | None = None,
+        stop: CancelFlag | None = None,
         *,
         last: bool = False,
     ) -> None:
@@ -128,7 +128,7 @@ class _Job:
         self._lock.release()
         self._finished = _taken_lock()
         self.over = False
-        self.stop = stop or Stop()
+        self.stop = stop or CancelFlag()
         self.error: BaseException | None = None
 
     def run(self, thread: _Thread | None = None) -> None:
@@ -136,7 +136,7 @@ class _Job:
 
         Only a lack of memory is raised here. Exceptions of the work go to `error`.
         """
-        # `add` must come before the check of `over`: `_look` does the two in the opposite order.
+        # `add` comes before the check of `over`: `_find_lost` does the two in the other order.
         self._inside.add(thread)
         try:
             while not self.over and (piece := self._take()) is not None:
@@ -182,7 +182,7 @@ class _Job:
                 try:
                     self.stop.is_set = True
                     self._inside.discard(None)  # this thread itself
-                    self._look(threads())
+                    self._find_lost(threads())
                     self._wait(threads, again)
                 except BaseException:  # noqa: BLE001, S112  # another Ctrl-C: the first is raised
                     continue
@@ -197,11 +197,11 @@ class _Job:
     def _wait(self, threads: Callable[[], list[_Thread]], again: Callable[[], object]) -> None:
         while not self.over:
             if not self._finished.acquire(timeout=_PATIENCE):
-                self._look(threads())
+                self._find_lost(threads())
                 if not self._inside:
                     again()  # a thread may have died after it took the job from the queue
 
-    def _look(self, threads: list[_Thread]) -> None:
+    def _find_lost(self, threads: list[_Thread]) -> None:
         """End the job if a thread has died that worked on it, or if no thread is left for it."""
         # Find the dead threads first, and what they left behind second: in between, a thread may
         # end normally.
@@ -236,7 +236,7 @@ def _run(thread: _Thread, job: _Job) -> None:
         pass
 
 
-def aside(work: Callable[[], None], stop: Stop) -> None:
+def aside(work: Callable[[], None], stop: CancelFlag) -> None:
     """Do work on a thread of its own, so that Ctrl-C does not interrupt it while it owns resources.
 
     Ctrl-C sets `stop`, which the work checks often. It is raised here when the work has ended.
@@ -245,7 +245,7 @@ def aside(work: Callable[[], None], stop: Stop) -> None:
 
 
 def on_own_threads(
-    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
+    work: Callable[[int], None], pieces: int, workers: int, stop: CancelFlag | None = None
 ) -> None:
     """Do what `on_threads` does, on threads that end with the work.
 
@@ -297,7 +297,7 @@ def _pool(workers: int) -> list[_Thread]:
 
 
 def on_threads(
-    work: Callable[[int], None], pieces: int, workers: int, stop: Stop | None = None
+    work: Callable[[int], None], pieces: int, workers: int, stop: CancelFlag | None = None
 ) -> None:
     """Call ``work(piece)`` for each piece, in ascending order, on up to `workers` threads.
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._matrix.entries import wide
+from .._matrix.indices import Indices, frozen, index_dtype
 from .._matrix.layout import Layout, pattern_of
-from .._matrix.pattern import Indices, frozen, index_dtype
 from .._matrix.scan import Scan
 from .._matrix.source import Source
 from .._system import machine

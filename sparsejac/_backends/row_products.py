@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._matrix.indices import frozen
 from .._matrix.layout import layout_of_sums, layout_of_whole
-from .._matrix.pattern import frozen
 from .._matrix.registry import source_of_sums
 from .._validation import Pairs, Uplo
 from .choice import backend_of, checked_backend

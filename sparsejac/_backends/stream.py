@@ -1,10 +1,5 @@
 """The backend of a streamed A: kernels run on blocks of rows while the next blocks are read.
 
-A pass opens its sources, which check that they have not changed. It then starts threads of its
-own: one more than may compute, so that one can read while the others compute. Each thread takes the
-next block, in order, reads it into a buffer of its own, and runs the kernel on it. When the pass
-ends or fails, its threads, files and buffers are released.
-
 The first pass scans the blocks: it checks that they are finite, and notes the diagonal and the
 lowest and largest entries. A file that has not changed is not scanned again. A source that its
 owner may change unnoticed is scanned in every pass.
@@ -16,57 +11,30 @@ unit, the unit is split into blocks where the kernels allow that.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
 from .._kernels import combine, compiled_kernel
-from .._matrix.buffers import Room
 from .._matrix.entries import Aligned, Weights
+from .._matrix.indices import Indices, frozen
 from .._matrix.layout import Layout, layout_of_whole
-from .._matrix.pattern import Indices, frozen
 from .._matrix.scan import Scan, StreamedEntries
 from .._matrix.source import Source
-from .._system import progress
 from .._validation import Settings
 from . import budget
 from .budget import block_entries
 from .partition import partial_sums
-from .pool import InOrder, Stop, aside, on_own_threads
+from .pool import CancelFlag, InOrder, aside
 from .protocol import Backend, Reduction
+from .stream_pass import Block, NumberedRows, Pass
 
 _PARTIAL_SUMS = 4  # the largest number of them: a block waits for the one before it in its sum
 _SUM_VECTORS = 12  # k-vectors of float64 that all partial sums may take
-_DELAY = 2  # seconds before a progress bar is shown
-_BUFFERS = 5  # that a source may use for a block
-
-Numbered = tuple[int, int, int]  # a block of rows: the number of its unit, and its bounds
-
-
-class Block(NamedTuple):
-    """Rows i0 ≤ i < i1 of A as a kernel takes them, and the aligned numbers of the target.
-
-    `aligned` is empty without a target. Otherwise it has the target's numbers and the number of the
-    first of them.
-    """
-
-    number: int  # of the block
-    i0: int
-    i1: int
-    data: NDArray[Any]
-    indices: NDArray[Any] | None
-    base: int
-    aligned: tuple[Any, ...]
-
-    def rows(self, step: int) -> Iterator[tuple[int, int]]:
-        """Its rows, at most `step` at a time."""
-        for i0 in range(self.i0, self.i1, step):
-            yield i0, min(i0 + step, self.i1)
 
 
 class StreamBackend(Backend):
@@ -136,7 +104,7 @@ class StreamBackend(Backend):
         for unit, _, _ in blocks:
             turns.append((unit % count, before[unit % count]))
             before[unit % count] += 1
-        stop = Stop()
+        stop = CancelFlag()
         orders = [InOrder(stop) for _ in parts]
 
         def add(block: Block) -> None:
@@ -166,23 +134,26 @@ class StreamBackend(Backend):
         self,
         name: str,
         visit: Callable[[Block], None],
-        blocks: list[Numbered],
+        blocks: list[NumberedRows],
         target: Aligned | None = None,
         *,
         structure: bool = False,
-        stop: Stop | None = None,
+        stop: CancelFlag | None = None,
     ) -> None:
         """Visit blocks of rows on threads. A failed visit and Ctrl-C set the cancel flag `stop`."""
         for numbers, owner in ((self.entries, "A"), (target, "Y")):
-            turn = getattr(numbers, "turn", None)
-            if turn is not None and turn.owner == threading.get_ident():
+            owned_lock = getattr(numbers, "owned_lock", None)
+            if owned_lock is not None and owned_lock.owner == threading.get_ident():
                 raise _validation.asked_while_answering(owner)
-        one_pass = _Pass(self, name, visit, blocks, target, stop or Stop(), values=not structure)
-        aside(one_pass.run, one_pass.stop)
+        stop = stop or CancelFlag()
+        one_pass = Pass(self.entries, target, visit, blocks, stop, values=not structure)
+        rows, workers = sum(i1 - i0 for _, i0, i1 in blocks), self.workers + 1
+        self.passes += not structure and rows == self.pattern.k
+        aside(lambda: one_pass.run(name, workers, shown=self.progress), stop)
 
     def _blocks(
         self, rows: tuple[int, int], target: Aligned | None, columns: int = 1
-    ) -> list[Numbered]:
+    ) -> list[NumberedRows]:
         """The blocks of rows that are read together.
 
         A block is a unit, or a part of one if the budget does not suffice for a unit. A alone
@@ -287,93 +258,3 @@ class StreamBackend(Backend):
         rows = int(i.min()), int(i.max()) + 1
         self._pass("at", pick, self._blocks(rows, None))
         return found
-
-
-class _Pass:
-    """One pass over blocks of rows. It owns the opened sources and the buffers of the threads."""
-
-    def __init__(
-        self,
-        backend: StreamBackend,
-        name: str,
-        visit: Callable[[Block], None],
-        blocks: list[Numbered],
-        target: Aligned | None,
-        stop: Stop,
-        *,
-        values: bool,
-    ) -> None:
-        self._backend, self._name, self._visit, self._blocks = backend, name, visit, blocks
-        self._own, self._target, self.stop, self._values = backend.entries, target, stop, values
-        self._sequential = self._own.sequential or (target is not None and target.sequential)
-        self._waiting = iter(range(len(blocks)))
-        self._taking, self._showing = threading.Lock(), threading.Lock()
-        self._spare: list[tuple[list[Room], list[Room]]] = []  # buffers that no thread uses
-
-    def run(self) -> None:
-        """Read and visit all blocks, on threads of their own."""
-        rows = sum(i1 - i0 for _, i0, i1 in self._blocks)
-        self._backend.passes += self._values and rows == self._backend.pattern.k
-        with contextlib.ExitStack() as stack:
-            self._read = stack.enter_context(self._own.opened())
-            if self._target is not None:
-                self._read_target = stack.enter_context(self._target.opened())
-            self._bar = stack.enter_context(_bar(self._name, rows, shown=self._backend.progress))
-            workers = self._backend.workers + 1
-            on_own_threads(self._work, len(self._blocks), workers, self.stop)
-
-    def _work(self, _: int) -> None:
-        """Read and visit the next block."""
-        try:
-            try:
-                buffers = self._spare.pop()
-            except IndexError:
-                buffers = _buffers(), _buffers()
-            block = self._taken(buffers)
-            if block is None:
-                return
-            self._visit(block)
-            self._spare.append(buffers)
-            if self._bar is not None:
-                with self._showing:
-                    self._bar.update(block.i1 - block.i0)
-        except BaseException:
-            self.stop.is_set = True
-            raise
-
-    def _taken(self, buffers: tuple[list[Room], list[Room]]) -> Block | None:
-        """The next block, or None if the pass is cancelled."""
-        with self._taking:
-            if self.stop.is_set:
-                return None
-            number = next(self._waiting)
-            if self._sequential:
-                try:
-                    return self._fetched(number, buffers)
-                except BaseException:
-                    self.stop.is_set = True  # before another thread asks for the next block
-                    raise
-        return self._fetched(number, buffers)
-
-    def _fetched(self, number: int, buffers: tuple[list[Room], list[Room]]) -> Block:
-        _, i0, i1 = self._blocks[number]
-        data, indices, base = self._read(i0, i1, buffers[0], values=self._values)
-        aligned: tuple[Any, ...] = ()
-        if self._target is not None:
-            numbers, _, first = self._read_target(i0, i1, buffers[1], columns=indices)
-            aligned = numbers, first
-        return Block(number, i0, i1, data, indices, base, aligned)
-
-
-def _buffers() -> list[Room]:
-    return [Room(returned=True) for _ in range(_BUFFERS)]
-
-
-@contextlib.contextmanager
-def _bar(name: str, rows: int, *, shown: bool) -> Iterator[Any]:
-    """A progress bar of the rows of a pass. It is shown if the pass takes over two seconds."""
-    if not shown:
-        yield None
-        return
-    with progress.bar(total=rows, desc=name, unit=" rows", delay=_DELAY) as bar:
-        yield bar

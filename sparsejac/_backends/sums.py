@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._matrix.entries import TARGETS, Entries, wide
-from .._matrix.pattern import frozen
+from .._matrix.indices import frozen
 from .protocol import Backend
 from .threads import ThreadBackend
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._kernels import combine, compiled_kernel
-from .._matrix.buffers import Room
+from .._matrix.buffers import Buffer
 from .._matrix.entries import Entries, wide
+from .._matrix.indices import Indices
 from .._matrix.layout import Layout
 from .._matrix.memory import MemorySource
-from .._matrix.pattern import Indices
 from .._matrix.scan import Scan
 from .._validation import Settings
 from .partition import bounds_of, partial_sums, pieces
-from .pool import InOrder, Stop, on_threads
+from .pool import CancelFlag, InOrder, on_threads
 from .protocol import Backend, Reduction
 
 # Up to so many entries, one thread is as fast as two: a kernel reads them in three milliseconds,
@@ -140,7 +140,7 @@ class ThreadBackend(Backend):
         spare: list[
             NDArray[Any]
         ] = []  # a thread that is done with one uses it again: fresh memory is slow
-        stop = Stop()
+        stop = CancelFlag()
         order = InOrder(stop)
 
         def add(piece: int) -> None:
@@ -186,10 +186,10 @@ class ThreadBackend(Backend):
         elif own.transposed is not None and pattern.is_square and kernel in _EITHER_WAY:
             run(own.transposed.reshape(-1), None, 0, *row_bounds, i0, i1, *args)
         else:
-            rooms = Room(), Room()
+            buffers = Buffer(), Buffer()
             for b0, b1 in self._blocks(i0, i1):
-                data, base = own.contiguous(b0, b1, rooms[0])
-                aligned = () if target is None else target.contiguous(b0, b1, rooms[1])
+                data, base = own.contiguous(b0, b1, buffers[0])
+                aligned = () if target is None else target.contiguous(b0, b1, buffers[1])
                 run(data, pattern.columns_from(base), base, *row_bounds, b0, b1, *aligned, *args)
 
     def _blocks(self, i0: int, i1: int) -> Iterator[tuple[int, int]]:

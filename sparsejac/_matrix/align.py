@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from .. import _kernels, _validation
 from .._validation import Triangle, Uplo
-from .buffers import Room
+from .buffers import Buffer
 from .csr import CsrSource
 from .dense import DenseSource, FileRows
 from .entries import TARGETS, Entries
+from .indices import Indices, frozen, triangle
 from .layout import Layout
 from .memory import DenseMemory, MemorySource
 from .numbers import MemoryNumbers, Numbers, numbers
-from .pattern import Indices, Pattern, frozen, triangle
+from .pattern import Pattern
 from .registry import memory_source
 from .source import Part, RowBlock, Source
 
@@ -45,7 +46,7 @@ class VectorRows(Source):
         first = self._pattern.first
         with self._vector.opened() as read:
 
-            def block(part: Part, buffers: list[Room], **_: Any) -> RowBlock:
+            def block(part: Part, buffers: list[Buffer], **_: Any) -> RowBlock:
                 start, stop = int(first[part.i0]), int(first[part.i1])
                 return RowBlock(read(start, stop, buffers[0]), None, start)
 
@@ -70,8 +71,8 @@ class AlignedSource(Source):
         self._write, self._bytes = kind[2:]
 
     @property
-    def turn(self) -> Any:
-        return self.of.turn
+    def owned_lock(self) -> Any:
+        return self.of.owned_lock
 
     @property
     def mutable(self) -> bool:  # type: ignore[override]  # as above
@@ -89,11 +90,11 @@ class AlignedSource(Source):
         with self.of.opened() as read:
 
             def block(
-                part: Part, buffers: list[Room], *, columns: Any = None, **_: Any
+                part: Part, buffers: list[Buffer], *, columns: Any = None, **_: Any
             ) -> RowBlock:
                 part = Part(part.i0, part.i1, 0, self.k)
                 base, end = self._pattern.start(part.i0), self._pattern.start(part.i1)
-                out = buffers[4].take(end - base, self.dtype)
+                out = buffers[4].acquire(end - base, self.dtype)
                 self._write(self, read(part, buffers), part, columns, out)
                 return RowBlock(out, None, base)
 
@@ -107,7 +108,7 @@ class AlignedSource(Source):
             "pass a Y with the structure of A, or a sparse A",
         )
         with self.opened() as read:
-            buffers = [Room() for _ in range(5)]
+            buffers = [Buffer() for _ in range(5)]
             return read(Part(0, self.k, 0, self.k), buffers, columns=self._pattern.indices).data
 
     # --- how the numbers of a block are written
@@ -176,7 +177,7 @@ class AlignedSource(Source):
 
     def _check_outside(self, count: int, i: int, j: int) -> None:
         if count:
-            raise _validation.outside(count, (j, i) if self.transposed else (i, j))
+            raise _validation.outside(count, self.place(i, j))
 
 
 def _dense_bytes(of: Source, own: Source) -> int:

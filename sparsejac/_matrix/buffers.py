@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 _MAPPED = 2**16  # bytes of the smallest buffer that is mapped, and not taken from malloc
 
 
-class Room:
+class Buffer:
     """A buffer that is used again, and replaced by a larger one if it is too small.
 
-    If `returned` is set, the system gets its memory back when the buffer is dropped. Memory that is
-    freed to malloc may stay with the process.
+    If `release_to_os` is set, the system gets its memory back when the buffer is dropped. Memory
+    that is freed to malloc may stay with the process.
     """
 
-    def __init__(self, *, returned: bool = False) -> None:
-        self._bytes, self._returned = np.empty(0, np.uint8), returned
+    def __init__(self, *, release_to_os: bool = False) -> None:
+        self._bytes, self._release_to_os = np.empty(0, np.uint8), release_to_os
 
-    def take(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def acquire(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         nbytes = count * dtype.itemsize
         if self._bytes.size < nbytes:
             self._bytes = np.empty(0, np.uint8)  # free the old memory before allocating the new
-            own = self._returned and nbytes >= _MAPPED
+            own = self._release_to_os and nbytes >= _MAPPED
             self._bytes = (
                 np.frombuffer(_from_the_system(nbytes), np.uint8)
                 if own
@@ -35,11 +35,11 @@ class Room:
         return self._bytes[:nbytes].view(dtype)
 
 
-def converted(block: NDArray[Any], dtype: np.dtype[Any], buffer: Room) -> NDArray[Any]:
+def converted(block: NDArray[Any], dtype: np.dtype[Any], buffer: Buffer) -> NDArray[Any]:
     """A block as a contiguous array of a dtype: itself if it is one, or a copy in a buffer."""
     if block.dtype == dtype and block.flags.c_contiguous and block.flags.aligned:
         return block
-    copy = buffer.take(block.size, dtype).reshape(block.shape)
+    copy = buffer.acquire(block.size, dtype).reshape(block.shape)
     np.copyto(copy, block, casting="unsafe")
     return copy
 

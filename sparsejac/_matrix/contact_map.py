@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .completeness import check_complete
-from .pattern import index_dtype
+from .indices import index_dtype
 from .pixel_order import rows_of, sorting, summed
 
 SUFFIXES = (".cool", ".mcool", ".scool")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _kernels, _validation
 from .._validation import Uplo
-from .pattern import Indices, frozen, index_dtype
+from .indices import Indices, frozen, index_dtype
 
 
 def csr_arrays(
@@ -48,7 +48,10 @@ def csr_arrays(
         stored = values.size
         if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size:
             stored = int(indptr[-1])
-        indices, values = indices[:stored], values[:stored]  # SciPy allows spare room at the end
+        indices, values = (
+            indices[:stored],
+            values[:stored],
+        )  # SciPy allows spare elements at the end
         canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
         if canonical and (mirrored == transposed):
             return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)

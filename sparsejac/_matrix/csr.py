@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from .. import _kernels, _validation
 from .._system.forks import computed_once
 from .._validation import Uplo
-from .buffers import Room, converted
+from .buffers import Buffer, converted
+from .indices import ColumnRanges, Indices, frozen, searchsorted, triangle
 from .numbers import Numbers
-from .pattern import ColumnRanges, CsrPattern, Indices, frozen, searchsorted, triangle
+from .pattern import CsrPattern
 from .source import Part, RowBlock, Source
 
 # The number of column indices that are read at a time outside a pass.
@@ -29,14 +30,14 @@ class StoredColumns:
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         with self._stored.opened() as read:
-            return frozen(read(int(part.start), int(part.stop), Room()).astype(self.dtype))
+            return frozen(read(int(part.start), int(part.stop), Buffer()).astype(self.dtype))
 
     def blocks(self, indptr: Indices) -> Iterator[tuple[int, int, int, Any]]:
-        room = Room()
+        buffer = Buffer()
         with self._stored.opened() as read:
             for i0, i1 in row_blocks(indptr, 0, indptr.size - 1, _COLUMNS):
                 base, end = int(indptr[i0]), int(indptr[i1])
-                block = read(base, end, room).astype(self.dtype, copy=False)
+                block = read(base, end, buffer).astype(self.dtype, copy=False)
                 yield i0, i1, base, frozen(block)
 
 
@@ -73,7 +74,7 @@ class CsrSource(Source):
         uplo: Uplo | None = None,
     ) -> None:
         self.name, self.data, self.extra = name, data, 0
-        self.sequential, self.uplo = data.serial or indices.serial, uplo
+        self.sequential, self.uplo = data.sequential or indices.sequential, uplo
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
         self.transposed = transposed and self.k > 1
         if (
@@ -165,7 +166,7 @@ class CsrSource(Source):
             read_columns = stack.enter_context(self.stored_indices.opened())
 
             def block_of(
-                part: Part, buffers: list[Room], *, values: bool = True, **_: Any
+                part: Part, buffers: list[Buffer], *, values: bool = True, **_: Any
             ) -> RowBlock:
                 base, end = int(indptr[part.i0]), int(indptr[part.i1])
                 columns = converted(read_columns(base, end, buffers[2]), dtype, buffers[3])

@@ -19,7 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from . import npy
-from .pattern import index_dtype
+from .indices import index_dtype
 
 NAMES = ("data", "indices", "indptr", "shape")
 Wrap = Callable[[IO[bytes]], IO[bytes]]

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._system.locks import Turn, turn_of
+from .._system.locks import OwnedLock, lock_of
 from .._validation import Triangle
-from .buffers import Room
+from .buffers import Buffer
 from .completeness import check_complete
+from .indices import ColumnRanges
 from .numbers import Numbers
-from .pattern import ColumnRanges, DensePattern
+from .pattern import DensePattern
 from .source import Part, RowBlock, Source
 
 TOGETHER = 4  # the number of dense rows that the kernels of sums take at a time
@@ -31,7 +32,7 @@ _SMALL = 2**16  # if a row has more bytes, a part of it may be read alone
 
 
 # It returns an array of the rows of a part with all k columns. It may use the buffer for it.
-Reader = Callable[[Part, Room], NDArray[Any]]
+Reader = Callable[[Part, Buffer], NDArray[Any]]
 
 
 class DenseSource(Source):
@@ -127,7 +128,7 @@ class FileRows(DenseSource):
         k = self.k
         with self.stored.opened() as numbers:
 
-            def read(part: Part, room: Room) -> NDArray[Any]:
+            def read(part: Part, buffer: Buffer) -> NDArray[Any]:
                 i0, i1, c0, c1 = part
                 # One read of whole rows is faster than a read for each row, unless the latter
                 # leaves out a large part of long rows.
@@ -136,8 +137,8 @@ class FileRows(DenseSource):
                     or k * self.dtype.itemsize < _SMALL
                     or not hasattr(numbers, "fill")
                 ):
-                    return numbers(i0 * k, i1 * k, room).reshape(i1 - i0, k)
-                block = room.take((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
+                    return numbers(i0 * k, i1 * k, buffer).reshape(i1 - i0, k)
+                block = buffer.acquire((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
                 for i in range(i0, i1):
                     numbers.fill(i * k + c0, block[i - i0, c0:c1])
                 return block
@@ -145,9 +146,9 @@ class FileRows(DenseSource):
             yield read
 
 
-def _kept(block: NDArray[Any], room: Room) -> NDArray[Any]:
+def _kept(block: NDArray[Any], buffer: Buffer) -> NDArray[Any]:
     """A copy of a block, whose owner may use its memory again for the next one."""
-    copy = room.take(block.size, block.dtype).reshape(block.shape)
+    copy = buffer.acquire(block.size, block.dtype).reshape(block.shape)
     np.copyto(copy, block)
     return copy
 
@@ -165,22 +166,22 @@ class FunctionRows(DenseSource):
     sequential = True
     scan_each_pass = True  # that it returns the same numbers each time cannot be checked
     extra = 8  # arrays of the size of a block, for what such a function allocates
-    turn: Turn = field(init=False, repr=False)
+    owned_lock: OwnedLock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.turn = turn_of(self.function)
-        with self.turn:
+        self.owned_lock = lock_of(self.function)
+        with self.owned_lock:
             found = self.function(0, 1)
         # If k is 0, the slice of row 0 is empty.
         first = found if np.shape(found) == (0, 0) else self._checked(0, 1, found)
         self.k, self.dtype = first.shape[1], first.dtype
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, turn=turn_of(state["function"]))
+        self.__dict__.update(state, owned_lock=lock_of(state["function"]))
 
-    def _rows(self, i0: int, i1: int, room: Room) -> NDArray[Any]:
-        with self.turn:
-            return _kept(self._checked(i0, i1, self.function(i0, i1)), room)
+    def _rows(self, i0: int, i1: int, buffer: Buffer) -> NDArray[Any]:
+        with self.owned_lock:
+            return _kept(self._checked(i0, i1, self.function(i0, i1)), buffer)
 
     def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
         block = _validation.array(f"what {self.name} returned for rows({i0}, {i1})", found)
@@ -199,7 +200,7 @@ class FunctionRows(DenseSource):
 
     @contextmanager
     def opened_rows(self) -> Iterator[Reader]:
-        yield lambda part, room: self._rows(part.i0, part.i1, room)
+        yield lambda part, buffer: self._rows(part.i0, part.i1, buffer)
 
 
 @dataclass
@@ -209,11 +210,11 @@ class ObjectRows(DenseSource):
     matrix: Any
     name: str = "A"
     transposed: bool = False
-    turn: Turn = field(init=False, repr=False)
+    owned_lock: OwnedLock = field(init=False, repr=False)
     sequential = mutable = True
 
     def __post_init__(self) -> None:
-        self.turn = turn_of(self.matrix)
+        self.owned_lock = lock_of(self.matrix)
         self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.chunk_rows = int(chunks[0]) if chunks else 1
@@ -222,7 +223,7 @@ class ObjectRows(DenseSource):
         self._check_chunks()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, turn=turn_of(state["matrix"]))
+        self.__dict__.update(state, owned_lock=lock_of(state["matrix"]))
 
     def _check_chunks(self) -> None:
         """Refuse missing data, which would be read as the fill value, without an error."""
@@ -247,14 +248,14 @@ class ObjectRows(DenseSource):
         yield self._read
         self._check_chunks()  # a chunk may have been removed during the pass
 
-    def _read(self, part: Part, room: Room) -> NDArray[Any]:
+    def _read(self, part: Part, buffer: Buffer) -> NDArray[Any]:
         i0, i1 = part.i0, part.i1
-        with self.turn:
+        with self.owned_lock:
             if hasattr(self.matrix, "read_direct"):
-                block = room.take((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
+                block = buffer.acquire((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
                 self.matrix.read_direct(block, np.s_[i0:i1, :])
                 return block
-            return _kept(self._checked(i0, i1, np.asanyarray(self.matrix[i0:i1])), room)
+            return _kept(self._checked(i0, i1, np.asanyarray(self.matrix[i0:i1])), buffer)
 
     def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
         block = _validation.array(f"{self.name}[{i0}:{i1}]", found)

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._kernels import compiled_kernel
-from .buffers import Room
+from .buffers import Buffer
+from .indices import Indices, frozen
 from .layout import Layout
-from .pattern import Indices, Pattern, frozen
+from .pattern import Pattern
 from .source import RowBlock, Source
 
 COMPILED = tuple(
@@ -45,9 +46,9 @@ class Aligned:
     dtype: np.dtype[Any]
     extra = 0
     sequential = False
-    turn: Any = None  # the lock of an object that answers one call at a time
+    owned_lock: Any = None  # the lock of an object that answers one call at a time
 
-    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
+    def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         """The numbers for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
 
         If the kernels can read all numbers in place, these are returned.
@@ -62,7 +63,7 @@ class Aligned:
     def opened(self) -> Iterator[Callable[..., RowBlock]]:
         """A context for a pass that yields ``read(i0, i1, buffers, …)``: see `Source.opened`."""
 
-        def read(i0: int, i1: int, buffers: list[Room], **_: Any) -> RowBlock:
+        def read(i0: int, i1: int, buffers: list[Buffer], **_: Any) -> RowBlock:
             numbers, base = self.contiguous(i0, i1, buffers[0])
             return RowBlock(numbers, None, base)
 
@@ -115,14 +116,14 @@ class Entries(Aligned):
         self.dtype = native if native in compiled else np.dtype(np.float64)
         self._pattern = pattern
 
-    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
+    def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         if self.direct:
             return self.values, 0
         base, block = self._pattern.start(i0), self.values[i0:i1]
         if self.values.ndim == 1:
             base = int(self._pattern.lo[i0])
             block = self.values[base : int(self._pattern.hi[i1 - 1])]
-        copy = buffer.take(block.size, self.dtype).reshape(block.shape)
+        copy = buffer.acquire(block.size, self.dtype).reshape(block.shape)
         if self.transposed is None:
             np.copyto(copy, block)
         else:
@@ -148,7 +149,7 @@ class Weights(Aligned):
         self.dtype, self._pattern, self._in_order = dtype, pattern, layout.rows_in_order
         self.values = frozen(w)
 
-    def contiguous(self, i0: int, i1: int, buffer: Room) -> tuple[NDArray[Any], int]:
+    def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         if self.direct:
             return self.values, 0
         w, base, end = self.values, int(self._pattern.row(i0)), int(self._pattern.row(i1))
@@ -156,7 +157,7 @@ class Weights(Aligned):
         if not self._in_order:
             k = self._pattern.k
             block = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1)
-        copy = buffer.take(block.size, self.dtype).reshape(block.shape)
+        copy = buffer.acquire(block.size, self.dtype).reshape(block.shape)
         np.copyto(copy, block)
         rows = math.prod(block.shape[: block.ndim - w.ndim + 1])
         return frozen(copy.reshape(rows, *w.shape[1:])), base

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .._validation import Order, Pairs, Rows, Triangle, Uplo
-from .pattern import ColumnRanges, Pattern, triangle
+from .indices import ColumnRanges, triangle
+from .pattern import Pattern
 from .source import Source
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from .. import _kernels, _validation
 from .csr import CsrSource, row_blocks
 from .dense import DenseSource, Reader
+from .indices import ColumnRanges, Indices, frozen
 from .numbers import MemoryNumbers
-from .pattern import ColumnRanges, Indices, frozen
 from .source import Source
 
 _TILE = 256  # rows and columns of a dense matrix that are compared at a time
@@ -111,8 +111,7 @@ class MemorySource(Source):
 
     def _place(self, *where: int) -> tuple[int, int]:
         """The pair (i, j) of the number at an index of `values`."""
-        i, j = self._pair(*where)
-        return (j, i) if self.transposed else (i, j)
+        return self.place(*self._pair(*where))
 
 
 class DenseMemory(MemorySource, DenseSource):

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .._system.locks import Turn
-from .buffers import Room
+from .._system.locks import OwnedLock
+from .buffers import Buffer
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
-_seeking = Turn()  # for systems that cannot read from a place without going there first
+_seeking = OwnedLock()  # for systems that cannot read from a place without going there first
 
 
 class File(io.FileIO):
@@ -52,7 +52,7 @@ class Numbers(Protocol):
     def size(self) -> int: ...
 
     @property
-    def serial(self) -> bool:
+    def sequential(self) -> bool:
         """Whether a read must end before the next one begins."""
 
     @property
@@ -60,7 +60,7 @@ class Numbers(Protocol):
         """Whether the numbers may change between two passes without notice."""
 
     def opened(self) -> Any:
-        """Open the vector for a pass. The context is a function ``read(start, stop, room)``."""
+        """Open the vector for a pass. The context is a function ``read(start, stop, buffer)``."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FileNumbers:
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
     # True if the numbers may change through a mapping, which need not change the file's time
     mutable: bool = False
-    serial = False
+    sequential = False
 
     @classmethod
     def of(
@@ -99,13 +99,13 @@ class FileNumbers:
         return cls(name, path, offset, dtype, size, identity(status), mutable)
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+    def opened(self) -> Iterator[Callable[[int, int, Buffer], NDArray[Any]]]:
         with File(self.path) as opened:
             file = opened.fileno()
             self._check_unchanged(file)
 
-            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
-                numbers = room.take(stop - start, self.dtype)
+            def read(start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+                numbers = buffer.acquire(stop - start, self.dtype)
                 self.fill(file, start, numbers)
                 return numbers
 
@@ -149,7 +149,7 @@ class MemoryNumbers:
     """A vector in memory, with the interface of a vector in a file."""
 
     values: NDArray[Any]
-    serial = False
+    sequential = False
     mutable = True
 
     @property
@@ -161,7 +161,7 @@ class MemoryNumbers:
         return self.values.size
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+    def opened(self) -> Iterator[Callable[[int, int, Buffer], NDArray[Any]]]:
         yield lambda start, stop, _: self.values[start:stop]
 
 

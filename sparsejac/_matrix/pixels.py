@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .buffers import Room
+from .buffers import Buffer
 from .contact_map import is_map, reading, row_ranges, split
 from .csr import CsrSource
 from .numbers import changed, identity
@@ -34,11 +34,11 @@ class _Column:
     size: int
     identity: tuple[int, int, int, int]
     strict: bool = False
-    serial = True
+    sequential = True
     mutable = False
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+    def opened(self) -> Iterator[Callable[[int, int, Buffer], NDArray[Any]]]:
         path = split(self.uri)[0]
         if identity(Path(path).stat()) != self.identity:
             raise changed(self.name, path)
@@ -47,8 +47,8 @@ class _Column:
             if column.dtype != self.dtype or column.size != self.size:
                 raise changed(self.name, path)
 
-            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
-                out = room.take(stop - start, self.dtype)
+            def read(start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+                out = buffer.acquire(stop - start, self.dtype)
                 if out.size:
                     map_.read(column, out, start)
                     if self.strict:
@@ -73,7 +73,7 @@ class _Sorted:
     columns: _Column
     before: NDArray[np.int64]
     now: NDArray[np.int64]
-    serial = True
+    sequential = True
     mutable = False
 
     @property
@@ -85,26 +85,28 @@ class _Sorted:
         return int(self.now[-1])
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[int, int, Room], NDArray[Any]]]:
+    def opened(self) -> Iterator[Callable[[int, int, Buffer], NDArray[Any]]]:
         with ExitStack() as stack:
             read_columns = stack.enter_context(self.columns.opened())
             counts = (
                 None if self.column is self.columns else stack.enter_context(self.column.opened())
             )
-            rooms = Room(), Room()
+            buffers = Buffer(), Buffer()
 
-            def read(start: int, stop: int, room: Room) -> NDArray[Any]:
-                out = room.take(stop - start, self.dtype)
+            def read(start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+                out = buffer.acquire(stop - start, self.dtype)
                 if out.size:
                     i0 = int(np.searchsorted(self.now, start, side="right")) - 1
                     i1 = int(np.searchsorted(self.now, stop, side="left"))
                     begin, end = int(self.before[i0]), int(self.before[i1])
-                    columns = read_columns(begin, end, rooms[0])
+                    columns = read_columns(begin, end, buffers[0])
                     order, first = sorting(rows_of(self.before, begin, end), columns)
                     if counts is None:
                         found = columns[order][first]
                     else:
-                        found = summed(self.column.uri, counts(begin, end, rooms[1])[order], first)
+                        found = summed(
+                            self.column.uri, counts(begin, end, buffers[1])[order], first
+                        )
                     out[:] = found[start - int(self.now[i0]) :][: out.size]
                 return out
 
@@ -124,10 +126,10 @@ def source(name: str, uri: str, *, strict: bool = False) -> CsrSource:
             return CsrSource(data, indices, indptr, name=name, uplo="U")
     now = np.zeros_like(indptr)
     with indices.opened() as read:
-        room = Room()
+        buffer = Buffer()
         for i0, i1 in row_ranges(indptr):
             rows = rows_of(indptr, int(indptr[i0]), int(indptr[i1]))
-            order, first = sorting(rows, read(int(indptr[i0]), int(indptr[i1]), room))
+            order, first = sorting(rows, read(int(indptr[i0]), int(indptr[i1]), buffer))
             now[i0 + 1 : i1 + 1] = now[i0] + np.searchsorted(
                 rows[order][first], np.arange(i0, i1), side="right"
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .. import _validation
 from .._validation import Order, Rows, Uplo
 from . import csr_folder, npy, pixels
-from .buffers import Room
+from .buffers import Buffer
 from .conversions import completed, csr_arrays
 from .csr import CsrSource
 from .dense import DenseSource, FileRows, FunctionRows, ObjectRows, _check_open
@@ -225,4 +225,4 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
 def _read(stored: Numbers) -> NDArray[Any]:
     """All numbers of a vector, in memory."""
     with stored.opened() as read:
-        return np.array(read(0, stored.size, Room()))
+        return np.array(read(0, stored.size, Buffer()))

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._kernels import compiled_kernel
-from .._system.locks import Turn
-from .buffers import Room, converted
+from .._system.locks import OwnedLock
+from .buffers import Buffer, converted
 from .entries import COMPILED, Aligned, kernel_dtype, wide
-from .pattern import Pattern, frozen
+from .indices import frozen
+from .pattern import Pattern
 from .source import Part, RowBlock, Source
 
 
@@ -47,11 +48,15 @@ class StreamedEntries(Aligned):
     ) -> None:
         self.extremes = False  # whether a scan notes the lowest and the largest entry
         self.whole_diagonal = False  # whether the diagonal is noted even where it is not visited
-        self._noting = Turn()
+        self._noting = OwnedLock()
         self.source, self.name, self._pattern = source, name, pattern
         self.check_finite = check_finite
         self.dtype = self.given_dtype = kernel_dtype(source, compiled)
-        self.extra, self.sequential, self.turn = source.extra, source.sequential, source.turn
+        self.extra, self.sequential, self.owned_lock = (
+            source.extra,
+            source.sequential,
+            source.owned_lock,
+        )
         self.scanned = np.zeros(pattern.k, np.bool_)
         self._diagonal = np.zeros(pattern.k, wide(self.dtype))
         self._lowest, self._lowest_at, self._largest = np.inf, (0, 0), -np.inf
@@ -72,7 +77,7 @@ class StreamedEntries(Aligned):
         with self.source.opened() as read:
 
             def block_of(
-                i0: int, i1: int, buffers: list[Room], *, values: bool = True, columns: Any = None
+                i0: int, i1: int, buffers: list[Buffer], *, values: bool = True, columns: Any = None
             ) -> RowBlock:
                 part = Part(i0, i1, *pattern.column_range(i0, i1, diagonal=self.whole_diagonal))
                 data, indices, base = read(part, buffers, values=values, columns=columns)
@@ -122,8 +127,7 @@ class StreamedEntries(Aligned):
 
     def _place(self, entry: int) -> tuple[int, int]:
         """The pair (i, j) of an entry in the user's matrix."""
-        i, j = self._pattern.pair(entry)
-        return (j, i) if self.source.transposed else (i, j)
+        return self.source.place(*self._pattern.pair(entry))
 
     def result(self) -> Scan:
         """What the scans have found."""

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._validation import Triangle, Uplo
-from .pattern import ColumnRanges, Pattern
+from .indices import ColumnRanges
+from .pattern import Pattern
 
 
 class Part(NamedTuple):
@@ -81,7 +82,7 @@ class Source:
     min_block_entries: int
     max_row_nnz: int
     chunked = False
-    turn: Any = None  # the lock of an object that answers one call at a time
+    owned_lock: Any = None  # the lock of an object that answers one call at a time
 
     @property
     def scan_each_pass(self) -> bool:
@@ -126,6 +127,10 @@ class Source:
         It is less than k if a block may end within the rows that a kernel adds together.
         """
         return self.k
+
+    def place(self, i: int, j: int) -> tuple[int, int]:
+        """The place in the user's matrix of column j in stored row i."""
+        return (j, i) if self.transposed else (i, j)
 
     @property
     def stored_triangle(self) -> Triangle:

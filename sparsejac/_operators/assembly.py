@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.protocol import Backend
-from .._matrix.pattern import Indices, RowOffset, index_dtype
+from .._matrix.indices import Indices, index_dtype
+from .._matrix.pattern import RowOffset
 
 
 class Assembly:

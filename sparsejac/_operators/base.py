@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
-from .._matrix.pattern import Pattern, index_dtype
+from .._matrix.indices import index_dtype
+from .._matrix.pattern import Pattern
 
 # Overflow gives infinity without a warning, as in the kernels.
 silence = functools.partial(np.errstate, over="ignore", invalid="ignore")

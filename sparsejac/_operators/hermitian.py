@@ -25,7 +25,7 @@ from .. import _validation
 from .._backends.protocol import Backend
 from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
-from .._matrix.pattern import frozen
+from .._matrix.indices import frozen
 from .base import Operator, check_sparse, silence, sparse
 
 _BLOCK = 2**20  # how many numbers a block of rows of an explicit matrix has

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 from .. import _validation
 from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import Weights, wide
-from .._matrix.pattern import frozen
+from .._matrix.indices import frozen
 from .assembly import Assembly
 from .base import Operator, silence
 from .hermitian import NormalOperator

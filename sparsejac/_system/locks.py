@@ -26,20 +26,20 @@ class _MethodOfLock:
         return getattr(of._lock, self._name)(*raised)
 
 
-class Turn:
+class OwnedLock:
     """A reentrant lock that pickles, is free in a forked child, and knows if this thread has it.
 
-    ``with turn:`` calls only C code to take the lock. So Ctrl-C cannot arrive after the lock is
+    ``with lock:`` calls only C code to take the lock. So Ctrl-C cannot arrive after the lock is
     taken and before its release is certain.
     """
 
-    _all: ClassVar[weakref.WeakSet[Turn]] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet[OwnedLock]] = weakref.WeakSet()
     __enter__ = _MethodOfLock()
     __exit__ = _MethodOfLock()
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
-        Turn._all.add(self)
+        OwnedLock._all.add(self)
 
     @property
     def owner(self) -> int:
@@ -52,14 +52,14 @@ class Turn:
             self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Turn, ()
+        return OwnedLock, ()
 
 
-_turns: weakref.WeakValueDictionary[tuple[int, ...], Turn] = weakref.WeakValueDictionary()
-_looking_up = Turn()
+_locks: weakref.WeakValueDictionary[tuple[int, ...], OwnedLock] = weakref.WeakValueDictionary()
+_looking_up = OwnedLock()
 
 
-def turn_of(owner: Any) -> Turn:
+def lock_of(owner: Any) -> OwnedLock:
     """The lock of a function, or of an object with rows. Every call for the same owner returns it.
 
     The owner is identified by its address. So a caller must keep the owner for as long as the lock.
@@ -79,15 +79,15 @@ def turn_of(owner: Any) -> Turn:
             method = call
     key = (id(owner),) if method is None else (id(method), id(owner.__self__))
     with _looking_up:
-        turn = _turns.get(key)
-        if turn is None:
-            turn = _turns[key] = Turn()
-        return turn
+        lock = _locks.get(key)
+        if lock is None:
+            lock = _locks[key] = OwnedLock()
+        return lock
 
 
 def _renew_turns() -> None:
-    for turn in list(Turn._all):
-        turn._renew()
+    for lock in list(OwnedLock._all):
+        lock._renew()
 
 
 if hasattr(os, "register_at_fork"):
