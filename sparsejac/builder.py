@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _validation
 from ._backends.choice import checked_backend
 from ._backends.protocol import Backend
-from ._matrix.entries import Weights
+from ._matrix.entries import Weights, wide
 from ._matrix.indices import Indices, frozen, index_dtype
 from ._matrix.layout import layout_of
 from ._matrix.registry import source_of_rows
@@ -320,6 +320,51 @@ class JacobianBuilder:
         out = self._rows.empty_rows((self.shape[0],), x.dtype)
         self._rows.map("value", None, 0, x, out)
         return out
+
+    def max_abs(self, x: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The largest absolute value in each row and in each column of F, in one pass over A.
+
+        ``rows_i = max_j |A_ij x_i x_j|`` and ``columns_j = max_i |A_ij x_i x_j|`` are those of the
+        whole k×k matrix F, for every choice of `rows`. With ``rows="upper"`` F is symmetric, and
+        they are equal.
+
+        Parameters
+        ----------
+        x : array_like, shape (k,)
+
+        Returns
+        -------
+        rows, columns : ndarray, shape (k,)
+            Fresh arrays. They are real, in the precision of `dtype` and x. A row without an entry
+            has 0, and one with NaN has NaN.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, or is not finite.
+        TypeError
+            If x is not an array of numbers.
+
+        Notes
+        -----
+        **Memory.** Two k-vectors for the result, and in float64 x, |x|, the result, and once more
+        two k-vectors (for a sparse A three) for each worker.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> JacobianBuilder(np.array([[1.0, 2.0], [3.0, -4.0]])).max_abs([1.0, 0.1])
+        (array([1. , 0.3]), array([1. , 0.2]))
+        """
+        x, layout = self._point(x), self._rows.layout
+        with np.errstate(over="ignore"):
+            size = frozen(np.abs(x.astype(wide(x.dtype))))
+            found = self._rows.reduce("max_abs", (size,), outputs=2).astype(x.real.dtype)
+        if layout.side is not None:  # an entry of a triangle stands for (j, i), too
+            found[:] = np.maximum(*found)
+        i, j = found[::-1] if layout.transposed else found
+        return i.copy(), j.copy()
 
     def tocsr(
         self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None

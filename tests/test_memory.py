@@ -72,6 +72,7 @@ def operations_of(form, size=K):
         "tocsr": (lambda: builder.tocsr(x), builder.csr_nbytes() + 8 * k),
         "value": (lambda: builder.value(x), 8 * m + 8 * k),
         "operator": (lambda: builder.operator(x), 8 * k),
+        "max_abs": (lambda: builder.max_abs(x), 8 * k * (8 + 2 * (2 + packed))),
         "J @ v": (lambda: op @ x, 8 * m + 8 * 2 * k * packed),
         "J.T @ w": (lambda: op.T @ w, sums),
         "J.H @ w": (lambda: op.H @ w, sums),

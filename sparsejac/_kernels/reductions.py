@@ -57,6 +57,12 @@ def _both_products(a, xi, xj):
     return (t, abs(t), abs(a)), (a * xi,), ()
 
 
+def _max_abs(a, xi, xj):
+    """The largest ``|A_ij| x_i x_j`` of each row, and of each column; x is not negative."""
+    f = abs(a) * (xi * xj)
+    return (f,), (f,), ()
+
+
 rmatvec = sum_kernel("rmatvec", Operation(_weighted, products=1))
 rmatmat = sum_kernel(
     "rmatmat",
@@ -74,6 +80,7 @@ both_products = sum_kernel(
         _both_products, at_i=(0, 2, 3), at_j=(1,), monoids=(None, None, None, _maximum), rows=1
     ),
 )
+max_abs = sum_kernel("max_abs", Operation(_max_abs, at_j=(1,), monoids=(_maximum, _maximum)))
 _pair = sum_walk(Operation(_squares, products=2), reduce_dense)
 _four = sum_walk(Operation(_squares, products=4), reduce_sparse)
 
