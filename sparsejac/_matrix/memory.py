@@ -233,6 +233,8 @@ class CsrMemory(MemorySource, CsrSource):
         return self.count_outside(ranges) == 0
 
     def count_outside(self, ranges: ColumnRanges) -> int:
+        if super().count_outside(ranges) == 0:  # no entry at all, and that takes O(k log k)
+            return 0
         left, right = ranges
         count = 0
         for i0, i1 in row_blocks(self.indptr, 0, self.k, _ENTRIES):

@@ -198,10 +198,12 @@ class DensePattern(Pattern):
     """All entries of a dense A, or those within column ranges. It takes O(k) memory."""
 
     def __init__(self, k: int, ranges: ColumnRanges | None = None) -> None:
-        starts = np.arange(k, dtype=np.int64) * k
-        left, right = (0, k) if ranges is None else ranges
-        lo, hi = starts + left, starts + right
-        super().__init__(k, k**2, lo, hi, counts(hi - lo))
+        first = np.arange(k + 1, dtype=np.int64) * k
+        lo, hi = first[:-1], first[1:]
+        if ranges is not None:
+            lo, hi = lo + ranges[0], lo + ranges[1]
+            first = counts(hi - lo)
+        super().__init__(k, k**2, lo, hi, first)
 
     def start(self, i: int) -> int:
         return i * self.k
