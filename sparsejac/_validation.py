@@ -604,11 +604,11 @@ def target(Y: object, k: int, m: int) -> Any:
     return Y
 
 
-def target_is_triangle(uplo_: Uplo) -> ValueError:
-    other = "triu(Y, 1)" if uplo_ == "U" else "tril(Y, -1)"
+def target_is_triangle(held: Uplo) -> ValueError:
+    side, other = ("upper", "triu(Y, 1)") if held == "U" else ("lower", "tril(Y, -1)")
     return ValueError(
-        'Y must be whole for rows="stored" and "all", but it holds one triangle only, as A does '
-        f'with uplo="{uplo_}": pass Y + {other}.T, or rows="upper"'
+        f'Y must be whole for rows="stored" and "all", but it holds its {side} triangle only: '
+        f'pass Y + {other}.T, or rows="upper" for a symmetric A'
     )
 
 
@@ -623,8 +623,8 @@ def outside(count: int, where: tuple[int, int]) -> ValueError:
 def neither_symmetric_nor_upper(i: int, j: int) -> ValueError:
     return ValueError(
         'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its '
-        f"diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: pass (Y + Y.T) / 2, "
-        'scipy.sparse.triu(Y), or rows="stored" or "all"'
+        f"diagonal, but Y[{i}, {j}] != Y[{j}, {i}], by more than rounding: pass (Y + Y.T) / 2 to "
+        "fit its symmetric part, or scipy.sparse.triu(Y) to fit its upper triangle"
     )
 
 
@@ -632,15 +632,21 @@ def neither_symmetric_nor_upper_row(i: int, difference: float) -> ValueError:
     return ValueError(
         'rows="upper" reads the upper triangle of Y, so Y must be symmetric or zero below its '
         f"diagonal, but the products of row {i} and of column {i} of Y with one vector differ by "
-        f'{difference:.2g}: write (Y + Y.T) / 2, or its upper triangle, or take rows="stored" or '
-        '"all"'
+        f"{difference:.2g}: write (Y + Y.T) / 2 to fit its symmetric part, or its upper triangle"
+    )
+
+
+def upper_is_missing() -> ValueError:
+    return ValueError(
+        'rows="upper" reads the upper triangle of Y, but this Y holds its lower triangle only: '
+        "pass Y.T, which has the same numbers in its upper triangle"
     )
 
 
 def lower_is_read() -> ValueError:
     return ValueError(
-        'rows="upper" reads the lower triangles of A and Y in these files, and Y has only its '
-        'upper triangle: write all of Y, or take the other order= ("C" or "F")'
+        'rows="upper" reads the lower triangles of A and Y here, as A is stored, and Y has only '
+        "its upper triangle: write Y + triu(Y, 1).T, which is the whole symmetric Y"
     )
 
 

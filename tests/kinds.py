@@ -61,13 +61,13 @@ class Kinds:
     def folder(self, B):
         S = scipy.sparse.csr_array(B)
         io.write_csr_blocks(
-            path := self.path(""), ((i, S[i : i + 2]) for i in range(0, K, 2)), shape=S.shape
+            path := self.path(""), ((i, S[i : i + 2]) for i in range(0, len(B), 2)), shape=S.shape
         )
         return path
 
     def cool(self, B):
         U = scipy.sparse.coo_array(np.triu(B))
-        bins = cooler.binnify(pd.Series({"a": 10 * K}), 10)
+        bins = cooler.binnify(pd.Series({"a": 10 * len(B)}), 10)
         pixels = pd.DataFrame({"bin1_id": U.row, "bin2_id": U.col, "count": U.data}).sort_values(
             ["bin1_id", "bin2_id"]
         )

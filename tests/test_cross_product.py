@@ -18,7 +18,7 @@ DTYPES = ["float64", *slow("float32", "int8")]
 REFUSED = (
     "A is stored by (rows|columns), and this needs its (rows|columns)|"
     "Y must be stored as A is, which is read along|"
-    "rows=.upper. reads the lower triangles of A and Y in these files"
+    "rows=.upper. reads the lower triangles of A and Y here"
 )
 
 

@@ -903,7 +903,7 @@ def test_upper_rows_of_a_y_that_is_no_triangle(sources, kind):
         if scipy.sparse.issparse(A)
         else sources.npy(A)
     )
-    lower = 'rows="upper" reads the lower triangles of A and Y in these files'
+    lower = 'rows="upper" reads the lower triangles of A and Y here'
     for order in ("C", "F"):
         there = LeastSquares(A, A, rows="upper", order=order)
         for beside in (Y, np.triu(Y)):

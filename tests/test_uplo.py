@@ -110,7 +110,7 @@ def test_problems(kinds, rows, order, uplo, kind, dtype):
         forms = {name: form for name, form in forms.items() if "triu" not in name}
         forms = {name: form for name, form in forms.items() if name != "Y cool"}
     if uplo == "L" and rows == "upper":
-        forms |= {f"tril(Y) {name}": (KINDS[name], np.tril(Y)) for name in ("C", "csr")}
+        forms |= {f"tril(Y) {name}": (KINDS[name], np.tril(Y)) for name in LOWER}
     wanted = oracle.least_squares(A.tolist(), Y.tolist(), x, v, pairs)
     wrong, refused = [], []
     for name, (make_target, B) in forms.items():
@@ -144,6 +144,7 @@ def test_problems(kinds, rows, order, uplo, kind, dtype):
         assert not [name for name, _ in refused if name in names]
 
 
+LOWER = ("C", "csr", "npy", "npy in columns", "mapped csc", "function")
 A3 = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]])
 
 
@@ -231,3 +232,89 @@ def test_a_symmetric_target_that_is_asymmetric():
     Y[0, 1] = 9
     with pytest.raises(ValueError, match="Y must be symmetric or zero below its diagonal"):
         LeastSquares(np.triu(A3), Y, uplo="U")
+
+
+@pytest.mark.parametrize("name", ["C", "F", "npy", "npy in columns", "function", "csr", "folder"])
+@pytest.mark.parametrize("uplo", ["U", "L"])
+def test_zeros_that_a_stores_outside_its_triangle(kinds, uplo, name):
+    """They are neither places for numbers of Y, nor do they make up for one that has no place."""
+    A = scipy.sparse.csr_array(A3)
+    A.data[:] = TRIANGLE[uplo](A3).ravel()
+    assert A.nnz == 9
+    x = np.array([1.0, 2.0, 3.0])
+    problem = LeastSquares(A, KINDS[name](kinds, A3), uplo=uplo)
+    assert problem.cost(x) == 0.5 * np.sum((A3 * np.outer(x, x) - A3)[np.triu_indices(3)] ** 2)
+    for place in ((0, 1), (0, 2), (1, 2)):  # not stored, but its mirror image is, as a zero
+        i, j = place if uplo == "U" else place[::-1]
+        stored = np.ones((3, 3), bool)
+        stored[i, j] = False
+        holes = scipy.sparse.csr_array((A.toarray()[stored], np.nonzero(stored)), shape=(3, 3))
+        assert holes.nnz == 8
+        with pytest.raises(ValueError, match="Y has 1 entries that are not zero where A stores"):
+            LeastSquares(holes, KINDS[name](kinds, A3), uplo=uplo).cost(x)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">i2", ">c8"])
+@pytest.mark.parametrize("name", ["npy", "npy in columns", "memmap", "function", "zarr"])
+@pytest.mark.parametrize("uplo", [None, "U"])
+def test_upper_rows_of_numbers_in_another_byte_order(kinds, uplo, name, dtype):
+    x = np.array([1.0, 2.0, 3.0])
+    options = {"rows": "upper", "order": "F" if name == "npy in columns" else "C"}
+    builder = JacobianBuilder(KINDS[name](kinds, A3.astype(dtype)), uplo=uplo, **options)
+    whole = JacobianBuilder(A3, **options)
+    assert agree(builder.tocsr(x).toarray(), whole.tocsr(x).toarray())
+    assert agree(builder.row_pairs(), whole.row_pairs())
+
+
+def test_the_structure_of_a_dense_matrix_is_not_read():
+    calls = []
+
+    def rows(start, stop):
+        calls.append((start, stop))
+        return A3[start:stop]
+
+    builder = JacobianBuilder(rows, rows="upper")
+    calls.clear()
+    builder.row_pairs()
+    assert not calls
+    builder.tocsr([1.0, 2.0, 3.0])
+    assert sum(stop - start for start, stop in calls) == 3
+
+
+@pytest.mark.parametrize("name", ["C", "csr", "npy", "npy in columns", "folder", "function"])
+@pytest.mark.parametrize("held", ["U", "L"])
+@pytest.mark.parametrize("uplo", ["U", "L"])
+@pytest.mark.parametrize("rows", ["stored", "all"])
+def test_a_target_that_holds_one_triangle(kinds, rows, uplo, held, name):
+    Y = KINDS[name](kinds, TRIANGLE[held](A3))
+    side = "upper" if held == "U" else "lower"
+    with pytest.raises(ValueError, match=f"Y must be whole for .* holds its {side} triangle only"):
+        LeastSquares(TRIANGLE[uplo](A3), Y, rows=rows, uplo=uplo)
+
+
+def test_a_contact_map_as_a_target_holds_one_triangle(kinds):
+    with pytest.raises(ValueError, match=r"Y must be whole for .* holds its upper triangle only"):
+        LeastSquares(A3, kinds.cool(A3.astype(int)), rows="all")
+
+
+@pytest.mark.parametrize("name", ["C", "csr", "npy", "folder", "function"])
+@pytest.mark.parametrize("uplo", [None, "U"])
+def test_a_lower_target_where_the_upper_triangle_is_read(kinds, uplo, name):
+    A, expected = kinds.npy(A3), LeastSquares(A3, A3, rows="upper").cost([1.0, 2.0, 3.0])
+    for own in (A3, A):
+        with pytest.raises(ValueError, match=r"holds its lower triangle only: pass Y\.T"):
+            LeastSquares(own, KINDS[name](kinds, np.tril(A3)), rows="upper", uplo=uplo)
+        problem = LeastSquares(own, KINDS[name](kinds, np.tril(A3).T), rows="upper", uplo=uplo)
+        assert problem.cost([1.0, 2.0, 3.0]) == expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_upper_target_where_the_lower_triangle_is_read(kinds, order):
+    A, Y = kinds.npy(np.tril(A3)), np.triu(A3)
+    with pytest.raises(
+        ValueError, match=r"reads the lower triangles .* write Y \+ triu\(Y, 1\)\.T"
+    ):
+        LeastSquares(A, kinds.npy(Y), uplo="L", order=order)
+    assert (
+        LeastSquares(A, kinds.npy(Y + np.triu(Y, 1).T), uplo="L", order=order).cost(np.ones(3)) == 0
+    )

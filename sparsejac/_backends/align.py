@@ -34,6 +34,8 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
     _validation.real("Y", (source or Y).dtype, "least squares")
     if source is not None and layout.side is not None:
         _check_upper(source, backend)
+    elif source is not None:
+        _check_whole(source, uplo, backend.settings)
     check = backend.settings.check_finite
     of = source or source_of_target(Y, backend.source, pattern, layout, uplo, check=check)
     y: Any = align(of, backend.source, pattern, layout)
@@ -72,9 +74,26 @@ def _check_upper(source: Source, backend: Backend) -> None:
     if lower_is_read and own.uplo == "L" and _is_zero(source, "upper", settings):
         return  # Y holds the triangle that A holds
     if not _is_zero(source, "lower", settings):
+        if _is_zero(source, "upper", settings):
+            raise _validation.upper_is_missing()
         raise _validation.neither_symmetric_nor_upper_row(*defect)
     if lower_is_read:
         raise _validation.lower_is_read()
+
+
+def _check_whole(source: Source, uplo: Uplo | None, settings: Settings) -> None:
+    """Refuse a Y on disk that holds one triangle, where all of it is compared.
+
+    A contact map does. Of other Y this takes two passes, if the user's A holds one triangle.
+    """
+    if source.uplo is not None:
+        raise _validation.target_is_triangle(source.uplo)
+    if uplo is None:
+        return
+    settings = settings._replace(memory=None)
+    upper, lower = _is_zero(source, "lower", settings), _is_zero(source, "upper", settings)
+    if upper != lower:
+        raise _validation.target_is_triangle("U" if upper else "L")
 
 
 def _is_zero(source: Source, triangle: Triangle, settings: Settings) -> bool:

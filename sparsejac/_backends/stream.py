@@ -62,8 +62,9 @@ class StreamBackend(Backend):
         visited_only: bool = False,
         target: Any = None,
     ) -> None:
-        alike = structure and self._rows_and_columns_alike
-        if not (self.layout.rows_in_order or visited_only or alike):
+        if structure and self._rows_and_columns_alike:
+            visited_only = True
+        if not (self.layout.rows_in_order or visited_only):
             raise self.wrong_order()
         run, bounds = compiled_kernel(kernel), self.bounds(visited_only=visited_only)
 
@@ -72,7 +73,7 @@ class StreamBackend(Backend):
             run(*numbers, *bounds, block.i0, block.i1, *block.aligned, *args)
 
         rows = rows or (0, self.pattern.k)
-        if alike:
+        if structure and not self.pattern.interleaved:  # a dense A has no structure to read
             run(None, None, 0, *bounds, *rows, *args)
         else:
             self._pass(kernel, write, self._blocks(rows, target), target, structure=structure)

@@ -65,10 +65,10 @@ class AlignedSource(Source):
     def __init__(self, of: Source, own: Source, pattern: Pattern) -> None:
         self.of, self._own, self._pattern, self.k = of, own, pattern, own.k
         self.transposed, self.sequential = of.transposed, of.sequential
-        self.dtype = _validation.float_dtype("Y", of.dtype)
         self._ranges = triangle(self.k, own.stored_triangle) if own.uplo else None
         kind = next(kind for kind in _KINDS if isinstance(of, kind[0]) and isinstance(own, kind[1]))
-        self._write, self._bytes = kind[2:]
+        self._write, self._bytes, computes = kind[2:]
+        self.dtype = _validation.float_dtype("Y", of.dtype) if computes else of.dtype
 
     @property
     def owned_lock(self) -> Any:
@@ -136,19 +136,20 @@ class AlignedSource(Source):
         self, block: RowBlock, part: Part, columns: Indices, out: NDArray[Any]
     ) -> None:
         """Take the numbers of dense rows at the entries of a sparse A."""
-        base, left, right = self._pattern.start(part.i0), 0, self.k
+        base, inside = self._pattern.start(part.i0), slice(0, self.k)
         count, first = 0, (0, 0)
         for i in range(part.i0, part.i1):
             row = slice(self._pattern.start(i) - base, self._pattern.start(i + 1) - base)
-            numbers = block.data[i - part.i0]
-            out[row] = numbers[columns[row]]
-            if self._ranges is not None:
-                left, right = int(self._ranges[0][i]), int(self._ranges[1][i])
-            left_out = np.count_nonzero(numbers[left:right]) - np.count_nonzero(out[row])
+            own, numbers = columns[row], block.data[i - part.i0]
+            out[row] = numbers[own]
+            if self._ranges is not None:  # A may store zeros outside its triangle
+                inside = slice(int(self._ranges[0][i]), int(self._ranges[1][i]))
+                own = own[slice(*np.searchsorted(own, (inside.start, inside.stop)))]
+            left_out = np.count_nonzero(numbers[inside]) - np.count_nonzero(numbers[own])
             if left_out and not count:
-                others = np.array(numbers[left:right])
-                others[columns[row] - left] = 0
-                first = i, left + int(np.flatnonzero(others)[0])
+                others = np.array(numbers[inside])
+                others[own - inside.start] = 0
+                first = i, inside.start + int(np.flatnonzero(others)[0])
             count += int(left_out)
         self._check_outside(count, *first)
 
@@ -192,12 +193,15 @@ def _csr_bytes(of: Source, _: Source) -> int:
     return of.dtype.itemsize + 16
 
 
-# The kinds of Y and of A, how a block is written, and the bytes for each entry of A that are read.
-_KINDS: tuple[tuple[type[Source], type[Source], Callable[..., None], Callable[..., int]], ...] = (
-    (VectorRows, Source, AlignedSource._from_vector, _vector_bytes),
-    (CsrSource, DenseSource, AlignedSource._from_sparse_rows, _vector_bytes),
-    (DenseSource, CsrSource, AlignedSource._from_dense_rows, _dense_bytes),
-    (CsrSource, CsrSource, AlignedSource._from_csr, _csr_bytes),
+# The kinds of Y and of A, how a block is written, the bytes for each entry of A that are read, and
+# whether compiled code writes the numbers, which takes floating-point numbers.
+_KINDS: tuple[
+    tuple[type[Source], type[Source], Callable[..., None], Callable[..., int], bool], ...
+] = (
+    (VectorRows, Source, AlignedSource._from_vector, _vector_bytes, False),
+    (CsrSource, DenseSource, AlignedSource._from_sparse_rows, _vector_bytes, True),
+    (DenseSource, CsrSource, AlignedSource._from_dense_rows, _dense_bytes, False),
+    (CsrSource, CsrSource, AlignedSource._from_csr, _csr_bytes, True),
 )
 
 
@@ -247,23 +251,27 @@ _TRIANGLES: tuple[Triangle, Triangle] = ("upper", "lower")
 
 
 def _whole(of: MemorySource, uplo: Uplo | None) -> MemorySource:
-    """Refuse a Y that holds the same triangle as the user's A, where all of it is compared."""
+    """Refuse a Y that holds one triangle as the user's A does, where all of it is compared."""
     if uplo is not None:
         upper, lower = (of.is_zero_outside(triangle(of.k, which)) for which in _TRIANGLES)
-        if upper != lower and upper == ((uplo == "U") != of.transposed):
-            raise _validation.target_is_triangle(uplo)
+        if upper != lower:
+            raise _validation.target_is_triangle("U" if upper != of.transposed else "L")
     return of
 
 
 def _upper(Y: Any, of: MemorySource, own: Source, layout: Layout) -> MemorySource:
-    """The source of the upper triangle of a Y in memory: see `check_upper`."""
+    """The source of the upper triangle of a Y in memory: see `check_upper`.
+
+    If A holds its lower triangle, Y may hold that as well.
+    """
     assert layout.side is not None
     visited = layout.side.column_ranges(of.k)
     if of.is_zero_outside(visited):
         return of
-    if own.uplo == "L":  # Y may hold the triangle that A holds
-        lower = memory_source(Y, transposed=not layout.pairs_transposed, name="Y")
-        if lower.is_zero_outside(visited):
-            return lower
-    of.check_upper()
-    return of
+    lower = memory_source(Y, transposed=not layout.pairs_transposed, name="Y")
+    if not lower.is_zero_outside(visited):
+        of.check_upper()
+        return of
+    if own.uplo != "L":
+        raise _validation.upper_is_missing()
+    return lower

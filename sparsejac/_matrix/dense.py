@@ -50,9 +50,14 @@ class DenseSource(Source):
     @contextmanager
     def opened(self) -> Iterator[Callable[..., RowBlock]]:
         with self.opened_rows() as read:
-            yield lambda part, buffers, **_: RowBlock(
-                read(part, buffers[0]), None, part.i0 * self.k
-            )
+
+            def block(
+                part: Part, buffers: list[Buffer], *, values: bool = True, **_: Any
+            ) -> RowBlock:
+                rows = read(part, buffers[0]) if values else None
+                return RowBlock(rows, None, part.i0 * self.k)
+
+            yield block
 
     @property
     def granule(self) -> int:  # type: ignore[override]  # it follows from the others
