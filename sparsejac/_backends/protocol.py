@@ -19,9 +19,11 @@ from .. import _validation
 from .._matrix.entries import wide
 from .._matrix.indices import Indices, frozen, index_dtype
 from .._matrix.layout import Layout, pattern_of
+from .._matrix.pattern import Pattern
 from .._matrix.scan import Scan
 from .._matrix.source import Source
 from .._system import machine
+from .._system.forks import computed_once
 from .._validation import Order, Settings
 
 
@@ -54,7 +56,10 @@ class Backend:
     def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
         self.source, self.layout, self.settings = source, layout, settings
         self.workers = settings.workers or machine.cpu_count()
-        self.pattern = pattern_of(source, layout)
+
+    @computed_once
+    def pattern(self) -> Pattern:
+        return pattern_of(self.source, self.layout)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.pattern.check_unchanged()
@@ -108,6 +113,10 @@ class Backend:
     def scan(self) -> Scan:
         """Scan the entries that are visited."""
         raise NotImplementedError
+
+    def extremes(self) -> tuple[Any, tuple[int, int], float]:
+        """The lowest entry that is visited, or 0, its place, and the largest entry."""
+        return self.scan()[1:]
 
     def diagonal(self) -> NDArray[Any]:
         """A's diagonal in double precision, with 0 where A stores no entry."""

@@ -110,14 +110,15 @@ class RowProducts:
 
     def check_nonnegative(self) -> float:
         """Refuse negative entries, and return the largest entry."""
-        if self._seen is None or self._source.mutable:
-            seen = self._whole().scan()
-            self._seen = self._seen and seen
+        if self._seen is None:
+            lowest, place, largest = self._whole().extremes()
         else:
-            seen = self._seen
-        if seen.lowest < 0:
-            raise _validation.negative(*seen.lowest_at, seen.lowest)
-        return max(seen.largest, 0.0)
+            if self._source.mutable:
+                self._seen = self._whole().scan()
+            _, lowest, place, largest = self._seen
+        if lowest < 0:
+            raise _validation.negative(*place, lowest)
+        return max(largest, 0.0)
 
     def without(self, entries: NDArray[Any], rows: NDArray[Any]) -> RowProducts:
         """A copy with zeros at these visited entries, and on the diagonal in these rows.

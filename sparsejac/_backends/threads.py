@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Buffer
-from .._matrix.entries import Entries, wide
+from .._matrix.entries import Entries, kernel_dtype, wide
 from .._matrix.indices import Indices
 from .._matrix.layout import Layout
 from .._matrix.memory import MemorySource
 from .._matrix.scan import Scan
+from .._system.forks import computed_once
 from .._validation import Settings
 from .partition import bounds_of, partial_sums, pieces
 from .pool import CancelFlag, InOrder, on_threads
@@ -38,12 +39,18 @@ class ThreadBackend(Backend):
 
     def __init__(self, source: MemorySource, layout: Layout, settings: Settings) -> None:
         super().__init__(source, layout, settings)
-        pattern = self.pattern
-        self.entries = Entries(source.values, pattern)
-        self.dtype = self.entries.dtype
+        self.dtype = kernel_dtype(source)
+
+    @computed_once
+    def entries(self) -> Entries:
+        return Entries(self.source.values, self.pattern)
+
+    @computed_once
+    def _sum_bounds(self) -> list[int]:
         # A alone decides on the pieces, so that the bits of sums do not depend on the
         # workers. Their number is a power of two, so that as many threads share them evenly.
-        self._sum_bounds = bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
+        pattern = self.pattern
+        return bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
 
     def check(self, symmetric: str | None) -> None:
         if self.settings.check_finite:
@@ -52,7 +59,10 @@ class ThreadBackend(Backend):
             self.source.check_symmetric(symmetric)
 
     def scan(self) -> Scan:
-        return Scan(self.diagonal().real, *self.source.extremes())
+        return Scan(self.diagonal().real, *self.extremes())
+
+    def extremes(self) -> tuple[Any, tuple[int, int], float]:
+        return self.source.extremes()
 
     def map(
         self,
