@@ -61,7 +61,9 @@ class Kinds:
     def folder(self, B):
         S = scipy.sparse.csr_array(B)
         io.write_csr_blocks(
-            path := self.path(""), ((i, S[i : i + 2]) for i in range(0, len(B), 2)), shape=S.shape
+            path := self.path(""),
+            ((i, S[i : i + 2]) for i in range(0, S.shape[0], 2)),
+            shape=S.shape,
         )
         return path
 
