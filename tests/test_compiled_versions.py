@@ -69,7 +69,11 @@ def test_every_kernel_is_counted():
     assert compiled_versions() == found
 
 
-@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "two workers"])
+@pytest.mark.parametrize(
+    "options",
+    [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.slow)],
+    ids=["alone", "two workers"],
+)
 def test_too_many_versions_fail(tmp_path, options):
     """The versions of two workers are united, not added."""
     code, printed = run(tmp_path, 2, *options)
