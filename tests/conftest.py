@@ -51,7 +51,7 @@ def pytest_configure(config):
         "markers", "slow: takes long, or needs kernels of a rare dtype; run with --whole"
     )
     config.addinivalue_line(
-        "markers", "cross_product: one case in twenty is run, all of them with --whole"
+        "markers", "cross_product: one case in forty is run, all of them with --whole"
     )
     for name in (
         "uses_xp_capabilities",
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config, items):
         item
         for item in items
         if item.get_closest_marker("slow")
-        or (item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 20)
+        or (item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 40)
     ]
     config.hook.pytest_deselected(items=left_out)
     out = set(left_out)
