@@ -30,7 +30,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--whole",
         action="store_true",
-        help="also the tests marked as slow, and all of each cross product, not one case in twenty",
+        help="also the tests marked as slow, and all of each cross product, not one case in forty",
     )
     parser.addoption(
         "--max-versions",
