@@ -33,7 +33,7 @@ def block_entries(source: Source, workers: int, memory: int | None, aligned: int
     MemoryError
         If `memory` is None, and the machine has too little memory.
     """
-    k, own = source.k, source.entry_bytes(kernel_dtype(source))
+    k, own = source.k, source.entry_bytes(kernel_dtype(source.dtype))
     each = own * (workers + 1 + source.extra) + aligned
     kept = _OTHER + _VECTORS * 8 * (k + 1)
     rows, longest = source.granule, source.min_block_entries

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._kernels import combine, compiled_kernel
 from .._matrix.buffers import Buffer
-from .._matrix.entries import Entries, kernel_dtype, wide
+from .._matrix.entries import Entries, kernel_dtype
 from .._matrix.indices import Indices
 from .._matrix.layout import Layout
 from .._matrix.memory import MemorySource
@@ -39,7 +39,7 @@ class ThreadBackend(Backend):
 
     def __init__(self, source: MemorySource, layout: Layout, settings: Settings) -> None:
         super().__init__(source, layout, settings)
-        self.dtype = kernel_dtype(source)
+        self.dtype = kernel_dtype(source.dtype)
 
     @computed_once
     def entries(self) -> Entries:
@@ -103,11 +103,7 @@ class ThreadBackend(Backend):
         on_threads(write, len(bounds) - 1, self.workers)
 
     def diagonal(self) -> NDArray[Any]:
-        entries = self.pattern.diagonal_entries()
-        stored = entries >= 0
-        diagonal = np.zeros(entries.size, wide(self.dtype))
-        diagonal[stored] = self.entries.at(entries[stored])
-        return diagonal
+        return self.diagonal_of(self.entries)
 
     def diagonal_of(self, target: Any) -> NDArray[Any]:
         diagonal: NDArray[Any] = target.diagonal(None)

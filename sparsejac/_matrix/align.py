@@ -23,7 +23,7 @@ from .dense import DenseSource, FileRows
 from .entries import TARGETS, Entries
 from .indices import Indices, frozen, triangle
 from .layout import Layout
-from .memory import DenseMemory, MemorySource
+from .memory import DenseMemory, MemorySource, same_indices
 from .numbers import MemoryNumbers, Numbers, numbers
 from .pattern import Pattern
 from .registry import memory_source
@@ -75,7 +75,7 @@ class AlignedSource(Source):
         return self.of.owned_lock
 
     @property
-    def mutable(self) -> bool:  # type: ignore[override]  # as above
+    def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
         return self.of.mutable
 
     @property
@@ -159,9 +159,8 @@ class AlignedSource(Source):
         assert isinstance(of, CsrSource)
         assert isinstance(own, CsrSource)
         ours, theirs, shift = own.indptr[i0 : i1 + 1], of.indptr[i0 : i1 + 1], block.base
-        if np.array_equal(ours - ours[0], theirs - shift) and np.array_equal(
-            columns, block.indices
-        ):
+        alike = np.array_equal(ours - ours[0], theirs - shift)
+        if alike and same_indices(columns, block.indices):
             np.copyto(out, block.data)
             return
         out[:] = 0

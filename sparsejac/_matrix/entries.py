@@ -15,7 +15,7 @@ from .buffers import Buffer
 from .indices import Indices, frozen
 from .layout import Layout
 from .pattern import Pattern
-from .source import RowBlock, Source
+from .source import RowBlock
 
 COMPILED = tuple(
     map(np.dtype, (np.float64, np.float32, np.complex128, np.complex64, np.int32, np.int64))
@@ -42,6 +42,7 @@ class Aligned:
     """
 
     direct: bool
+    _pattern: Pattern
     values: NDArray[Any]
     dtype: np.dtype[Any]
     extra = 0
@@ -73,19 +74,17 @@ class Aligned:
         """The numbers of these entries of A, or of those on the diagonal."""
         raise NotImplementedError
 
-    def any_nonzero(self, visit: Callable[..., None]) -> bool:  # noqa: ARG002
+    def any_nonzero(self, visit: Any) -> bool:  # noqa: ARG002  # not needed in memory
         """Whether a number is not zero, however small. If they are not in memory, visit blocks."""
         return bool(np.any(self.values))
 
-    def diagonal(self, scan: Callable[..., None]) -> NDArray[Any]:  # noqa: ARG002
-        """The numbers on the diagonal of A. If they are not in memory, scan them."""
+    def diagonal(self, scan: Any) -> NDArray[Any]:  # noqa: ARG002  # as above
+        """The numbers on A's diagonal, in double precision. If not in memory, they are scanned."""
         entries = self._pattern.diagonal_entries()
         stored = entries >= 0
-        diagonal = np.zeros(entries.size)
+        diagonal = np.zeros(entries.size, wide(self.dtype))
         diagonal[stored] = self.at(entries[stored])
         return diagonal
-
-    _pattern: Pattern
 
 
 class Entries(Aligned):
@@ -112,9 +111,7 @@ class Entries(Aligned):
         self.transposed = (
             frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
         )
-        native = values.dtype.newbyteorder("=")
-        self.dtype = native if native in compiled else np.dtype(np.float64)
-        self._pattern = pattern
+        self.dtype, self._pattern = kernel_dtype(values.dtype, compiled), pattern
 
     def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         if self.direct:
@@ -187,7 +184,9 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
 
 
-def kernel_dtype(source: Source, compiled: tuple[np.dtype[Any], ...] = COMPILED) -> np.dtype[Any]:
-    """The dtype in which the kernels get the numbers of a source."""
-    native = source.dtype.newbyteorder("=")
+def kernel_dtype(
+    dtype: np.dtype[Any], compiled: tuple[np.dtype[Any], ...] = COMPILED
+) -> np.dtype[Any]:
+    """The dtype in which the kernels get numbers of a dtype."""
+    native = dtype.newbyteorder("=")
     return native if native in compiled else np.dtype(np.float64)

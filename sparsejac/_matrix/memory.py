@@ -202,8 +202,8 @@ class CsrMemory(MemorySource, CsrSource):
     def has_structure_of(self, other: Source) -> bool:
         return (
             isinstance(other, CsrMemory)
-            and _equal(self.indptr, other.indptr)
-            and _equal(self.columns, other.columns)
+            and same_indices(self.indptr, other.indptr)
+            and same_indices(self.columns, other.columns)
         )
 
     def asymmetry(self) -> tuple[int, int] | None:
@@ -214,7 +214,11 @@ class CsrMemory(MemorySource, CsrSource):
         i, j = _kernels.csr_asymmetry(self.indptr, self.columns, self._comparable(), cursor)
         return (int(i), int(j)) if i >= 0 else None
 
-    def _unequal(self, found: tuple[int, int], relative: float) -> tuple[int, int] | None:  # noqa: ARG002
+    def _unequal(
+        self,
+        found: tuple[int, int],  # noqa: ARG002  # the kernel treats equal numbers as well
+        relative: float,
+    ) -> tuple[int, int] | None:
         i, j = _kernels.csr_unequal(
             self.indptr, self.columns, self._comparable(), relative or -1.0, np.empty(self.k)
         )
@@ -251,7 +255,7 @@ class CsrMemory(MemorySource, CsrSource):
         return i, int(self.columns[entry])
 
 
-def _equal(one: Indices, other: Indices) -> bool:
+def same_indices(one: Indices, other: Indices) -> bool:
     """Whether two index arrays are equal. No mask of their size is made."""
     if one.shape != other.shape:
         return False

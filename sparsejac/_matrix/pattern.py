@@ -57,7 +57,7 @@ class Pattern:
         """The number of stored entries before row i."""
         raise NotImplementedError
 
-    def columns_from(self, entry: int) -> Any:  # noqa: ARG002
+    def columns_from(self, entry: int) -> Any:  # noqa: ARG002  # a dense A has none
         """The columns of the stored entries from one on. None for a dense A."""
         return None
 
@@ -301,7 +301,7 @@ class CsrPattern(Pattern):
         in_row = self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)
         return in_row, (in_column, positions[in_column])
 
-    def next_block(self, i0: int, entries: int, rows: int) -> int:  # noqa: ARG002
+    def next_block(self, i0: int, entries: int, rows: int) -> int:  # noqa: ARG002  # see above
         return max(searchsorted(self.hi, int(self.lo[i0]) + entries, side="right"), i0 + 1)
 
     def _entry_at(self, i: int, j: int) -> int:

@@ -51,7 +51,7 @@ class StreamedEntries(Aligned):
         self._noting = OwnedLock()
         self.source, self.name, self._pattern = source, name, pattern
         self.check_finite = check_finite
-        self.dtype = self.given_dtype = kernel_dtype(source, compiled)
+        self.dtype = self.given_dtype = kernel_dtype(source.dtype, compiled)
         self.extra, self.sequential, self.owned_lock = (
             source.extra,
             source.sequential,
