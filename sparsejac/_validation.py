@@ -11,6 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from ._system import machine
+from ._system.recycling import Recycler
 
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
@@ -441,7 +442,11 @@ def fits(what: str, count: int, hint: str, available: int | None = None) -> None
     """
     if count < LARGE and available is None:
         return
-    available = machine.available_memory() if available is None else available
+    if available is None:
+        available = machine.available_memory()
+        if available is not None and count > available:
+            Recycler.free_all()
+            available = machine.available_memory()
     if available is not None and count > available:
         raise MemoryError(
             f"{what} would take {count} bytes ({human_bytes(count)}), and "

@@ -96,6 +96,15 @@ class JacobianBuilder:
     Checking A takes 1 MiB. If a sparse A has to be converted, the converted form is kept. The
     copies that `uplo` may need are stated there.
 
+    **Recycled results.** The system clears fresh memory page by page, which takes longer than to
+    compute F or J v. So a builder uses the memory of a result again when nothing refers to the
+    result any more: neither a name, nor a view, nor an array of another package. This is done for
+    F, J v, and the numbers of a CSR matrix, if they take 4 MiB to an eighth of the free memory. The
+    builder keeps the memory of one dropped result at most. It takes it for the next result if that
+    needs at least half of it, and frees it otherwise. It also frees it before a MemoryError and in
+    a forked child. A pickle does not contain it. Such a result does not own its memory:
+    ``result.flags.owndata`` is False, and ``result.resize`` refuses. Copy a result to own it.
+
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 
     **Symmetric** means ``|A_ij - A_ji| ≤ 1000 ε max_l |A_il|`` for all i and j. Here ε is the

@@ -1,7 +1,7 @@
 """Hypothesis profiles, the choice of tests, and the folder of real matrices: shared/data beside the
 checkout.
 
-By default pytest leaves out the tests that are marked as `slow`, and 19 of 20 cases of each
+By default pytest leaves out the tests that are marked as `slow`, and 39 of 40 cases of each
 `cross_product`. The option `--whole` takes all of them. Without it the tests may use
 `compiled_versions.LIMIT` compiled versions of the kernels.
 """
@@ -12,9 +12,12 @@ import threading
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compiled_versions import LIMIT, Counter
 from hypothesis import HealthCheck, settings
+
+from sparsejac._system import recycling
 
 # The first example of a dtype compiles kernels, so a deadline would measure the compiler.
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
@@ -108,3 +111,22 @@ def real_data():
         return DATA / name
 
     return path
+
+
+@pytest.fixture(scope="module")
+def dirty_results():
+    """Results of every size are recycled, and their fresh memory is no zeros.
+
+    So a test fails if a result depends on what its memory held before.
+    """
+
+    def dirty(shape, dtype):
+        memory = allocated(shape, dtype)
+        memory.view(np.uint8)[...] = 0xA5
+        return memory
+
+    allocated = recycling._allocated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recycling, "LARGE", 1)
+        patch.setattr(recycling, "_allocated", dirty)
+        yield

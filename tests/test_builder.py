@@ -22,6 +22,8 @@ from support import (
 from sparsejac import JacobianBuilder, jacobian
 from sparsejac.testing import check_jacobian, dense_jacobian
 
+pytestmark = pytest.mark.usefixtures("dirty_results")
+
 
 def check_everything(A, x, rows, order, *, matrices=True):
     """Each public result of a builder against the dense Jacobian."""

@@ -13,7 +13,7 @@ from support import ORDERS, ROWS, slow
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
 x, v = [2, -1, 3, 1, -2, 1], [1, 2, -1, 0, 3, -2]
-pytestmark = pytest.mark.cross_product
+pytestmark = [pytest.mark.cross_product, pytest.mark.usefixtures("dirty_results")]
 DTYPES = ["float64", *slow("float32", "int8")]
 REFUSED = (
     "A is stored by (rows|columns), and this needs its (rows|columns)|"

@@ -17,6 +17,8 @@ from support import assert_same, integers, matrix, np_matrix, slow, slow_except
 from sparsejac import JacobianBuilder, JacobianOperator
 from sparsejac.testing import assert_adjoint, dense_jacobian
 
+pytestmark = pytest.mark.usefixtures("dirty_results")
+
 SCIPY_118 = tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18)
 
 

@@ -11,6 +11,8 @@ from support import slow
 from sparsejac import JacobianBuilder
 from sparsejac.testing import check_jacobian, dense_jacobian
 
+pytestmark = pytest.mark.usefixtures("dirty_results")
+
 # Those whose kernels other tests compile anyway; integers stay exact in each of them.
 DTYPES = [np.float64, np.complex128, np.int32, np.int8, np.bool_]
 # And those that need no kernels but those of float64: indices have 32 bits then.

@@ -25,6 +25,8 @@ from sparsejac._matrix import csr_folder
 from sparsejac._matrix.buffers import Buffer
 from sparsejac._matrix.numbers import mapped_file
 
+pytestmark = pytest.mark.usefixtures("dirty_results")
+
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
 

@@ -15,6 +15,8 @@ from test_cross_product import REFUSED, agree, targets
 
 from sparsejac import JacobianBuilder, LeastSquares, fit
 
+pytestmark = pytest.mark.usefixtures("dirty_results")
+
 x, v = [2, -1, 3, 1, -2, 1], [1, 2, -1, 0, 3, -2]
 point, direction = np.array(x, float), np.array(v, float)
 TRIANGLE = {"U": np.triu, "L": np.tril}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .._matrix.indices import searchsorted
+import numpy as np
+
 from .._matrix.pattern import Pattern
 
 # The least number of entries that a thread takes at a time: waiting for the GIL costs time too.
@@ -27,7 +28,11 @@ def partial_sums(pattern: Pattern, most: int) -> int:
 
 def bounds_of(pattern: Pattern, i0: int, i1: int, pieces: int) -> list[int]:
     """The bounds that split rows ``i0 … i1`` into pieces of about the same number of entries."""
-    begin, end = int(pattern.first[i0]), int(pattern.first[i1])
+    if i1 <= i0:
+        return [i0, i1]
+    first = pattern.first
+    begin, end = int(first[i0]), int(first[i1])
     targets = [begin + (end - begin) * piece // pieces for piece in range(1, pieces)]
-    inner = (searchsorted(pattern.first, target) for target in targets)
-    return sorted({i0, *(min(max(i, i0), i1) for i in inner), i1}) if i1 > i0 else [i0, i1]
+    # In another dtype than that of `first`, NumPy would convert all of it.
+    inner = np.searchsorted(first, np.array(targets, first.dtype)).clip(i0, i1)
+    return sorted({i0, *inner.tolist(), i1})

@@ -24,6 +24,7 @@ from .._matrix.scan import Scan
 from .._matrix.source import Source
 from .._system import machine
 from .._system.forks import computed_once
+from .._system.recycling import Recycler
 from .._validation import Order, Settings
 
 
@@ -42,6 +43,8 @@ class Backend:
         The dtype in which the kernels get the numbers of A.
     workers : int
         How many threads compute at the same time.
+    results : Recycler
+        Allocates results of m numbers.
     memory : int or None
         The budget in bytes, if there is one.
     on_progress : callable or None
@@ -56,6 +59,7 @@ class Backend:
     def __init__(self, source: Source, layout: Layout, settings: Settings) -> None:
         self.source, self.layout, self.settings = source, layout, settings
         self.workers = settings.workers or machine.cpu_count()
+        self.results = Recycler()
 
     @computed_once
     def pattern(self) -> Pattern:
@@ -187,7 +191,9 @@ class Backend:
 
     def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows that a map fills. It is zero where A has no entries."""
-        return np.empty(shape, dtype) if self.pattern.implicit is None else np.zeros(shape, dtype)
+        if self.pattern.implicit is None:
+            return self.results.empty(shape, dtype)
+        return np.zeros(shape, dtype)
 
     def check_weights(self) -> None:
         """Refuse weights for J's rows that cannot be read along the stored rows."""

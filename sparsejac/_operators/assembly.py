@@ -35,7 +35,7 @@ class Assembly:
         return Assembly, (self.rows,)
 
     def check_vector_fits(self, what: str, nbytes: int) -> None:
-        if nbytes < _validation.LARGE:
+        if nbytes < _validation.LARGE or self.rows.results.has(nbytes):
             return
         hint = (
             "form J block by block with builder.iter_csr(x), "
@@ -141,7 +141,7 @@ class Assembly:
         pattern = self._pattern
         nnz = end.nnz - begin.nnz
         data, indices, indptr = (
-            np.empty(nnz, x.dtype),
+            self.rows.results.empty((nnz,), x.dtype),
             np.empty(nnz, dtype),
             np.empty(r1 - r0 + 1, dtype),
         )

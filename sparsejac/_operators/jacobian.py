@@ -45,8 +45,8 @@ class JacobianOperator(Operator):
     O(k) numbers, or O(k c) for W of c columns. These are the result in double precision; for each
     worker another result (two for a sparse A and a vector) and four more of its rows; and a copy of
     x if x must be conjugated or is not in double precision. w is not copied unless its byte order
-    is foreign. An A that is not C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each
-    worker.
+    is foreign. The memory of a large ``J @ v`` is recycled, as `JacobianBuilder` states. An A that
+    is not C-contiguous adds a buffer of max(1 MiB, 32 rows of A) for each worker.
 
     **Accuracy.** ``J @ v`` is computed entry by entry in the dtype of the result. Sums are
     accumulated in double precision, in an order that depends on A alone. So the bits of a result do

@@ -26,6 +26,7 @@ _Value = TypeVar("_Value")
 _KERNELS = (
     "compile",
     "row",
+    "stores",
     "walks",
     "generate",
     "maps",

@@ -1,0 +1,117 @@
+"""Stores that go past the caches.
+
+An ordinary store reads a cache line from memory before it writes to it. A non-temporal store of a
+whole line only writes. That pays for an output that is larger than the caches.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+from .compile import _inline
+
+_PAST_CACHES = 2**25  # bytes of the largest output for which ordinary stores are used
+_EIGHT = 8  # numbers that are stored at once: a cache line of float64
+
+
+@intrinsic
+def _pairs_of_floats(typing_context, out, a, x):
+    """Whether `_store_pairs` is compiled for these arrays: all real, and of one dtype."""
+    fits = isinstance(out.dtype, types.Float) and out.dtype == a.dtype == x.dtype
+
+    def generate(context, builder, signature, arguments):
+        return context.get_constant(types.boolean, fits)
+
+    return types.boolean(out, a, x), generate
+
+
+@intrinsic
+def _store_eight(typing_context, out, at, a, x, scale, p, q, scaled_first):
+    """Store ``a[p + n] * scale`` and ``a[q + n] * x[q + n]``, for four n, from ``out[at]`` on.
+
+    ``out[at]`` must lie at a multiple of the size of eight numbers.
+    """
+    floats = isinstance(out.dtype, types.Float) and out.dtype == a.dtype == x.dtype
+
+    def generate(context, builder, signature, arguments):
+        if not floats:
+            return context.get_dummy_value()
+        number, lane = context.get_value_type(out.dtype), ir.IntType(32)
+        four, eight = ir.VectorType(number, 4), ir.VectorType(number, _EIGHT)
+
+        def address(which, place, vector):
+            array = context.make_array(signature.args[which])(context, builder, arguments[which])
+            return builder.bitcast(builder.gep(array.data, [place]), vector.as_pointer())
+
+        def load(which, place):
+            return builder.load(address(which, place, four), align=out.dtype.bitwidth // 8)
+
+        def chosen(*lanes):
+            return ir.Constant(ir.VectorType(lane, len(lanes)), lanes)
+
+        _, at_, _, _, scale_, p_, q_, scaled_first_ = arguments
+        none = ir.Constant(four, ir.Undefined)
+        scales = builder.insert_element(none, scale_, lane(0))
+        scales = builder.shuffle_vector(scales, none, chosen(0, 0, 0, 0))
+        scaled = builder.fmul(load(2, p_), scales)
+        products = builder.fmul(load(2, q_), load(3, q_))
+        before = builder.shuffle_vector(scaled, products, chosen(0, 4, 1, 5, 2, 6, 3, 7))
+        behind = builder.shuffle_vector(scaled, products, chosen(4, 0, 5, 1, 6, 2, 7, 3))
+        store = builder.store(
+            builder.select(scaled_first_, before, behind),
+            address(0, at_, eight),
+            align=out.dtype.bitwidth,
+        )
+        one = builder.module.add_metadata([lane(1)])
+        store.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    integer = types.int64
+    types_of_all = out, integer, a, x, a.dtype, integer, integer, types.boolean
+    return types.void(*types_of_all), generate
+
+
+@intrinsic
+def _finish_stores(typing_context):
+    """Let no later store come before these: it could tell another thread that they are done."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _store_in_python(out, at, a, x, scale, p, q, scaled_first):
+    pair = a[p : p + 4] * scale, a[q : q + 4] * x[q : q + 4]
+    out[at : at + 8 : 2], out[at + 1 : at + 8 : 2] = pair if scaled_first else pair[::-1]
+
+
+def _floats_in_python(out, a, x):
+    return out.dtype.kind == "f" and out.dtype == a.dtype == x.dtype
+
+
+def _finish_in_python():
+    """Python's stores are in order."""
+
+
+_python = getattr(config, "DISABLE_JIT", False)
+_may_store: Any = _floats_in_python if _python else _pairs_of_floats
+_store: Any = _store_in_python if _python else _store_eight
+_finish: Any = _finish_in_python if _python else _finish_stores
+
+
+@_inline
+def _until_aligned(out, at, n):
+    """How many of the n numbers from ``out[at]`` on come before one where `_store` may begin.
+
+    It is n if none of them is such a number.
+    """
+    size = np.int64(out.itemsize)
+    address = np.int64(out.ctypes.data) + at * size
+    return min(-address % (_EIGHT * size) // size, n) if address % size == 0 else n
