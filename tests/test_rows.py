@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_sums_overflow_in_silence(form, workers):
     )
     with np.errstate(all="raise"):
         assert np.isnan(op.T @ np.ones(op.shape[0])).any()
+
+
+@pytest.mark.parametrize(
+    ("k", "count"), [(0, 1), (700, 1), (1100, 4), (3000, 8), (6000, 16), (10_000, 32), (10**5, 32)]
+)
+def test_more_partial_sums_of_a_larger_matrix(k, count):
+    assert _partition.partial_sums(types.SimpleNamespace(k=k, entries=k * k), 32) == count
 
 
 @pytest.mark.parametrize("k", [1, 3, 40])

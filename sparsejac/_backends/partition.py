@@ -8,6 +8,8 @@ from .._matrix.pattern import Pattern
 
 # The least number of entries that a thread takes at a time: waiting for the GIL costs time too.
 _PIECE = 2**18
+# More than a few partial sums pay on many processors. On two, they must not cost time.
+_FEW, _LARGE_PIECE = 8, 2**21
 
 
 def pieces(entries: int, workers: int) -> int:
@@ -21,7 +23,10 @@ def partial_sums(pattern: Pattern, most: int) -> int:
     There are many if one of them, of k numbers, costs little compared with its entries.
     """
     pieces = most
-    while pieces > 1 and pattern.entries < pieces * (4 * pattern.k + _PIECE):
+    while pieces > 1:
+        least = 4 * pattern.k + (_PIECE if pieces <= _FEW else _LARGE_PIECE)
+        if pattern.entries >= pieces * least:
+            break
         pieces //= 2
     return pieces
 

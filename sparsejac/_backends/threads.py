@@ -27,7 +27,7 @@ _INLINE = 2**20
 # Bytes of a contiguous copy, unless 32 rows need more. It holds a few cache lines of each column of
 # a Fortran-ordered matrix.
 _CONTIGUOUS = 2**20
-_SUM_PIECES = 8  # the largest number of partial sums
+_SUM_PIECES = 32  # the largest number of partial sums
 # Sums over all entries that are the same for A and Aᵀ.
 _EITHER_WAY = {"squares", "squares_of_many"}
 

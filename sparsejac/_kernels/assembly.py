@@ -6,38 +6,7 @@ import numpy as np
 
 from .compile import _map, _map_part
 from .row import _absolute, _below, _column, _columns, _window
-from .stores import _EIGHT, _PAST_CACHES, _finish, _may_store, _store, _until_aligned
-
-
-@_map_part
-def _pairs(cells, a, columns, xs, xi, below):
-    """Write ``a x_i`` and ``a x_j`` for each entry, or the other way round if not `below`."""
-    for q in range(a.size):
-        first, second = a[q] * xi, a[q] * xs[_column(columns, q)]
-        cells[2 * q] = first if below else second
-        cells[2 * q + 1] = second if below else first
-
-
-@_map_part
-def _pairs_past_caches(out, o, a, xs, xi, below):
-    """`_pairs` for dense rows, to ``out[o]`` and on. All but the ends go past the caches."""
-    n = a.size
-    before = _until_aligned(out, o, 2 * n)
-    count = (2 * n - before) // _EIGHT
-    q, odd = before // 2, before % 2  # if it is odd, the stores begin between the two of a pair
-    _pairs(out[o : o + 2 * q], a[:q], None, xs, xi, below)
-    # A line that both kinds of stores write to would have to come from memory in between.
-    if odd:
-        out[o + 2 * q] = a[q] * (xi if below else xs[q])
-    scaled_first = below == (odd == 0)
-    s, t = (q, q + odd) if scaled_first else (q + odd, q)
-    for c in range(count):
-        _store(out, o + before + _EIGHT * c, a, xs, xi, s + 4 * c, t + 4 * c, scaled_first)
-    q += 4 * count
-    if odd:
-        out[o + 2 * q + 1] = a[q] * (xs[q] if below else xi)
-        q += 1
-    _pairs(out[o + 2 * q : o + 2 * n], a[q:], None, xs[q:], xi, below)
+from .stores import _EIGHT, _finish, _store, _until_aligned
 
 
 @_map
@@ -50,7 +19,6 @@ def csr_data(
     ``diagonal[i]`` counts the diagonal entries of the rows before i: each makes one number of J
     where the others make two.
     """
-    past = out.nbytes > _PAST_CACHES and _may_store(out, data, x)
     for i in range(i0, i1):
         p = max(lo[i], start)
         n = min(hi[i], stop) - p
@@ -64,23 +32,76 @@ def csr_data(
         # Only the first row of a block can start inside its row of A. Nothing precedes it then.
         o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0
         m, on_diagonal = _below(columns, j0, i, n)
-        if columns is None and past:
-            _pairs_past_caches(out, o, a[:m], xs, xi, True)
-        else:
-            _pairs(out[o : o + 2 * m], a[:m], columns, xs, xi, True)
+        left = out[o : o + 2 * m]
+        for q in range(m):
+            left[2 * q] = a[q] * xi
+            left[2 * q + 1] = a[q] * xs[_column(columns, q)]
         o += 2 * m
         if on_diagonal:
             out[o] = 2 * (a[m] * xi)
             o += 1
             m += 1
-        a, columns = a[m:], _columns(columns, m, n - m)
+        right = out[o : o + 2 * (n - m)]
+        a = a[m:]
+        columns = _columns(columns, m, n - m)
         xs = _window(xs, columns, m, n - m)
-        if columns is None and past:
-            _pairs_past_caches(out, o, a, xs, xi, False)
-        else:
-            _pairs(out[o : o + 2 * a.size], a, columns, xs, xi, False)
-    if past:
-        _finish()
+        for q in range(n - m):
+            right[2 * q] = a[q] * xs[_column(columns, q)]
+            right[2 * q + 1] = a[q] * xi
+
+
+@_map_part
+def _pairs(cells, a, xs, xi, below):
+    """Write ``a x_i`` and ``a x_j`` for each entry, or the other way round if not `below`."""
+    for q in range(a.size):
+        first, second = a[q] * xi, a[q] * xs[q]
+        cells[2 * q] = first if below else second
+        cells[2 * q + 1] = second if below else first
+
+
+@_map_part
+def _pairs_past_caches(out, o, a, xs, xi, below):
+    """Write `_pairs` to ``out[o]`` and on. All but the ends go past the caches."""
+    n = a.size
+    before = _until_aligned(out, o, 2 * n)
+    count = (2 * n - before) // _EIGHT
+    q, odd = before // 2, before % 2  # if it is odd, the stores begin between the two of a pair
+    _pairs(out[o : o + 2 * q], a[:q], xs, xi, below)
+    # A line that both kinds of stores write to would have to come from memory in between.
+    if odd:
+        out[o + 2 * q] = a[q] * (xi if below else xs[q])
+    scaled_first = below == (odd == 0)
+    s, t = (q, q + odd) if scaled_first else (q + odd, q)
+    for c in range(count):
+        _store(out, o + before + _EIGHT * c, a, xs, xi, s + 4 * c, t + 4 * c, scaled_first)
+    q += 4 * count
+    if odd:
+        out[o + 2 * q + 1] = a[q] * (xs[q] if below else xi)
+        q += 1
+    _pairs(out[o + 2 * q : o + 2 * n], a[q:], xs[q:], xi, below)
+
+
+@_map
+def csr_data_past_caches(
+    data, indices, base, lo, hi, first, grid, i0, i1, diagonal, start, stop, shift, x, out
+):
+    """`csr_data` for dense rows, where A, x and `out` are of one real floating-point dtype."""
+    for i in range(i0, i1):
+        p = max(lo[i], start)
+        n = min(hi[i], stop) - p
+        if n > 0:
+            a, j0, xi = data[p - base : p - base + n], p - i * lo.size, x[i]
+            xs = x[j0 : j0 + n]
+            o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0  # as in `csr_data`
+            m, on_diagonal = _below(None, j0, i, n)
+            _pairs_past_caches(out, o, a[:m], xs, xi, True)
+            o += 2 * m
+            if on_diagonal:
+                out[o] = 2 * (a[m] * xi)
+                o += 1
+                m += 1
+            _pairs_past_caches(out, o, a[m:], xs[m:], xi, False)
+    _finish()
 
 
 @_map

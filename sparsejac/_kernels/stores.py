@@ -15,32 +15,18 @@ from numba.extending import intrinsic
 
 from .compile import _inline
 
-_PAST_CACHES = 2**25  # bytes of the largest output for which ordinary stores are used
 _EIGHT = 8  # numbers that are stored at once: a cache line of float64
-
-
-@intrinsic
-def _pairs_of_floats(typing_context, out, a, x):
-    """Whether `_store_pairs` is compiled for these arrays: all real, and of one dtype."""
-    fits = isinstance(out.dtype, types.Float) and out.dtype == a.dtype == x.dtype
-
-    def generate(context, builder, signature, arguments):
-        return context.get_constant(types.boolean, fits)
-
-    return types.boolean(out, a, x), generate
 
 
 @intrinsic
 def _store_eight(typing_context, out, at, a, x, scale, p, q, scaled_first):
     """Store ``a[p + n] * scale`` and ``a[q + n] * x[q + n]``, for four n, from ``out[at]`` on.
 
-    ``out[at]`` must lie at a multiple of the size of eight numbers.
+    ``out[at]`` must lie at a multiple of the size of eight numbers. All are of one real
+    floating-point dtype.
     """
-    floats = isinstance(out.dtype, types.Float) and out.dtype == a.dtype == x.dtype
 
     def generate(context, builder, signature, arguments):
-        if not floats:
-            return context.get_dummy_value()
         number, lane = context.get_value_type(out.dtype), ir.IntType(32)
         four, eight = ir.VectorType(number, 4), ir.VectorType(number, _EIGHT)
 
@@ -92,16 +78,11 @@ def _store_in_python(out, at, a, x, scale, p, q, scaled_first):
     out[at : at + 8 : 2], out[at + 1 : at + 8 : 2] = pair if scaled_first else pair[::-1]
 
 
-def _floats_in_python(out, a, x):
-    return out.dtype.kind == "f" and out.dtype == a.dtype == x.dtype
-
-
 def _finish_in_python():
     """Python's stores are in order."""
 
 
 _python = getattr(config, "DISABLE_JIT", False)
-_may_store: Any = _floats_in_python if _python else _pairs_of_floats
 _store: Any = _store_in_python if _python else _store_eight
 _finish: Any = _finish_in_python if _python else _finish_stores
 

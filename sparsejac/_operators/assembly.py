@@ -15,6 +15,8 @@ from .._backends.protocol import Backend
 from .._matrix.indices import Indices, index_dtype
 from .._matrix.pattern import RowOffset
 
+_CACHES = 2**25  # bytes of numbers that may stay in the caches for whoever reads them next
+
 
 class Assembly:
     """Assembles J over the rows of a backend.
@@ -159,8 +161,10 @@ class Assembly:
         self, x: NDArray[Any], begin: RowOffset, end: RowOffset, out: NDArray[Any]
     ) -> None:
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
+        past = not self._pattern.interleaved and out.nbytes > _CACHES
+        same_floats = out.dtype.kind == "f" and out.dtype == self.rows.dtype
         self.rows.map(
-            "csr_data",
+            "csr_data_past_caches" if past and same_floats else "csr_data",
             self._pattern.diagonal,
             begin.entry,
             end.entry,
