@@ -1,11 +1,13 @@
 """The command, as a person types it."""
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import types
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -15,8 +17,10 @@ import scipy.sparse
 from support import slow
 
 from sparsejac import __version__, cli, io, jacobian
-from sparsejac.cli import demo
+from sparsejac.cli import common, compiling, demo
 from sparsejac.cli import parser as cli_parser
+
+NOTICE = "compiling the kernels for this kind of matrix, which takes 5 to 30 seconds once"
 
 
 @pytest.fixture
@@ -34,13 +38,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    """(exit code, stdout, stderr)."""
+    """(exit code, stdout, stderr), the latter without the notice of a compilation."""
     try:
         code = cli.main([str(argument) for argument in arguments])
     except SystemExit as stop:
         code = stop.code
     out, err = capsys.readouterr()
-    return code, out, err
+    lines = err.splitlines(keepends=True)
+    return code, out, "".join(line for line in lines if NOTICE not in line)
 
 
 def wrong_use(capsys, *arguments, message):
@@ -514,7 +519,8 @@ def test_interrupted(folder):
             time.sleep(0.005)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=120)
-    assert (running.returncode, err) == (130, "sparsejac build: interrupted\n")
+    lines = [line for line in err.splitlines() if NOTICE not in line]
+    assert (running.returncode, lines) == (130, ["sparsejac build: interrupted"])
     assert not [name for name in os.listdir() if "J.npz" in name]
 
 
@@ -637,3 +643,42 @@ def test_scale_wrong_use(folder, capsys):
         (["A.npy"], r"write \(A \+ A.T\) / 2, or --uplo U if A holds"),
     ]:
         wrong_use(capsys, "scale", *arguments, message=message)
+
+
+def test_compilation_is_noticed_once_and_its_log_goes_nowhere_else(capsys, caplog):
+    logger = logging.getLogger("sparsejac")
+    before = logger.level, logger.handlers[:]
+    with common.compilation_noticed("fit"):
+        logger.info("compiling the kernel %s", "one")
+        logger.info("compiling the kernel %s", "two")
+    assert capsys.readouterr() == ("", f"sparsejac fit: {NOTICE}\n")
+    assert (logger.level, logger.handlers) == before
+    assert not caplog.records
+    with common.compilation_noticed("compile"):
+        logger.info("compiling the kernel %s", "one")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_compile(capsys, monkeypatch):
+    used = []
+    monkeypatch.setattr(compiling, "_use", lambda A, Y: used.append((A, Y)))
+    code, out, err = run(capsys, "compile", "--dtype", "float32", "int8", "float32")
+    assert code == 0
+    assert err == ""
+    assert [line.partition(" ")[0] for line in out.splitlines()] == [
+        "compiling", "float32:", "compiling", "int8:", "They",
+    ]  # fmt: skip
+    assert "float32: 0 were missing, 0 s" in out
+    assert len(used) == 8
+    assert {A.dtype for A, _ in used if hasattr(A, "dtype")} == {np.dtype("f4"), np.dtype("i1")}
+
+
+def test_compile_for_a_dtype_that_is_none(capsys):
+    wrong_use(capsys, "compile", "--dtype", "float16", message="invalid choice: 'float16'")
+
+
+def test_compile_without_a_folder(capsys, monkeypatch):
+    kernel = compiling.compiled_kernel("value")
+    nowhere = types.SimpleNamespace(stats=types.SimpleNamespace(cache_path=None))
+    monkeypatch.setattr(kernel, "compiled", nowhere)
+    wrong_use(capsys, "compile", message="no folder for compiled kernels can be written: name one")

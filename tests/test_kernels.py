@@ -57,9 +57,57 @@ def test_import_does_not_import_numba(copy):
     assert python(program, copy) == "[]"
 
 
-def test_compiled_kernels_are_kept_on_disk(copy):
-    assert python(USE, copy) == "6.0"
-    assert list(copy.glob("sparsejac/_kernels/__pycache__/walks.matvec_dense-*.nbc"))
+LOG = (
+    "import logging, sys; "
+    "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s'); "
+)
+
+
+def test_compiled_kernels_are_kept_on_disk_and_announced(copy):
+    """Another process finds them, also if it keeps its own elsewhere."""
+    folder = copy / "sparsejac" / "_kernels" / "__pycache__"
+    assert python(LOG + USE, copy).splitlines() == [
+        f"compiling the kernel matvec_dense for float64, int64, once; Numba keeps it in {folder}",
+        "6.0",
+    ]
+    assert list(folder.glob("walks.matvec_dense-*.nbc"))
+    assert python(LOG + USE, copy) == "6.0"
+    assert python(LOG + USE, copy, NUMBA_CACHE_DIR=str(copy / "other")) == "6.0"
+    (index,) = folder.glob("walks.matvec_dense-*.nbi")
+    index.write_bytes(b"damaged")
+    found = python(LOG + USE, copy, NUMBA_CACHE_DIR=str(copy / "other")).splitlines()
+    assert len(found) == 2
+    assert found[0].startswith("compiling the kernel matvec_dense for float64")
+    assert str(copy / "other") in found[0]
+
+
+@pytest.mark.slow
+def test_compile_leaves_nothing_to_compile(copy):
+    """What the README does with float64 matrices, after `sparsejac compile`."""
+    program = "import sys, sparsejac.cli as cli; sys.exit(cli.main(['compile']))"
+    assert "float64: " in python(program, copy)
+    program = (
+        LOG.replace("; ", "\n")
+        + """
+import numpy as np
+import scipy.sparse as sp
+from sparsejac import JacobianBuilder, LeastSquares, fit, symmetric_scaling
+rng = np.random.default_rng(0)
+S, x = rng.random((30, 30)), rng.random(30)
+S += S.T
+for A in (S, np.asfortranarray(S), sp.csr_array(S * (S > 0.8))):
+    for rows in ("all", "stored", "upper"):
+        builder = JacobianBuilder(A, rows=rows)
+        J = builder.operator(x)
+        builder.tocsr(x), J.T @ (J @ x), J.normal() @ x
+        JacobianBuilder(A, rows=rows, order="F").value(x)
+        fit(A, A, rows=rows)
+        LeastSquares(A, A, rows=rows).hessp(x, x)
+    symmetric_scaling(A)
+print("done")
+"""
+    )
+    assert python(program, copy) == "done"
 
 
 @pytest.mark.slow

@@ -2,15 +2,46 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
+import contextlib
 import functools
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite.binding.ffi import lib as llvm
+from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
+
+
+class _Announcement(event.Listener):
+    """Logs that a kernel is going to be compiled, which takes about a second."""
+
+    def __init__(self):
+        self.kernels = set()
+        self.compiled = 0  # versions of kernels, in this process
+
+    def on_start(self, event):
+        kernel = event.data.get("dispatcher")
+        if kernel in self.kernels:
+            self.compiled += 1
+            arrays = [each.dtype for each in event.data["args"] if hasattr(each, "dtype")]
+            _logger.info(
+                "compiling the kernel %s for %s, once; Numba keeps it in %s",
+                kernel.py_func.__name__,
+                ", ".join(dict.fromkeys(map(str, arrays))),
+                kernel.stats.cache_path or "memory alone, as no folder can be written",
+            )
+
+    def on_end(self, event):
+        pass
+
+
+_logger = logging.getLogger("sparsejac")
+announcement = _Announcement()
+event.register("numba:compile", announcement)
 
 
 def _kernel(**options):
@@ -66,6 +97,8 @@ def _compiled(function, options):
     _name_by_signature(file)
     if hasattr(file, "_source_stamp"):
         file._source_stamp = _STAMP
+    _look_in_the_package(file)
+    announcement.kernels.add(compiled)
     return compiled
 
 
@@ -103,6 +136,28 @@ def _name_by_signature(file):
         hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")
     ):
         file.save = save
+
+
+def _look_in_the_package(file):
+    """Load also what is kept beside the package, if Numba keeps its own files elsewhere.
+
+    Numba does so where this user may not write beside the package. In an image of a container,
+    `sparsejac compile` wrote there when the image was made.
+    """
+    folder = str(Path(__file__).parent / "__pycache__")
+    parts = ("_cache_path", "_index_name", "_source_stamp", "load")
+    if all(hasattr(file, part) for part in parts) and file._cache_path != folder:
+        ahead = type(file)(folder, file._index_name.removesuffix(".nbi"), _STAMP)
+        load = file.load
+
+        def load_either(key):
+            found = load(key)
+            if found is None:
+                with contextlib.suppress(Exception):  # of whatever kind, it is compiled again
+                    found = ahead.load(key)
+            return found
+
+        file.load = load_either
 
 
 def _stamp():

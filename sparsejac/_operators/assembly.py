@@ -15,15 +15,18 @@ from .._backends.protocol import Backend
 from .._matrix.indices import Indices, index_dtype
 from .._matrix.pattern import RowOffset
 
-_CACHES = 2**25  # bytes of numbers that may stay in the caches for whoever reads them next
-
 
 class Assembly:
     """Assembles J over the rows of a backend.
 
+    Numbers of more than `caches` bytes are written past the caches. Fewer stay there for whoever
+    reads them next.
+
     It keeps weak references to the index arrays that it returned, so that `check_out` can tell
     whether a matrix has them.
     """
+
+    caches = 2**25
 
     def __init__(self, rows: Backend) -> None:
         self.rows, self._pattern = rows, rows.pattern
@@ -161,7 +164,7 @@ class Assembly:
         self, x: NDArray[Any], begin: RowOffset, end: RowOffset, out: NDArray[Any]
     ) -> None:
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
-        past = not self._pattern.interleaved and out.nbytes > _CACHES
+        past = not self._pattern.interleaved and out.nbytes > self.caches
         same_floats = out.dtype.kind == "f" and out.dtype == self.rows.dtype
         self.rows.map(
             "csr_data_past_caches" if past and same_floats else "csr_data",

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from .common import ExitCode, as_typed
+from .common import ExitCode, as_typed, compilation_noticed
 from .parser import make_parser
 
 __all__ = ["ExitCode", "main"]
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     arguments = make_parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with compilation_noticed(arguments.command):
+            code: int = arguments.run(arguments)
     except (OSError, ValueError, TypeError, MemoryError, ImportError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         message = as_typed(message, arguments)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
+import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,43 @@ def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> An
         if available is not None and 2 * A.nbytes < available:
             return np.array(A, order=order)
     return A
+
+
+class CompilationNotice(logging.Handler):
+    """Says on stderr, once, that kernels are being compiled: a user may wait for half a minute."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(logging.INFO)
+        self._command = command
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  # it names one kernel
+        command, self._command = self._command, ""
+        if command:
+            with contextlib.suppress(OSError):
+                print(
+                    f"sparsejac {command}: compiling the kernels for this kind of matrix, which "
+                    "takes 5 to 30 seconds once",
+                    file=sys.stderr,
+                )
+
+
+@contextlib.contextmanager
+def compilation_noticed(command: str) -> Iterator[None]:
+    """Show a `CompilationNotice` while a command runs, except the one that compiles."""
+    if command == "compile":
+        yield
+        return
+    logger, notice = logging.getLogger("sparsejac"), CompilationNotice(command)
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(notice)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(notice)
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def describe(name: str, A: Any) -> None:

@@ -12,6 +12,7 @@ from .._solvers.scaling_state import Examination
 from .._system.version import __version__
 from .commands import build, check, fit, scale
 from .common import ExitCode
+from .compiling import ACCEPTED_DTYPES, compile_kernels
 from .demo import demo
 
 _FILES = (
@@ -32,20 +33,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(
-        dest="command", required=True, metavar="build | check | fit | scale | demo"
+        dest="command", required=True, metavar="build | check | fit | scale | demo | compile"
     )
     _build_options(_command(commands, build))
     _check_options(_command(commands, check))
     _fit_options(_command(commands, fit))
     _scale_options(_command(commands, scale))
     _demo_options(_command(commands, demo))
+    _compile_options(_command(commands, compile_kernels, "compile"))
     return result
 
 
-def _command(commands: Any, run: Any) -> argparse.ArgumentParser:
+def _command(commands: Any, run: Any, name: str | None = None) -> argparse.ArgumentParser:
     """Add a command. Its name and its summary are those of the function that runs it."""
     command: argparse.ArgumentParser = commands.add_parser(
-        run.__name__, help=run.__doc__, description=run.__doc__
+        name or run.__name__, help=run.__doc__, description=run.__doc__
     )
     command.set_defaults(run=run)
     return command
@@ -247,6 +249,23 @@ def _demo_options(to: argparse.ArgumentParser) -> None:
         default=Path("sparsejac-demo"),
         metavar="FOLDER",
         help="where to write (default: %(default)s)",
+    )
+
+
+def _compile_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=ACCEPTED_DTYPES,
+        default=["float64"],
+        metavar="DTYPE",
+        help=f"the dtypes of the matrices: {', '.join(ACCEPTED_DTYPES)} (default: float64)",
+    )
+    to.epilog = (
+        "The kernels are written beside the package. Where that is not possible, Numba keeps them "
+        "in a folder of this user, or in the one that NUMBA_CACHE_DIR names. They are for this "
+        "kind of processor: for others, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, here and where "
+        "sparsejac runs."
     )
 
 
