@@ -13,9 +13,11 @@ import tracemalloc
 import numba
 import numpy as np
 import pytest
-from support import assert_same, integers, random_csr
+from support import assert_same, integers, random_csr, slow
 
-from sparsejac import JacobianBuilder, LeastSquares
+from sparsejac import JacobianBuilder, LeastSquares, _kernels
+from sparsejac._backends import protocol
+from sparsejac._backends.threads import ThreadBackend
 from sparsejac._kernels import assembly
 from sparsejac._system import machine, recycling
 
@@ -397,6 +399,42 @@ def test_stores_past_caches_without_alignment(pairs_past_caches):
     assert_same(out[2:41:2], np.arange(20.0))
     assert out[0] == 0
     assert_same(out[41:], np.zeros(19))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, *slow(np.float32, np.int8)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", ["all", "upper"])
+def test_maps_past_caches(monkeypatch, rows, order, dtype):
+    """Into used memory they store past the caches, and the bits are the same."""
+    monkeypatch.setattr(recycling, "LARGE", 1)
+    monkeypatch.setattr(protocol, "CACHES", 0)
+    monkeypatch.setattr(protocol, "maps_go_past_caches", lambda: True)
+    kernels, run = [], ThreadBackend.map
+
+    def map_and_note(self, kernel, *args, **how):
+        kernels.append(kernel)
+        run(self, kernel, *args, **how)
+
+    monkeypatch.setattr(ThreadBackend, "map", map_and_note)
+    rng = np.random.default_rng(0)
+    A = rng.random((33, 33)) if dtype != np.int8 else integers((33, 33), dtype)
+    A = (A + A.T).astype(dtype)
+    problem = LeastSquares(A, A, rows=rows, order=order)
+    builder, (x, v) = problem.builder, rng.random((2, 33)).astype(problem.builder.dtype)
+    op = builder.operator(x)
+    for product in (lambda: op @ v, lambda: builder.value(x), lambda: problem.fun(x)):
+        recycling.Recycler.free_all()
+        kernels.clear()
+        expected = product().copy()
+        found = product()
+        assert kernels[1] == kernels[0] + "_past_caches"
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("processor", ["znver4", "sapphirerapids"])
+def test_processors_of_maps_past_caches(monkeypatch, processor):
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: processor)
+    assert _kernels.maps_go_past_caches.__wrapped__() == (processor == "znver4")
 
 
 @pytest.mark.parametrize("rows", ["all", "upper"])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._kernels import maps_go_past_caches
 from .._matrix.entries import wide
 from .._matrix.indices import Indices, frozen, index_dtype
 from .._matrix.layout import Layout, pattern_of
@@ -26,6 +27,8 @@ from .._system import machine
 from .._system.forks import computed_once
 from .._system.recycling import Recycler
 from .._validation import Order, Settings
+
+CACHES = 2**25  # bytes of an output that may stay in the caches for whoever reads it next
 
 
 class Backend:
@@ -194,6 +197,17 @@ class Backend:
         if self.pattern.implicit is None:
             return self.results.empty(shape, dtype)
         return np.zeros(shape, dtype)
+
+    def fill(self, kernel: str, *args: Any, out: NDArray[Any], target: Any = None) -> None:
+        """Run a map that writes a whole result, which `empty_rows` made.
+
+        Stores past the caches do not pay for fresh memory: the system has just cleared it, and so
+        it is in the caches.
+        """
+        past = out.dtype.kind == "f" and out.nbytes > CACHES and not self.pattern.interleaved
+        if past and self.results.is_used(out) and maps_go_past_caches():
+            kernel += "_past_caches"
+        self.map(kernel, *args, out, target=target)
 
     def check_weights(self) -> None:
         """Refuse weights for J's rows that cannot be read along the stored rows."""

@@ -57,6 +57,19 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
     raise AttributeError(f"there is no kernel {name!r}")
 
 
+@functools.cache
+def maps_go_past_caches() -> bool:
+    """Whether maps are faster if they store past the caches, on this processor.
+
+    With two workers and k = 3000 and 6000, J v takes 0.8 of the time on a Zen 3 of AMD, and 1.1 of
+    it on a Sapphire Rapids of Intel.
+    """
+    from llvmlite import binding
+
+    name: str = binding.get_host_cpu_name()
+    return name.startswith("znver")
+
+
 def combine(name: str, total: NDArray[Any], part: NDArray[Any]) -> None:
     """Combine a partial result of this reduction into the total, by the monoid of each output."""
     vars(compiled_kernel(name))["combine"](total, part)

@@ -63,6 +63,26 @@ def _store_eight(typing_context, out, at, a, x, scale, p, q, scaled_first):
 
 
 @intrinsic
+def _store_one_of(typing_context, out, at, number):
+    """``out[at] = number``, for a real floating-point dtype. Lines fill up on their way to memory.
+
+    As a floating-point number it would be stored as usual on most processors.
+    """
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        integer = ir.IntType(out.dtype.bitwidth)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), integer.as_pointer())
+        number = builder.bitcast(arguments[2], integer)
+        store = builder.store(number, address, align=out.dtype.bitwidth // 8)
+        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        store.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, out.dtype), generate
+
+
+@intrinsic
 def _finish_stores(typing_context):
     """Let no later store come before these: it could tell another thread that they are done."""
 
@@ -78,12 +98,17 @@ def _store_in_python(out, at, a, x, scale, p, q, scaled_first):
     out[at : at + 8 : 2], out[at + 1 : at + 8 : 2] = pair if scaled_first else pair[::-1]
 
 
+def _store_one_in_python(out, at, number):
+    out[at] = number
+
+
 def _finish_in_python():
     """Python's stores are in order."""
 
 
 _python = getattr(config, "DISABLE_JIT", False)
 _store: Any = _store_in_python if _python else _store_eight
+_store_one: Any = _store_one_in_python if _python else _store_one_of
 _finish: Any = _finish_in_python if _python else _finish_stores
 
 

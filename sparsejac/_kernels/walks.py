@@ -25,6 +25,7 @@ once, not four times.
 # mypy: ignore-errors
 
 from .row import _CACHED, _NO_SIGN, _ahead, _cell, _cells, _common, _side
+from .stores import _finish, _store_one
 
 # --- maps ---------------------------------------------------------------------------------------
 
@@ -42,6 +43,22 @@ def map_dense(data, indices, base, lo, hi, first, grid, i0, i1):
             for v in VECTORS:
                 xj[v] = xs[v][q]
             cells[q] = EDGE(a[q], None if aligned is None else y[q], xi, xj)
+
+
+def map_dense_past_caches(data, indices, base, lo, hi, first, grid, i0, i1):
+    """`map_dense` for a large output. The loop over these stores is not vectorised."""
+    for i in range(i0, i1):
+        start, n, j0, at = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size, first[i]
+        a = data[start : start + n]
+        if ALIGNED:
+            y = None if aligned is None else aligned[lo[i] - aligned_base :][:n]
+        for v in VECTORS:
+            xs[v], xi[v] = x[v][j0 : j0 + n], x[v][i]
+        for q in range(n):
+            for v in VECTORS:
+                xj[v] = xs[v][q]
+            _store_one(out, at + q, EDGE(a[q], None if aligned is None else y[q], xi, xj))
+    _finish()
 
 
 def map_sparse(data, indices, base, lo, hi, first, grid, i0, i1):

@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
-from .._backends.protocol import Backend
+from .._backends.protocol import CACHES, Backend
 from .._matrix.indices import Indices, index_dtype
 from .._matrix.pattern import RowOffset
 
@@ -26,7 +26,7 @@ class Assembly:
     whether a matrix has them.
     """
 
-    caches = 2**25
+    caches = CACHES
 
     def __init__(self, rows: Backend) -> None:
         self.rows, self._pattern = rows, rows.pattern

@@ -26,8 +26,9 @@ _LINE = 64  # bytes of a cache line
 class _Owner(weakref.ref):  # type: ignore[type-arg]
     """A weak reference to the owner of a result, with the memory that the owner stands for."""
 
-    __slots__ = ("memory",)
+    __slots__ = ("memory", "used")
     memory: NDArray[np.uint8]
+    used: bool  # whether the memory was that of another result before
 
 
 class Recycler:
@@ -55,6 +56,7 @@ class Recycler:
         if nbytes < LARGE:
             return np.empty(shape, dtype)
         memory = self._take(nbytes)
+        used = memory is not None
         if memory is None:
             available = machine.available_memory()
             if available is not None and nbytes > available // _SHARE:
@@ -64,8 +66,15 @@ class Recycler:
         start = -memory.ctypes.data % _LINE
         owner: Any = (ctypes.c_ubyte * nbytes).from_buffer(memory.data, start)
         owner.reference = reference = _Owner(owner, self._spare.append)
-        reference.memory = memory
-        return np.frombuffer(owner, dtype).reshape(shape)
+        reference.memory, reference.used = memory, used
+        result = np.frombuffer(owner, dtype)
+        return result if len(shape) == 1 else result.reshape(shape)
+
+    @staticmethod
+    def is_used(result: NDArray[Any]) -> bool:
+        """Whether this vector has the memory of a dropped result."""
+        reference = getattr(result.base, "reference", None)
+        return reference is not None and reference.used
 
     def has(self, nbytes: int) -> bool:
         """Whether a result of so many bytes would be given the spare memory."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from .._kernels import compiled_kernel
+from .._kernels import compiled_kernel, maps_go_past_caches
 from .._matrix.indices import frozen
 from .._operators.assembly import Assembly
 from ..builder import JacobianBuilder
@@ -86,6 +86,11 @@ def _use_builder(builder: JacobianBuilder, x: Any) -> None:
         assembly = Assembly(builder._rows)
         assembly.caches = assembly.caches if caches is None else caches
         assembly.matrix(frozen(x))
+    rows = builder._rows
+    if maps_go_past_caches() and x.dtype.kind == "f" and not rows.pattern.interleaved:
+        out = np.empty(builder.shape[0], x.dtype)
+        rows.map("value_past_caches", None, 0, frozen(x), out)
+        rows.map("matvec_past_caches", *rows.pair(frozen(x), frozen(x)), out)
     jacobian = builder.operator(x)
     some, w = np.ones((_K, 2), x.dtype), np.ones(builder.shape[0], x.dtype)
     jacobian @ x, jacobian @ some, jacobian.T @ w, jacobian.T @ np.ones((w.size, 2), x.dtype)
