@@ -3,7 +3,14 @@
 import numpy as np
 import peers
 import pytest
-from limits import copied, filled, filled_on_two_threads, on_two_threads, two_threads
+from limits import (
+    copied,
+    filled,
+    filled_on_two_threads,
+    into_fresh_memory,
+    on_two_threads,
+    two_threads,
+)
 
 from sparsejac import JacobianBuilder
 
@@ -44,6 +51,7 @@ def test_assembly(race, k):
         "limit: filling three fresh arrays": lambda: filled(sizes),
         **two_threads(k, {"limit: the same, two threads": lambda: filled_on_two_threads(sizes)}),
         "one worker": lambda: one.tocsr(x),
+        "variant: into fresh memory": into_fresh_memory(lambda: builder.tocsr(x)),
     }
     if k <= 3000:
         contestants["SciPy kron"] = lambda: peers.kronecker(A, x)
@@ -102,6 +110,7 @@ def test_matvec(race, problem):
         "limit: A.copy()": A.copy,
         **two_threads(k, {"limit: the same, two threads": copied(A)}),
         "one worker": lambda: one @ v,
+        "variant: into fresh memory": into_fresh_memory(lambda: op @ v),
     }
     race("J v", f"k = {k}", contestants | peers.take(others, "matvec", v))
 

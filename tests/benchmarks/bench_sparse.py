@@ -11,7 +11,7 @@ from support import random_csr
 
 from sparsejac import JacobianBuilder
 
-SIZES = [10_000, 100_000, 1_000_000]
+SIZES = [10_000, 100_000, 500_000, 1_000_000]
 GRAPHS = ["graph_facebook", "graph_enron", "hic_yeast_10kb"]
 pytestmark = pytest.mark.filterwarnings("default")
 

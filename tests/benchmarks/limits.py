@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from sparsejac._system.recycling import Recycler
+
 TWO_THREADS_FROM = 1000  # k below which they would measure how long a thread takes to wake up
 _pool = ThreadPoolExecutor(1)
 
@@ -30,6 +32,16 @@ def copied(A):
         return result
 
     return copy
+
+
+def into_fresh_memory(product):
+    """The product without the memory of the result before it."""
+
+    def run():
+        Recycler.free_all()
+        return product()
+
+    return run
 
 
 def filled(sizes):
