@@ -12,12 +12,9 @@ import threading
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from compiled_versions import LIMIT, Counter
 from hypothesis import HealthCheck, settings
-
-from sparsejac._system import recycling
 
 # The first example of a dtype compiles kernels, so a deadline would measure the compiler.
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
@@ -119,6 +116,9 @@ def dirty_results():
 
     So a test fails if a result depends on what its memory held before.
     """
+    import numpy as np  # not above: the benchmarks first say how long its threads may spin
+
+    from sparsejac._system import recycling
 
     def dirty(shape, dtype):
         memory = allocated(shape, dtype)

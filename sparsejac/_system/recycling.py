@@ -88,11 +88,15 @@ class Recycler:
             return None
         return memory if _suits(memory, nbytes) else None
 
+    def free(self) -> None:
+        """Free the spare memory."""
+        self._spare.clear()
+
     @classmethod
     def free_all(cls) -> None:
         """Free the spare memory of all builders."""
         for recycler in list(cls._all):
-            recycler._spare.clear()
+            recycler.free()
 
 
 def _suits(memory: NDArray[np.uint8], nbytes: int) -> bool:

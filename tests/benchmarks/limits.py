@@ -4,8 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sparsejac._system.recycling import Recycler
-
 TWO_THREADS_FROM = 1000  # k below which they would measure how long a thread takes to wake up
 _pool = ThreadPoolExecutor(1)
 
@@ -34,11 +32,11 @@ def copied(A):
     return copy
 
 
-def into_fresh_memory(product):
-    """The product without the memory of the result before it."""
+def into_fresh_memory(builder, product):
+    """A product of this builder without the memory of the result before it."""
 
     def run():
-        Recycler.free_all()
+        builder._rows.results.free()
         return product()
 
     return run
