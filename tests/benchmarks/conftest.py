@@ -7,17 +7,20 @@ compared.
 """
 
 import os
-
-# Threads that have done their work spin for a while, for the next: here that is somebody else's
-# time.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy: 2**4 cycles
-
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Threads of PyTorch and NumPy that have done their work spin for a while, for the next. Here that
+# is somebody else's time. They read these when they are imported, which plugins of pytest may do.
+_PATIENCE = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
+if not os.environ.keys() >= _PATIENCE.keys():
+    raise pytest.UsageError(
+        "the threads of other packages would slow down ours: run the benchmarks with "
+        + " ".join(f"{name}={value}" for name, value in _PATIENCE.items())
+    )
 
 PLOT = Path(__file__).with_name("ratios.svg")
 BUDGET = float(os.environ.get("RACE_SECONDS", "2"))  # for one heat, unless five rounds take longer
