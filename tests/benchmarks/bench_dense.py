@@ -1,5 +1,7 @@
 """Dense A: every operation beside what moving its bytes takes, and beside the same by others."""
 
+import sys
+
 import numpy as np
 import peers
 import pytest
@@ -13,6 +15,7 @@ from limits import (
 )
 
 from sparsejac import JacobianBuilder
+from sparsejac._matrix.indices import frozen
 
 SIZES = [300, 1000, 3000, 6000]
 pytestmark = pytest.mark.filterwarnings("default")  # a peer's warnings are its own
@@ -76,6 +79,9 @@ def test_assembly_of_the_numbers(race, k):
     builder, one = JacobianBuilder(A, workers=2), JacobianBuilder(A, workers=1)
     J, J1 = builder.tocsr(x), one.tocsr(x)
     data = np.empty(builder.nnz)
+    ordinary = JacobianBuilder(A, workers=2)
+    ordinary._assembly.caches = sys.maxsize
+    J2 = ordinary.tocsr(x)
     contestants = {
         "tocsr(out=)": lambda: builder.tocsr(x, out=J),
         "limit: data.fill": lambda: data.fill(1),
@@ -88,6 +94,7 @@ def test_assembly_of_the_numbers(race, k):
             },
         ),
         "one worker": lambda: one.tocsr(x, out=J1),
+        "variant: ordinary stores": lambda: ordinary.tocsr(x, out=J2),
     }
     race("tocsr(out=J)", f"k = {k}", contestants)
 
@@ -108,12 +115,16 @@ def test_matvec(race, problem):
     k, A, x, v, _, others = problem
     (_, op), (_, one) = two_forms(A, x)
     third, third_op = two_forms(A, x)[0]
+    rows, out = third._rows, np.zeros(k * k)
+    operands = frozen(x), frozen(v)
     contestants = {
         "op @ v": lambda: op @ v,
         "limit: A.copy()": A.copy,
         **two_threads(k, {"limit: the same, two threads": copied(A)}),
         "one worker": lambda: one @ v,
         "variant: into fresh memory": into_fresh_memory(third, lambda: third_op @ v),
+        "variant: ordinary stores": lambda: rows.map("matvec", *operands, out),
+        "variant: past the caches": lambda: rows.map("matvec_past_caches", *operands, out),
     }
     race("J v", f"k = {k}", contestants | peers.take(others, "matvec", v))
 
