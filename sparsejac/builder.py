@@ -327,7 +327,7 @@ class JacobianBuilder:
         x = self._point(x)
         self._assembly.check_vector_fits("the value of F", self.shape[0] * x.dtype.itemsize)
         out = self._rows.empty_rows((self.shape[0],), x.dtype)
-        self._rows.fill("value", None, 0, x, out=out)
+        self._rows.map(self._rows.kernel_into(out, "value"), None, 0, x, out)
         return out
 
     def max_abs(self, x: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

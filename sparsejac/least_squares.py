@@ -187,8 +187,11 @@ class LeastSquares:
             "the vector of residuals", self.shape[0] * dtype.itemsize
         )
         out = builder._rows.empty_rows((self.shape[0],), dtype)
-        builder._rows.fill(
-            "value", frozen(x.astype(dtype, copy=False)), out=out, target=self._target
+        builder._rows.map(
+            builder._rows.kernel_into(out, "value"),
+            frozen(x.astype(dtype, copy=False)),
+            out,
+            target=self._target,
         )
         return out
 

@@ -198,16 +198,15 @@ class Backend:
             return self.results.empty(shape, dtype)
         return np.zeros(shape, dtype)
 
-    def fill(self, kernel: str, *args: Any, out: NDArray[Any], target: Any = None) -> None:
-        """Run a map that writes a whole result, which `empty_rows` made.
+    def kernel_into(self, out: NDArray[Any], kernel: str) -> str:
+        """The name of the fastest kernel of a map that writes a whole result of `empty_rows`.
 
-        Stores past the caches do not pay for fresh memory: the system has just cleared it, and so
-        it is in the caches.
+        Stores past the caches do not pay for fresh memory. The system has just cleared it there.
         """
-        past = out.dtype.kind == "f" and out.nbytes > CACHES and not self.pattern.interleaved
-        if past and self.results.is_used(out) and maps_go_past_caches():
-            kernel += "_past_caches"
-        self.map(kernel, *args, out, target=target)
+        large = out.nbytes > CACHES and out.dtype.kind == "f" and not self.pattern.interleaved
+        if large and self.results.is_used(out) and maps_go_past_caches():
+            return f"{kernel}_past_caches"
+        return kernel
 
     def check_weights(self) -> None:
         """Refuse weights for J's rows that cannot be read along the stored rows."""

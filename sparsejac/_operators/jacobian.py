@@ -173,7 +173,7 @@ class JacobianOperator(Operator):
         x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
         X = frozen(np.ascontiguousarray(X, dtype))
         if X.ndim == 1:
-            rows.fill("matvec", *rows.pair(x, X), out=out)
+            rows.map(rows.kernel_into(out, "matvec"), *rows.pair(x, X), out)
         else:
             rows.map("matmat", x, X, out, columns=X.shape[1])
         return out
