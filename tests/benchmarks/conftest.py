@@ -16,17 +16,23 @@ import pytest
 # Threads of PyTorch and NumPy that have done their work spin for a while, for the next. Here that
 # is somebody else's time. They read these when they are imported, which plugins of pytest may do.
 _PATIENCE = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
-if not os.environ.keys() >= _PATIENCE.keys():
-    raise pytest.UsageError(
-        "the threads of other packages would slow down ours: run the benchmarks with "
-        + " ".join(f"{name}={value}" for name, value in _PATIENCE.items())
-    )
 
 PLOT = Path(__file__).with_name("ratios.svg")
 BUDGET = float(os.environ.get("RACE_SECONDS", "2"))  # for one heat, unless five rounds take longer
 _tables = {}  # {title: rows, as {column: cell}}
 # (group, problem, our name, our median in seconds, {contestant: its median divided by ours}).
 _races = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_threads_end():
+    if not os.environ.keys() >= _PATIENCE.keys():
+        settings = " ".join(f"{name}={value}" for name, value in _PATIENCE.items())
+        pytest.exit(
+            "the threads of other packages would slow down ours: run the benchmarks with "
+            + settings,
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 @pytest.fixture
