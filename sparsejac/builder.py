@@ -20,6 +20,7 @@ from ._matrix.source import Source
 from ._operators.assembly import Assembly, canonical
 from ._operators.hermitian import HessianOperator
 from ._operators.jacobian import JacobianOperator
+from ._system.recycling import allocated
 from ._validation import Order, Rows, Settings, Uplo
 
 _BLOCK = 2**26  # bytes of a block of `iter_csr`, unless the caller chooses the number of rows
@@ -282,7 +283,7 @@ class JacobianBuilder:
         """
         pattern, m = self._pattern, self.shape[0]
         self._assembly.check_vector_fits("row_pairs", 2 * m * pattern.columns_dtype.itemsize)
-        i, j = np.empty(m, pattern.columns_dtype), np.empty(m, pattern.columns_dtype)
+        i, j = (allocated((m,), pattern.columns_dtype) for _ in range(2))
         if pattern.implicit is None:
             self._rows.map("pairs", i, j, structure=True)
         else:  # entries that A does not store have rows as well

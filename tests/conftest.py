@@ -125,8 +125,8 @@ def dirty_results():
         memory.view(np.uint8)[...] = 0xA5
         return memory
 
-    allocated = recycling._allocated
+    allocated = recycling.allocated
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recycling, "LARGE", 1)
-        patch.setattr(recycling, "_allocated", dirty)
+        patch.setattr(recycling, "allocated", dirty)
         yield

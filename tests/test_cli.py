@@ -1,6 +1,5 @@
 """The command, as a person types it."""
 
-import logging
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ import scipy.sparse
 from support import slow
 
 from sparsejac import __version__, cli, io, jacobian
+from sparsejac._kernels import listeners
 from sparsejac.cli import common, compiling, demo
 from sparsejac.cli import parser as cli_parser
 
@@ -645,24 +645,38 @@ def test_scale_wrong_use(folder, capsys):
         wrong_use(capsys, "scale", *arguments, message=message)
 
 
-def test_compilation_is_noticed_once_and_its_log_goes_nowhere_else(capsys, caplog):
-    logger = logging.getLogger("sparsejac")
-    before = logger.level, logger.handlers[:]
+def test_compilation_is_noticed_once(capsys):
     with common.compilation_noticed("fit"):
-        logger.info("compiling the kernel %s", "one")
-        logger.info("compiling the kernel %s", "two")
+        for listener in listeners * 2:
+            listener("gradient_dense")
     assert capsys.readouterr() == ("", f"sparsejac fit: {NOTICE}\n")
-    assert (logger.level, logger.handlers) == before
-    assert not caplog.records
+    assert not listeners
     with common.compilation_noticed("compile"):
-        logger.info("compiling the kernel %s", "one")
+        listeners[0]("gradient_dense")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell's way to close a stream")
+def test_closed_stderr(folder):
+    """Python has None for it, and print would write to stdout instead."""
+    for arguments, code in (("check A.npy", 0), ("check none.npy", 2)):
+        done = subprocess.run(
+            f"{sys.executable} -m sparsejac {arguments} 2>&-",
+            shell=True,  # our own words
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == code
+        assert NOTICE not in done.stdout
+        assert "error:" not in done.stdout
 
 
 def test_compile(capsys, monkeypatch):
     used = []
     monkeypatch.setattr(compiling, "_use", lambda A, Y: used.append((A, Y)))
-    code, out, err = run(capsys, "compile", "--dtype", "float32", "int8", "float32")
+    code, out, err = run(capsys, "compile", "--dtype", "float32", "int8", "--dtype", "float32")
     assert code == 0
     assert err == ""
     assert [line.partition(" ")[0] for line in out.splitlines()] == [
@@ -675,6 +689,11 @@ def test_compile(capsys, monkeypatch):
 
 def test_compile_for_a_dtype_that_is_none(capsys):
     wrong_use(capsys, "compile", "--dtype", "float16", message="invalid choice: 'float16'")
+
+
+def test_compile_without_a_compiler(capsys, monkeypatch):
+    monkeypatch.setattr(compiling.compiled_kernel("value"), "compiled", lambda: None)
+    wrong_use(capsys, "compile", message="nothing is compiled while NUMBA_DISABLE_JIT is set")
 
 
 def test_compile_without_a_folder(capsys, monkeypatch):

@@ -73,6 +73,11 @@ def test_compiled_kernels_are_kept_on_disk_and_announced(copy):
     assert list(folder.glob("walks.matvec_dense-*.nbc"))
     assert python(LOG + USE, copy) == "6.0"
     assert python(LOG + USE, copy, NUMBA_CACHE_DIR=str(copy / "other")) == "6.0"
+    nowhere = (
+        "import numba.core.caching as caching; "
+        "caching._CacheLocator.ensure_cache_path = lambda self: open('/nowhere/at/all'); "
+    )
+    assert python(LOG + nowhere + USE, copy) == "6.0"  # an image where nothing can be written
     (index,) = folder.glob("walks.matvec_dense-*.nbi")
     index.write_bytes(b"damaged")
     found = python(LOG + USE, copy, NUMBA_CACHE_DIR=str(copy / "other")).splitlines()

@@ -9,10 +9,12 @@ import os
 import pickle
 import threading
 import tracemalloc
+import types
 
 import numba
 import numpy as np
 import pytest
+import scipy.sparse
 from support import assert_same, integers, random_csr, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, _kernels
@@ -289,19 +291,58 @@ def test_spare_memory_of_all_builders_is_freed_before_a_memory_error(A, op, monk
     assert place
 
 
-def test_spare_memory_is_freed_if_the_system_has_none(A, op, monkeypatch):
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda A: JacobianBuilder(A).value(np.ones(K)),
+        lambda A: JacobianBuilder(scipy.sparse.csr_array(A)).value(np.ones(K)),
+        lambda A: JacobianBuilder(A).row_pairs()[0],
+        lambda A: JacobianBuilder(A).tocsr(np.ones(K)).data,
+        lambda A: JacobianBuilder(A)._rows.visited()[0],
+    ],
+    ids=["value", "value with rows that A does not store", "row_pairs", "tocsr", "visited"],
+)
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_spare_memory_is_freed_if_the_system_has_none(A, op, monkeypatch, result, fails):
+    """Whichever of the allocations fails first."""
+    expected = result(A)
     dropped(op)
-    spare, empty = op._rows.results, np.empty
+    spare, calls = op._rows.results, []
 
-    def full(*args):
-        if spare.has(8 * K**2):
-            raise MemoryError
-        return empty(*args)
+    def full(allocate):
+        def run(*args):
+            calls.append(args)
+            if len(calls) >= fails and spare.has(8 * K**2):
+                raise MemoryError
+            return allocate(*args)
 
-    monkeypatch.setattr(recycling.np, "empty", full)
-    other = JacobianBuilder(A, workers=1).value(np.ones(K))
-    monkeypatch.undo()
-    assert_same(other, A.ravel())
+        return run
+
+    names = {**vars(np), "empty": full(np.empty), "zeros": full(np.zeros)}
+    with monkeypatch.context() as patch:  # for this module alone
+        patch.setattr(recycling, "np", types.SimpleNamespace(**names))
+        found = result(A)
+    assert_same(found, expected)
+    assert spare.has(8 * K**2) == (len(calls) < fails)
+
+
+def test_spare_memory_is_freed_while_other_threads_begin_to_have_some():
+    stop = threading.Event()
+
+    def begin():
+        while not stop.is_set():
+            recycling.Recycler().empty((2**20,), np.dtype(np.float64))
+
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20_000):
+            recycling.Recycler.free_all()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")

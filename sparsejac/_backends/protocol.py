@@ -25,7 +25,7 @@ from .._matrix.scan import Scan
 from .._matrix.source import Source
 from .._system import machine
 from .._system.forks import computed_once
-from .._system.recycling import Recycler
+from .._system.recycling import Recycler, allocated
 from .._validation import Order, Settings
 
 CACHES = 2**25  # bytes of an output that may stay in the caches for whoever reads it next
@@ -164,7 +164,7 @@ class Backend:
         """The pairs (i, j) of the entries that are visited."""
         pattern, count = self.pattern, self.pattern.entries
         dtype = index_dtype(pattern.k, pattern.k, count)
-        i, j = np.empty(count, dtype), np.empty(count, dtype)
+        i, j = allocated((count,), dtype), allocated((count,), dtype)
         self.map("pairs", i, j, structure=True, visited_only=True)
         return i, j
 
@@ -196,7 +196,7 @@ class Backend:
         """An array of m rows that a map fills. It is zero where A has no entries."""
         if self.pattern.implicit is None:
             return self.results.empty(shape, dtype)
-        return np.zeros(shape, dtype)
+        return allocated(shape, dtype, zeros=True)
 
     def kernel_into(self, out: NDArray[Any], kernel: str) -> str:
         """The name of the fastest kernel of a map that writes a whole result of `empty_rows`.

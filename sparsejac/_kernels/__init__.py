@@ -43,6 +43,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 _MODULES = ("maps", "assembly", "reductions", "residuals", "structure", "vectors")
+# called with the name of each kernel that is going to be compiled
+listeners: list[Callable[[str], object]] = []
 
 
 @functools.cache

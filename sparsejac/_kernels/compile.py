@@ -6,14 +6,17 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite.binding.ffi import lib as llvm
-from numba.core import event
+from numba.core import caching, event
 from numba.core.compiler_lock import global_compiler_lock
+
+from . import listeners
 
 
 class _Announcement(event.Listener):
@@ -27,12 +30,15 @@ class _Announcement(event.Listener):
         kernel = event.data.get("dispatcher")
         if kernel in self.kernels:
             self.compiled += 1
+            for listener in tuple(listeners):
+                listener(kernel.py_func.__name__)
             arrays = [each.dtype for each in event.data["args"] if hasattr(each, "dtype")]
+            folder = kernel.stats.cache_path
             _logger.info(
                 "compiling the kernel %s for %s, once; Numba keeps it in %s",
                 kernel.py_func.__name__,
                 ", ".join(dict.fromkeys(map(str, arrays))),
-                kernel.stats.cache_path or "memory alone, as no folder can be written",
+                folder if folder and os.access(folder, os.W_OK) else "memory alone",
             )
 
     def on_end(self, event):
@@ -93,6 +99,8 @@ def _compiled(function, options):
         compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
         compiled = numba.njit(**_ALWAYS, **options)(function)
+        with contextlib.suppress(Exception):  # of whatever kind, each process compiles it then
+            compiled._cache = _read_only_cache(function)
     file: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     _name_by_signature(file)
     if hasattr(file, "_source_stamp"):
@@ -136,6 +144,24 @@ def _name_by_signature(file):
         hasattr(file, part) for part in ("_index_name", "_save_data", "_save_index", "_load_index")
     ):
         file.save = save
+
+
+def _read_only_cache(function):
+    """Make a cache over what is kept beside the package, which fails to save anything."""
+    names = "InTreeCacheLocator", "_InTreeCacheLocator"  # before Numba 0.61
+    locator: Any = next(filter(None, (getattr(caching, name, None) for name in names)))
+
+    class ReadOnlyLocator(locator):
+        def ensure_cache_path(self):
+            pass
+
+    class ReadOnlyImpl(caching.CompileResultCacheImpl):
+        _locator_classes = [ReadOnlyLocator]  # noqa: RUF012  # as in Numba
+
+    class ReadOnlyCache(caching.FunctionCache):
+        _impl_class = ReadOnlyImpl
+
+    return ReadOnlyCache(function)
 
 
 def _look_in_the_package(file):

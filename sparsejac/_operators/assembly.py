@@ -14,6 +14,7 @@ from .. import _validation
 from .._backends.protocol import CACHES, Backend
 from .._matrix.indices import Indices, index_dtype
 from .._matrix.pattern import RowOffset
+from .._system.recycling import allocated
 
 
 class Assembly:
@@ -147,8 +148,8 @@ class Assembly:
         nnz = end.nnz - begin.nnz
         data, indices, indptr = (
             self.rows.results.empty((nnz,), x.dtype),
-            np.empty(nnz, dtype),
-            np.empty(r1 - r0 + 1, dtype),
+            allocated((nnz,), dtype),
+            allocated((r1 - r0 + 1,), dtype),
         )
         indptr[0] = 0
         self._fill_data(x, begin, end, data)

@@ -45,7 +45,8 @@ class Recycler:
     method `__del__`, Python would drop a Ctrl-C.
     """
 
-    _all: ClassVar[weakref.WeakSet[Recycler]] = weakref.WeakSet()
+    # by their addresses: a set could change while another thread walks it
+    _all: ClassVar[weakref.WeakValueDictionary[int, Recycler]] = weakref.WeakValueDictionary()
 
     def __init__(self) -> None:
         self._spare: deque[_Owner] = deque(maxlen=1)
@@ -60,13 +61,14 @@ class Recycler:
         if memory is None:
             available = machine.available_memory()
             if available is not None and nbytes > available // _SHARE:
-                return _allocated(shape, dtype)
-            memory = _allocated((nbytes + _LINE,), np.dtype(np.uint8))
-        Recycler._all.add(self)
+                return allocated(shape, dtype)
+            memory = allocated((nbytes + _LINE,), np.dtype(np.uint8))
+        Recycler._all[id(self)] = self
         start = -memory.ctypes.data % _LINE
         owner: Any = (ctypes.c_ubyte * nbytes).from_buffer(memory.data, start)
-        owner.reference = reference = _Owner(owner, self._spare.append)
+        reference = _Owner(owner, self._spare.append)
         reference.memory, reference.used = memory, used
+        owner.reference = reference  # last, so that no interrupt leaves one without memory
         result = np.frombuffer(owner, dtype)
         return result if len(shape) == 1 else result.reshape(shape)
 
@@ -95,20 +97,24 @@ class Recycler:
     @classmethod
     def free_all(cls) -> None:
         """Free the spare memory of all builders."""
-        for recycler in list(cls._all):
-            recycler.free()
+        for reference in cls._all.valuerefs():
+            recycler = reference()
+            if recycler is not None:
+                recycler.free()
 
 
 def _suits(memory: NDArray[np.uint8], nbytes: int) -> bool:
     return nbytes + _LINE <= memory.nbytes <= 2 * nbytes + _LINE
 
 
-def _allocated(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def allocated(shape: tuple[int, ...], dtype: np.dtype[Any], *, zeros: bool = False) -> NDArray[Any]:
+    """Allocate an array of m numbers. If there is no memory, all spare memory is freed first."""
+    allocate = np.zeros if zeros else np.empty
     try:
-        return np.empty(shape, dtype)
+        return allocate(shape, dtype)
     except MemoryError:
         Recycler.free_all()
-        return np.empty(shape, dtype)
+        return allocate(shape, dtype)
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .common import ExitCode, as_typed, compilation_noticed
 from .parser import make_parser
@@ -27,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         matrix is not accepted; 3 if a scaling dropped entries; 4 if some chromosomes of a map have
         no scaling; 130 after Ctrl-C.
     """
+    if sys.stderr is None:  # it was closed: messages and bars go nowhere
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # it stays open, as stderr does
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no ∘ shows ? instead
             stream.reconfigure(errors="replace")

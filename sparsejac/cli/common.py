@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import enum
-import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validation, io
+from .._kernels import listeners
 from .._matrix import contact_map
 from .._system import machine, outputs
 from .._system.progress import bar
@@ -94,41 +94,21 @@ def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> An
     return A
 
 
-class CompilationNotice(logging.Handler):
-    """Says on stderr, once, that kernels are being compiled: a user may wait for half a minute."""
-
-    def __init__(self, command: str) -> None:
-        super().__init__(logging.INFO)
-        self._command = command
-
-    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002  # it names one kernel
-        command, self._command = self._command, ""
-        if command:
-            with contextlib.suppress(OSError):
-                print(
-                    f"sparsejac {command}: compiling the kernels for this kind of matrix, which "
-                    "takes 5 to 30 seconds once",
-                    file=sys.stderr,
-                )
-
-
 @contextlib.contextmanager
 def compilation_noticed(command: str) -> Iterator[None]:
-    """Show a `CompilationNotice` while a command runs, except the one that compiles."""
-    if command == "compile":
-        yield
-        return
-    logger, notice = logging.getLogger("sparsejac"), CompilationNotice(command)
-    level, propagates = logger.level, logger.propagate
-    logger.addHandler(notice)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    """Say on stderr, once, if kernels are compiled: a user may wait for half a minute."""
+    text = "compiling the kernels for this kind of matrix, which takes 5 to 30 seconds once"
+    notices = [] if command == "compile" else [f"sparsejac {command}: {text}"]
+
+    def notice(_: str) -> None:
+        with contextlib.suppress(OSError, IndexError):
+            print(notices.pop(), file=sys.stderr)
+
+    listeners.append(notice)
     try:
         yield
     finally:
-        logger.removeHandler(notice)
-        logger.setLevel(level)
-        logger.propagate = propagates
+        listeners.remove(notice)
 
 
 def describe(name: str, A: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,15 +30,18 @@ _K = 5  # rows of the matrices on which the kernels run once
 
 def compile_kernels(arguments: argparse.Namespace) -> int:
     """Compile the kernels ahead of their first use, for an image of a container or a cluster."""
-    folder = compiled_kernel("value").compiled.stats.cache_path  # type: ignore[attr-defined]
-    if not folder:
+    stats = getattr(vars(compiled_kernel("value"))["compiled"], "stats", None)
+    if stats is None:
+        raise ValueError("nothing is compiled while NUMBA_DISABLE_JIT is set: unset it")
+    folder = stats.cache_path
+    if not folder or not os.access(folder, os.W_OK):
         raise OSError(
             "no folder for compiled kernels can be written: name one in NUMBA_CACHE_DIR, now and "
             "wherever sparsejac runs"
         )
     from .._kernels.compile import announcement
 
-    for dtype in dict.fromkeys(arguments.dtype):
+    for dtype in dict.fromkeys(arguments.dtype or ["float64"]):
         say(f"compiling the kernels for {dtype}, which takes about a minute")
         before, start = announcement.compiled, time.perf_counter()
         for A, Y in _forms(np.dtype(dtype)):

@@ -256,8 +256,8 @@ def _compile_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--dtype",
         nargs="+",
+        action="extend",
         choices=ACCEPTED_DTYPES,
-        default=["float64"],
         metavar="DTYPE",
         help=f"the dtypes of the matrices: {', '.join(ACCEPTED_DTYPES)} (default: float64)",
     )
@@ -265,7 +265,8 @@ def _compile_options(to: argparse.ArgumentParser) -> None:
         "The kernels are written beside the package. Where that is not possible, Numba keeps them "
         "in a folder of this user, or in the one that NUMBA_CACHE_DIR names. They are for this "
         "kind of processor: for others, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, here and where "
-        "sparsejac runs."
+        "sparsejac runs. Kernels for rarer kinds, such as CSR with int64 indices, are compiled at "
+        "their first use."
     )
 
 
