@@ -68,6 +68,8 @@ class Operation(NamedTuple):
         The kernel has an argument `own` that says whether entries on the diagonal count twice.
     rows : {1, 4}
         The number of dense rows that are taken at a time.
+    past_caches : bool
+        The stores of a map over dense rows go past the caches.
     """
 
     edge: Callable[..., Any]
@@ -78,6 +80,7 @@ class Operation(NamedTuple):
     products: int = 0
     own: bool = False
     rows: int = 4
+    past_caches: bool = False
 
 
 def map_kernel(name, op, dense=map_dense, sparse=map_sparse):
@@ -122,6 +125,7 @@ def _function(name, op, walk, edge, room=()):
         "BY_ENTRY": "y" in parameters,
         "FOUR": op.rows == 4,
         "OWN": op.own,
+        "PAST_CACHES": op.past_caches,
         "VECTORS": some,
         "INPUTS": vectors,
         "INTERLEAVED": vectors > 1,

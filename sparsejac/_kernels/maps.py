@@ -5,7 +5,7 @@
 from .compile import _map
 from .generate import Operation, map_kernel
 from .row import _absolute, _columns
-from .walks import map_dense_columns, map_dense_past_caches, map_sparse_columns
+from .walks import map_dense_columns, map_sparse_columns
 
 
 def _value(a, y, xi, xj):
@@ -21,8 +21,8 @@ def _matvec(a, xi, xj, vi, vj):
 
 value = map_kernel("value", Operation(_value))
 matvec = map_kernel("matvec", Operation(_matvec))
-value_past_caches = map_kernel("value_past_caches", Operation(_value), map_dense_past_caches)
-matvec_past_caches = map_kernel("matvec_past_caches", Operation(_matvec), map_dense_past_caches)
+value_past_caches = map_kernel("value_past_caches", Operation(_value, past_caches=True))
+matvec_past_caches = map_kernel("matvec_past_caches", Operation(_matvec, past_caches=True))
 matmat = map_kernel("matmat", Operation(_matvec), map_dense_columns, map_sparse_columns)
 
 

@@ -5,7 +5,7 @@ They are not called. `generate` makes kernels of them, and writes out what they 
 ``VECTORS, OUTPUTS, AT_I, AT_J, SCALARS, ROWS``
     A loop over one of these is unrolled. In it ``name[v]`` is a variable of its own, `name_0` or
     `name_1`, as ``name[r][v]`` is `name_0_1`. The vectors that the kernel is given are ``x[v]``.
-``ALIGNED, BY_ENTRY, FOUR, INTERLEAVED, OWN``
+``ALIGNED, BY_ENTRY, FOUR, INTERLEAVED, OWN, PAST_CACHES``
     A condition on one of these is decided.
 ``EDGE(a, y, xi, xj)``
     A call of the edge function with those of its arguments that it wants, and its own.
@@ -42,23 +42,13 @@ def map_dense(data, indices, base, lo, hi, first, grid, i0, i1):
         for q in range(n):
             for v in VECTORS:
                 xj[v] = xs[v][q]
-            cells[q] = EDGE(a[q], None if aligned is None else y[q], xi, xj)
-
-
-def map_dense_past_caches(data, indices, base, lo, hi, first, grid, i0, i1):
-    """`map_dense` for a large output. The loop over these stores is not vectorised."""
-    for i in range(i0, i1):
-        start, n, j0, at = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size, first[i]
-        a = data[start : start + n]
-        if ALIGNED:
-            y = None if aligned is None else aligned[lo[i] - aligned_base :][:n]
-        for v in VECTORS:
-            xs[v], xi[v] = x[v][j0 : j0 + n], x[v][i]
-        for q in range(n):
-            for v in VECTORS:
-                xj[v] = xs[v][q]
-            _store_one(out, at + q, EDGE(a[q], None if aligned is None else y[q], xi, xj))
-    _finish()
+            f = EDGE(a[q], None if aligned is None else y[q], xi, xj)
+            if PAST_CACHES:  # this loop is not vectorised
+                _store_one(out, first[i] + q, f)
+            else:
+                cells[q] = f
+    if PAST_CACHES:
+        _finish()
 
 
 def map_sparse(data, indices, base, lo, hi, first, grid, i0, i1):
