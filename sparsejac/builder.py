@@ -102,9 +102,10 @@ class JacobianBuilder:
     result any more: neither a name, nor a view, nor an array of another package. This is done for
     F, J v, and the numbers of a CSR matrix, if they take 4 MiB to an eighth of the free memory. The
     builder keeps the memory of one dropped result at most. It takes it for the next result if that
-    needs at least half of it, and frees it otherwise. It also frees it before a MemoryError and in
-    a forked child. A pickle does not contain it. Such a result does not own its memory:
-    ``result.flags.owndata`` is False, and ``result.resize`` refuses. Copy a result to own it.
+    needs at least half of it, and frees it otherwise. It also frees it before a MemoryError, in a
+    forked child, and when the builder and its results are gone. A pickle does not contain it. Such
+    a result does not own its memory: ``result.flags.owndata`` is False, and ``result.resize``
+    refuses. Copy a result to own it.
 
     **Time.** Checking reads A once, and for ``rows="upper"`` twice.
 

@@ -63,8 +63,8 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
 def maps_go_past_caches() -> bool:
     """Whether maps are faster if they store past the caches, on this processor.
 
-    With two workers and k = 3000 and 6000, J v takes 0.8 of the time on a Zen 3 of AMD, and 1.1
-    times as long on a Xeon of Intel with AVX-512.
+    That was so on a Zen 3 of AMD, and not on a Xeon of Intel with AVX-512. The benchmark of J v
+    compares the two kinds of stores.
     """
     from llvmlite import binding
 

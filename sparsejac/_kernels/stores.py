@@ -51,7 +51,7 @@ def _store_eight(typing_context, out, at, a, x, scale, p, q, scaled_first):
         store = builder.store(
             builder.select(scaled_first_, before, behind),
             address(0, at_, eight),
-            align=out.dtype.bitwidth,
+            align=out.dtype.bitwidth,  # the bytes of eight numbers
         )
         one = builder.module.add_metadata([lane(1)])
         store.set_metadata("nontemporal", one)

@@ -86,10 +86,10 @@ def _use_builder(builder: JacobianBuilder, x: Any) -> None:
     builder.max_abs(x)
     builder.row_pairs()
     builder.slice(x, 0)
-    for caches in (None, 0):  # a J that may stay in the caches, and one that does not
-        assembly = Assembly(builder._rows)
-        assembly.caches = assembly.caches if caches is None else caches
-        assembly.matrix(frozen(x))
+    builder.tocsr(x)
+    assembly = Assembly(builder._rows)
+    assembly.caches = 0  # as if J were larger than the caches
+    assembly.matrix(frozen(x))
     rows = builder._rows
     if maps_go_past_caches() and x.dtype.kind == "f" and not rows.pattern.interleaved:
         out = np.empty(builder.shape[0], x.dtype)
