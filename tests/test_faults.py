@@ -1048,6 +1048,7 @@ def test_interrupted_at_any_line_while_files_are_opened(place, tmp_path, monkeyp
                 raise KeyboardInterrupt
         return trace
 
+    gc.collect()  # what earlier tests left is not closed while this one counts
     before, n, others = held(), 0, sys.gettrace()
     while left[0] <= 0:
         n += 2

@@ -161,7 +161,20 @@ def _read_only_cache(function):
     class ReadOnlyCache(caching.FunctionCache):
         _impl_class = ReadOnlyImpl
 
-    return ReadOnlyCache(function)
+    cache = ReadOnlyCache(function)
+    file: Any = cache._cache_file
+    file.load = _load_or_none(file.load)
+    return cache
+
+
+def _load_or_none(load):
+    """Make a `load` that finds nothing where it cannot read. The kernel is compiled then."""
+
+    def load_or_none(key):
+        with contextlib.suppress(Exception):
+            return load(key)
+
+    return load_or_none
 
 
 def _look_in_the_package(file):
@@ -174,14 +187,11 @@ def _look_in_the_package(file):
     parts = ("_cache_path", "_index_name", "_source_stamp", "load")
     if all(hasattr(file, part) for part in parts) and file._cache_path != folder:
         ahead = type(file)(folder, file._index_name.removesuffix(".nbi"), _STAMP)
-        load = file.load
+        load, load_ahead = file.load, _load_or_none(ahead.load)
 
         def load_either(key):
             found = load(key)
-            if found is None:
-                with contextlib.suppress(Exception):  # of whatever kind, it is compiled again
-                    found = ahead.load(key)
-            return found
+            return load_ahead(key) if found is None else found
 
         file.load = load_either
 
