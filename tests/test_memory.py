@@ -20,6 +20,15 @@ MARGIN = 200_000  # Python's own objects, and the threads'
 DENSE_BUFFER = 2 * 2**20  # two workers, for an A that is packed
 
 
+@pytest.fixture(autouse=True)
+def frozen():
+    """Exclude what other tests left from the collections of `peak`, which take a second else."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def peak(function):
     """(result, bytes): the most that was allocated at a time while the function ran, its result
     included.
