@@ -454,6 +454,30 @@ def fits(what: str, count: int, hint: str, available: int | None = None) -> None
         )
 
 
+def wrong_length(name: str, shape: tuple[Any, ...], length: int) -> ValueError:
+    return ValueError(f"{name} must have shape ({length},) or ({length}, c), got {shape}")
+
+
+def on_workers(what: str) -> MemoryError:
+    return MemoryError(
+        f"{what} would come to this process, and A is on a cluster because it does not fit here: "
+        "keep it there, with builder.value, op @ v, or sparsejac.distributed.csr_blocks"
+    )
+
+
+def lazy(name: str) -> TypeError:
+    return TypeError(
+        f"{name} is a Dask collection, which would be computed in the memory of this process: pass "
+        f"sparsejac.distributed.rows({name}), which keeps it on the workers"
+    )
+
+
+def only_target_on_workers() -> ValueError:
+    return ValueError(
+        "Y is on the workers of a cluster, and A is not: pass sparsejac.distributed.rows(A) too"
+    )
+
+
 # --- the matrix -----------------------------------------------------------------------------------
 
 
@@ -469,32 +493,33 @@ def matrix(A: object) -> Any:
 
 
 def pieces(
-    values: NDArray[Any], part: Triangle | None = None
+    values: NDArray[Any], part: Triangle | None = None, first: int = 0
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield consecutive pieces of A's values, with their first rows.
 
     The pieces are small, so that masks of them are small. With a triangle, values outside it are
-    zeros.
+    zeros. The values begin at row `first` of A.
     """
     step = max(1, 2**15 // max(1, values[:1].size))
     for start in range(0, len(values), step):
         piece = values[start : start + step]
         if part is not None:
-            piece = np.triu(piece, start) if part == "upper" else np.tril(piece, start)
+            triangle = np.triu if part == "upper" else np.tril
+            piece = triangle(piece, start + first)
         if piece.size:
             yield start, piece
 
 
 def finite_blocks(
-    name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None
+    name: str, values: NDArray[Any], locate: Any, part: Triangle | None = None, first: int = 0
 ) -> None:
-    """Refuse NaN and infinity in A or Y.
+    """Refuse NaN and infinity in A or Y. The values begin at row `first`.
 
     `values` is scanned in pieces, so no mask of A's size is made.
     """
     if values.dtype.kind not in "fc":
         return
-    for start, piece in pieces(values, part):
+    for start, piece in pieces(values, part, first):
         ok = np.isfinite(piece)
         if not ok.all():
             where = np.unravel_index(int(np.argmin(ok)), ok.shape)
@@ -600,13 +625,17 @@ def target(Y: object, k: int, m: int) -> Any:
         Y = array("Y", Y, alternative=", a SciPy sparse array or matrix")
     shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
     if shape not in {(k, k), (m,)}:
-        raise ValueError(
-            f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's "
-            f"rows, got shape {shape}"
-        )
+        raise target_shape(shape, k, m)
     dtype: np.dtype[Any] = Y.dtype  # type: ignore[attr-defined]  # as above
     float_dtype("Y", dtype)
     return Y
+
+
+def target_shape(shape: tuple[int, ...], k: int, m: int) -> ValueError:
+    return ValueError(
+        f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's "
+        f"rows, got shape {shape}"
+    )
 
 
 def target_is_triangle(held: Uplo) -> ValueError:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _validation
 from ._backends.choice import checked_backend
 from ._backends.protocol import Backend
-from ._matrix.entries import Weights, wide
+from ._matrix.entries import wide
 from ._matrix.indices import Indices, frozen, index_dtype
 from ._matrix.layout import layout_of
 from ._matrix.registry import source_of_rows
@@ -327,10 +327,10 @@ class JacobianBuilder:
         array([  1.,  20.,  30., 400.])
         """
         x = self._point(x)
-        self._assembly.check_vector_fits("the value of F", self.shape[0] * x.dtype.itemsize)
-        out = self._rows.empty_rows((self.shape[0],), x.dtype)
-        self._rows.map(self._rows.kernel_into(out, "value"), None, 0, x, out)
-        return out
+        shape = (self.shape[0],)
+        return self._assembly.mapped(
+            "the value of F", "value", None, 0, x, shape=shape, dtype=x.dtype
+        )
 
     def max_abs(self, x: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """The largest absolute value in each row and in each column of F, in one pass over A.
@@ -551,15 +551,13 @@ class JacobianBuilder:
          [2. 0.]]
         """
         self._pattern.check_unchanged()
-        w = _validation.vector(
-            "w", w, self.shape[0], "a weight for each row of J", finite=self._check_finite
-        )
-        for name, dtype in (("A", self.dtype), ("w", w.dtype)):
+        weights = self._weights(w)
+        for name, dtype in (("A", self.dtype), ("w", weights.dtype)):
             _validation.real(name, dtype, "the Hessian of wᵀF")
-        dtype = np.result_type(self.dtype, _validation.float_dtype("w", w.dtype))
+        dtype = np.result_type(self.dtype, _validation.float_dtype("w", weights.dtype))
         self._rows.check_weights()
-        weights = Weights(frozen(w), self._pattern, np.dtype(np.float64), self._rows.layout)
-        return HessianOperator(self._rows, dtype, w=weights)
+        w = self._rows.weights(weights, np.dtype(np.float64))
+        return HessianOperator(self._rows, dtype, w=w)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
         """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix.
@@ -606,21 +604,21 @@ class JacobianBuilder:
         x = self._point(x)
         k = self._pattern.k
         s = _validation.variable_index(s, k)
-        in_row, in_column = self._pattern.neighbours(s)
+        in_row, in_column = self._rows.neighbours(s)
         if self._rows.layout.pairs_transposed:
             in_row, in_column = in_column, in_row
-        columns, entries = in_row
+        columns, row_values = in_row
         others = in_column[0] != s
-        lines, line_entries = in_column[0][others], in_column[1][others]
+        lines, line_values = in_column[0][others], in_column[1][others]
         counts = np.zeros(k + 1, index_dtype(k, k, columns.size + lines.size))
         counts[1:][lines] = 1
         counts[s + 1] = columns.size
         indptr = np.cumsum(counts, dtype=counts.dtype)
         before = int(np.searchsorted(lines, s))
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            row_data = self._rows.at(entries).astype(x.dtype) * x[columns]
+            row_data = row_values.astype(x.dtype) * x[columns]
             row_data[columns == s] *= 2
-            column_data = self._rows.at(line_entries).astype(x.dtype) * x[lines]
+            column_data = line_values.astype(x.dtype) * x[lines]
         in_s = np.full(lines.size, s, counts.dtype)
         indices = np.concatenate([in_s[:before], columns.astype(counts.dtype), in_s[before:]])
         data = np.concatenate([column_data[:before], row_data, column_data[before:]])
@@ -633,6 +631,15 @@ class JacobianBuilder:
         self._pattern.check_unchanged()
         x = _validation.point(x, self._pattern.k, finite=self._check_finite)
         return frozen(x.astype(self._result_dtype(x.dtype)))
+
+    def _weights(self, w: Any) -> Any:
+        """Return checked weights for J's rows. Those on the workers of a cluster stay there."""
+        if not self._rows.holds(w):
+            needs, finite = "a weight for each row of J", self._check_finite
+            return _validation.vector("w", w, self.shape[0], needs, finite=finite)
+        if w.shape != self.shape[:1]:
+            raise _validation.wrong_length("w", w.shape, self.shape[0])
+        return w
 
     def _result_dtype(self, x_dtype: np.dtype[Any]) -> np.dtype[Any]:
         if x_dtype == self.dtype:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 
 from . import _validation
+from ._backends.failures import last_x_saved
 from ._solvers.fit import Newton
 from ._system.progress import passes
 from ._validation import Order, Rows, Uplo
@@ -184,4 +185,6 @@ def fit(
         passes("fit", shown=progress) as bar,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        return Newton(problem._sums, problem.builder._rows, x0, tol, callback, bar).run(max_iter)
+        newton = Newton(problem._sums, problem.builder._rows, x0, tol, callback, bar)
+        with last_x_saved(lambda: newton.x):
+            return newton.run(max_iter)

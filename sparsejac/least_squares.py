@@ -183,17 +183,14 @@ class LeastSquares:
         builder = self.builder
         x = self._point(x)
         dtype = np.result_type(x.dtype, self._y_dtype)
-        builder._assembly.check_vector_fits(
-            "the vector of residuals", self.shape[0] * dtype.itemsize
-        )
-        out = builder._rows.empty_rows((self.shape[0],), dtype)
-        builder._rows.map(
-            builder._rows.kernel_into(out, "value"),
+        return builder._assembly.mapped(
+            "the vector of residuals",
+            "value",
             frozen(x.astype(dtype, copy=False)),
-            out,
+            shape=(self.shape[0],),
+            dtype=dtype,
             target=self._target,
         )
-        return out
 
     def jac(self, x: ArrayLike) -> JacobianOperator:
         """J at x as an operator.

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
+from ._backends.failures import last_x_saved
 from ._solvers.scaling import Scaling
 from ._solvers.scaling_state import Examination
 from ._system.progress import passes
@@ -222,5 +223,6 @@ def symmetric_scaling(
         scaling = Scaling(sums._products, tol, max_products, support, callback, bar)
         if mask is not None:
             scaling.leave_out("mask", left_out)
-        scaling.leave_out_poor_rows(min_nnz, min_count)
-        return scaling.run(target, x0)
+        with last_x_saved(lambda: scaling.last_x):
+            scaling.leave_out_poor_rows(min_nnz, min_count)
+            return scaling.run(target, x0)

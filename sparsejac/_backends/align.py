@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from .. import _validation
-from .._matrix.align import align, source_of_target
-from .._matrix.entries import TARGETS
+from .._matrix.align import source_of_target
 from .._matrix.indices import frozen
 from .._matrix.layout import Layout, Side, layout_of_whole
 from .._matrix.registry import stored_source
-from .._matrix.scan import StreamedEntries
 from .._matrix.source import Source
 from .._validation import Settings, Triangle, Uplo
+from .choice import backend_of
 from .protocol import Backend
 from .stream import StreamBackend
 
@@ -26,11 +25,15 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
     the triangle that the user's A holds, even if it was completed since.
     """
     pattern, layout, k = backend.pattern, backend.layout, backend.pattern.k
+    if backend.holds(Y):
+        return _on_workers(Y, backend)
     source = target_source(Y)
     if source is None:
         Y = _validation.target(Y, k, pattern.m)
     elif source.k != k:
         raise ValueError(f"Y must be a {k}x{k} matrix as A is, got {source.k}x{source.k}")
+    if source is not None and source.backend not in (None, type(backend)):
+        raise _validation.only_target_on_workers()
     _validation.real("Y", (source or Y).dtype, "least squares")
     if source is not None and layout.side is not None:
         _check_upper(source, backend)
@@ -38,11 +41,17 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
         _check_whole(source, uplo, backend.settings)
     check = backend.settings.check_finite
     of = source or source_of_target(Y, backend.source, pattern, layout, uplo, check=check)
-    y: Any = align(of, backend.source, pattern, layout)
-    if isinstance(y, Source):
-        y = StreamedEntries(y, pattern, "Y", check_finite=check, compiled=TARGETS)
-    backend.check_budget(y)
-    return y
+    return backend.aligned(of)
+
+
+def _on_workers(Y: Any, backend: Backend) -> Any:
+    """Align a vector that lies where A's rows are."""
+    if Y.shape != (backend.pattern.m,):
+        raise _validation.target_shape(Y.shape, backend.pattern.k, backend.pattern.m)
+    _validation.real("Y", _validation.float_dtype("Y", Y.dtype), "least squares")
+    if not backend.layout.rows_in_order:
+        raise _validation.vector_by_other_lines(transposed=backend.layout.transposed)
+    return backend.aligned(Y)
 
 
 def target_source(Y: Any) -> Source | None:
@@ -50,7 +59,7 @@ def target_source(Y: Any) -> Source | None:
 
     A mapped vector has no source: its numbers are read along A's rows.
     """
-    return None if isinstance(Y, np.ndarray) and Y.ndim == 1 else stored_source("Y", Y)
+    return None if getattr(Y, "ndim", 2) == 1 else stored_source("Y", Y)
 
 
 def _check_upper(source: Source, backend: Backend) -> None:
@@ -66,8 +75,9 @@ def _check_upper(source: Source, backend: Backend) -> None:
             raise _validation.lower_is_read()
         return
     settings = backend.settings._replace(memory=None)
-    whole = StreamBackend(source, layout_of_whole(source), settings)
-    whole.entries.name = "Y"
+    whole = backend_of(source, layout_of_whole(source), settings)
+    if isinstance(whole, StreamBackend):
+        whole.entries.name = "Y"
     defect = whole.asymmetry()
     if defect is None:
         return
@@ -100,5 +110,5 @@ def _is_zero(source: Source, triangle: Triangle, settings: Settings) -> bool:
     """Whether Y is zero in a triangle, without its diagonal. This takes a pass."""
     stored: Triangle = "upper" if (triangle == "upper") != source.transposed else "lower"
     part = Layout(side=Side(stored, offset=1))
-    backend = StreamBackend(source, part, settings._replace(check_finite=False))
+    backend = backend_of(source, part, settings._replace(check_finite=False))
     return not np.any(backend.reduce("nonzeros", frozen(np.ones(source.k))))

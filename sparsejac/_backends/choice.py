@@ -16,7 +16,9 @@ from .threads import ThreadBackend
 
 
 def backend_of(source: Source, layout: Layout, settings: Settings) -> Backend:
-    """The backend for a source: threads if its blocks are views, else streaming."""
+    """The backend for a source: its own, or threads if its blocks are views, else streaming."""
+    if source.backend is not None:
+        return cast(Backend, source.backend(source, layout, settings))
     if source.zero_copy:
         return ThreadBackend(cast(MemorySource, source), layout, settings)
     return StreamBackend(source, layout, settings)
@@ -26,7 +28,9 @@ def checked_backend(
     source: Source, layout: Layout, settings: Settings, symmetric: str | None = None
 ) -> Backend:
     """The backend of an A whose values have not been checked yet: see `Backend.check`."""
-    if not source.zero_copy:  # a budget that is too small is refused before k-vectors are allocated
+    if not (
+        source.zero_copy or source.backend
+    ):  # a budget that is too small is refused before k-vectors are allocated
         block_entries(source, settings.workers or machine.cpu_count(), settings.memory)
     backend = backend_of(source, layout, settings)
     backend.check(symmetric)

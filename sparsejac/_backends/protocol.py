@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._kernels import maps_go_past_caches
-from .._matrix.entries import wide
+from .._matrix.align import align
+from .._matrix.entries import Weights, wide
 from .._matrix.indices import Indices, frozen, index_dtype
 from .._matrix.layout import Layout, pattern_of
 from .._matrix.pattern import Pattern
@@ -50,12 +51,15 @@ class Backend:
         Allocates results of m numbers.
     memory : int or None
         The budget in bytes, if there is one.
+    local : bool
+        Results with a number for each row of J are in the memory of this process.
     on_progress : callable or None
         `map` calls it with the number of entries of each piece that it has finished.
     """
 
     entries: Any
     dtype: np.dtype[Any]
+    local = True
     on_progress: Callable[[int], object] | None = None
     memory: int | None = None
 
@@ -137,8 +141,9 @@ class Backend:
         """Whether a target has a nonzero number. If it is in memory, this takes no pass over A."""
         raise NotImplementedError
 
-    def check_budget(self, target: Any) -> None:
-        """Refuse a budget that is too small for a target."""
+    def aligned(self, of: Source) -> Any:
+        """The numbers of a Y at A's entries, as a target of `map` and `reduce`."""
+        return align(of, self.source, self.pattern, self.layout)
 
     def take_scan(self, scan: Scan, *, whole_diagonal: bool) -> None:
         """Take over what another pass has scanned.
@@ -159,6 +164,63 @@ class Backend:
         both = np.empty((x.size, 2), x.dtype)
         both[:, 0], both[:, 1] = x, v
         return frozen(both), None
+
+    def mapped(
+        self,
+        kernel: str,
+        *args: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        **how: Any,
+    ) -> Any:
+        """A new array that a map fills. It is zero where A has no entries.
+
+        The keywords of `map` are `columns` and `target`.
+        """
+        out = self.empty_rows(shape, dtype)
+        self.map(self.kernel_into(out, kernel), *args, out, **how)
+        return out
+
+    def holds(self, value: object) -> bool:  # noqa: ARG002  # arrays are in memory
+        """Whether this is an array where A is, not in the memory of this process."""
+        return False
+
+    def weights(self, w: NDArray[Any], dtype: np.dtype[Any]) -> Any:
+        """Weights for J's rows, as a target of `reduce`."""
+        return Weights(frozen(w), self.pattern, dtype, self.layout)
+
+    def neighbours(
+        self, s: int
+    ) -> tuple[tuple[Indices, NDArray[Any]], tuple[Indices, NDArray[Any]]]:
+        """The visited entries of row s as (columns, values), and of column s as (rows, values).
+
+        Both include the diagonal.
+        """
+        (columns, in_row), (lines, in_column) = self.pattern.neighbours(s)
+        return (columns, self.at(in_row)), (lines, self.at(in_column))
+
+    def asymmetry(self) -> tuple[int, float] | None:
+        """A row in which ``A u`` and ``Aᵀ u`` differ by more than rounding, for a random u.
+
+        It is returned with the difference, or None if there is none. A must be whole. The check
+        takes one pass. It allows the rounding of these sums, and √n times the tolerance of
+        `_matrix.memory` for one entry, where n is the number of entries in a row.
+        """
+        k, source = self.pattern.k, self.source
+        dtype = np.complex128 if self.dtype.kind == "c" else np.float64
+        u = frozen(np.random.default_rng(0).uniform(0.5, 1.0, k).astype(dtype))
+        ours, theirs, size, largest = self.reduce("both_products", (u,), outputs=4)
+        count = min(2 * source.max_row_nnz, k)
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
+            # The roundings of the entries have random signs. So their sum grows like the root
+            # of their number.
+            allowed += np.sqrt(count) * _validation.symmetry_tolerance(source.dtype) * largest.real
+            beyond = np.abs(ours - theirs) > allowed
+        if not beyond.any():
+            return None
+        i = int(np.argmax(beyond))
+        return i, float(abs(ours[i] - theirs[i]))
 
     def visited(self) -> tuple[Indices, Indices]:
         """The pairs (i, j) of the entries that are visited."""
@@ -203,7 +265,8 @@ class Backend:
 
         Stores past the caches do not pay for fresh memory. The system has just cleared it there.
         """
-        large = out.nbytes > CACHES and out.dtype.kind == "f" and not self.pattern.interleaved
+        large = out.nbytes > CACHES and out.dtype.kind == "f" and out.ndim == 1
+        large = large and not self.pattern.interleaved
         if large and self.results.is_used(out) and maps_go_past_caches():
             return f"{kernel}_past_caches"
         return kernel

@@ -50,12 +50,13 @@ class RowProducts:
         bounds = _validation.groups(groups, pairs, k)
         self._own = ignored == 0 and pairs != "between"  # whether the diagonal counts
         self.shape = (k, k)
-        self._source, self._settings, self.memory = source, settings, settings.memory
+        self._source, self._settings = source, settings
         self._layout = layout_of_sums(source, min(max(ignored, 1), k), bounds, pairs)
         symmetric = "RowSums" if source.uplo is None else None
         whole = checked_backend(source, layout_of_whole(source), settings, symmetric)
         # One pass scans the whole of an A that is not in memory.
         self._seen = None if source.zero_copy else whole.scan()
+        self.memory = whole.memory
         del whole
         self._set_up()
         self.nnz = self.pattern.entries + int(np.count_nonzero(self.diagonal))

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._kernels import combine, compiled_kernel
-from .._matrix.entries import Aligned, Weights
-from .._matrix.indices import Indices, frozen
+from .._matrix.entries import TARGETS, Aligned, Weights
+from .._matrix.indices import Indices
 from .._matrix.layout import Layout, layout_of_whole
 from .._matrix.scan import Scan, StreamedEntries
 from .._matrix.source import Source
@@ -164,8 +164,14 @@ class StreamBackend(Backend):
         entries = self._block_entries(target, columns)
         return list(self.source.row_blocks(*rows, unit, entries))
 
-    def check_budget(self, target: Any) -> None:
-        self._block_entries(target)
+    def aligned(self, of: Source) -> Any:
+        """It is refused if the budget is too small for it."""
+        y: Any = super().aligned(of)
+        if isinstance(y, Source):
+            check = self.settings.check_finite
+            y = StreamedEntries(y, self.pattern, "Y", check_finite=check, compiled=TARGETS)
+        self._block_entries(y)
+        return y
 
     def _block_entries(self, target: Aligned | None, columns: int = 1) -> int:
         """How many entries a block may have within the budget."""
@@ -222,29 +228,6 @@ class StreamBackend(Backend):
 
     def noted_diagonal(self) -> NDArray[Any]:
         return self.entries.result().diagonal
-
-    def asymmetry(self) -> tuple[int, float] | None:
-        """A row in which ``A u`` and ``Aᵀ u`` differ by more than rounding, for a random u.
-
-        It is returned with the difference, or None if there is none. A must be whole. The check
-        takes one pass. It allows the rounding of these sums, and √n times the tolerance of
-        `_matrix.memory` for one entry, where n is the number of entries in a row.
-        """
-        k, source = self.pattern.k, self.source
-        dtype = np.complex128 if self.dtype.kind == "c" else np.float64
-        u = frozen(np.random.default_rng(0).uniform(0.5, 1.0, k).astype(dtype))
-        ours, theirs, size, largest = self.reduce("both_products", (u,), outputs=4)
-        count = min(2 * source.max_row_nnz, k)
-        with np.errstate(invalid="ignore", over="ignore"):
-            allowed = 4 * (k + 4) * np.finfo(np.float64).eps * size.real
-            # The roundings of the entries have random signs. So their sum grows like the root
-            # of their number.
-            allowed += np.sqrt(count) * _validation.symmetry_tolerance(source.dtype) * largest.real
-            beyond = np.abs(ours - theirs) > allowed
-        if not beyond.any():
-            return None
-        i = int(np.argmax(beyond))
-        return i, float(abs(ours[i] - theirs[i]))
 
     def at(self, entries: Indices) -> NDArray[Any]:
         found = np.empty(entries.size, self.entries.dtype)

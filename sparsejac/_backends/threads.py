@@ -50,7 +50,7 @@ class ThreadBackend(Backend):
         # A alone decides on the pieces, so that the bits of sums do not depend on the
         # workers. Their number is a power of two, so that as many threads share them evenly.
         pattern = self.pattern
-        return bounds_of(pattern, 0, pattern.k, partial_sums(pattern, _SUM_PIECES))
+        return bounds_of(pattern, *self.source.rows, partial_sums(pattern, _SUM_PIECES))
 
     def check(self, symmetric: str | None) -> None:
         if self.settings.check_finite:
@@ -76,7 +76,7 @@ class ThreadBackend(Backend):
     ) -> None:
         self.pattern.check_unchanged()
         if rows is None:
-            (i0, i1), entries = (0, self.pattern.k), self.pattern.entries
+            (i0, i1), entries = self.source.rows, self.pattern.entries
         else:
             i0, i1 = rows
             entries = int(self.pattern.first[i1]) - int(self.pattern.first[i0])
@@ -185,10 +185,10 @@ class ThreadBackend(Backend):
         pattern, own = self.pattern, self.entries
         row_bounds = self.bounds(visited_only=visited_only)
         if structure:
-            run(None, pattern.indices, 0, *row_bounds, i0, i1, *args)
+            run(None, pattern.indices, pattern.base, *row_bounds, i0, i1, *args)
         elif own.direct and (target is None or target.direct):
-            args = args if target is None else (target.values, 0, *args)
-            run(own.values, pattern.indices, 0, *row_bounds, i0, i1, *args)
+            args = args if target is None else (*target.contiguous(i0, i1, None), *args)
+            run(own.values, pattern.indices, pattern.base, *row_bounds, i0, i1, *args)
         elif own.transposed is not None and pattern.is_square and kernel in _EITHER_WAY:
             run(own.transposed.reshape(-1), None, 0, *row_bounds, i0, i1, *args)
         else:

@@ -34,17 +34,17 @@ class VectorRows(Source):
     """A vector that has a number for each visited entry of A, in the order of J's rows."""
 
     def __init__(self, vector: Numbers, pattern: Pattern, layout: Layout) -> None:
-        self._vector, self._pattern = vector, pattern
+        self.vector, self._pattern = vector, pattern
         self.k, self.dtype, self.transposed = pattern.k, vector.dtype, layout.transposed
 
     @property
     def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
-        return self._vector.mutable
+        return self.vector.mutable
 
     @contextmanager
     def opened(self) -> Iterator[Callable[..., RowBlock]]:
         first = self._pattern.first
-        with self._vector.opened() as read:
+        with self.vector.opened() as read:
 
             def block(part: Part, buffers: list[Buffer], **_: Any) -> RowBlock:
                 start, stop = int(first[part.i0]), int(first[part.i1])
@@ -109,7 +109,8 @@ class AlignedSource(Source):
         )
         with self.opened() as read:
             buffers = [Buffer() for _ in range(5)]
-            return read(Part(0, self.k, 0, self.k), buffers, columns=self._pattern.indices).data
+            part = Part(*self._own.rows, 0, self.k)
+            return read(part, buffers, columns=self._pattern.indices).data
 
     # --- how the numbers of a block are written
 

@@ -115,9 +115,12 @@ class Entries(Aligned):
 
     def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         if self.direct:
-            return self.values, 0
-        base, block = self._pattern.start(i0), self.values[i0:i1]
-        if self.values.ndim == 1:
+            return self.values, self._pattern.base
+        base, before = self._pattern.start(i0), self._pattern.base
+        if self.values.ndim == 2:
+            first = before // self._pattern.k
+            block = self.values[i0 - first : i1 - first]
+        else:
             base = int(self._pattern.lo[i0])
             block = self.values[base : int(self._pattern.hi[i1 - 1])]
         copy = buffer.acquire(block.size, self.dtype).reshape(block.shape)
@@ -128,7 +131,7 @@ class Entries(Aligned):
         return frozen(copy.reshape(-1)), base
 
     def at(self, entries: Indices) -> NDArray[Any]:
-        values = self.values
+        values, entries = self.values, entries - self._pattern.base
         return values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.k)]
 
 

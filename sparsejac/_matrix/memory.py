@@ -55,7 +55,8 @@ class MemorySource(Source):
 
     def check_finite(self, name: str) -> None:
         """Refuse NaN and infinity in what is read."""
-        _validation.finite_blocks(name, self.values, self._place, self.read_triangle)
+        part, (first, _) = self.read_triangle, self.rows
+        _validation.finite_blocks(name, self.values, self._place, part, first)
 
     def check_symmetric(self, needs: str) -> None:
         """Refuse a matrix that is not symmetric up to rounding. `needs` names what needs that."""
@@ -76,7 +77,7 @@ class MemorySource(Source):
         made.
         """
         largest = 0.0
-        for start, piece in _validation.pieces(self.values, self.read_triangle):
+        for start, piece in _validation.pieces(self.values, self.read_triangle, self.rows[0]):
             if self.dtype.kind not in "bu" and piece.min() < 0:
                 at = [int(index) for index in np.unravel_index(int(np.argmin(piece)), piece.shape)]
                 return piece[tuple(at)], self._place(at[0] + start, *at[1:]), largest

@@ -36,12 +36,16 @@ class Pattern:
         The bounds of the entries that are visited in each row.
     first : ndarray of int, shape (k + 1,)
         The number of entries that are visited in the rows before i.
+    base : int
+        The number of entries before the first one whose number is stored. It is 0 unless a source
+        has some rows of a dense A only.
     implicit : int or None
         k if J has implicit rows: one for each of the k² pairs, stored or not. None if J has one row
         for each visited entry.
     """
 
     indices: Any = None
+    base = 0
     implicit: int | None = None
     # Whether kernels take several k-vectors as the columns of one matrix. What an entry of a sparse
     # row needs of them is in one cache line then.
@@ -195,15 +199,26 @@ class Pattern:
 
 
 class DensePattern(Pattern):
-    """All entries of a dense A, or those within column ranges. It takes O(k) memory."""
+    """All entries of a dense A, or those within column ranges. It takes O(k) memory.
 
-    def __init__(self, k: int, ranges: ColumnRanges | None = None) -> None:
+    `rows` are the bounds of the rows that are stored. The other rows have no entries.
+    """
+
+    def __init__(
+        self, k: int, ranges: ColumnRanges | None = None, rows: tuple[int, int] | None = None
+    ) -> None:
         first = np.arange(k + 1, dtype=np.int64) * k
         lo, hi = first[:-1], first[1:]
         if ranges is not None:
             lo, hi = lo + ranges[0], lo + ranges[1]
+        i0, i1 = rows or (0, k)
+        if rows is not None:
+            hi = hi.copy()
+            hi[:i0], hi[i1:] = lo[:i0], lo[i1:]
+        if ranges is not None or rows is not None:
             first = counts(hi - lo)
-        super().__init__(k, k**2, lo, hi, first)
+        super().__init__(k, (i1 - i0) * k, lo, hi, first)
+        self.base, self._rows = i0 * k, (i0, i1)
 
     def start(self, i: int) -> int:
         return i * self.k
@@ -215,7 +230,9 @@ class DensePattern(Pattern):
         return entries // self.k
 
     def diagonal_entries(self) -> NDArray[np.int64]:
-        return np.arange(self.k, dtype=np.int64) * (self.k + 1)
+        entries = np.arange(self.k, dtype=np.int64) * (self.k + 1)
+        entries[: self._rows[0]] = entries[self._rows[1] :] = -1
+        return entries
 
     def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
         positions = np.arange(self.k, dtype=np.int64) * self.k + s

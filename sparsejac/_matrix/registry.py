@@ -122,6 +122,8 @@ def _find(name: str, A: Any) -> Source | None:
         return A
     if scipy.sparse.issparse(A):
         return _of_sparse(name, A)
+    if type(A).__module__.partition(".")[0] == "dask":
+        raise _validation.lazy(name)
     source: DenseSource | None = None
     if (
         isinstance(A, np.memmap)

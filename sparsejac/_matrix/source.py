@@ -82,7 +82,13 @@ class Source:
     min_block_entries: int
     max_row_nnz: int
     chunked = False
+    backend: Any = None  # the class of its backend, if only that one can run over it
     owned_lock: Any = None  # the lock of an object that answers one call at a time
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The bounds of the rows that it holds. The others have no entries."""
+        return 0, self.k
 
     @property
     def scan_each_pass(self) -> bool:

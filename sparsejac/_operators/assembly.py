@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakValueDictionary
@@ -40,7 +41,20 @@ class Assembly:
         self._pattern.check_unchanged()
         return Assembly, (self.rows,)
 
+    def mapped(
+        self, what: str, kernel: str, *args: Any, shape: tuple[int, ...], dtype: Any, **how: Any
+    ) -> Any:
+        """A new array with a number, or a row of numbers, for each row of J.
+
+        `what` names it in the message that it does not fit into memory.
+        """
+        if self.rows.local:
+            self.check_vector_fits(what, math.prod(shape) * dtype.itemsize)
+        return self.rows.mapped(kernel, *args, shape=shape, dtype=dtype, **how)
+
     def check_vector_fits(self, what: str, nbytes: int) -> None:
+        if not self.rows.local:
+            raise _validation.on_workers(what)
         if nbytes < _validation.LARGE or self.rows.results.has(nbytes):
             return
         hint = (

@@ -210,7 +210,13 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
 
     def _needs_no_check(self, x: object, length: int) -> bool:
         """Whether the operand needs no check. A solver calls `matvec` thousands of times."""
-        return type(x) is np.ndarray and x.shape == (length,) and x.dtype == self.dtype
+        if type(x) is np.ndarray:
+            return x.shape == (length,) and x.dtype == self.dtype
+        return self._is_where_rows_are(x, length)
+
+    def _is_where_rows_are(self, x: object, length: int) -> bool:  # noqa: ARG002  # few can be
+        """Whether this is an operand that lies where the rows of A are, not in this process."""
+        return False
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._apply_to_vectors(x, self._apply, self.shape[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from typing import Any, final
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
 from .._backends.sums import Sums, absolute_squares
-from .._matrix.entries import Weights, wide
+from .._matrix.entries import wide
 from .._matrix.indices import frozen
 from .assembly import Assembly
 from .base import Operator, silence
@@ -168,15 +168,14 @@ class JacobianOperator(Operator):
         rows = self._rows
         dtype = self._result_dtype(X)
         shape = (self.shape[0], *X.shape[1:])
-        self._assembly.check_vector_fits("the product J @ x", math.prod(shape) * dtype.itemsize)
-        out = rows.empty_rows(shape, dtype)
+        mapped = functools.partial(
+            self._assembly.mapped, "the product J @ x", shape=shape, dtype=dtype
+        )
         x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
         X = frozen(np.ascontiguousarray(X, dtype))
         if X.ndim == 1:
-            rows.map(rows.kernel_into(out, "matvec"), *rows.pair(x, X), out)
-        else:
-            rows.map("matmat", x, X, out, columns=X.shape[1])
-        return out
+            return mapped("matvec", *rows.pair(x, X))
+        return mapped("matmat", x, X, columns=X.shape[1])
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._apply_transpose(X, conjugate=self.dtype.kind == "c")
@@ -188,7 +187,7 @@ class JacobianOperator(Operator):
         if conjugate:
             x = np.conj(x)
         rows, x = self._rows, frozen(x)
-        weights = Weights(X, rows.pattern, doubled, rows.layout)
+        weights = rows.weights(X, doubled)
         if X.ndim == 1:
             total = rows.reduce("rmatvec", x, conjugate, target=weights)
         else:
@@ -202,6 +201,13 @@ class JacobianOperator(Operator):
         if X.dtype == self.dtype:
             return self.dtype
         return np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
+
+    def _is_where_rows_are(self, x: Any, length: int) -> bool:
+        if not self._rows.holds(x):
+            return False
+        if x.ndim not in (1, 2) or x.shape[0] != length:
+            raise _validation.wrong_length("x", x.shape, length)
+        return True
 
     def _transpose(self) -> LinearOperator:
         return TransposedOperator(self, conjugate=False)
@@ -219,6 +225,9 @@ class TransposedOperator(Operator):
         self._of = of
         self._conjugate = conjugate and of.dtype.kind == "c"
         self._name = "J.H" if conjugate else "J.T"
+
+    def _is_where_rows_are(self, x: Any, length: int) -> bool:
+        return self._of._is_where_rows_are(x, length)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._of._apply_transpose(X, conjugate=self._conjugate)

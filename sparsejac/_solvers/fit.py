@@ -47,6 +47,11 @@ class Newton(Saddles):
         self._polished = 0
         self._at = self._start(x0)
 
+    @property
+    def x(self) -> NDArray[Any]:
+        """The last point."""
+        return self._at.x
+
     def _start(self, x0: ArrayLike | None) -> Point:
         """Choose the first point, from x0 or from the data."""
         x = np.zeros(self._sums.k) if x0 is None else np.array(x0, np.float64)

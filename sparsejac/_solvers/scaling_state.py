@@ -64,8 +64,16 @@ class ScalingState:
         self._d: NDArray[Any] | None = None
         # whether all entries of some row underflow, in the units of alpha
         self._lost = False
+        self._last: NDArray[Any] | None = None
 
     # --- the rows that are kept -------------------------------------------------------------------
+
+    @property
+    def last_x(self) -> NDArray[Any] | None:
+        """The x of the last step, in the units of the user, and None before the first step."""
+        if self._last is None:
+            return None
+        return np.where(self._kept, self._in_user_units(self._last), np.nan)
 
     def leave_out(self, name: str, rows: NDArray[np.bool_], words: str = "") -> None:
         """Leave out some rows. `words` name the filter in messages."""
@@ -195,6 +203,7 @@ class ScalingState:
                 self._bar.set_postfix(residual=f"{self._residual:.1e}", refresh=False)
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
+        self._last = x
         if self._callback is None or self._nit == self._called_at:
             return False
         self._called_at = self._nit

@@ -1,0 +1,362 @@
+"""The backend of an A whose rows are on the workers of a cluster.
+
+A worker holds a *part*: some consecutive rows of A, as a `ThreadBackend` of a k×k matrix that has
+no other entries. F has a row of its own for each entry of A, so a map of A consists of the maps of
+the parts, which stay where they are. A reduction of A is the sum of those of the parts.
+
+This process holds k-vectors and sizes, and no pattern. What carries objects to workers is a
+`Transport`. A *handle* stands for an object that is on a worker.
+
+The bits of a sum depend on the parts alone, not on the workers that have them: the partial sums of
+the parts are added in the order of their rows, and those of many parts in a tree of fixed shape.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from .. import _validation
+from .._kernels import combine
+from .._matrix.align import VectorRows
+from .._matrix.buffers import Buffer
+from .._matrix.entries import kernel_dtype
+from .._matrix.layout import Layout, layout_of_whole
+from .._matrix.pattern import Pattern
+from .._matrix.scan import Scan
+from .._matrix.source import Part, Source
+from .._system.forks import computed_once
+from .._validation import Settings
+from . import cluster_parts as on_worker
+from .failures import LostPartsError
+from .protocol import Backend
+
+_ATTEMPTS = 2  # how often a reduction begins anew
+_DIRECT = 8  # so many partial sums are added in this process, and more of them in a tree
+Handle = Any
+
+
+class Transport(Protocol):
+    """Carries objects to the workers of a cluster, and runs functions there."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads a worker has."""
+
+    def put(self, part: Any) -> Handle:
+        """Move a part to one of the workers."""
+
+    def send(self, x: Any) -> Handle:
+        """Send a vector, which all workers will read."""
+
+    def call(self, function: Callable[..., Any], part: Any, *args: Any) -> Handle:
+        """Run a function where its first argument is. Arguments may be handles."""
+
+    def gather(self, handles: Sequence[Handle]) -> list[Any]:
+        """Wait for the objects, and return them."""
+
+    def has(self, handles: Sequence[Handle]) -> bool:
+        """Whether none of these objects is lost. One that can be made again is not."""
+
+    def is_array(self, value: object) -> bool:
+        """Whether this is an array on the workers."""
+
+    def array(self, blocks: Sequence[Handle], lengths: Sequence[int], like: NDArray[Any]) -> Any:
+        """Make an array on the workers of blocks of so many rows. `like` is an empty block."""
+
+    def blocks(self, array: Any, lengths: Sequence[int]) -> list[Handle]:
+        """Split an array on the workers into blocks of so many rows."""
+
+
+class ClusterSource(Source):
+    """A matrix whose rows are on the workers of a cluster, in parts."""
+
+    def __init__(self, transport: Transport, parts: Sequence[Handle]) -> None:
+        calls = [transport.call(on_worker.facts, part) for part in parts]
+        facts: list[on_worker.Facts] = transport.gather(calls)
+        self.transport, self.parts, self.k = transport, [*parts], facts[0].k
+        self.bounds = [0, *(each.rows[1] for each in facts)]
+        self.dtype = np.result_type(*(each.dtype for each in facts))
+        self.sparse = facts[0].sparse
+        self.max_row_nnz = max(each.max_row_nnz for each in facts)
+
+    @property
+    def backend(self) -> type[ClusterBackend]:
+        return ClusterBackend
+
+    def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass
+        return False
+
+    def check_outside(self) -> None:
+        calls = [
+            self.transport.call(on_worker.count_outside, part, self.uplo) for part in self.parts
+        ]
+        outside = sum(self.transport.gather(calls))
+        if outside and self.uplo:
+            raise _validation.outside_triangle(self.uplo, outside)
+
+    def parts_at(self, bounds: list[int]) -> list[Handle]:
+        """The parts of this matrix between these bounds of rows."""
+        if bounds == self.bounds:
+            return self.parts
+        own = list(zip(self.parts, self.bounds[:-1], self.bounds[1:], strict=True))
+        found = []
+        for i0, i1 in itertools.pairwise(bounds):
+            some = [part for part, b0, b1 in own if b0 < i1 and i0 < b1] or self.parts[:1]
+            found.append(self.transport.call(on_worker.joined, some, i0, i1))
+        return found
+
+
+class SizedPattern(Pattern):
+    """The sizes of a pattern whose index arrays are on the workers."""
+
+    def __init__(
+        self, source: ClusterSource, entries: int, diagonal: int, *, implicit_rows: bool
+    ) -> None:
+        self.k, self.entries, self._diagonal = source.k, entries, diagonal
+        self.interleaved, self.implicit = source.sparse, source.k if implicit_rows else None
+
+    def row(self, i: Any) -> int:
+        assert i == self.k
+        return self.entries if self.implicit is None else self.k**2
+
+    @property
+    def nnz(self) -> int:
+        return 2 * self.entries - self._diagonal
+
+    @property
+    def bounds(self) -> Any:
+        raise _validation.on_workers("the CSR matrix")
+
+    def row_offset(self, r: int) -> Any:  # noqa: ARG002  # it is nowhere in this process
+        raise _validation.on_workers("a block of J")
+
+
+class ClusterTarget(NamedTuple):
+    """Numbers at A's entries, or for J's rows, that lie beside the parts of A."""
+
+    parts: list[Handle]
+    given_dtype: np.dtype[Any]
+
+
+class ClusterBackend(Backend):
+    """The backend of a matrix whose rows are on the workers of a cluster."""
+
+    source: ClusterSource
+    local = False
+    memory = 0  # none of A's entries is brought to this process
+
+    def __init__(self, source: ClusterSource, layout: Layout, settings: Settings) -> None:
+        super().__init__(source, layout, settings)
+        self.dtype, self._transport = kernel_dtype(source.dtype), source.transport
+        own = replace(layout, implicit_rows=False)
+        workers = settings.workers or self._transport.threads
+        settings = settings._replace(workers=workers, memory=None, progress=False)
+        view = on_worker.View(uuid.uuid4().hex, source.uplo, own, settings)
+        self.view = self._transport.send(view)
+        self._entries, diagonals = zip(*self._each(on_worker.sizes), strict=True)
+        self.pattern = SizedPattern(
+            source, sum(self._entries), sum(diagonals), implicit_rows=self.implicit
+        )
+        rows = np.diff(source.bounds) * source.k
+        self._lengths = [*map(int, rows)] if self.implicit else [*self._entries]
+
+    @property
+    def implicit(self) -> bool:
+        return self.layout.implicit_rows and self.source.sparse
+
+    def on_parts(
+        self, function: Callable[..., Any], *args: Any, beside: ClusterTarget | None = None
+    ) -> list[Handle]:
+        """Run a function of a part, this view, and arguments where each part is.
+
+        With `beside`, the numbers beside the part are the last argument.
+        """
+        call, parts, view = self._transport.call, self.source.parts, self.view
+        if beside is None:
+            return [call(function, part, view, *args) for part in parts]
+        both = zip(parts, beside.parts, strict=True)
+        return [call(function, part, view, *args, other) for part, other in both]
+
+    def _each(self, function: Callable[..., Any], *args: Any, **how: Any) -> list[Any]:
+        """What a function returns for each part."""
+        return self._transport.gather(self.on_parts(function, *args, **how))
+
+    def _sent(self, args: Any) -> Any:
+        """The arguments of a kernel with vectors that are sent to the workers."""
+        if isinstance(args, np.ndarray):
+            return self._transport.send(args)
+        return tuple(map(self._sent, args)) if isinstance(args, tuple) else args
+
+    # --- maps and reductions
+
+    def map(self, kernel: str, *args: Any, **how: Any) -> None:  # noqa: ARG002  # it has no place
+        raise _validation.on_workers("a number for each row of J")
+
+    def mapped(
+        self,
+        kernel: str,
+        *args: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        target: Any = None,
+        **how: Any,
+    ) -> Any:
+        """An array on the workers. See `Backend.mapped`."""
+        if not self.layout.rows_in_order:
+            raise self.wrong_order()
+        like, sent = np.empty((0, *shape[1:]), dtype), self._sent(args)
+        blocks = self.on_parts(
+            on_worker.mapped, kernel, sent, like, how, self.implicit, beside=target
+        )
+        return self._transport.array(blocks, self._lengths, like)
+
+    def reduce(
+        self,
+        kernel: str,
+        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        *args: Any,
+        target: Any = None,
+        **how: Any,
+    ) -> NDArray[Any]:
+        """See `Backend.reduce`. Each part sends one partial sum.
+
+        A large vector may be lost with the worker that has it. Then this begins anew.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._reduced(kernel, x, args, target, how)
+            except LostPartsError:
+                kept = [*self.source.parts, *(target.parts if target else ())]
+                if not self._transport.has(kept):
+                    raise
+        return self._reduced(kernel, x, args, target, how)
+
+    def _reduced(
+        self, kernel: str, x: Any, args: Any, target: ClusterTarget | None, how: dict[str, Any]
+    ) -> NDArray[Any]:
+        sums = self.on_parts(on_worker.reduced, kernel, self._sent(x), args, how, beside=target)
+        while len(sums) > _DIRECT:
+            pairs = zip(sums[::2], [*sums[1::2], None][: len(sums[::2])], strict=True)
+            sums = [
+                self._transport.call(on_worker.added, one, kernel, other) for one, other in pairs
+            ]
+        total, *others = self._transport.gather(sums)
+        total = np.array(total)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            for part in others:
+                combine(kernel, total, part)
+        return total
+
+    # --- the numbers that lie beside A
+
+    def holds(self, value: object) -> bool:
+        return self._transport.is_array(value)
+
+    def weights(self, w: Any, dtype: np.dtype[Any]) -> ClusterTarget:
+        if not self.layout.rows_in_order:
+            raise self.wrong_order()
+        if self.holds(w):
+            blocks = self._transport.blocks(w, self._lengths)
+        else:
+            ends = np.cumsum(self._lengths)
+            blocks = [
+                self._transport.put(w[end - n : end])
+                for end, n in zip(ends, self._lengths, strict=True)
+            ]
+        given = ClusterTarget(blocks, w.dtype)
+        parts = self.on_parts(on_worker.weights, dtype, self.implicit, beside=given)
+        return ClusterTarget(parts, w.dtype)
+
+    def aligned(self, of: Any) -> ClusterTarget:
+        """The numbers of a Y at A's entries, beside the parts of A.
+
+        `of` may also be a vector on the workers, in the order of J's rows.
+        """
+        if self.holds(of):
+            others = self._transport.blocks(of, self._lengths)
+        elif isinstance(of, ClusterSource):
+            others = of.parts_at(self.source.bounds)
+        else:
+            others = [self._transport.put(each) for each in self._blocks_of(of)]
+        given = ClusterTarget(others, of.dtype)
+        transposed = getattr(of, "transposed", False)
+        parts = self.on_parts(on_worker.aligned, transposed, beside=given)
+        self._transport.gather([self._transport.call(on_worker.nothing, part) for part in parts])
+        return ClusterTarget(parts, of.dtype)
+
+    def _blocks_of(self, of: Source) -> list[Any]:
+        """The rows of a Y that is in this process, or on its disk, between the bounds of A."""
+        bounds, entries, buffers = self.source.bounds, 0, [Buffer() for _ in range(5)]
+        found: list[Any] = []
+        with (of.vector if isinstance(of, VectorRows) else of).opened() as read:
+            for i0, i1, n in zip(bounds[:-1], bounds[1:], self._entries, strict=True):
+                if isinstance(of, VectorRows):
+                    found.append(np.array(read(entries, entries + n, buffers[0])))
+                    entries += n
+                    continue
+                block = read(Part(i0, i1, 0, of.k), buffers)
+                data = np.array(block.data)
+                if block.indices is None:
+                    found.append(data.reshape(i1 - i0, of.k))
+                    continue
+                indptr = of.indptr[i0 : i1 + 1] - of.indptr[i0]  # type: ignore[attr-defined]
+                arrays = data, np.array(block.indices), indptr
+                found.append(scipy.sparse.csr_array(arrays, shape=(i1 - i0, of.k)))
+        return found
+
+    # --- scans, and single entries
+
+    def check(self, symmetric: str | None) -> None:
+        if self.settings.check_finite:
+            self._each(on_worker.check)
+        if symmetric is None:
+            return
+        whole = self
+        if self.layout.side is not None:
+            whole = ClusterBackend(self.source, layout_of_whole(self.source), self.settings)
+        defect = whole.asymmetry()
+        if defect is not None:
+            raise _validation.not_symmetric_row(*defect, symmetric)
+
+    def scan(self) -> Scan:
+        return Scan(self.diagonal().real, *self.extremes())
+
+    def extremes(self) -> tuple[Any, tuple[int, int], float]:
+        found = self._each(on_worker.extremes)
+        lowest, place, _ = min(found, key=lambda each: each[0])
+        return lowest, place, max(each[2] for each in found)
+
+    @computed_once
+    def _own_diagonal(self) -> NDArray[Any]:
+        return np.concatenate(self._each(on_worker.diagonal))
+
+    def diagonal(self) -> NDArray[Any]:
+        return self._own_diagonal.copy()
+
+    def diagonal_of(self, target: Any) -> NDArray[Any]:
+        return np.concatenate(self._each(on_worker.diagonal, beside=target))
+
+    def any_nonzero(self, target: Any) -> bool:
+        calls = [self._transport.call(on_worker.any_nonzero, part) for part in target.parts]
+        return any(self._transport.gather(calls))
+
+    def neighbours(self, s: int) -> Any:
+        in_row, in_column = zip(*self._each(on_worker.neighbours, s), strict=True)
+        row, column = (
+            tuple(map(np.concatenate, zip(*found, strict=True))) for found in (in_row, in_column)
+        )
+        return row, column
+
+    def visited(self) -> Any:
+        raise _validation.on_workers("the pairs of all entries")
+
+    def values(self, target: Any = None) -> NDArray[Any]:  # noqa: ARG002  # none is brought
+        raise _validation.on_workers("the numbers of all entries")

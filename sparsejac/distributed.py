@@ -1,0 +1,527 @@
+"""An A whose rows are on the workers of a Dask cluster, for a matrix that no machine holds.
+
+This is the only module that imports Dask. `rows` makes what every function of the package takes as
+an A or a Y.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import logging
+import os
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from . import _validation
+from ._backends import cluster_parts as on_worker
+from ._backends.cluster import ClusterBackend, ClusterSource
+from ._backends.cluster_parts import RowsPart, View
+from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
+from ._matrix import csr_folder, npy
+from ._operators.assembly import Assembly, canonical
+from .builder import JacobianBuilder
+
+try:
+    import dask
+    import dask.array
+    import distributed
+except ImportError as error:
+    raise ImportError(
+        "sparsejac.distributed needs Dask: install the extra, sparsejac-hadamard[dask]"
+    ) from error
+
+_INLINE = 2**26  # a vector of more bytes is scattered: the scheduler would copy it with the task
+_SHARE = 0.6  # of a worker's memory that its part may take: products need room for k-vectors
+_ROWS = 4  # the kernels of sums take so many dense rows at a time
+_logger = logging.getLogger("sparsejac")
+
+
+class _DaskTransport:
+    """Carries parts, vectors and results by a Dask client."""
+
+    def __init__(self, client: Any, timeout: float) -> None:
+        self._client, self._timeout = client, timeout
+
+    @property
+    def workers(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    @property
+    def threads(self) -> int:
+        return min((each["nthreads"] for each in self.workers.values()), default=1)
+
+    def put(self, part: Any) -> Any:
+        return self._client.scatter(part, hash=False)
+
+    def send(self, x: Any) -> Any:
+        # The result of a task is made again if its worker dies. A scattered vector is lost then.
+        if getattr(x, "nbytes", 0) > _INLINE:
+            return self._client.scatter(x, hash=False)
+        with _quiet():
+            return self._client.submit(_itself, x, pure=False)
+
+    def call(self, function: Callable[..., Any], part: Any, *args: Any) -> Any:
+        with _quiet():
+            return self._client.submit(function, part, *args, pure=False)
+
+    def gather(self, handles: Sequence[Any]) -> list[Any]:
+        try:
+            distributed.wait(handles, timeout=self._timeout)
+        except (TimeoutError, distributed.TimeoutError):
+            self._client.cancel(handles, force=True)
+            raise BackendTimeoutError(
+                f"the workers did not answer within timeout={self._timeout:g} seconds: a worker "
+                "that is stopped counts as alive for as long as the setting "
+                "distributed.scheduler.worker-ttl says; restart it, or pass more time to "
+                "sparsejac.distributed.rows"
+            ) from None
+        try:
+            return list(self._client.gather(handles))
+        except distributed.client.FutureCancelledError as error:
+            raise LostPartsError(
+                f"a part of the matrix was lost with its worker ({error}): blocks that were "
+                "scattered cannot be made again; pass paths, Dask arrays or delayed blocks, which "
+                "can"
+            ) from error
+        except distributed.KilledWorker as error:
+            raise WorkersDiedError(
+                f"workers died one after the other ({error}): most likely a part does not fit into "
+                "the memory limit of a worker; take more workers, or give them more memory"
+            ) from error
+
+    def has(self, handles: Sequence[Any]) -> bool:
+        return all(each.status not in ("cancelled", "lost", "error") for each in handles)
+
+    # --- arrays
+
+    def is_array(self, value: object) -> bool:
+        return isinstance(value, dask.array.Array)
+
+    def array(self, blocks: Sequence[Any], lengths: Sequence[int], like: NDArray[Any]) -> Any:
+        some = [(block, n) for block, n in zip(blocks, lengths, strict=True) if n]
+        some = some or [(self.put(like), 0)]
+        # Aliases of blocks, as `from_delayed` and `concatenate` make them, may clash in the
+        # scheduler. So the array is made as `persist` makes it.
+        name = f"sparsejac-{uuid.uuid4().hex}"
+        chunks = tuple(n for _, n in some), *((n,) for n in like.shape[1:])
+        zeros = (0,) * (like.ndim - 1)
+        graph = {(name, i, *zeros): block for i, (block, _) in enumerate(some)}
+        return dask.array.Array(graph, name, chunks, meta=like)
+
+    def blocks(self, array: Any, lengths: Sequence[int]) -> list[Any]:
+        some = tuple(length for length in lengths if length) or (0,)
+        whole = array.rechunk({0: some} | ({1: -1} if array.ndim == 2 else {}))
+        futures = iter(self._client.compute(list(whole.to_delayed().ravel())))
+        empty = np.empty((0, *array.shape[1:]), array.dtype)
+        return [next(futures) if length else empty for length in lengths]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask warns of every vector that travels with a task."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        yield
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+# --- the blocks of a matrix
+
+
+class _Block(NamedTuple):
+    """Some rows of A before they are loaded: a future of them, or what a worker calls."""
+
+    rows: int
+    nbytes: int
+    future: Any = None
+    load: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+
+
+def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource:
+    """Load a matrix to the workers of a Dask cluster, each of them some of its rows.
+
+    The result is an A, or a Y, for every function of this package. The rows stay on the workers,
+    k-vectors travel, and the solvers run in this process. This is for a matrix that one machine
+    cannot hold. One machine that can hold it is faster.
+
+    Parameters
+    ----------
+    A : dask.array.Array, list, str or path
+        A square matrix, in one of these forms:
+
+        * a Dask array, dense or of SciPy's CSR blocks, whose chunks hold whole rows;
+        * a list of futures or delayed objects. Each is a block of consecutive rows: an array or a
+          sparse matrix with k columns;
+        * the path of a ``.npy`` in C order, of a folder that `sparsejac.io.write_csr_blocks` wrote,
+          or of a Zarr array. Each worker reads its own rows, so all workers must see the path;
+        * a pattern such as ``"part-*.npz"`` of files of `scipy.sparse.save_npz`. In the order of
+          their names, they are blocks of consecutive rows.
+    client : distributed.Client, optional
+        Default: the client that was made last.
+    timeout : float, default 120.0
+        The seconds that an operation may wait for the workers.
+
+    Returns
+    -------
+    A : object
+        What the functions of this package take as an A or a Y.
+
+    Raises
+    ------
+    ValueError
+        If A is not square, if its blocks do not hold whole rows, or if there is no client.
+    TypeError
+        If A is none of the above.
+    MemoryError
+        If the rows of a worker would take more than 60 % of its memory limit. It is raised before
+        they are loaded, if the sizes are known by then.
+
+    Notes
+    -----
+    **Memory.** A worker holds its rows, and k + 1 row pointers if A is sparse. While it joins the
+    blocks that it was given, it holds them twice. An operation takes a few k-vectors on each
+    worker, as it does for an A in memory. This process holds k-vectors only.
+
+    **Lost workers.** If a worker dies, Dask loads its rows again from paths, Dask arrays and
+    delayed blocks. Blocks that were scattered are lost, which ends in an error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from distributed import Client
+    >>> from sparsejac import RowSums, distributed
+    >>> client = Client(processes=False, n_workers=2, dashboard_address=None)
+    >>> blocks = client.scatter([np.ones((2, 3)), np.ones((1, 3))])
+    >>> RowSums(distributed.rows(blocks, client=client)).value([1.0, 2.0, 3.0])
+    array([ 6., 12., 18.])
+    >>> client.close()
+    """
+    timeout = _validation.nonnegative("timeout", timeout)
+    if client is None:
+        try:
+            client = distributed.get_client()
+        except ValueError:
+            raise ValueError(
+                "there is no Dask client: make one, client = dask.distributed.Client(address), or "
+                "pass client="
+            ) from None
+    transport = _DaskTransport(client, timeout)
+    addresses = sorted(transport.workers)
+    if not addresses:
+        raise ValueError("the Dask cluster of client has no workers: start some")
+    blocks, k = _blocks_of(A, client, transport, len(addresses))
+    if sum(block.rows for block in blocks) != k:
+        count = sum(block.rows for block in blocks)
+        raise ValueError(f"A must be a square matrix, got blocks of {count} rows with {k} columns")
+    groups = _groups([block.nbytes for block in blocks], len(addresses))
+    held = [sum(block.nbytes for block in blocks[g0:g1]) for g0, g1 in groups]
+    _check_memory(max(held), transport)
+    parts, i0 = [], 0
+    for number, (g0, g1) in enumerate(groups):
+        address = addresses[number % len(addresses)]
+        # Parts of A and Y go to the same workers, unless one of them is gone.
+        where = {"workers": [address], "allow_other_workers": True, "pure": False}
+        loaded = [
+            block.future if block.load is None else client.submit(block.load, *block.args, **where)
+            for block in blocks[g0:g1]
+        ]
+        parts.append(client.submit(_part, loaded, i0, k, **where))
+        i0 += sum(block.rows for block in blocks[g0:g1])
+    return ClusterSource(transport, parts)
+
+
+def _part(blocks: list[Any], i0: int, k: int) -> RowsPart:
+    return on_worker.make_part(on_worker.stacked(blocks), i0, k, "A")
+
+
+def _groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Split blocks into at most so many groups of consecutive ones with about equal sizes."""
+    ends = np.cumsum([0, *(max(size, 1) for size in sizes)])
+    marks = ends[-1] * np.arange(1, most) / most
+    inner = np.abs(ends[:, np.newaxis] - marks).argmin(axis=0) if most > 1 else []
+    bounds = sorted({0, len(sizes), *map(int, inner)})
+    return list(itertools.pairwise(bounds))
+
+
+def _check_memory(nbytes: int, transport: _DaskTransport) -> None:
+    """Refuse parts that leave a worker too little of its memory."""
+    limits = [each["memory_limit"] for each in transport.workers.values() if each["memory_limit"]]
+    if not limits:
+        return
+    _logger.info(
+        "a worker will hold up to %s of A, and its memory limit is %s",
+        _validation.human_bytes(nbytes),
+        _validation.human_bytes(min(limits)),
+    )
+    if nbytes > _SHARE * min(limits):
+        raise MemoryError(
+            f"a worker would hold {_validation.human_bytes(nbytes)} of A, more than 60 % of its "
+            f"memory limit of {_validation.human_bytes(min(limits))}: take more workers, or give "
+            "them more memory"
+        )
+
+
+def _blocks_of(
+    A: Any, client: Any, transport: _DaskTransport, count: int
+) -> tuple[list[_Block], int]:
+    """The blocks of A, and its number of columns."""
+    if isinstance(A, dask.array.Array):
+        return _of_array(A, client, transport)
+    if isinstance(A, (list, tuple)):
+        return _of_list(A, client, transport)
+    if isinstance(A, (str, os.PathLike)):
+        return _of_path(os.fsdecode(A), count)
+    if type(A).__module__.partition(".")[0] == "zarr":
+        return _of_rows(A, count)
+    raise TypeError(
+        "A must be a Dask array, a list of futures or delayed blocks, or a path, got "
+        f"{_validation.type_name(A)}: an A in the memory of this process needs no cluster"
+    )
+
+
+def _of_array(A: Any, client: Any, transport: _DaskTransport) -> tuple[list[_Block], int]:
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A must be a square matrix, got shape {A.shape}")
+    if A.numblocks[1] != 1:
+        raise ValueError(
+            f"the chunks of A must hold whole rows, and it has {A.numblocks[1]} of them side by "
+            'side: pass A.rechunk({0: "auto", 1: -1})'
+        )
+    k = int(A.shape[1])
+    futures = client.compute(list(A.to_delayed().ravel()))
+    if scipy.sparse.issparse(A._meta):
+        return _of_futures(futures, transport), k
+    row = k * A.dtype.itemsize
+    counts = map(int, A.chunks[0])
+    return [_Block(n, n * row, future) for n, future in zip(counts, futures, strict=True)], k
+
+
+def _of_list(A: Sequence[Any], client: Any, transport: _DaskTransport) -> tuple[list[_Block], int]:
+    for number, block in enumerate(A):
+        if not (isinstance(block, distributed.Future) or dask.is_dask_collection(block)):
+            raise TypeError(
+                f"A[{number}] must be a future or a delayed block, got "
+                f"{_validation.type_name(block)}: scatter it, client.scatter(block)"
+            )
+    if not A:
+        raise ValueError("A must have at least one block of rows, got an empty list")
+    futures = [client.compute(block) if dask.is_dask_collection(block) else block for block in A]
+    columns = transport.gather([transport.call(_columns, each) for each in futures])
+    if len(set(columns)) != 1:
+        raise ValueError(f"the blocks of A must have the same number of columns, got {columns}")
+    return _of_futures(futures, transport), columns[0]
+
+
+def _of_futures(futures: Sequence[Any], transport: _DaskTransport) -> list[_Block]:
+    found = transport.gather([transport.call(_size, each) for each in futures])
+    return [_Block(n, nbytes, each) for (n, nbytes), each in zip(found, futures, strict=True)]
+
+
+def _columns(block: Any) -> int:
+    if getattr(block, "ndim", 0) != 2:
+        raise ValueError("a block of A must have two dimensions, got " + type(block).__name__)
+    return int(block.shape[1])
+
+
+def _size(block: Any) -> tuple[int, int]:
+    itemsize = block.dtype.itemsize
+    if scipy.sparse.issparse(block):
+        return int(block.shape[0]), int(block.nnz) * (itemsize + 4)
+    return int(block.shape[0]), int(block.size) * itemsize
+
+
+# --- what workers read
+
+
+def _of_path(path: str, count: int) -> tuple[list[_Block], int]:
+    if glob.has_magic(path):
+        return _of_npz(sorted(glob.glob(path)), path)  # noqa: PTH207  # it may have folders
+    path = str(Path(path).absolute())
+    if path.endswith(".npy"):
+        shape, in_columns, dtype = _header(Path(path))
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"A must be a square matrix, got shape {shape}")
+        if in_columns and shape[0] > 1:
+            raise ValueError(
+                f"{path} is in Fortran order, and its rows lie apart: write it in C order"
+            )
+        return _cut(shape[0], shape[0] * dtype.itemsize, count, _ROWS, _read_npy, (path,))
+    if (Path(path) / "indptr.npy").is_file():
+        return _of_folder(path, count)
+    try:
+        import zarr
+    except ImportError:
+        raise ValueError(
+            f"{path} is no .npy and no folder of write_csr_blocks, and Zarr is not installed"
+        ) from None
+    try:
+        return _of_rows(zarr.open_array(path, mode="r"), count)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no .npy, no folder of write_csr_blocks, and no Zarr array ({error})"
+        ) from None
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    with path.open("rb") as file:
+        return npy.header(file)
+
+
+def _cut(
+    k: int, row: int, count: int, step: int, load: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[list[_Block], int]:
+    """Cut rows of so many bytes into blocks of about the same number of rows."""
+    each = max(-(-k // (count * step)) * step, step)
+    bounds = [*range(0, k, each), k] if k else [0, 0]
+    pairs = list(itertools.pairwise(bounds))
+    return [_Block(b - a, (b - a) * row, None, load, (*args, a, b)) for a, b in pairs], k
+
+
+def _of_rows(A: Any, count: int) -> tuple[list[_Block], int]:
+    if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A must be a square matrix, got shape {A.shape}")
+    step = int(A.chunks[0])
+    return _cut(A.shape[0], A.shape[1] * A.dtype.itemsize, count, step, _read_rows, (A,))
+
+
+def _of_folder(path: str, count: int) -> tuple[list[_Block], int]:
+    data, _, indptr, _ = csr_folder.files(Path(path))
+    shape = np.load(Path(path) / "shape.npy")
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A must be a square matrix, got shape {tuple(map(int, shape))}")
+    k, starts = int(shape[0]), np.load(indptr, mmap_mode="r")
+    entry = _header(data)[2].itemsize + starts.dtype.itemsize
+    marks = int(starts[-1]) * np.arange(1, count) // count
+    inner = np.searchsorted(starts, marks.astype(starts.dtype))
+    bounds = sorted({0, k, *map(int, inner)}) if k else [0, 0]
+    blocks = []
+    for a, b in itertools.pairwise(bounds):
+        nbytes = int(starts[b] - starts[a]) * entry
+        blocks.append(_Block(b - a, nbytes, None, _read_folder, (path, a, b)))
+    return blocks, k
+
+
+def _of_npz(files: Sequence[str], pattern: str) -> tuple[list[_Block], int]:
+    if not files:
+        raise ValueError(f"no file matches {pattern!r}")
+    blocks, columns = [], set()
+    for file in files:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                with archive.open("shape.npy") as member:
+                    shape = tuple(map(int, np.lib.format.read_array(member)))
+                with archive.open("data.npy") as member:
+                    (stored,), _, dtype = npy.header(member)
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{file} is not a sparse matrix of scipy.sparse.save_npz ({error})"
+            ) from None
+        columns.add(shape[1])
+        nbytes = int(stored) * (dtype.itemsize + 4)
+        blocks.append(_Block(shape[0], nbytes, None, _read_npz, (str(Path(file).absolute()),)))
+    if len(columns) != 1:
+        raise ValueError(
+            f"the files {pattern!r} must have the same number of columns, got {sorted(columns)}"
+        )
+    return blocks, columns.pop()
+
+
+def _read_npy(path: str, a: int, b: int) -> NDArray[Any]:
+    return np.array(np.load(path, mmap_mode="r")[a:b])
+
+
+def _read_rows(A: Any, a: int, b: int) -> NDArray[Any]:
+    return np.asarray(A[a:b])
+
+
+def _read_npz(file: str) -> Any:
+    return scipy.sparse.load_npz(file).tocsr()
+
+
+def _read_folder(path: str, a: int, b: int) -> Any:
+    data, indices, indptr, shape = (
+        np.load(file, mmap_mode="r") for file in csr_folder.files(Path(path))
+    )
+    starts = np.array(indptr[a : b + 1])
+    inside = slice(int(starts[0]), int(starts[-1]))
+    arrays = np.array(data[inside]), np.array(indices[inside]), starts - starts[0]
+    return scipy.sparse.csr_array(arrays, shape=(b - a, int(shape[1])))
+
+
+# --- J on the workers
+
+
+def csr_blocks(builder: JacobianBuilder, x: ArrayLike) -> list[Any]:
+    """The blocks of J as delayed CSR matrices, which are assembled where A is.
+
+    Parameters
+    ----------
+    builder : JacobianBuilder
+        Its A was made by `rows`.
+    x : array_like, shape (k,)
+
+    Returns
+    -------
+    blocks : list of dask.delayed.Delayed
+        Each computes a `scipy.sparse.csr_array` with k columns. They follow each other as the rows
+        of J do.
+
+    Raises
+    ------
+    ValueError
+        If x has another shape or is not finite; if the rows of A do not follow those of J.
+    TypeError
+        If the A of the builder is not on a cluster.
+
+    Notes
+    -----
+    **Memory.** Nothing is computed here. A block takes as much on its worker as `tocsr` takes for
+    the rows of A that the worker has.
+    """
+    backend, view, sent, implicit = _assembly_of(builder, x)
+    assemble = dask.delayed(_csr_block, pure=False)
+    return [assemble(part, view, sent, implicit) for part in backend.source.parts]
+
+
+def _assembly_of(builder: JacobianBuilder, x: ArrayLike) -> tuple[ClusterBackend, Any, Any, bool]:
+    backend = builder._rows
+    if not isinstance(backend, ClusterBackend):
+        raise TypeError(
+            "builder must have an A of sparsejac.distributed.rows, got one in this process: its "
+            "tocsr and iter_csr form J"
+        )
+    if not backend.layout.rows_in_order:
+        raise backend.wrong_order()
+    sent = backend.source.transport.send(builder._point(x))
+    return backend, backend.view, sent, backend.implicit
+
+
+def _csr_block(part: RowsPart, view: View, x: NDArray[Any], implicit: bool) -> Any:
+    backend = part.backend(view)
+    x = np.require(x, requirements=["C", "A"])
+    x.flags.writeable = False
+    J = Assembly(backend).matrix(x)
+    if not implicit:
+        return J
+    i0, i1 = backend.source.rows
+    k = backend.pattern.k
+    counts = np.zeros((i1 - i0) * k + 1, J.indptr.dtype)
+    counts[1 + on_worker.places(backend)] = np.diff(J.indptr)
+    return canonical(
+        (J.data, J.indices, np.cumsum(counts, dtype=counts.dtype)), (counts.size - 1, k)
+    )
