@@ -29,6 +29,7 @@ from ._backends.cluster_parts import RowsPart, View
 from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
 from ._matrix import csr_folder, npy
 from ._operators.assembly import Assembly, canonical
+from ._system.outputs import check_output_folder, complete_or_absent_folder
 from .builder import JacobianBuilder
 
 try:
@@ -525,3 +526,79 @@ def _csr_block(part: RowsPart, view: View, x: NDArray[Any], implicit: bool) -> A
     return canonical(
         (J.data, J.indices, np.cumsum(counts, dtype=counts.dtype)), (counts.size - 1, k)
     )
+
+
+def write_csr(path: str | os.PathLike[str], builder: JacobianBuilder, x: ArrayLike) -> None:
+    """Let the workers write J to a folder, as `sparsejac.io.write_csr_blocks` writes it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The name of a new folder, which all workers must see. An empty one may exist.
+    builder : JacobianBuilder
+        Its A was made by `rows`.
+    x : array_like, shape (k,)
+
+    Raises
+    ------
+    ValueError
+        If the folder exists and is not empty, or cannot be made; and as `csr_blocks` raises it.
+    TypeError
+        If the A of the builder is not on a cluster.
+
+    Notes
+    -----
+    The folder has another name until it is complete.
+
+    **Memory.** As for `csr_blocks` on each worker.
+    """
+    path = Path(path)
+    backend, view, sent, implicit = _assembly_of(builder, x)
+    check_output_folder(path)
+    dtype, index = builder._point(x).dtype, backend.pattern.columns_dtype
+    m, n = builder.shape
+    files = {"data": (builder.nnz, dtype), "indices": (builder.nnz, index)}
+    files["indptr"] = m + 1, index
+    call, row, entry, written = backend.source.transport.call, 0, 0, []
+    with complete_or_absent_folder(path) as folder:
+        for name, (count, kind) in files.items():
+            _make_file(folder / f"{name}.npy", count, kind)
+        np.save(folder / "shape.npy", np.array([m, n]))
+        where = str(folder)
+        for part, count, nnz in zip(
+            backend.source.parts, backend.lengths, backend.nnz_of_parts, strict=True
+        ):
+            written.append(call(_write_block, part, view, sent, implicit, where, row, entry))
+            row, entry = row + count, entry + nnz
+        backend.source.transport.gather(written)
+
+
+def _make_file(path: Path, count: int, dtype: np.dtype[Any]) -> None:
+    """Make a ``.npy`` of zeros, which takes no space on most disks."""
+    header = np.zeros(0, dtype)
+    np.save(path, header)
+    if count:
+        np.lib.format.open_memmap(path, "w+", dtype, (count,)).flush()
+
+
+def _write_block(
+    part: RowsPart,
+    view: View,
+    x: NDArray[Any],
+    implicit: bool,
+    folder: str,
+    row: int,
+    entry: int,
+) -> None:
+    J = _csr_block(part, view, x, implicit)
+    for name, numbers, start in (
+        ("data", J.data, entry),
+        ("indices", J.indices, entry),
+        ("indptr", J.indptr[1:], row + 1),
+    ):
+        if numbers.size:
+            file = np.load(Path(folder) / f"{name}.npy", mmap_mode="r+")
+            file[start : start + numbers.size] = numbers
+            if name == "indptr":
+                file[start : start + numbers.size] += entry
+            file.flush()

@@ -38,16 +38,24 @@ def moved(value):
     return pickle.loads(pickle.dumps(value))
 
 
+def nbytes(value):
+    """The bytes of all arrays in a result."""
+    if type(value) in (list, tuple):
+        return sum(map(nbytes, value))
+    return getattr(value, "nbytes", 0)
+
+
 class InProcess:
     threads = 1
 
     def __init__(self):
-        self.calls = 0
+        self.calls = self.sent = self.received = 0  # tasks, and bytes of arrays
 
     def put(self, part):
         return Handle(moved(part))
 
     def send(self, x):
+        self.sent += getattr(x, "nbytes", 0)
         return Handle(moved(x))
 
     def call(self, function, part, *args):
@@ -67,7 +75,9 @@ class InProcess:
         return argument
 
     def gather(self, handles):
-        return [moved(self._value(handle)) for handle in handles]
+        found = [moved(self._value(handle)) for handle in handles]
+        self.received += sum(map(nbytes, found))
+        return found
 
     def is_array(self, value):
         return isinstance(value, Array)

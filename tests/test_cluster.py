@@ -6,14 +6,14 @@ the same A in memory.
 
 import itertools
 
+import in_process
 import numpy as np
 import pytest
 import scipy.sparse
+from kinds import numbers
+from support import slow
 
-from sparsejac import JacobianBuilder
-
-from . import in_process
-from .kinds import numbers
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, symmetric_scaling
 
 K = 6
 BOUNDS = {
@@ -24,7 +24,7 @@ BOUNDS = {
     "a row each": [*range(K + 1)],
     "many": [0, 0, 1, 1, 2, 2, 3, 4, 5, 5, 5, K],
 }
-DTYPES = ["f8", "f4", "c16", "c8", "i4", "i1", "bool"]
+DTYPES = ["f8", *slow("f4", "c16", "c8", "i4", "i1", "bool")]
 FORMS = {"dense": lambda B: B, "sparse": scipy.sparse.csr_array}
 
 
@@ -81,3 +81,138 @@ def test_operations(case, dtype):
         np.testing.assert_array_equal(there.hessian(w) @ v, here.hessian(w) @ v)
         np.testing.assert_array_equal(there.hessian(Jc @ v) @ v, here.hessian(J @ v) @ v)
         np.testing.assert_array_equal(there.hessian(w).diagonal(), here.hessian(w).diagonal())
+
+
+def symmetric(form, dtype="f8"):
+    rng = np.random.default_rng(3)
+    A = np.triu(rng.integers(1, 5, (K, K)) * (rng.random((K, K)) < 0.7)).astype(dtype)
+    return FORMS[form](A + np.triu(A, 1).T)
+
+
+def target_of(M, *, mirrored):
+    """Integers at the entries of A."""
+    rng = np.random.default_rng(4)
+    Y = rng.integers(-3, 4, (K, K)).astype(float)
+    Y = np.triu(Y) + np.triu(Y, 1).T if mirrored else Y
+    if not scipy.sparse.issparse(M):
+        return Y
+    Y = Y * (M.toarray() != 0)
+    return scipy.sparse.csr_array(Y)
+
+
+TARGETS = {
+    "matrix": lambda Y, here, bounds: Y,
+    "vector": lambda Y, here, bounds: np.asarray(
+        (Y.toarray() if scipy.sparse.issparse(Y) else Y)[here.builder.row_pairs()]
+    ),
+    "parts": lambda Y, here, bounds: in_process.rows(Y, bounds),
+    "other parts": lambda Y, here, bounds: in_process.rows(Y, [0, 2, 5, K]),
+    "dense": lambda Y, here, bounds: Y.toarray() if scipy.sparse.issparse(Y) else Y,
+    "sparse": lambda Y, here, bounds: scipy.sparse.csr_array(Y),
+}
+
+
+@pytest.mark.parametrize("mirrored", [True, False], ids=["symmetric", "general"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_least_squares(case, target, mirrored):
+    form, rows, bounds = case
+    M = (
+        symmetric(form)
+        if mirrored or rows == "upper"
+        else FORMS[form](numbers(rows, form, "f8")[0])
+    )
+    Y = target_of(M, mirrored=mirrored or rows == "upper")
+    x, v = np.arange(1.0, K + 1), np.arange(K, 0, -1.0)
+    here = LeastSquares(M, Y, rows=rows)
+    there = LeastSquares(in_process.rows(M, bounds), TARGETS[target](Y, here, bounds), rows=rows)
+    assert gathered(there.fun(x)).tobytes() == here.fun(x).tobytes()
+    assert there.cost(x) == here.cost(x)
+    np.testing.assert_array_equal(there.grad(x), here.grad(x))
+    np.testing.assert_array_equal(there.hessp(x, v), here.hessp(x, v))
+    np.testing.assert_array_equal(there.normal(x) @ v, here.normal(x) @ v)
+    np.testing.assert_array_equal(there.hess(x).diagonal(), here.hess(x).diagonal())
+    again = LeastSquares(there.builder._rows.source, there.fun(0 * x), rows=rows)
+    np.testing.assert_array_equal(again.grad(x), LeastSquares(M, -Y, rows=rows).grad(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("uplo", [None, "U", "L"])
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"ignore_diags": 1}, {"ignore_diags": 2}]
+    + [{"groups": "aabbbc", "pairs": each} for each in ("within", "between")],
+    ids=str,
+)
+def test_row_sums(form, bounds, uplo, parts):
+    M = symmetric(form)
+    half = {None: M, "U": FORMS[form](np.triu(M.toarray() if form == "sparse" else M))}
+    half["L"] = half["U"].T.tocsr() if form == "sparse" else half["U"].T.copy()
+    x, parts = np.arange(1.0, K + 1), {k: list(v) if k == "groups" else v for k, v in parts.items()}
+    here, there = (
+        RowSums(each, uplo=uplo, **parts)
+        for each in (half[uplo], in_process.rows(half[uplo], bounds))
+    )
+    assert there.nnz == here.nnz
+    np.testing.assert_array_equal(there.value(x), here.value(x))
+    np.testing.assert_array_equal(there.nonzeros(), here.nonzeros())
+    np.testing.assert_array_equal(there.operator(x) @ x, here.operator(x) @ x)
+    np.testing.assert_array_equal(there.operator(x).diagonal(), here.operator(x).diagonal())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+def test_solvers(form, bounds):
+    M = symmetric(form)
+    Y = M * np.outer(np.arange(1, K + 1), np.arange(1, K + 1))
+    here, there = (fit(A, B) for A, B in ((M, Y), (in_process.rows(M, bounds), Y)))
+    assert (there.nit, there.n_products) == (here.nit, here.n_products)
+    np.testing.assert_allclose(there.x, here.x, rtol=1e-12)
+    here, there = (symmetric_scaling(A) for A in (M, in_process.rows(M, bounds)))
+    assert (there.nit, there.n_products) == (here.nit, here.n_products)
+    np.testing.assert_allclose(there.x, here.x, rtol=1e-12)
+
+
+def test_a_symmetric_a_sends_and_returns_one_vector():
+    k = 1000
+    A = scipy.sparse.random_array((k, k), density=0.01, rng=np.random.default_rng(0))
+    A = scipy.sparse.csr_array(A + A.T)
+    source = in_process.rows(A, [0, 300, 600, k])
+    x, transport = np.ones(k), source.transport
+    problem = LeastSquares(source, in_process.rows(2 * A, [0, 500, k]))
+    sums = RowSums(source)
+    normal, hessian = problem.normal(x), problem.hess(x)
+    for operation, sent, received in (
+        (lambda: normal @ x, 1, 1),
+        (lambda: hessian @ x, 2, 1),  # x and v
+        (lambda: problem.cost(2 * x), 1, 2),  # the gradient and diag(JᵀJ)
+        (lambda: sums.value(x), 1, 1),
+    ):
+        transport.sent = transport.received = 0
+        operation()
+        assert transport.sent <= 8 * k * sent + 100
+        assert transport.received <= 8 * k * received + 100
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_entry_that_is_not_symmetric_is_found(form):
+    """Then sums over the rows of a part would not be those of its columns."""
+    k, rng = 50, np.random.default_rng(0)
+    A = np.where(rng.random((k, k)) < 0.3, rng.random((k, k)), 0)
+    A += A.T
+    A[3, 7] = A[7, 3] = -0.0
+    source = in_process.rows(FORMS[form](A), [0, 20, k])
+    assert JacobianBuilder(source, rows="stored")._rows._is_symmetric(None)
+    i, j = np.nonzero(A)
+    for p in (0, i.size // 2):
+        B = A.copy()
+        B[i[p], j[p]] = np.nextafter(B[i[p], j[p]], 2)
+        if i[p] == j[p]:
+            continue
+        source = in_process.rows(FORMS[form](B), [0, 20, k])
+        backend = JacobianBuilder(source, rows="stored")._rows
+        assert not backend._is_symmetric(None)
+        x = rng.random(k)
+        expected = JacobianBuilder(B).operator(x).normal() @ x
+        found = JacobianBuilder(source, rows="stored").operator(x).normal() @ x
+        np.testing.assert_allclose(found, expected, rtol=1e-14)

@@ -39,6 +39,7 @@ from .failures import LostPartsError
 from .protocol import Backend
 
 _ATTEMPTS = 2  # how often a reduction begins anew
+_BY_ROWS = {"squares", "gradient", "curvature"}  # what a symmetric A sums up row by row
 _DIRECT = 8  # so many partial sums are added in this process, and more of them in a tree
 Handle = Any
 
@@ -144,6 +145,7 @@ class ClusterTarget(NamedTuple):
 
     parts: list[Handle]
     given_dtype: np.dtype[Any]
+    is_symmetric: bool = False
 
 
 class ClusterBackend(Backend):
@@ -166,7 +168,8 @@ class ClusterBackend(Backend):
             source, sum(self._entries), sum(diagonals), implicit_rows=self.implicit
         )
         rows = np.diff(source.bounds) * source.k
-        self._lengths = [*map(int, rows)] if self.implicit else [*self._entries]
+        self.nnz_of_parts = [2 * e - d for e, d in zip(self._entries, diagonals, strict=True)]
+        self.lengths = [*map(int, rows)] if self.implicit else [*self._entries]
 
     @property
     def implicit(self) -> bool:
@@ -216,7 +219,7 @@ class ClusterBackend(Backend):
         blocks = self.on_parts(
             on_worker.mapped, kernel, sent, like, how, self.implicit, beside=target
         )
-        return self._transport.array(blocks, self._lengths, like)
+        return self._transport.array(blocks, self.lengths, like)
 
     def reduce(
         self,
@@ -232,16 +235,18 @@ class ClusterBackend(Backend):
         """
         for _ in range(_ATTEMPTS):
             try:
-                return self._reduced(kernel, x, args, target, how)
+                return self._sums(kernel, x, args, target, how)
             except LostPartsError:
                 kept = [*self.source.parts, *(target.parts if target else ())]
                 if not self._transport.has(kept):
                     raise
-        return self._reduced(kernel, x, args, target, how)
+        return self._sums(kernel, x, args, target, how)
 
-    def _reduced(
+    def _sums(
         self, kernel: str, x: Any, args: Any, target: ClusterTarget | None, how: dict[str, Any]
     ) -> NDArray[Any]:
+        if kernel in _BY_ROWS and not any(args) and self._is_symmetric(target):
+            return self._sums_by_rows(f"{kernel}_by_rows", x, target, how)
         sums = self.on_parts(on_worker.reduced, kernel, self._sent(x), args, how, beside=target)
         while len(sums) > _DIRECT:
             pairs = zip(sums[::2], [*sums[1::2], None][: len(sums[::2])], strict=True)
@@ -255,6 +260,49 @@ class ClusterBackend(Backend):
                 combine(kernel, total, part)
         return total
 
+    def _sums_by_rows(
+        self, kernel: str, x: Any, target: ClusterTarget | None, how: dict[str, Any]
+    ) -> NDArray[Any]:
+        """Twice the sums of each part over its own rows, which are those of a symmetric A."""
+        found = self._each(on_worker.reduced_by_rows, kernel, self._sent(x), how, beside=target)
+        own, scalars = zip(*found, strict=True)
+        rows = np.concatenate(own, axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+            rows *= 2
+            return np.concatenate([rows, sum(scalars)], axis=-1)
+
+    def _is_symmetric(self, target: ClusterTarget | None) -> bool:
+        """Whether A and a target are symmetric to the bit, and all of J's rows count."""
+        if self.layout.side is not None or self.layout.mirrored or self.dtype.kind == "c":
+            return False
+        return self._a_is_symmetric and (target is None or target.is_symmetric)
+
+    @computed_once
+    def _a_is_symmetric(self) -> bool:
+        return sum(self._each(on_worker.asymmetry)) % 2**64 == 0
+
+    def row_products(self, u: NDArray[Any], *, own: bool) -> NDArray[Any]:
+        """See `Backend.row_products`. Of a symmetric A each part returns the sums of its rows.
+
+        They contain the diagonal. Without it the sums might be mostly rounding, unless the caller
+        adds it again.
+        """
+        side, whole = self.layout.side, self._whole
+        if not own or side is None or side.groups is not None or whole is None:
+            return super().row_products(u, own=own)
+        found = whole._each(on_worker.reduced_by_rows, "symmetric_by_rows", self._sent(u), {})
+        products = np.concatenate([sums for sums, _ in found])
+        with np.errstate(over="ignore", invalid="ignore"):
+            return products - self._own_diagonal * u
+
+    @computed_once
+    def _whole(self) -> ClusterBackend | None:
+        """The backend of all of A, if A is symmetric to the bit."""
+        if self.source.uplo is not None:
+            return None
+        found = ClusterBackend(self.source, layout_of_whole(self.source), self.settings)
+        return found if found._a_is_symmetric else None
+
     # --- the numbers that lie beside A
 
     def holds(self, value: object) -> bool:
@@ -264,12 +312,12 @@ class ClusterBackend(Backend):
         if not self.layout.rows_in_order:
             raise self.wrong_order()
         if self.holds(w):
-            blocks = self._transport.blocks(w, self._lengths)
+            blocks = self._transport.blocks(w, self.lengths)
         else:
-            ends = np.cumsum(self._lengths)
+            ends = np.cumsum(self.lengths)
             blocks = [
                 self._transport.put(w[end - n : end])
-                for end, n in zip(ends, self._lengths, strict=True)
+                for end, n in zip(ends, self.lengths, strict=True)
             ]
         given = ClusterTarget(blocks, w.dtype)
         parts = self.on_parts(on_worker.weights, dtype, self.implicit, beside=given)
@@ -281,7 +329,7 @@ class ClusterBackend(Backend):
         `of` may also be a vector on the workers, in the order of J's rows.
         """
         if self.holds(of):
-            others = self._transport.blocks(of, self._lengths)
+            others = self._transport.blocks(of, self.lengths)
         elif isinstance(of, ClusterSource):
             others = of.parts_at(self.source.bounds)
         else:
@@ -290,7 +338,11 @@ class ClusterBackend(Backend):
         transposed = getattr(of, "transposed", False)
         parts = self.on_parts(on_worker.aligned, transposed, beside=given)
         self._transport.gather([self._transport.call(on_worker.nothing, part) for part in parts])
-        return ClusterTarget(parts, of.dtype)
+        found = ClusterTarget(parts, of.dtype)
+        if self._is_symmetric(None):
+            defect = sum(self._each(on_worker.asymmetry, beside=found)) % 2**64
+            found = found._replace(is_symmetric=defect == 0)
+        return found
 
     def _blocks_of(self, of: Source) -> list[Any]:
         """The rows of a Y that is in this process, or on its disk, between the bounds of A."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .._kernels import combine
 from .._matrix.align import VectorRows, align
+from .._matrix.buffers import Buffer
 from .._matrix.entries import Weights
 from .._matrix.indices import frozen, triangle
 from .._matrix.layout import Layout
@@ -27,6 +28,7 @@ from .._matrix.source import Source
 from .._validation import Settings, Uplo, finite_blocks
 from .threads import ThreadBackend
 
+_HASHED = 2**18  # entries that are hashed at a time
 _KEPT = 3  # the patterns that a part keeps for the last views of it
 _lock = threading.Lock()
 
@@ -190,6 +192,57 @@ def reduced(
     """The partial sum of the part."""
     numbers = beside and beside.numbers
     return part.backend(view).reduce(kernel, _arrived(x), *args, target=numbers, **how)
+
+
+def reduced_by_rows(
+    part: RowsPart,
+    view: View,
+    kernel: str,
+    x: Any,
+    how: dict[str, Any],
+    beside: Beside | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What the part contributes to the sums of its own rows, and to the scalars."""
+    sums = reduced(part, view, kernel, x, (), how, beside)
+    source = part.source
+    return sums[..., slice(*source.rows)].copy(), sums[..., source.k :].copy()
+
+
+def asymmetry(part: RowsPart, view: View, beside: Beside | None = None) -> int:
+    """A sum over the entries that is 0 for a symmetric matrix, and hardly ever for another.
+
+    Each entry above the diagonal counts with a hash of its place and its number. Each entry below
+    it counts with minus the hash that the entry at the mirrored place must have. Sums are modulo
+    2⁶⁴, so that those of all parts add up to 0 if the matrix is symmetric to the bit.
+    """
+    backend = part.backend(view)
+    source, k = backend.source, np.uint64(part.source.k)
+    numbers = backend.entries if beside is None else beside.numbers
+    total, buffer, (begin, end) = 0, Buffer(), source.rows
+    step = max(_HASHED // max(source.max_row_nnz, 1), 1)
+    for i0 in range(begin, end, step):
+        i1 = min(i0 + step, end)
+        p0, p1 = backend.pattern.start(i0), backend.pattern.start(i1)
+        data, base = numbers.contiguous(i0, i1, buffer)
+        number = data[p0 - base : p1 - base].astype(np.float64) + 0.0  # -0.0 is 0.0
+        if isinstance(source, CsrMemory):
+            j = source.columns[p0:p1].astype(np.uint64)
+            counts = np.diff(source.indptr[i0 : i1 + 1])
+            i = np.repeat(np.arange(i0, i1, dtype=np.uint64), counts)
+        else:
+            i = np.repeat(np.arange(i0, i1, dtype=np.uint64), part.source.k)
+            j = np.tile(np.arange(part.source.k, dtype=np.uint64), i1 - i0)
+        hashed = _mixed(np.minimum(i, j) * k + np.maximum(i, j)) ^ number.view(np.uint64)
+        hashed = _mixed(hashed)
+        total += int(hashed[i < j].sum()) - int(hashed[i > j].sum())
+    return total % 2**64
+
+
+def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64, which maps 64 bits one to one to bits that look random."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def added(total: NDArray[Any], kernel: str, other: NDArray[Any] | None) -> NDArray[Any]:

@@ -181,6 +181,13 @@ class Backend:
         self.map(self.kernel_into(out, kernel), *args, out, **how)
         return out
 
+    def row_products(self, u: NDArray[Any], *, own: bool) -> NDArray[Any]:  # noqa: ARG002
+        """``A u`` without A's diagonal, for the layout of sums.
+
+        `own` says that the caller adds the diagonal's part.
+        """
+        return self.reduce("symmetric", u)
+
     def holds(self, value: object) -> bool:  # noqa: ARG002  # arrays are in memory
         """Whether this is an array where A is, not in the memory of this process."""
         return False

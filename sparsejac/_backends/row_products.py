@@ -102,7 +102,7 @@ class RowProducts:
 
     def times(self, u: NDArray[Any]) -> NDArray[Any]:
         """The product ``A u`` with a float64 vector."""
-        found = self.rows.reduce("symmetric", frozen(u))
+        found = self.rows.row_products(frozen(u), own=self._own)
         if self._own and (noted := self.rows.noted_diagonal()) is not None:
             self.diagonal = noted
         with _silence():

@@ -70,6 +70,8 @@ class Operation(NamedTuple):
         The number of dense rows that are taken at a time.
     past_caches : bool
         The stores of a map over dense rows go past the caches.
+    by_rows : bool
+        Entries contribute at i alone. Twice that is the sum over a symmetric A.
     """
 
     edge: Callable[..., Any]
@@ -81,6 +83,7 @@ class Operation(NamedTuple):
     own: bool = False
     rows: int = 4
     past_caches: bool = False
+    by_rows: bool = False
 
 
 def map_kernel(name, op, dense=map_dense, sparse=map_sparse):
@@ -120,6 +123,7 @@ def _function(name, op, walk, edge, room=()):
     vectors = op.products or len(at_nodes) // 2
     some = range(vectors)
     at_i, at_j = (some, some) if op.products else (op.at_i, op.at_j)
+    given_j, at_j = at_j, () if op.by_rows else at_j
     constants = {
         "ALIGNED": aligned,
         "BY_ENTRY": "y" in parameters,
@@ -132,6 +136,7 @@ def _function(name, op, walk, edge, room=()):
         "OUTPUTS": sorted({*at_i, *at_j}),
         "AT_I": at_i,
         "AT_J": at_j,
+        "GIVEN_J": given_j,
         "SCALARS": range(op.scalars),
         "ROWS": range(4),
     }
@@ -267,7 +272,7 @@ class _Expand(ast.NodeTransformer):
             for v in self._constants["VECTORS"]:
                 made += [f"{names[0]}_{v}, {names[1]}_{v} = t * {at_j}_{v}, t * {at_i}_{v}"]
         else:
-            outputs = self._constants["AT_I"], self._constants["AT_J"], self._constants["SCALARS"]
+            outputs = (self._constants[each] for each in ("AT_I", "GIVEN_J", "SCALARS"))
             targets = [
                 "(" + "".join(f"{name}_{o}, " for o in some) + ")" if some else name
                 for name, some in zip(names, outputs, strict=True)

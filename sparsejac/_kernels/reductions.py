@@ -81,6 +81,8 @@ both_products = sum_kernel(
     ),
 )
 max_abs = sum_kernel("max_abs", Operation(_max_abs, at_j=(1,), monoids=(_maximum, _maximum)))
+squares_by_rows = sum_kernel("squares_by_rows", Operation(_squares, products=1, by_rows=True))
+symmetric_by_rows = sum_kernel("symmetric_by_rows", Operation(_symmetric, products=1, by_rows=True))
 _pair = sum_walk(Operation(_squares, products=2), reduce_dense)
 _four = sum_walk(Operation(_squares, products=4), reduce_sparse)
 

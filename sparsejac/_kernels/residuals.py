@@ -34,3 +34,7 @@ def _curvature(a, y, xi, xj, vi, vj):
 beginning = sum_kernel("beginning", Operation(_beginning, scalars=3, rows=1))
 gradient = sum_kernel("gradient", Operation(_gradient, at_i=(0, 1), at_j=(0, 1), scalars=1))
 curvature = sum_kernel("curvature", Operation(_curvature))
+gradient_by_rows = sum_kernel(
+    "gradient_by_rows", Operation(_gradient, at_i=(0, 1), at_j=(0, 1), scalars=1, by_rows=True)
+)
+curvature_by_rows = sum_kernel("curvature_by_rows", Operation(_curvature, by_rows=True))
