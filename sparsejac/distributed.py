@@ -41,6 +41,8 @@ except ImportError as error:
         "sparsejac.distributed needs Dask: install the extra, sparsejac-hadamard[dask]"
     ) from error
 
+__all__ = ["csr_blocks", "rows", "write_blocks"]
+
 _INLINE = 2**26  # a vector of more bytes is scattered: the scheduler would copy it with the task
 _SHARE = 0.6  # of a worker's memory that its part may take: products need room for k-vectors
 _ROWS = 4  # the kernels of sums take so many dense rows at a time
@@ -68,7 +70,7 @@ class _DaskTransport:
     def send(self, x: Any) -> Any:
         # The result of a task is made again if its worker dies. A scattered vector is lost then.
         if getattr(x, "nbytes", 0) > _INLINE:
-            return self._client.scatter(x, hash=False)
+            return self._client.scatter(x, hash=False, direct=True)
         with _quiet():
             return self._client.submit(_itself, x, pure=False)
 
@@ -88,7 +90,8 @@ class _DaskTransport:
                 "sparsejac.distributed.rows"
             ) from None
         try:
-            return list(self._client.gather(handles))
+            # Directly from the workers, or where that is impossible through the scheduler.
+            return list(self._client.gather(handles, direct=True))
         except distributed.client.FutureCancelledError as error:
             raise LostPartsError(
                 f"a part of the matrix was lost with its worker ({error}): blocks that were "
@@ -206,11 +209,10 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     >>> import numpy as np
     >>> from distributed import Client
     >>> from sparsejac import RowSums, distributed
-    >>> client = Client(processes=False, n_workers=2, dashboard_address=None)
-    >>> blocks = client.scatter([np.ones((2, 3)), np.ones((1, 3))])
-    >>> RowSums(distributed.rows(blocks, client=client)).value([1.0, 2.0, 3.0])
+    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    ...     A = distributed.rows(client.scatter([np.ones((2, 3)), np.ones((1, 3))]))
+    ...     RowSums(A).value([1.0, 2.0, 3.0])
     array([ 6., 12., 18.])
-    >>> client.close()
     """
     timeout = _validation.nonnegative("timeout", timeout)
     if client is None:
@@ -493,6 +495,18 @@ def csr_blocks(builder: JacobianBuilder, x: ArrayLike) -> list[Any]:
     -----
     **Memory.** Nothing is computed here. A block takes as much on its worker as `tocsr` takes for
     the rows of A that the worker has.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from distributed import Client
+    >>> from sparsejac import JacobianBuilder, distributed
+    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
+    ...     blocks = distributed.csr_blocks(JacobianBuilder(A), [1.0, 2.0])
+    ...     print(blocks[1].compute().toarray())
+    [[2. 1.]
+     [0. 4.]]
     """
     backend, view, sent, implicit = _assembly_of(builder, x)
     assemble = dask.delayed(_csr_block, pure=False)
@@ -528,7 +542,7 @@ def _csr_block(part: RowsPart, view: View, x: NDArray[Any], implicit: bool) -> A
     )
 
 
-def write_csr(path: str | os.PathLike[str], builder: JacobianBuilder, x: ArrayLike) -> None:
+def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: ArrayLike) -> None:
     """Let the workers write J to a folder, as `sparsejac.io.write_csr_blocks` writes it.
 
     Parameters
@@ -551,6 +565,20 @@ def write_csr(path: str | os.PathLike[str], builder: JacobianBuilder, x: ArrayLi
     The folder has another name until it is complete.
 
     **Memory.** As for `csr_blocks` on each worker.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from distributed import Client
+    >>> from sparsejac import JacobianBuilder, distributed, io
+    >>> path = os.path.join(tempfile.mkdtemp(), "J")
+    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
+    ...     distributed.write_blocks(path, JacobianBuilder(A), [1.0, 2.0])
+    >>> print(io.read_matrix(path)[2:].toarray())
+    [[2. 1.]
+     [0. 4.]]
     """
     path = Path(path)
     backend, view, sent, implicit = _assembly_of(builder, x)

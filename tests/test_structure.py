@@ -3,6 +3,7 @@ docstring must say.
 """
 
 import ast
+import importlib.util
 import inspect
 import pickle
 import re
@@ -38,7 +39,17 @@ CHAIN = [
     ["_backends"],
     ["_operators"],
     ["_solvers"],
-    ["builder", "least_squares", "row_sums", "fitting", "scaling", "cool", "io", "testing"],
+    [
+        "builder",
+        "least_squares",
+        "row_sums",
+        "fitting",
+        "scaling",
+        "cool",
+        "io",
+        "testing",
+        "distributed",
+    ],
     ["__init__"],
     ["cli"],
     ["__main__"],
@@ -99,6 +110,17 @@ def test_only_the_kernels_import_numba():
     assert users == {"_kernels"}
 
 
+def test_one_module_imports_dask():
+    users = {
+        module
+        for module, path in MODULES.items()
+        if re.search(
+            r"^\s*(import|from) (dask|distributed)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert users == {"distributed"}
+
+
 def test_public_names():
     assert sparsejac.__all__ == [
         "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares",
@@ -109,7 +131,10 @@ def test_public_names():
 
 def public_functions():
     yield from [getattr(sparsejac, name) for name in sparsejac.__all__]
-    for module in (testing, io, cool):
+    modules = [testing, io, cool]
+    if importlib.util.find_spec("distributed") and importlib.util.find_spec("dask"):
+        modules.append(importlib.import_module("sparsejac.distributed"))
+    for module in modules:
         yield from (getattr(module, name) for name in module.__all__)
     members = {  # each once: operators inherit some
         member: None
@@ -171,16 +196,19 @@ def test_docstrings(documented):
             "csr_nbytes",
             "tocsr",
         )
-    if documented not in (
-        JacobianBuilder,
-        LeastSquares,
-        RowSums,
-        testing.assert_adjoint,
-        io.write_csr,
-        io.write_csr_blocks,
-        io.write_vector,
-        cool.write_weights,
-    ):
+    if (
+        documented
+        not in (
+            JacobianBuilder,
+            LeastSquares,
+            RowSums,
+            testing.assert_adjoint,
+            io.write_csr,
+            io.write_csr_blocks,
+            io.write_vector,
+            cool.write_weights,
+        )
+        and documented.__name__ != "write_blocks":
         assert "Returns" in bodies or "Yields" in bodies
     if documented.__name__ not in ("column_norms", "diagonal", "nonzeros"):
         assert "Raises" in bodies

@@ -10,7 +10,7 @@ import math
 DIRECT = 8  # partial sums that the client adds itself; of more of them, workers add a tree
 
 
-def arithmetic(*, k, entries, workers, threads, link, memory, rate, dense=False):
+def arithmetic(*, k, entries, workers, threads, link, memory, rate, dense=False, symmetric=False):
     """The numbers of a row, with `link` in bytes per second and `rate` in entries per second."""
     vector = 8 * k
     index = 0 if dense else (4 if max(k, entries / workers) < 2**31 else 8)
@@ -18,8 +18,8 @@ def arithmetic(*, k, entries, workers, threads, link, memory, rate, dense=False)
     part = entries / workers * (8 + index) + row_pointers
     # x and the partial sums of each thread, interleaved for a sparse A, and their total
     sums = vector * (1 + 2 * threads + 1)
-    levels = max(math.ceil(math.log2(workers / DIRECT)), 0)
-    arriving = vector * min(workers, math.ceil(workers / 2**levels))
+    levels = 0 if symmetric else max(math.ceil(math.log2(workers / DIRECT)), 0)
+    arriving = vector * (1 if symmetric else math.ceil(workers / 2**levels))
     # Workers send x on to each other, so that it reaches all of them in log2(workers) rounds.
     seconds = {
         "compute": entries / workers / threads / rate,
@@ -28,7 +28,7 @@ def arithmetic(*, k, entries, workers, threads, link, memory, rate, dense=False)
     }
     breaks = {
         "memory of a worker": (part + sums) / (0.6 * memory),
-        "memory of the client": 25 * vector / memory,
+        "memory of the client": (25 * vector + arriving) / memory,
     }
     return {
         "GB a worker": (part + sums) / 1e9,
@@ -52,6 +52,7 @@ def main():
     parser.add_argument("--memory", type=float, default=64.0, help="GB of each machine")
     parser.add_argument("--rate", type=float, default=1e8, help="entries a second and thread")
     parser.add_argument("--dense", action="store_true")
+    parser.add_argument("--symmetric", action="store_true", help="each worker returns its rows")
     given = vars(parser.parse_args())
     given["link"], given["memory"] = given["link"] * 1e9 / 8, given["memory"] * 1e9
     for name, value in arithmetic(**given).items():
