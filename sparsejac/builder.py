@@ -150,9 +150,15 @@ class JacobianBuilder:
     ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row
     may differ by their rounding, and by √k times the tolerance of one entry.
 
-    The builder keeps 40 k bytes. A pass takes ``workers + 1`` blocks of up to 8 MiB, each at least
-    a row of A and of the matrix that is aligned with it. It also takes up to four k-vectors for
-    each vector that it returns.
+    **On a cluster.** What `sparsejac.distributed.rows` returns is an A whose rows are on the
+    workers of a Dask cluster. F, the residuals and J v then stay there, as Dask arrays, and
+    ``J.T @ w`` also takes such a w. `tocsr`, `iter_csr` and `row_pairs` raise a MemoryError;
+    `sparsejac.distributed.csr_blocks` forms J on the workers. Maps have the same bits as in memory.
+    Sums differ by rounding, and depend on which rows are together, but not on the workers.
+
+    **Memory of a streamed A.** The builder keeps 40 k bytes. A pass takes ``workers + 1`` blocks of
+    up to 8 MiB, each at least a row of A and of the matrix that is aligned with it. It also takes
+    up to four k-vectors for each vector that it returns.
 
     Examples
     --------

@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends import cluster_parts as on_worker
-from ._backends.cluster import ClusterBackend, ClusterSource
+from ._backends.cluster import ClusterBackend
 from ._backends.cluster_parts import RowsPart, View
+from ._backends.cluster_source import ClusterSource
 from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
 from ._matrix import csr_folder, npy
 from ._operators.assembly import Assembly, canonical
@@ -245,7 +246,7 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
         ]
         parts.append(client.submit(_part, loaded, i0, k, **where))
         i0 += sum(block.rows for block in blocks[g0:g1])
-    return ClusterSource(transport, parts)
+    return ClusterSource(transport, parts, ClusterBackend)
 
 
 def _part(blocks: list[Any], i0: int, k: int) -> RowsPart:

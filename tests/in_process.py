@@ -5,8 +5,9 @@ import pickle
 
 import numpy as np
 
-from sparsejac._backends.cluster import ClusterSource
+from sparsejac._backends.cluster import ClusterBackend
 from sparsejac._backends.cluster_parts import make_part
+from sparsejac._backends.cluster_source import ClusterSource
 
 
 class Handle:
@@ -100,4 +101,4 @@ def rows(A, bounds):
         transport.call(make_part, Handle(moved(A[i0:i1])), i0, k, "A")
         for i0, i1 in itertools.pairwise(bounds)
     ]
-    return ClusterSource(transport, parts)
+    return ClusterSource(transport, parts, ClusterBackend)

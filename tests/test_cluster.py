@@ -5,6 +5,7 @@ the same A in memory.
 """
 
 import itertools
+import pickle
 
 import in_process
 import numpy as np
@@ -171,6 +172,12 @@ def test_solvers(form, bounds):
     here, there = (symmetric_scaling(A) for A in (M, in_process.rows(M, bounds)))
     assert (there.nit, there.n_products) == (here.nit, here.n_products)
     np.testing.assert_allclose(there.x, here.x, rtol=1e-12)
+
+
+def test_an_a_on_a_cluster_does_not_pickle():
+    builder = JacobianBuilder(in_process.rows(np.eye(3), [0, 2, 3]))
+    with pytest.raises(TypeError, match="an A on a cluster does not pickle"):
+        pickle.dumps(builder)
 
 
 def test_a_symmetric_a_sends_and_returns_one_vector():

@@ -5,7 +5,7 @@ no other entries. F has a row of its own for each entry of A, so a map of A cons
 the parts, which stay where they are. A reduction of A is the sum of those of the parts.
 
 This process holds k-vectors and sizes, and no pattern. What carries objects to workers is a
-`Transport`. A *handle* stands for an object that is on a worker.
+`Transport`.
 
 The bits of a sum depend on the parts alone, not on the workers that have them: the partial sums of
 the parts are added in the order of their rows, and those of many parts in a tree of fixed shape.
@@ -13,11 +13,10 @@ the parts are added in the order of their rows, and those of many parts in a tre
 
 from __future__ import annotations
 
-import itertools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -35,84 +34,13 @@ from .._matrix.source import Part, Source
 from .._system.forks import computed_once
 from .._validation import Settings
 from . import cluster_parts as on_worker
+from .cluster_source import ClusterSource, Handle
 from .failures import LostPartsError
 from .protocol import Backend
 
 _ATTEMPTS = 2  # how often a reduction begins anew
 _BY_ROWS = {"squares", "gradient", "curvature"}  # what a symmetric A sums up row by row
 _DIRECT = 8  # so many partial sums are added in this process, and more of them in a tree
-Handle = Any
-
-
-class Transport(Protocol):
-    """Carries objects to the workers of a cluster, and runs functions there."""
-
-    @property
-    def threads(self) -> int:
-        """How many threads a worker has."""
-
-    def put(self, part: Any) -> Handle:
-        """Move a part to one of the workers."""
-
-    def send(self, x: Any) -> Handle:
-        """Send a vector, which all workers will read."""
-
-    def call(self, function: Callable[..., Any], part: Any, *args: Any) -> Handle:
-        """Run a function where its first argument is. Arguments may be handles."""
-
-    def gather(self, handles: Sequence[Handle]) -> list[Any]:
-        """Wait for the objects, and return them."""
-
-    def has(self, handles: Sequence[Handle]) -> bool:
-        """Whether none of these objects is lost. One that can be made again is not."""
-
-    def is_array(self, value: object) -> bool:
-        """Whether this is an array on the workers."""
-
-    def array(self, blocks: Sequence[Handle], lengths: Sequence[int], like: NDArray[Any]) -> Any:
-        """Make an array on the workers of blocks of so many rows. `like` is an empty block."""
-
-    def blocks(self, array: Any, lengths: Sequence[int]) -> list[Handle]:
-        """Split an array on the workers into blocks of so many rows."""
-
-
-class ClusterSource(Source):
-    """A matrix whose rows are on the workers of a cluster, in parts."""
-
-    def __init__(self, transport: Transport, parts: Sequence[Handle]) -> None:
-        calls = [transport.call(on_worker.facts, part) for part in parts]
-        facts: list[on_worker.Facts] = transport.gather(calls)
-        self.transport, self.parts, self.k = transport, [*parts], facts[0].k
-        self.bounds = [0, *(each.rows[1] for each in facts)]
-        self.dtype = np.result_type(*(each.dtype for each in facts))
-        self.sparse = facts[0].sparse
-        self.max_row_nnz = max(each.max_row_nnz for each in facts)
-
-    @property
-    def backend(self) -> type[ClusterBackend]:
-        return ClusterBackend
-
-    def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass
-        return False
-
-    def check_outside(self) -> None:
-        calls = [
-            self.transport.call(on_worker.count_outside, part, self.uplo) for part in self.parts
-        ]
-        outside = sum(self.transport.gather(calls))
-        if outside and self.uplo:
-            raise _validation.outside_triangle(self.uplo, outside)
-
-    def parts_at(self, bounds: list[int]) -> list[Handle]:
-        """The parts of this matrix between these bounds of rows."""
-        if bounds == self.bounds:
-            return self.parts
-        own = list(zip(self.parts, self.bounds[:-1], self.bounds[1:], strict=True))
-        found = []
-        for i0, i1 in itertools.pairwise(bounds):
-            some = [part for part, b0, b1 in own if b0 < i1 and i0 < b1] or self.parts[:1]
-            found.append(self.transport.call(on_worker.joined, some, i0, i1))
-        return found
 
 
 class SizedPattern(Pattern):
@@ -170,6 +98,12 @@ class ClusterBackend(Backend):
         rows = np.diff(source.bounds) * source.k
         self.nnz_of_parts = [2 * e - d for e, d in zip(self._entries, diagonals, strict=True)]
         self.lengths = [*map(int, rows)] if self.implicit else [*self._entries]
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an A on a cluster does not pickle, as its rows belong to the client of this process: "
+            "load it anew with sparsejac.distributed.rows"
+        )
 
     @property
     def implicit(self) -> bool:
