@@ -25,12 +25,12 @@ from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric
 from .support import integers, slow_except
 
 pytest.importorskip("distributed", reason="Dask is an optional extra")
-import dask  # noqa: E402
-import dask.array as da  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
+import dask
+import dask.array as da
+from distributed import Client, LocalCluster
 
-from sparsejac import distributed  # noqa: E402
-from sparsejac._backends import failures  # noqa: E402
+from sparsejac import distributed
+from sparsejac._backends import failures
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="signals of POSIX are sent"),
@@ -115,12 +115,12 @@ def pids(client):
     return client.run(os.getpid)
 
 
-def all_alive(client, without=()):
-    """Wait for two workers that are none of those processes, and return their processes."""
+def all_alive(client, without=(), count=2):
+    """Wait for workers that are none of those processes, and return their processes."""
     while True:
         with contextlib.suppress(Exception):  # a worker dies, or begins, while it is asked
             found = [*pids(client).values()]
-            if len(found) == 2 and not {*found} & {*without}:
+            if len(found) == count and not {*found} & {*without}:
                 return found
         time.sleep(0.1)
 
@@ -234,7 +234,11 @@ def on_cluster(Y, how, client):
 @pytest.mark.parametrize("M", [S, D], ids=["sparse", "dense"])
 @pytest.mark.parametrize("how", ["cluster", "memory"])
 def test_fit(client, M, how):
-    Y = M * np.outer(RANDOM + 0.5, RANDOM + 0.5) if M is D else scipy.sparse.csr_array(M.multiply(M))
+    Y = (
+        M * np.outer(RANDOM + 0.5, RANDOM + 0.5)
+        if M is D
+        else scipy.sparse.csr_array(M.multiply(M))
+    )
     A = distributed.rows(client.scatter(blocks(M)))
     here, there = fit(M, Y), fit(A, on_cluster(Y, how, client))
     assert there.success
@@ -265,7 +269,9 @@ def test_graph_enron(client, real_data, tmp_path):
     M = scipy.sparse.csr_array(scipy.sparse.load_npz(real_data("graph_enron.npz")))
     M = M.astype(np.float64)
     k = M.shape[0]
-    io.write_csr_blocks(tmp_path / "A", ((i, M[i : i + 5000]) for i in range(0, k, 5000)), shape=M.shape)
+    io.write_csr_blocks(
+        tmp_path / "A", ((i, M[i : i + 5000]) for i in range(0, k, 5000)), shape=M.shape
+    )
     A = distributed.rows(tmp_path / "A")
     x = np.random.default_rng(0).uniform(0.5, 1.5, k)
     Y = JacobianBuilder(M, rows="stored").value(x)
@@ -273,9 +279,7 @@ def test_graph_enron(client, real_data, tmp_path):
     assert one.nit == other.nit
     np.testing.assert_allclose(other.x, one.x, rtol=0, atol=1e-12)
     B = scipy.sparse.csr_array(M + scipy.sparse.eye_array(k))
-    one, other = (
-        symmetric_scaling(each) for each in (B, distributed.rows([dask.delayed(B)]))
-    )
+    one, other = (symmetric_scaling(each) for each in (B, distributed.rows([dask.delayed(B)])))
     assert one.nit == other.nit
     np.testing.assert_allclose(other.x, one.x, rtol=0, atol=1e-12)
 
@@ -332,8 +336,10 @@ def test_csr_blocks(client, rows):
         lambda builder: builder.row_pairs(),
         lambda builder: builder.operator(X).normal().tocsr(),
         lambda builder: builder.hessian(np.ones(builder.shape[0])).toarray(),
+        lambda builder: builder._rows.map("value"),
+        lambda builder: builder._rows.values(),
     ],
-    ids=["tocsr", "iter_csr", "row_pairs", "normal().tocsr", "hessian().toarray"],
+    ids=["tocsr", "iter_csr", "row_pairs", "normal().tocsr", "hessian().toarray", "map", "values"],
 )
 def test_what_would_come_here_is_refused(client, operation):
     A = distributed.rows(client.scatter(blocks(S)))
@@ -348,7 +354,9 @@ def problem_on_disk(folder):
     """A, Y and the result of `fit`, and the paths of A and Y."""
     Y = S.multiply(S).tocsr()
     for name, M in (("A", S), ("Y", Y)):
-        io.write_csr_blocks(folder / name, ((i, M[i : i + 7]) for i in range(0, K, 7)), shape=S.shape)
+        io.write_csr_blocks(
+            folder / name, ((i, M[i : i + 7]) for i in range(0, K, 7)), shape=S.shape
+        )
     return fit(S, Y), folder / "A", folder / "Y"
 
 
@@ -386,9 +394,7 @@ def test_killed_workers_without_nanny(own_cluster, tmp_path, count):
     with contextlib.ExitStack() as stack:
 
         def begin():
-            worker = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(worker.wait)
             stack.callback(worker.kill)
 
@@ -406,40 +412,37 @@ def test_killed_workers_without_nanny(own_cluster, tmp_path, count):
 
 def test_lost_blocks(own_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(failures.tempfile, "tempdir", str(tmp_path))
-    client, dead = own_cluster(), []
-    lost = pytest.raises(failures.LostPartsError, match="blocks that were scattered cannot be made")
+    client, dead, at = own_cluster(n_workers=1), [], []  # two workers may both have a block
+    error = failures.LostPartsError, "blocks that were scattered cannot be made again"
 
     def scattered():
-        all_alive(client, dead)
-        victim = min(pids(client))
-        return client.scatter(blocks(S), workers=[victim], hash=False), victim
+        all_alive(client, dead, count=1)
+        return client.scatter(blocks(S), hash=False)
 
-    def kill(victim):
-        dead.append(pids(client)[victim])
-        os.kill(dead[-1], signal.SIGKILL)
+    def kill():
+        (victim,) = pids(client).values()
+        dead.append(victim)
+        os.kill(victim, signal.SIGKILL)
 
-    future, victim = scattered()
-    A = distributed.rows(future)
-    builder = JacobianBuilder(A)
-    kill(victim)
-    with lost:
+    lost = scattered()
+    builder = JacobianBuilder(distributed.rows(lost))
+    kill()
+    with pytest.raises(error[0], match=error[1]):
         builder.operator(X).T @ np.ones(builder.shape[0])
-    future, victim = scattered()
-    kill(victim)
-    with lost:
-        distributed.rows(future)
-    future, victim = scattered()
-    A = distributed.rows(future)
-    at = []
+    lost = scattered()
+    kill()
+    with pytest.raises(error[0], match=error[1]):
+        distributed.rows(lost)
+    A = distributed.rows(scattered())
 
     def callback(result):
         at.append(result.x)
         if len(at) == 2:
-            kill(victim)
+            kill()
 
     with pytest.raises(RuntimeError, match="the last x is kept") as caught:
         fit(A, S.multiply(S).tocsr(), callback=callback)
-    assert isinstance(caught.value, failures.LostPartsError)
+    assert isinstance(caught.value, error[0])
     np.testing.assert_array_equal(last_x(caught.value), at[-1])
 
 
@@ -454,10 +457,12 @@ def last_x(error):
 def test_stopped_worker(own_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(failures.tempfile, "tempdir", str(tmp_path))
     client = own_cluster()
-    A = distributed.rows(client.scatter(blocks(S)), timeout=3)
-    sums, Y, victim = RowSums(A), S.multiply(S).tocsr(), min(pids(client).values())
-    compare(A, S, "stored")
-    stopped = []
+    Y, victim, stopped = S.multiply(S).tocsr(), min(pids(client).values()), []
+    for timeout in (60, 3):  # the first operations load the kernels
+        A = distributed.rows(client.scatter(blocks(S)), timeout=timeout)
+        sums = RowSums(A)
+        compare(A, S, "stored")
+        fit(A, Y)
 
     def stop(result=None):
         if result is None or result.nit >= 2:
@@ -466,7 +471,7 @@ def test_stopped_worker(own_cluster, tmp_path, monkeypatch):
 
     def refused(operation):
         try:
-            with pytest.raises(TimeoutError, match="distributed.scheduler.worker-ttl") as caught:
+            with pytest.raises(TimeoutError, match=r"distributed\.scheduler\.worker-ttl") as caught:
                 operation()
             assert 2 < time.monotonic() - stopped[0] < 3 + 10
         finally:
@@ -520,3 +525,281 @@ def test_lost_vectors(own_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed._DaskTransport, "send", lost)
     np.testing.assert_array_equal(sums.value(X), RowSums(S).value(X))
     assert len(dead) == 2
+
+
+# --- what is refused
+
+
+def large_npy(folder, worker):
+    """A file of 1.6 times what workers may hold. It is a hole, and takes no disk."""
+    k = int(np.sqrt(1.6 * 2 * worker / 8))
+    np.lib.format.open_memmap(folder / "large.npy", "w+", np.float64, (k, k))
+    return folder / "large.npy"
+
+
+def test_worker_that_is_too_small(client, tmp_path, monkeypatch):
+    limit = min(
+        each["memory_limit"] for each in distributed._DaskTransport(client, 1).workers.values()
+    )
+    monkeypatch.setattr(distributed, "_SHARE", 0.6 * 2**28 / limit)  # as if it were 256 MiB
+    loaded = pytest.fail
+    monkeypatch.setattr(client, "submit", lambda *_, **__: loaded("something is loaded"))
+    monkeypatch.setattr(client, "compute", lambda *_, **__: loaded("something is loaded"))
+    path = large_npy(tmp_path, 0.6 * 2**28)
+    lazy = da.from_array(np.load(path, mmap_mode="r"), chunks=(1000, -1))
+    for form in (path, lazy):
+        with pytest.raises(MemoryError, match=r"more than 60 % of its memory limit of"):
+            distributed.rows(form)
+
+
+def test_worker_of_little_memory(own_cluster, tmp_path):
+    client = own_cluster(memory_limit="600MiB")
+    path = large_npy(tmp_path, 0.6 * 600 * 2**20)
+    with pytest.raises(MemoryError, match=r"a worker would hold .* memory limit of .*600\.0 MiB"):
+        distributed.rows(path)
+    assert not client.cluster.scheduler.tasks
+    part = dask.delayed(np.ones)((10, 10))
+    np.testing.assert_array_equal(RowSums(distributed.rows([part])).value(np.ones(10)), 10.0)
+
+
+def save(folder, name, M, **how):
+    np.save(folder / name, M)
+    return folder / name
+
+
+def save_npz(folder, *shapes):
+    for number, shape in enumerate(shapes):
+        scipy.sparse.save_npz(folder / f"{number}.npz", scipy.sparse.csr_array(shape))
+    return str(folder / "*.npz")
+
+
+def not_npz(folder):
+    np.savez(folder / "a.npz", a=1)
+    return str(folder / "*.npz")
+
+
+def no_zip(folder):
+    (folder / "a.npz").write_bytes(b"none")
+    return folder / "*.npz"
+
+
+def wide_folder(folder):
+    io.write_csr_blocks(folder / "A", [(0, S[:5])], shape=(5, K))
+    return folder / "A"
+
+
+def wide_zarr(folder):
+    zarr = pytest.importorskip("zarr", reason="Zarr is optional")
+    return zarr.create_array(folder / "A.zarr", shape=(5, K), dtype="f8")
+
+
+def scattered(*blocks):
+    return distributed.distributed.get_client().scatter(list(blocks), hash=False)
+
+
+NOT_ROWS = {
+    "in memory": (
+        lambda _: S,
+        TypeError,
+        "got scipy.csr_array: an A in the memory of this process",
+    ),
+    "a list of arrays": (lambda _: [D], TypeError, r"A\[0\] must be a future or a delayed block"),
+    "an empty list": (lambda _: [], ValueError, "at least one block of rows"),
+    "other columns": (
+        lambda _: scattered(D, D[:, :5]),
+        ValueError,
+        r"same number of columns, got \[60, 5\]",
+    ),
+    "a vector as a block": (lambda _: scattered(X), ValueError, "must have two dimensions"),
+    "too few rows": (lambda _: scattered(D[:9]), ValueError, "blocks of 9 rows with 60 columns"),
+    "strings": (
+        lambda _: scattered(np.full((2, 2), "a")),
+        TypeError,
+        "A must have a dtype among",
+    ),
+    "a wide Dask array": (
+        lambda _: da.ones((5, 6)),
+        ValueError,
+        r"square matrix, got shape \(5, 6\)",
+    ),
+    "chunks of half rows": (
+        lambda _: da.ones((6, 6), chunks=(6, 3)),
+        ValueError,
+        r"whole rows, and it has 2 of them .* pass A\.rechunk",
+    ),
+    "a wide .npy": (lambda d: save(d, "A.npy", D[:5]), ValueError, r"got shape \(5, 60\)"),
+    "Fortran order": (
+        lambda d: save(d, "A.npy", np.asfortranarray(D)),
+        ValueError,
+        "Fortran order, and its rows lie apart: write it in C order",
+    ),
+    "no file": (lambda d: d / "no.npy", FileNotFoundError, r"no\.npy"),
+    "no folder": (
+        lambda d: d / "no",
+        ValueError,
+        "no folder of write_csr_blocks, and no Zarr array",
+    ),
+    "no match": (lambda d: d / "no-*.npz", ValueError, "no file matches"),
+    "no .npz": (not_npz, ValueError, r"a\.npz is not a sparse matrix of scipy\.sparse\.save_npz"),
+    "no zip file": (
+        no_zip,
+        ValueError,
+        r"a\.npz is not a sparse matrix of scipy\.sparse\.save_npz",
+    ),
+    "other .npz": (
+        lambda d: save_npz(d, (3, 5), (2, 4)),
+        ValueError,
+        r"same number of columns, got \[4, 5\]",
+    ),
+    "a wide .npz": (lambda d: save_npz(d, (3, 5)), ValueError, "blocks of 3 rows with 5 columns"),
+    "a wide folder": (wide_folder, ValueError, r"square matrix, got shape \(5, 60\)"),
+    "a wide Zarr array": (wide_zarr, ValueError, r"square matrix, got shape \(5, 60\)"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ROWS)
+def test_what_is_no_rows(client, tmp_path, name):
+    make, error, message = NOT_ROWS[name]
+    with pytest.raises(error, match=message):
+        distributed.rows(make(tmp_path))
+
+
+def with_number(M, i, j, value):
+    M = M.toarray() if scipy.sparse.issparse(M) else M.copy()
+    M[i, j] = value
+    return scattered(M[:25], M[25:])
+
+
+STAR = scipy.sparse.csr_array(np.pad(np.zeros((3, 3)), ((1, 0), (1, 0)), constant_values=1.0))
+
+NOT_DONE = {
+    "a Dask array as A": (
+        lambda: JacobianBuilder(da.ones((3, 3))),
+        TypeError,
+        r"A is a Dask collection.*pass sparsejac\.distributed\.rows\(A\)",
+    ),
+    "a Dask array as Y": (
+        lambda: fit(distributed.rows(scattered(S)), da.from_array(D)),
+        TypeError,
+        r"Y is a Dask collection.*pass sparsejac\.distributed\.rows\(Y\)",
+    ),
+    "a Dask vector as Y of an A in memory": (
+        lambda: fit(D, da.ones(K * K)),
+        TypeError,
+        r"Y must be a NumPy array.* got dask\.Array: pass np\.asarray\(Y\)",
+    ),
+    "delayed as A": (lambda: JacobianBuilder(dask.delayed(S)), TypeError, "A is a Dask collection"),
+    "Y alone on the cluster": (
+        lambda: fit(S, distributed.rows(scattered(S))),
+        ValueError,
+        "Y is on the workers of a cluster, and A is not",
+    ),
+    "Y of another size": (
+        lambda: fit(distributed.rows(scattered(S)), distributed.rows(scattered(np.ones((3, 3))))),
+        ValueError,
+        "Y must be a 60x60 matrix as A is, got 3x3",
+    ),
+    "a Dask Y of another length": (
+        lambda: fit(distributed.rows(scattered(D)), da.ones(7)),
+        ValueError,
+        r"or a vector of length 3600 in the order of J's rows, got shape \(7,\)",
+    ),
+    "a Dask Y with NaN": (
+        lambda: fit(distributed.rows(scattered(D)), da.full(K * K, np.nan)),
+        ValueError,
+        "Y must be finite",
+    ),
+    "a Dask w of another length": (
+        lambda: JacobianBuilder(distributed.rows(scattered(D))).operator(X).T @ da.ones(7),
+        ValueError,
+        r"x must have shape \(3600,\) or \(3600, c\), got \(7,\)",
+    ),
+    "Dask weights of another length": (
+        lambda: JacobianBuilder(distributed.rows(scattered(D))).hessian(da.ones(7)),
+        ValueError,
+        r"w must have shape \(3600,\) or \(3600, c\), got \(7,\)",
+    ),
+    "csr_blocks in memory": (
+        lambda: distributed.csr_blocks(JacobianBuilder(S), X),
+        TypeError,
+        r"builder must have an A of sparsejac\.distributed\.rows, got one in this process",
+    ),
+    "J by columns": (
+        lambda: JacobianBuilder(distributed.rows(scattered(D)), order="F").value(X),
+        ValueError,
+        "order",
+    ),
+    "blocks of J by columns": (
+        lambda: distributed.csr_blocks(
+            JacobianBuilder(distributed.rows(scattered(D)), order="F"), X
+        ),
+        ValueError,
+        "order",
+    ),
+    "products with J by columns": (
+        lambda: (
+            JacobianBuilder(distributed.rows(scattered(D)), order="F").operator(X).T
+            @ np.ones(K * K)
+        ),
+        ValueError,
+        "order",
+    ),
+    "NaN": (
+        lambda: JacobianBuilder(distributed.rows(with_number(D, 31, 7, np.nan))),
+        ValueError,
+        r"A must be finite, but A\[31, 7\] = nan",
+    ),
+    "A that is not symmetric": (
+        lambda: symmetric_scaling(distributed.rows(with_number(D, 31, 7, 99.0))),
+        ValueError,
+        r"needs a symmetric A, but the products of row 7 and of column 7 .* differ by",
+    ),
+    "the lower triangle, and more": (
+        lambda: JacobianBuilder(distributed.rows(scattered(S)), rows="upper", uplo="L"),
+        ValueError,
+        "entries above its diagonal",
+    ),
+    "negative entries": (
+        lambda: symmetric_scaling(distributed.rows(with_number(np.ones((K, K)), 31, 31, -1.0))),
+        ValueError,
+        r"no negative entries, but A\[31, 31\] = -1\.0",
+    ),
+    "a matrix of support": (
+        lambda: symmetric_scaling(distributed.rows(scattered(STAR)), support="check"),
+        MemoryError,
+        "the examination of A's support",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DONE)
+def test_what_is_refused(client, name):
+    operation, error, message = NOT_DONE[name]
+    with pytest.raises(error, match=message):
+        operation()
+
+
+def test_without_client_or_workers(own_cluster, monkeypatch):
+    empty = own_cluster(n_workers=0)
+    with pytest.raises(ValueError, match="has no workers: start some"):
+        distributed.rows([dask.delayed(D)], client=empty)
+
+    def none():
+        raise ValueError
+
+    monkeypatch.setattr(distributed.distributed, "get_client", none)
+    with pytest.raises(ValueError, match=r"there is no Dask client: make one"):
+        distributed.rows([dask.delayed(D)])
+
+
+def test_without_dask(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    spec = importlib.util.find_spec("sparsejac.distributed")
+    with pytest.raises(ImportError, match=r"install the extra, sparsejac-hadamard\[dask\]"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_without_zarr(client, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ValueError, match="and Zarr is not installed"):
+        distributed.rows(tmp_path)

@@ -96,12 +96,32 @@ class Beside(NamedTuple):
         return int(self.numbers.values.nbytes)
 
 
+# --- blocks of rows
+
+
+def columns(block: Any) -> int:
+    if getattr(block, "ndim", 0) != 2:
+        raise ValueError("a block of A must have two dimensions, got " + type(block).__name__)
+    return int(block.shape[1])
+
+
+def size(block: Any) -> tuple[int, int]:
+    itemsize = block.dtype.itemsize
+    if scipy.sparse.issparse(block):
+        return int(block.shape[0]), int(block.nnz) * (itemsize + 4)
+    return int(block.shape[0]), int(block.size) * itemsize
+
+
 # --- parts
 
 
 def make_part(block: Any, i0: int, k: int, name: str) -> RowsPart:
     """A part that has the rows of a dense or sparse block, from row i0 on."""
     return RowsPart(rows_source(block, i0, k, name))
+
+
+def loaded_part(blocks: Sequence[Any], i0: int, k: int) -> RowsPart:
+    return make_part(stacked(blocks), i0, k, "A")
 
 
 def facts(part: RowsPart) -> Facts:
