@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import scipy.sparse
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
 
+from . import in_process
 from .support import integers, slow_except
 
 pytest.importorskip("distributed", reason="Dask is an optional extra")
@@ -219,6 +221,33 @@ def test_moved_parts(own_cluster, dtype):
     client.retire_workers([min(holders)])
     compare(A["S"], S, "upper")
     compare(A["D"], D, "upper")
+
+
+def at_odd_addresses(value):
+    """A copy as pickles of protocol 5 deliver it."""
+    buffers = []
+    data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    raw = [in_process.moved(np.frombuffer(buffer, np.uint8)) for buffer in buffers]
+    return pickle.loads(data, buffers=raw)
+
+
+@pytest.mark.parametrize("M", [S, D], ids=["sparse", "dense"])
+def test_parts_and_numbers_at_odd_addresses(M):
+    """Compiled code reads wrong numbers from an address that is no multiple of their size."""
+    whole = in_process.rows(M, [0, 25, K])
+    builder = JacobianBuilder(whole, rows="stored")
+    targets = [builder._rows.aligned(in_process.rows(2 * M, [0, 25, K]))]
+    targets.append(builder._rows.weights(np.ones(builder.shape[0]), np.dtype(np.float64)))
+    beside = [part.value for target in targets for part in target.parts]
+    for part in [handle.value for handle in whole.parts] + beside:
+        moved = at_odd_addresses(part)
+        held = moved.source if hasattr(moved, "source") else moved.numbers
+        for name in ("values", "columns", "indptr"):
+            if (array := getattr(held, name, None)) is not None:
+                assert array.flags.aligned
+                own = part.source if hasattr(part, "source") else part.numbers
+                np.testing.assert_array_equal(array, getattr(own, name))
+                assert array.flags.writeable <= getattr(own, name).flags.writeable
 
 
 # --- solvers
@@ -481,6 +510,9 @@ def test_stopped_worker(own_cluster, tmp_path, monkeypatch):
         return caught.value
 
     refused(lambda: [stop(), sums.value(X)])
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "_INLINE", 64)
+        refused(lambda: [stop(), *(sums.value(X) for _ in range(2))])  # one is sent to each worker
     last_x(refused(lambda: fit(A, Y, callback=stop)))
     last_x(refused(lambda: symmetric_scaling(A, callback=stop)))
 

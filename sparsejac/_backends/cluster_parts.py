@@ -7,7 +7,7 @@ any address, where compiled code would read wrong numbers. It is copied then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class RowsPart:
         self._backends: dict[str, ThreadBackend] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowsPart, (self.source,)
+        return _landed, (RowsPart, self.source)
 
     def __sizeof__(self) -> int:
         """The bytes of its arrays. A scheduler must know what it would take to move them."""
@@ -92,8 +92,22 @@ class Beside(NamedTuple):
 
     numbers: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _landed, (Beside, self.numbers)
+
     def __sizeof__(self) -> int:
         return int(self.numbers.values.nbytes)
+
+
+def _landed(kind: Callable[[Any], Any], held: Any) -> Any:
+    """What has come from another worker. Its arrays may lie at any address."""
+    for name in ("values", "columns", "indptr"):
+        array = getattr(held, name, None)
+        if isinstance(array, np.ndarray) and not array.flags.aligned:
+            there = array.copy()
+            there.flags.writeable = array.flags.writeable
+            setattr(held, name, there)
+    return kind(held)
 
 
 # --- blocks of rows
