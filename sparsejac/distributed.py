@@ -6,17 +6,15 @@ an A or a Y.
 
 from __future__ import annotations
 
-import glob
 import itertools
 import logging
 import os
 import uuid
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -25,10 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from . import _validation
 from ._backends import cluster_parts as on_worker
 from ._backends.cluster import ClusterBackend
+from ._backends.cluster_files import Block, of_path, of_rows
 from ._backends.cluster_parts import RowsPart, View
 from ._backends.cluster_source import ClusterSource
 from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
-from ._matrix import csr_folder, npy
 from ._operators.assembly import Assembly, canonical
 from ._system.outputs import check_output_folder, complete_or_absent_folder
 from .builder import JacobianBuilder
@@ -36,7 +34,9 @@ from .builder import JacobianBuilder
 try:
     import dask
     import dask.array
+    import dask.sizeof
     import distributed
+    from distributed.client import FutureCancelledError, FuturesCancelledError
 except ImportError as error:
     raise ImportError(
         "sparsejac.distributed needs Dask: install the extra, sparsejac-hadamard[dask]"
@@ -46,7 +46,7 @@ __all__ = ["csr_blocks", "rows", "write_blocks"]
 
 _INLINE = 2**26  # a vector of more bytes is scattered: the scheduler would copy it with the task
 _SHARE = 0.6  # of a worker's memory that its part may take: products need room for k-vectors
-_ROWS = 4  # the kernels of sums take so many dense rows at a time
+_ATTEMPTS = 3  # how often a vector is scattered
 _logger = logging.getLogger("sparsejac")
 
 
@@ -66,14 +66,13 @@ class _DaskTransport:
         return min((each["nthreads"] for each in self.workers.values()), default=1)
 
     def put(self, part: Any) -> Any:
-        return self._client.scatter(part, hash=False)
-
-    def send(self, x: Any) -> Any:
-        # The result of a task is made again if its worker dies. A scattered vector is lost then.
-        if getattr(x, "nbytes", 0) > _INLINE:
-            return self._client.scatter(x, hash=False, direct=True)
+        # The result of a task is made again if its worker dies. What is scattered is lost then.
+        if dask.sizeof.sizeof(part) > _INLINE:
+            return self._scattered(part)
         with _quiet():
-            return self._client.submit(_itself, x, pure=False)
+            return self._client.submit(_itself, part, pure=False)
+
+    send = put
 
     def call(self, function: Callable[..., Any], part: Any, *args: Any) -> Any:
         with _quiet():
@@ -81,23 +80,16 @@ class _DaskTransport:
 
     def gather(self, handles: Sequence[Any]) -> list[Any]:
         try:
+            # Without `wait`, Dask logs errors of tasks that `gather` leaves behind.
             distributed.wait(handles, timeout=self._timeout)
-        except (TimeoutError, distributed.TimeoutError):
+            return list(self._waited(self._client.gather, list(handles), direct=True))
+        except TimeoutError:
             self._client.cancel(handles, force=True)
-            raise BackendTimeoutError(
-                f"the workers did not answer within timeout={self._timeout:g} seconds: a worker "
-                "that is stopped counts as alive for as long as the setting "
-                "distributed.scheduler.worker-ttl says; restart it, or pass more time to "
-                "sparsejac.distributed.rows"
-            ) from None
-        try:
-            # Directly from the workers, or where that is impossible through the scheduler.
-            return list(self._client.gather(handles, direct=True))
-        except distributed.client.FutureCancelledError as error:
+            raise self._late() from None
+        except (FutureCancelledError, FuturesCancelledError) as error:
             raise LostPartsError(
-                f"a part of the matrix was lost with its worker ({error}): blocks that were "
-                "scattered cannot be made again; pass paths, Dask arrays or delayed blocks, which "
-                "can"
+                "a part of the matrix was lost with its worker: blocks that were scattered cannot "
+                "be made again; pass paths, Dask arrays or delayed blocks, which can"
             ) from error
         except distributed.KilledWorker as error:
             raise WorkersDiedError(
@@ -105,8 +97,34 @@ class _DaskTransport:
                 "the memory limit of a worker; take more workers, or give them more memory"
             ) from error
 
+    def _scattered(self, value: Any) -> Any:
+        for _ in range(_ATTEMPTS):
+            # The worker that was chosen may be dead, which the scheduler does not know yet.
+            with suppress(distributed.comm.CommClosedError):
+                return self._waited(self._client.scatter, value, hash=False, direct=True)
+        raise LostPartsError("a vector was not sent, as workers died one after the other")
+
+    def _waited(self, method: Callable[..., Any], *args: Any, **how: Any) -> Any:
+        """Call a method of the client. Its own time limits do not bound all that it waits for."""
+
+        async def called() -> Any:
+            return await method(*args, asynchronous=True, **how)
+
+        try:
+            return self._client.sync(called, callback_timeout=self._timeout)
+        except TimeoutError:
+            raise self._late() from None
+
+    def _late(self) -> BackendTimeoutError:
+        return BackendTimeoutError(
+            f"the workers did not answer within timeout={self._timeout:g} seconds: a worker that "
+            "is stopped counts as alive for as long as the setting "
+            "distributed.scheduler.worker-ttl says; restart it, or pass more time to "
+            "sparsejac.distributed.rows"
+        )
+
     def has(self, handles: Sequence[Any]) -> bool:
-        return all(each.status not in ("cancelled", "lost", "error") for each in handles)
+        return all(each.status not in ("cancelled", "error") for each in handles)
 
     # --- arrays
 
@@ -145,16 +163,6 @@ def _itself(x: Any) -> Any:
 
 
 # --- the blocks of a matrix
-
-
-class _Block(NamedTuple):
-    """Some rows of A before they are loaded: a future of them, or what a worker calls."""
-
-    rows: int
-    nbytes: int
-    future: Any = None
-    load: Callable[..., Any] | None = None
-    args: tuple[Any, ...] = ()
 
 
 def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource:
@@ -210,7 +218,7 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     >>> import numpy as np
     >>> from distributed import Client
     >>> from sparsejac import RowSums, distributed
-    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     ...     A = distributed.rows(client.scatter([np.ones((2, 3)), np.ones((1, 3))]))
     ...     RowSums(A).value([1.0, 2.0, 3.0])
     array([ 6., 12., 18.])
@@ -235,22 +243,23 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     groups = _groups([block.nbytes for block in blocks], len(addresses))
     held = [sum(block.nbytes for block in blocks[g0:g1]) for g0, g1 in groups]
     _check_memory(max(held), transport)
-    parts, i0 = [], 0
+    given = client.compute([block.given for block in blocks])
+    parts, placed, i0 = [], [], 0
     for number, (g0, g1) in enumerate(groups):
-        address = addresses[number % len(addresses)]
         # Parts of A and Y go to the same workers, unless one of them is gone.
-        where = {"workers": [address], "allow_other_workers": True, "pure": False}
-        loaded = [
-            block.future if block.load is None else client.submit(block.load, *block.args, **where)
-            for block in blocks[g0:g1]
-        ]
-        parts.append(client.submit(_part, loaded, i0, k, **where))
+        where = {"workers": addresses[number], "allow_other_workers": True, "pure": False}
+        for g in range(g0, g1):
+            if blocks[g].load is not None:
+                given[g] = client.submit(blocks[g].load, *blocks[g].args, **where)
+                placed.append(given[g])
+        parts.append(client.submit(on_worker.loaded_part, given[g0:g1], i0, k, **where))
         i0 += sum(block.rows for block in blocks[g0:g1])
-    return ClusterSource(transport, parts, ClusterBackend)
-
-
-def _part(blocks: list[Any], i0: int, k: int) -> RowsPart:
-    return on_worker.make_part(on_worker.stacked(blocks), i0, k, "A")
+    placed += parts
+    source = ClusterSource(transport, parts, ClusterBackend)
+    # Once the workers of a task are gone, a new worker does not take it, allowed or not.
+    free = {future.key: None for future in placed}
+    client.sync(client.scheduler.set_restrictions, worker=free, callback_timeout=timeout)
+    return source
 
 
 def _groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
@@ -282,23 +291,23 @@ def _check_memory(nbytes: int, transport: _DaskTransport) -> None:
 
 def _blocks_of(
     A: Any, client: Any, transport: _DaskTransport, count: int
-) -> tuple[list[_Block], int]:
+) -> tuple[list[Block], int]:
     """The blocks of A, and its number of columns."""
     if isinstance(A, dask.array.Array):
         return _of_array(A, client, transport)
     if isinstance(A, (list, tuple)):
         return _of_list(A, client, transport)
     if isinstance(A, (str, os.PathLike)):
-        return _of_path(os.fsdecode(A), count)
+        return of_path(os.fsdecode(A), count)
     if type(A).__module__.partition(".")[0] == "zarr":
-        return _of_rows(A, count)
+        return of_rows(A, count)
     raise TypeError(
         "A must be a Dask array, a list of futures or delayed blocks, or a path, got "
         f"{_validation.type_name(A)}: an A in the memory of this process needs no cluster"
     )
 
 
-def _of_array(A: Any, client: Any, transport: _DaskTransport) -> tuple[list[_Block], int]:
+def _of_array(A: Any, client: Any, transport: _DaskTransport) -> tuple[list[Block], int]:
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"A must be a square matrix, got shape {A.shape}")
     if A.numblocks[1] != 1:
@@ -307,15 +316,15 @@ def _of_array(A: Any, client: Any, transport: _DaskTransport) -> tuple[list[_Blo
             'side: pass A.rechunk({0: "auto", 1: -1})'
         )
     k = int(A.shape[1])
-    futures = client.compute(list(A.to_delayed().ravel()))
+    chunks = list(A.to_delayed().ravel())
     if scipy.sparse.issparse(A._meta):
-        return _of_futures(futures, transport), k
+        return _of_futures(client.compute(chunks), transport), k
     row = k * A.dtype.itemsize
     counts = map(int, A.chunks[0])
-    return [_Block(n, n * row, future) for n, future in zip(counts, futures, strict=True)], k
+    return [Block(n, n * row, chunk) for n, chunk in zip(counts, chunks, strict=True)], k
 
 
-def _of_list(A: Sequence[Any], client: Any, transport: _DaskTransport) -> tuple[list[_Block], int]:
+def _of_list(A: Sequence[Any], client: Any, transport: _DaskTransport) -> tuple[list[Block], int]:
     for number, block in enumerate(A):
         if not (isinstance(block, distributed.Future) or dask.is_dask_collection(block)):
             raise TypeError(
@@ -325,146 +334,15 @@ def _of_list(A: Sequence[Any], client: Any, transport: _DaskTransport) -> tuple[
     if not A:
         raise ValueError("A must have at least one block of rows, got an empty list")
     futures = [client.compute(block) if dask.is_dask_collection(block) else block for block in A]
-    columns = transport.gather([transport.call(_columns, each) for each in futures])
+    columns = transport.gather([transport.call(on_worker.columns, each) for each in futures])
     if len(set(columns)) != 1:
         raise ValueError(f"the blocks of A must have the same number of columns, got {columns}")
     return _of_futures(futures, transport), columns[0]
 
 
-def _of_futures(futures: Sequence[Any], transport: _DaskTransport) -> list[_Block]:
-    found = transport.gather([transport.call(_size, each) for each in futures])
-    return [_Block(n, nbytes, each) for (n, nbytes), each in zip(found, futures, strict=True)]
-
-
-def _columns(block: Any) -> int:
-    if getattr(block, "ndim", 0) != 2:
-        raise ValueError("a block of A must have two dimensions, got " + type(block).__name__)
-    return int(block.shape[1])
-
-
-def _size(block: Any) -> tuple[int, int]:
-    itemsize = block.dtype.itemsize
-    if scipy.sparse.issparse(block):
-        return int(block.shape[0]), int(block.nnz) * (itemsize + 4)
-    return int(block.shape[0]), int(block.size) * itemsize
-
-
-# --- what workers read
-
-
-def _of_path(path: str, count: int) -> tuple[list[_Block], int]:
-    if glob.has_magic(path):
-        return _of_npz(sorted(glob.glob(path)), path)  # noqa: PTH207  # it may have folders
-    path = str(Path(path).absolute())
-    if path.endswith(".npy"):
-        shape, in_columns, dtype = _header(Path(path))
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"A must be a square matrix, got shape {shape}")
-        if in_columns and shape[0] > 1:
-            raise ValueError(
-                f"{path} is in Fortran order, and its rows lie apart: write it in C order"
-            )
-        return _cut(shape[0], shape[0] * dtype.itemsize, count, _ROWS, _read_npy, (path,))
-    if (Path(path) / "indptr.npy").is_file():
-        return _of_folder(path, count)
-    try:
-        import zarr
-    except ImportError:
-        raise ValueError(
-            f"{path} is no .npy and no folder of write_csr_blocks, and Zarr is not installed"
-        ) from None
-    try:
-        return _of_rows(zarr.open_array(path, mode="r"), count)
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no .npy, no folder of write_csr_blocks, and no Zarr array ({error})"
-        ) from None
-
-
-def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    with path.open("rb") as file:
-        return npy.header(file)
-
-
-def _cut(
-    k: int, row: int, count: int, step: int, load: Callable[..., Any], args: tuple[Any, ...]
-) -> tuple[list[_Block], int]:
-    """Cut rows of so many bytes into blocks of about the same number of rows."""
-    each = max(-(-k // (count * step)) * step, step)
-    bounds = [*range(0, k, each), k] if k else [0, 0]
-    pairs = list(itertools.pairwise(bounds))
-    return [_Block(b - a, (b - a) * row, None, load, (*args, a, b)) for a, b in pairs], k
-
-
-def _of_rows(A: Any, count: int) -> tuple[list[_Block], int]:
-    if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
-        raise ValueError(f"A must be a square matrix, got shape {A.shape}")
-    step = int(A.chunks[0])
-    return _cut(A.shape[0], A.shape[1] * A.dtype.itemsize, count, step, _read_rows, (A,))
-
-
-def _of_folder(path: str, count: int) -> tuple[list[_Block], int]:
-    data, _, indptr, _ = csr_folder.files(Path(path))
-    shape = np.load(Path(path) / "shape.npy")
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"A must be a square matrix, got shape {tuple(map(int, shape))}")
-    k, starts = int(shape[0]), np.load(indptr, mmap_mode="r")
-    entry = _header(data)[2].itemsize + starts.dtype.itemsize
-    marks = int(starts[-1]) * np.arange(1, count) // count
-    inner = np.searchsorted(starts, marks.astype(starts.dtype))
-    bounds = sorted({0, k, *map(int, inner)}) if k else [0, 0]
-    blocks = []
-    for a, b in itertools.pairwise(bounds):
-        nbytes = int(starts[b] - starts[a]) * entry
-        blocks.append(_Block(b - a, nbytes, None, _read_folder, (path, a, b)))
-    return blocks, k
-
-
-def _of_npz(files: Sequence[str], pattern: str) -> tuple[list[_Block], int]:
-    if not files:
-        raise ValueError(f"no file matches {pattern!r}")
-    blocks, columns = [], set()
-    for file in files:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                with archive.open("shape.npy") as member:
-                    shape = tuple(map(int, np.lib.format.read_array(member)))
-                with archive.open("data.npy") as member:
-                    (stored,), _, dtype = npy.header(member)
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{file} is not a sparse matrix of scipy.sparse.save_npz ({error})"
-            ) from None
-        columns.add(shape[1])
-        nbytes = int(stored) * (dtype.itemsize + 4)
-        blocks.append(_Block(shape[0], nbytes, None, _read_npz, (str(Path(file).absolute()),)))
-    if len(columns) != 1:
-        raise ValueError(
-            f"the files {pattern!r} must have the same number of columns, got {sorted(columns)}"
-        )
-    return blocks, columns.pop()
-
-
-def _read_npy(path: str, a: int, b: int) -> NDArray[Any]:
-    return np.array(np.load(path, mmap_mode="r")[a:b])
-
-
-def _read_rows(A: Any, a: int, b: int) -> NDArray[Any]:
-    return np.asarray(A[a:b])
-
-
-def _read_npz(file: str) -> Any:
-    return scipy.sparse.load_npz(file).tocsr()
-
-
-def _read_folder(path: str, a: int, b: int) -> Any:
-    data, indices, indptr, shape = (
-        np.load(file, mmap_mode="r") for file in csr_folder.files(Path(path))
-    )
-    starts = np.array(indptr[a : b + 1])
-    inside = slice(int(starts[0]), int(starts[-1]))
-    arrays = np.array(data[inside]), np.array(indices[inside]), starts - starts[0]
-    return scipy.sparse.csr_array(arrays, shape=(b - a, int(shape[1])))
+def _of_futures(futures: Sequence[Any], transport: _DaskTransport) -> list[Block]:
+    found = transport.gather([transport.call(on_worker.size, each) for each in futures])
+    return [Block(n, nbytes, each) for (n, nbytes), each in zip(found, futures, strict=True)]
 
 
 # --- J on the workers
@@ -502,7 +380,7 @@ def csr_blocks(builder: JacobianBuilder, x: ArrayLike) -> list[Any]:
     >>> import numpy as np
     >>> from distributed import Client
     >>> from sparsejac import JacobianBuilder, distributed
-    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
     ...     blocks = distributed.csr_blocks(JacobianBuilder(A), [1.0, 2.0])
     ...     print(blocks[1].compute().toarray())
@@ -574,7 +452,7 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
     >>> from distributed import Client
     >>> from sparsejac import JacobianBuilder, distributed, io
     >>> path = os.path.join(tempfile.mkdtemp(), "J")
-    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
     ...     distributed.write_blocks(path, JacobianBuilder(A), [1.0, 2.0])
     >>> print(io.read_matrix(path)[2:].toarray())

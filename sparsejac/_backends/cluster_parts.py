@@ -7,7 +7,7 @@ any address, where compiled code would read wrong numbers. It is copied then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class RowsPart:
         self._backends: dict[str, ThreadBackend] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowsPart, (self.source,)
+        return _landed, (RowsPart, self.source)
 
     def __sizeof__(self) -> int:
         """The bytes of its arrays. A scheduler must know what it would take to move them."""
@@ -94,8 +94,38 @@ class Beside(NamedTuple):
 
     numbers: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _landed, (Beside, self.numbers)
+
     def __sizeof__(self) -> int:
         return int(self.numbers.values.nbytes)
+
+
+def _landed(kind: Callable[[Any], Any], held: Any) -> Any:
+    """What has come from another worker. Its arrays may lie at any address."""
+    for name in ("values", "columns", "indptr"):
+        array = getattr(held, name, None)
+        if isinstance(array, np.ndarray) and not array.flags.aligned:
+            there = array.copy()
+            there.flags.writeable = array.flags.writeable
+            setattr(held, name, there)
+    return kind(held)
+
+
+# --- blocks of rows
+
+
+def columns(block: Any) -> int:
+    if getattr(block, "ndim", 0) != 2:
+        raise ValueError("a block of A must have two dimensions, got " + type(block).__name__)
+    return int(block.shape[1])
+
+
+def size(block: Any) -> tuple[int, int]:
+    itemsize = block.dtype.itemsize
+    if scipy.sparse.issparse(block):
+        return int(block.shape[0]), int(block.nnz) * (itemsize + 4)
+    return int(block.shape[0]), int(block.size) * itemsize
 
 
 # --- parts
@@ -104,6 +134,10 @@ class Beside(NamedTuple):
 def make_part(block: Any, i0: int, k: int, name: str) -> RowsPart:
     """A part that has the rows of a dense or sparse block, from row i0 on."""
     return RowsPart(rows_source(block, i0, k, name))
+
+
+def loaded_part(blocks: Sequence[Any], i0: int, k: int) -> RowsPart:
+    return make_part(stacked(blocks), i0, k, "A")
 
 
 def facts(part: RowsPart) -> Facts:
