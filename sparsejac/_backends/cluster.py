@@ -163,18 +163,21 @@ class ClusterBackend(Backend):
         target: Any = None,
         **how: Any,
     ) -> NDArray[Any]:
-        """See `Backend.reduce`. Each part sends one partial sum.
+        """See `Backend.reduce`. Each part sends one partial sum."""
+        return self._again_if_lost(lambda: self._sums(kernel, x, args, target, how), target)
 
-        A large vector may be lost with the worker that has it. Then this begins anew.
-        """
+    def _again_if_lost(
+        self, run: Callable[[], NDArray[Any]], target: ClusterTarget | None = None
+    ) -> NDArray[Any]:
+        """Run an operation anew if a vector was lost with the worker that had it."""
         for _ in range(_ATTEMPTS):
             try:
-                return self._sums(kernel, x, args, target, how)
+                return run()
             except LostPartsError:
                 kept = [*self.source.parts, *(target.parts if target else ())]
                 if not self._transport.has(kept):
                     raise
-        return self._sums(kernel, x, args, target, how)
+        return run()
 
     def _sums(
         self, kernel: str, x: Any, args: Any, target: ClusterTarget | None, how: dict[str, Any]
@@ -224,8 +227,13 @@ class ClusterBackend(Backend):
         side, whole = self.layout.side, self._whole
         if not own or side is None or side.groups is not None or whole is None:
             return super().row_products(u, own=own)
-        found = whole._each(on_worker.reduced_by_rows, "symmetric_by_rows", self._sent(u), {})
-        products = np.concatenate([sums for sums, _ in found])
+        kernel, each = "symmetric_by_rows", whole._each
+
+        def run() -> NDArray[Any]:
+            found = each(on_worker.reduced_by_rows, kernel, self._sent(u), {})
+            return np.concatenate([sums for sums, _ in found])
+
+        products = self._again_if_lost(run)
         with np.errstate(over="ignore", invalid="ignore"):
             return products - self._own_diagonal * u
 
