@@ -38,7 +38,10 @@ CHAIN = [
     ["_backends"],
     ["_operators"],
     ["_solvers"],
-    ["builder", "least_squares", "row_sums", "fitting", "scaling", "cool", "io", "testing"],
+    [
+        *("builder", "least_squares", "row_sums", "fitting", "scaling"),
+        *("cool", "distributed", "io", "testing"),
+    ],
     ["__init__"],
     ["cli"],
     ["__main__"],
