@@ -17,18 +17,19 @@ import sys
 import threading
 import time
 
+import in_process
 import numpy as np
 import pytest
 import scipy.sparse
+from support import integers, slow_except
+from test_readme import CLUSTER
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
-
-from . import in_process
-from .support import integers, slow_except
 
 pytest.importorskip("distributed", reason="Dask is an optional extra")
 import dask
 import dask.array as da
+import distributed as dask_distributed
 from distributed import Client, LocalCluster
 
 from sparsejac import distributed
@@ -539,6 +540,21 @@ def test_scattered_vectors(client, monkeypatch):
     assert one.nit == other.nit
 
 
+def test_vector_that_reaches_no_worker(client, monkeypatch):
+    A = distributed.rows(client.scatter(blocks(S)))
+    sums, calls = RowSums(A), []
+
+    async def scatter(*_, **__):
+        calls.append(1)
+        raise dask_distributed.comm.CommClosedError
+
+    monkeypatch.setattr(distributed, "_INLINE", 64)
+    monkeypatch.setattr(client, "scatter", scatter)
+    with pytest.raises(failures.LostPartsError, match="a vector was not sent"):
+        sums.value(X)
+    assert len(calls) == 9  # three times in each of three attempts
+
+
 def test_lost_vectors(own_cluster, tmp_path, monkeypatch):
     """An operation whose vector is lost begins anew."""
     client = own_cluster()
@@ -561,6 +577,35 @@ def test_lost_vectors(own_cluster, tmp_path, monkeypatch):
     assert len(dead) == 2
 
 
+# --- J in a folder, and the README
+
+
+@pytest.mark.parametrize("rows", ["all", "stored", "upper"])
+def test_write_blocks(client, tmp_path, rows):
+    """The workers write the folder that `write_csr_blocks` writes."""
+    A = distributed.rows(client.scatter(blocks(S)))
+    distributed.write_blocks(tmp_path / "J", JacobianBuilder(A, rows=rows), X)
+    here = JacobianBuilder(S, rows=rows)
+    io.write_csr_blocks(tmp_path / "here", here.iter_csr(X), shape=here.shape)
+    for name in ("data", "indices", "indptr", "shape"):
+        found, expected = (np.load(tmp_path / each / f"{name}.npy") for each in ("J", "here"))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="is there already"):
+        distributed.write_blocks(tmp_path / "J", JacobianBuilder(A, rows=rows), X)
+
+
+def test_readme(client, tmp_path):
+    """The three lines of the README."""
+    (code,) = CLUSTER
+    for name, M in (("A", S), ("Y", S.multiply(np.outer(X, X)).tocsr())):
+        io.write_csr_blocks(tmp_path / name, [(0, M)], shape=M.shape)
+        code = code.replace(f"/data/{name}", str(tmp_path / name))
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  # our own README
+    np.testing.assert_allclose(names["result"].x, X)
+
+
 # --- what is refused
 
 
@@ -577,11 +622,9 @@ def test_worker_that_is_too_small(own_cluster, tmp_path):
     path = large_npy(tmp_path, 0.6 * 600 * 2**20)
     lazy = da.from_array(np.load(path, mmap_mode="r"), chunks=(1000, -1))
     for form in (path, lazy):
-        with pytest.raises(MemoryError, match=r"would hold .* more than 60 % of .*600\.0 MiB"):
+        with pytest.raises(MemoryError, match=r"a worker would hold .* 60 % of .*600\.0 MiB"):
             distributed.rows(form)
         assert not client.cluster.scheduler.tasks
-    part = dask.delayed(np.ones)((10, 10))
-    np.testing.assert_array_equal(RowSums(distributed.rows([part])).value(np.ones(10)), 10.0)
 
 
 def save(folder, name, M, **how):
@@ -623,16 +666,20 @@ NOT_ROWS = {
     "in memory": (
         lambda _: S,
         TypeError,
-        "got scipy.csr_array: an A in the memory of this process",
+        r"A must be a Dask array, a list .* got scipy\.csr_array: an A in the memory",
     ),
     "a list of arrays": (lambda _: [D], TypeError, r"A\[0\] must be a future or a delayed block"),
-    "an empty list": (lambda _: [], ValueError, "at least one block of rows"),
+    "an empty list": (lambda _: [], ValueError, "A must have at least one block of rows"),
     "other columns": (
         lambda _: scattered(D, D[:, :5]),
         ValueError,
-        r"same number of columns, got \[60, 5\]",
+        r"the blocks of A must have the same number of columns, got \[60, 5\]",
     ),
-    "a vector as a block": (lambda _: scattered(X), ValueError, "must have two dimensions"),
+    "a vector as a block": (
+        lambda _: scattered(X),
+        ValueError,
+        "a block of A must have two dimensions",
+    ),
     "too few rows": (lambda _: scattered(D[:9]), ValueError, "blocks of 9 rows with 60 columns"),
     "strings": (
         lambda _: scattered(np.full((2, 2), "a")),
