@@ -55,6 +55,7 @@ class _DaskTransport:
 
     def __init__(self, client: Any, timeout: float) -> None:
         self._client, self._timeout = client, timeout
+        self._held: list[Any] = []
 
     @property
     def workers(self) -> dict[str, Any]:
@@ -79,6 +80,9 @@ class _DaskTransport:
             return self._client.submit(function, part, *args, pure=False)
 
     def gather(self, handles: Sequence[Any]) -> list[Any]:
+        # The client sends messages every 10 ms. To release the last results just before the next
+        # tasks are submitted would delay these.
+        self._held = [*handles]
         try:
             # Without `wait`, Dask logs errors of tasks that `gather` leaves behind.
             distributed.wait(handles, timeout=self._timeout)

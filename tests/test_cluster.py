@@ -198,7 +198,7 @@ def test_a_symmetric_a_sends_and_returns_one_vector():
     normal, hessian = problem.normal(x), problem.hess(x)
     for operation, sent, received in (
         (lambda: normal @ x, 1, 1),
-        (lambda: hessian @ x, 2, 1),  # x and v
+        (lambda: hessian @ (3 * x), 1, 1),  # it has x since the gradient at x
         (lambda: problem.cost(2 * x), 1, 2),  # the gradient and diag(JᵀJ)
         (lambda: sums.value(x), 1, 1),
     ):

@@ -86,6 +86,7 @@ class ClusterBackend(Backend):
     def __init__(self, source: ClusterSource, layout: Layout, settings: Settings) -> None:
         super().__init__(source, layout, settings)
         self.dtype, self._transport = kernel_dtype(source.dtype), source.transport
+        self._last_sent: list[tuple[NDArray[Any], Handle]] = []
         own = replace(layout, implicit_rows=False)
         workers = settings.workers or self._transport.threads
         settings = settings._replace(workers=workers, memory=None, progress=False)
@@ -129,8 +130,20 @@ class ClusterBackend(Backend):
     def _sent(self, args: Any) -> Any:
         """The arguments of a kernel with vectors that are sent to the workers."""
         if isinstance(args, np.ndarray):
-            return self._transport.send(args)
+            return self._sent_once(args)
         return tuple(map(self._sent, args)) if isinstance(args, tuple) else args
+
+    def _sent_once(self, x: NDArray[Any]) -> Handle:
+        """Send a vector, unless it is one of the last two: products at one x have x in common."""
+        for each in self._last_sent:
+            known, handle = each
+            if known.shape == x.shape and known.dtype == x.dtype and np.array_equal(known, x):
+                break
+        else:
+            each = x.copy(), (handle := self._transport.send(x))
+        others = [other for other in self._last_sent if other is not each]
+        self._last_sent = [each, *others[:1]]
+        return handle
 
     # --- maps and reductions
 
@@ -174,6 +187,7 @@ class ClusterBackend(Backend):
             try:
                 return run()
             except LostPartsError:
+                self._last_sent = []
                 kept = [*self.source.parts, *(target.parts if target else ())]
                 if not self._transport.has(kept):
                     raise
