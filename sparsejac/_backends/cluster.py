@@ -137,7 +137,7 @@ class ClusterBackend(Backend):
         """Send a vector, unless it is one of the last two: products at one x have x in common."""
         for each in self._last_sent:
             known, handle = each
-            if known.shape == x.shape and known.dtype == x.dtype and np.array_equal(known, x):
+            if known.dtype == x.dtype and _equal(known, x):
                 break
         else:
             each = x.copy(), (handle := self._transport.send(x))
@@ -205,7 +205,7 @@ class ClusterBackend(Backend):
                 self._transport.call(on_worker.added, one, kernel, other) for one, other in pairs
             ]
         total, *others = self._transport.gather(sums)
-        total = np.array(total)
+        total = np.require(total, requirements=["W", "A"])
         with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
             for part in others:
                 combine(kernel, total, part)
@@ -368,3 +368,8 @@ class ClusterBackend(Backend):
 
     def values(self, target: Any = None) -> NDArray[Any]:  # noqa: ARG002  # none is brought
         raise _validation.on_workers("the numbers of all entries")
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays are equal. Most vectors that differ do so in their first numbers."""
+    return np.array_equal(one[:64], other[:64]) and np.array_equal(one, other)
