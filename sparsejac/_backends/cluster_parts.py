@@ -21,9 +21,8 @@ from .._matrix.buffers import Buffer
 from .._matrix.entries import Weights
 from .._matrix.indices import frozen, triangle
 from .._matrix.layout import Layout
-from .._matrix.memory import CsrMemory, MemorySource
 from .._matrix.numbers import MemoryNumbers
-from .._matrix.rows import rows_source
+from .._matrix.rows import RowsSource, rows_source
 from .._matrix.source import Source
 from .._validation import Settings, Uplo, finite_blocks
 from .threads import ThreadBackend
@@ -55,7 +54,7 @@ class Facts(NamedTuple):
 class RowsPart:
     """Some rows of a matrix on a worker, and the backends of its last views."""
 
-    def __init__(self, source: MemorySource) -> None:
+    def __init__(self, source: RowsSource) -> None:
         self.source = source
         self._backends: dict[str, ThreadBackend] = {}
 
@@ -64,17 +63,12 @@ class RowsPart:
 
     def __sizeof__(self) -> int:
         """The bytes of its arrays. A scheduler must know what it would take to move them."""
-        source = self.source
-        nbytes = source.values.nbytes
-        if isinstance(source, CsrMemory):
-            nbytes += source.columns.nbytes + source.indptr.nbytes
-        return nbytes
+        return self.source.nbytes
 
     @property
     def facts(self) -> Facts:
         source = self.source
-        sparse = isinstance(source, CsrMemory)
-        return Facts(source.rows, source.k, source.dtype, sparse, source.max_row_nnz)
+        return Facts(source.rows, source.k, source.dtype, source.sparse, source.max_row_nnz)
 
     def backend(self, view: View) -> ThreadBackend:
         found = self._backends.get(view.name)
@@ -146,19 +140,8 @@ def facts(part: RowsPart) -> Facts:
 
 def joined(parts: Sequence[RowsPart], i0: int, i1: int) -> RowsPart:
     """The rows i0 ≤ i < i1, which these parts hold."""
-    blocks, k = [], parts[0].source.k
-    for source in (part.source for part in parts):
-        first, end = source.rows
-        begin = min(max(i0, first), end)
-        stop = max(min(i1, end), begin)
-        if not isinstance(source, CsrMemory):
-            blocks.append(source.values[begin - first : stop - first])
-            continue
-        indptr = source.indptr[begin : stop + 1]
-        inside = slice(int(indptr[0]), int(indptr[-1]))
-        arrays = source.values[inside], source.columns[inside], indptr - indptr[0]
-        blocks.append(scipy.sparse.csr_array(arrays, shape=(stop - begin, k)))
-    return make_part(stacked(blocks), i0, k, "Y")
+    blocks = [part.source.block(i0, i1) for part in parts]
+    return make_part(stacked(blocks), i0, parts[0].source.k, "Y")
 
 
 def stacked(blocks: Sequence[Any]) -> Any:
@@ -174,8 +157,6 @@ def count_outside(part: RowsPart, uplo: Uplo) -> int:
     """How many entries a sparse part has outside a triangle. Those of a dense one are not read."""
     source = copy(part.source)
     source.uplo = uplo
-    if not isinstance(source, CsrMemory):
-        return 0
     return source.count_outside(triangle(source.k, source.stored_triangle))
 
 
@@ -250,7 +231,7 @@ def asymmetry(part: RowsPart, view: View, beside: Beside | None = None) -> int:
     2⁶⁴, so that those of all parts add up to 0 if the matrix is symmetric to the bit.
     """
     backend = part.backend(view)
-    source, k = backend.source, np.uint64(part.source.k)
+    source, k = part.source, np.uint64(part.source.k)
     numbers = backend.entries if beside is None else beside.numbers
     total, buffer, (begin, end) = 0, Buffer(), source.rows
     step = max(_HASHED // max(source.max_row_nnz, 1), 1)
@@ -259,13 +240,9 @@ def asymmetry(part: RowsPart, view: View, beside: Beside | None = None) -> int:
         p0, p1 = backend.pattern.start(i0), backend.pattern.start(i1)
         data, base = numbers.contiguous(i0, i1, buffer)
         number = data[p0 - base : p1 - base].astype(np.float64) + 0.0  # -0.0 is 0.0
-        if isinstance(source, CsrMemory):
-            j = source.columns[p0:p1].astype(np.uint64)
-            counts = np.diff(source.indptr[i0 : i1 + 1])
-            i = np.repeat(np.arange(i0, i1, dtype=np.uint64), counts)
-        else:
-            i = np.repeat(np.arange(i0, i1, dtype=np.uint64), part.source.k)
-            j = np.tile(np.arange(part.source.k, dtype=np.uint64), i1 - i0)
+        counts, columns = source.columns_of(i0, i1)
+        i = np.repeat(np.arange(i0, i1, dtype=np.uint64), counts)
+        j = columns.astype(np.uint64)
         hashed = _mixed(np.minimum(i, j) * k + np.maximum(i, j)) ^ number.view(np.uint64)
         hashed = _mixed(hashed)
         total += int(hashed[i < j].sum()) - int(hashed[i > j].sum())

@@ -17,12 +17,14 @@ from .. import _validation
 from .conversions import csr_arrays
 from .dense import Reader
 from .indices import ColumnRanges, Indices, index_dtype
-from .memory import CsrMemory, DenseMemory, MemorySource
+from .memory import CsrMemory, DenseMemory
 from .pattern import DensePattern
 
 
 class DenseRows(DenseMemory):
     """Some rows of a dense matrix."""
+
+    sparse = False
 
     def __init__(self, values: NDArray[Any], first: int) -> None:
         super().__init__(values)
@@ -31,6 +33,22 @@ class DenseRows(DenseMemory):
     @property
     def rows(self) -> tuple[int, int]:
         return self._first, self._first + len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def block(self, i0: int, i1: int) -> NDArray[Any]:
+        """The rows i0 ≤ i < i1, as far as they are held."""
+        first, end = self.rows
+        return self.values[max(i0, first) - first : max(min(i1, end) - first, 0)]
+
+    def columns_of(self, i0: int, i1: int) -> tuple[Any, Indices]:
+        """How many entries these rows have, each or all the same, and their columns."""
+        return self.k, np.tile(np.arange(self.k), i1 - i0)
+
+    def count_outside(self, ranges: ColumnRanges) -> int:  # noqa: ARG002  # they are not read
+        return 0
 
     @contextmanager
     def opened_rows(self) -> Iterator[Reader]:
@@ -49,6 +67,8 @@ class DenseRows(DenseMemory):
 class CsrRows(CsrMemory):
     """Some rows of a sparse matrix. Its row pointers are k + 1 integers."""
 
+    sparse = True
+
     def __init__(
         self, values: NDArray[Any], indices: Indices, indptr: Indices, rows: tuple[int, int]
     ) -> None:
@@ -59,8 +79,30 @@ class CsrRows(CsrMemory):
     def rows(self) -> tuple[int, int]:
         return self._held
 
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.columns.nbytes + self.indptr.nbytes
 
-def rows_source(block: Any, i0: int, k: int, name: str) -> MemorySource:
+    def block(self, i0: int, i1: int) -> scipy.sparse.csr_array:
+        """The rows i0 ≤ i < i1, as far as they are held."""
+        first, end = self._held
+        begin = min(max(i0, first), end)
+        stop = max(min(i1, end), begin)
+        indptr = self.indptr[begin : stop + 1]
+        inside = slice(int(indptr[0]), int(indptr[-1]))
+        arrays = self.values[inside], self.columns[inside], indptr - indptr[0]
+        return scipy.sparse.csr_array(arrays, shape=(stop - begin, self.k))
+
+    def columns_of(self, i0: int, i1: int) -> tuple[Any, Indices]:
+        """How many entries these rows have, each, and their columns."""
+        indptr = self.indptr[i0 : i1 + 1]
+        return np.diff(indptr), self.columns[int(indptr[0]) : int(indptr[-1])]
+
+
+RowsSource = DenseRows | CsrRows
+
+
+def rows_source(block: Any, i0: int, k: int, name: str) -> RowsSource:
     """The source of the rows from i0 on that a dense or sparse block of k columns holds.
 
     Arrays that a network has delivered may lie at any address. They are copied then, because
