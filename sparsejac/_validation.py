@@ -458,6 +458,10 @@ def wrong_length(name: str, shape: tuple[Any, ...], length: int) -> ValueError:
     return ValueError(f"{name} must have shape ({length},) or ({length}, c), got {shape}")
 
 
+def wrong_weights(shape: tuple[Any, ...], length: int) -> ValueError:
+    return ValueError(f"w must have shape ({length},), a weight for each row of J, got {shape}")
+
+
 def on_workers(what: str) -> MemoryError:
     return MemoryError(
         f"{what} would come to this process, and A is on a cluster because it does not fit here: "
@@ -469,6 +473,12 @@ def lazy(name: str) -> TypeError:
     return TypeError(
         f"{name} is a Dask collection, which would be computed in the memory of this process: pass "
         f"sparsejac.distributed.rows({name}), which keeps it on the workers"
+    )
+
+
+def mixed_blocks() -> ValueError:
+    return ValueError(
+        "the blocks of A must all be dense or all be sparse, got both: convert them to one form"
     )
 
 

@@ -530,7 +530,8 @@ class JacobianBuilder:
         Parameters
         ----------
         w : array_like, shape (m,)
-            A real weight for each row of J. It is referenced: later changes of w take effect.
+            A real weight for each row of J. It is referenced: later changes of w take effect. If A
+            is on a cluster, w is copied there. A w that lies there is not checked.
 
         Returns
         -------
@@ -644,7 +645,7 @@ class JacobianBuilder:
             needs, finite = "a weight for each row of J", self._check_finite
             return _validation.vector("w", w, self.shape[0], needs, finite=finite)
         if w.shape != self.shape[:1]:
-            raise _validation.wrong_length("w", w.shape, self.shape[0])
+            raise _validation.wrong_weights(w.shape, self.shape[0])
         return w
 
     def _result_dtype(self, x_dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -214,6 +214,12 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     blocks that it was given, it holds them twice. An operation takes a few k-vectors on each
     worker, as it does for an A in memory. This process holds k-vectors only.
 
+    **Scattered blocks.** Pass ``hash=False`` to `client.scatter`. Otherwise Dask may confuse equal
+    blocks with those that it is about to forget.
+
+    **The default client.** ``.compute()`` of a result uses the client that was made last. If that
+    is another one than `client`, use ``client.compute(result)``.
+
     **Lost workers.** If a worker dies, Dask loads its rows again from paths, Dask arrays and
     delayed blocks. Blocks that were scattered are lost, which ends in an error.
 
@@ -223,11 +229,13 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     >>> from distributed import Client
     >>> from sparsejac import RowSums, distributed
     >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
-    ...     A = distributed.rows(client.scatter([np.ones((2, 3)), np.ones((1, 3))]))
+    ...     A = distributed.rows(client.scatter([np.ones((2, 3)), np.ones((1, 3))], hash=False))
     ...     RowSums(A).value([1.0, 2.0, 3.0])
     array([ 6., 12., 18.])
     """
     timeout = _validation.nonnegative("timeout", timeout)
+    if timeout == 0:
+        raise ValueError("timeout must be a positive number of seconds, got 0")
     if client is None:
         try:
             client = distributed.get_client()
@@ -236,6 +244,13 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
                 "there is no Dask client: make one, client = dask.distributed.Client(address), or "
                 "pass client="
             ) from None
+    if not isinstance(client, distributed.Client):
+        raise TypeError(
+            f"client must be a dask.distributed.Client, got {_validation.type_name(client)}: pass "
+            "Client(cluster)"
+        )
+    if client.status != "running":
+        raise ValueError(f"client must be connected to its cluster, but it is {client.status}")
     transport = _DaskTransport(client, timeout)
     addresses = sorted(transport.workers)
     if not addresses:
@@ -312,6 +327,10 @@ def _blocks_of(
 
 
 def _of_array(A: Any, client: Any, transport: _DaskTransport) -> tuple[list[Block], int]:
+    if np.isnan(A.shape).any():
+        raise ValueError(
+            "the sizes of A's chunks must be known: call A.compute_chunk_sizes() before"
+        )
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"A must be a square matrix, got shape {A.shape}")
     if A.numblocks[1] != 1:
@@ -385,7 +404,7 @@ def csr_blocks(builder: JacobianBuilder, x: ArrayLike) -> list[Any]:
     >>> from distributed import Client
     >>> from sparsejac import JacobianBuilder, distributed
     >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
-    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
+    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))], hash=False))
     ...     blocks = distributed.csr_blocks(JacobianBuilder(A), [1.0, 2.0])
     ...     print(blocks[1].compute().toarray())
     [[2. 1.]
@@ -457,7 +476,7 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
     >>> from sparsejac import JacobianBuilder, distributed, io
     >>> path = os.path.join(tempfile.mkdtemp(), "J")
     >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
-    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))]))
+    ...     A = distributed.rows(client.scatter([np.ones((1, 2)), np.ones((1, 2))], hash=False))
     ...     distributed.write_blocks(path, JacobianBuilder(A), [1.0, 2.0])
     >>> print(io.read_matrix(path)[2:].toarray())
     [[2. 1.]

@@ -231,3 +231,26 @@ def test_an_entry_that_is_not_symmetric_is_found(form):
         expected = JacobianBuilder(B).operator(x).normal() @ x
         found = JacobianBuilder(source, rows="stored").operator(x).normal() @ x
         np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_vectors_have_the_bits_of_the_last_call(form):
+    """A vector is sent once. Zeros of both signs are different vectors, and so is a changed one."""
+    M = FORMS[form](np.ones((K, K)))
+    here, there = (
+        JacobianBuilder(each, rows="stored") for each in (M, in_process.rows(M, [0, 3, K]))
+    )
+    x = np.zeros(K)
+    for s in range(K):
+        x[s] = -0.0
+        assert gathered(there.value(x)).tobytes() == here.value(x).tobytes()
+    op, v = there.operator(x + 1), np.ones(K)
+    for s in range(K):
+        v[s] = s
+        np.testing.assert_array_equal(gathered(op @ v), here.operator(x + 1) @ v)
+    w = np.ones(here.shape[0])
+    H = there.hessian(w)
+    w[:] = 2  # it was copied
+    np.testing.assert_array_equal(H @ v, here.hessian(np.ones(w.size)) @ v)
+    with pytest.raises(ValueError, match="a weight for each row of J, got"):
+        there.hessian(there.operator(x) @ np.ones((K, 2)))

@@ -406,6 +406,7 @@ def test_killed_workers(own_cluster, tmp_path, count):
     solved(*problem)
     undisturbed, rng, dead = solved(*problem), np.random.default_rng(count), []
     for _ in range(count):
+        client.cluster.scale(2)  # a nanny may give up a worker that was killed as it began
         victim = int(rng.choice(sorted(all_alive(client, dead))))
         timer = threading.Timer(undisturbed * rng.random(), os.kill, (victim, signal.SIGKILL))
         timer.start()
@@ -543,6 +544,7 @@ def test_scattered_vectors(client, monkeypatch):
 def test_vector_that_reaches_no_worker(client, monkeypatch):
     A = distributed.rows(client.scatter(blocks(S)))
     sums, calls = RowSums(A), []
+    sums.value(2 * X)  # it sends more than a vector
 
     async def scatter(*_, **__):
         calls.append(1)
@@ -561,7 +563,7 @@ def test_lost_vectors(own_cluster, tmp_path, monkeypatch):
     _, path, _ = problem_on_disk(tmp_path)
     A = distributed.rows(path)
     sums = RowSums(A)
-    sums.value(X)
+    sums.value(2 * X)  # the vector of the last call is not sent again
     send, dead = distributed._DaskTransport.send, []
 
     def lost(self, x):
@@ -686,6 +688,21 @@ NOT_ROWS = {
         TypeError,
         "A must have a dtype among",
     ),
+    "dense and sparse blocks": (
+        lambda _: scattered(D[:30], S[30:]),
+        ValueError,
+        "must all be dense or all be sparse, got both",
+    ),
+    "masked blocks": (
+        lambda _: scattered(np.ma.masked_less(D, 2)),
+        TypeError,
+        "its mask would be lost",
+    ),
+    "chunks of unknown sizes": (
+        lambda _: (rows := da.from_array(D, chunks=(20, K)))[rows[:, 0] >= 0],
+        ValueError,
+        r"sizes of A's chunks must be known: call A\.compute_chunk_sizes",
+    ),
     "a wide Dask array": (
         lambda _: da.ones((5, 6)),
         ValueError,
@@ -786,7 +803,7 @@ NOT_DONE = {
     "Dask weights of another length": (
         lambda: JacobianBuilder(distributed.rows(scattered(D))).hessian(da.ones(7)),
         ValueError,
-        r"w must have shape \(3600,\) or \(3600, c\), got \(7,\)",
+        r"w must have shape \(3600,\), a weight for each row of J, got \(7,\)",
     ),
     "csr_blocks in memory": (
         lambda: distributed.csr_blocks(JacobianBuilder(S), X),
@@ -856,6 +873,14 @@ def test_without_client_or_workers(own_cluster, monkeypatch):
     def none():
         raise ValueError
 
+    with pytest.raises(TypeError, match=r"client must be a dask\.distributed\.Client, got str"):
+        distributed.rows([dask.delayed(D)], client="tcp://localhost:1")
+    with pytest.raises(ValueError, match="timeout must be a positive number of seconds"):
+        distributed.rows([dask.delayed(D)], client=empty, timeout=0)
+    with Client(empty.cluster, set_as_default=False) as closed:
+        pass
+    with pytest.raises(ValueError, match="client must be connected to its cluster"):
+        distributed.rows([dask.delayed(D)], client=closed)
     monkeypatch.setattr(distributed.distributed, "get_client", none)
     with pytest.raises(ValueError, match=r"there is no Dask client: make one"):
         distributed.rows([dask.delayed(D)])

@@ -24,7 +24,7 @@ from .._matrix.layout import Layout
 from .._matrix.numbers import MemoryNumbers
 from .._matrix.rows import RowsSource, rows_source
 from .._matrix.source import Source
-from .._validation import Settings, Uplo, finite_blocks
+from .._validation import Settings, Uplo, finite_blocks, mixed_blocks
 from .threads import ThreadBackend
 
 _HASHED = 2**18  # entries that are hashed at a time
@@ -148,7 +148,10 @@ def stacked(blocks: Sequence[Any]) -> Any:
     """Blocks of rows as one block, sparse if one of them is."""
     if len(blocks) == 1:
         return blocks[0]
-    if any(scipy.sparse.issparse(block) for block in blocks):
+    kinds = {scipy.sparse.issparse(block) for block in blocks}
+    if len(kinds) > 1:
+        raise mixed_blocks()
+    if True in kinds:
         return scipy.sparse.vstack(blocks, format="csr")
     return np.concatenate(blocks)
 

@@ -62,6 +62,8 @@ class ClusterSource(Source):
         self.bounds = [0, *(each.rows[1] for each in facts)]
         self.dtype = np.result_type(*(each.dtype for each in facts))
         self.sparse = facts[0].sparse
+        if any(each.sparse != self.sparse for each in facts):
+            raise _validation.mixed_blocks()
         self.max_row_nnz = max(each.max_row_nnz for each in facts)
 
     def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass

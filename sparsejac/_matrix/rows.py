@@ -116,6 +116,7 @@ def rows_source(block: Any, i0: int, k: int, name: str) -> RowsSource:
         )
     _validation.float_dtype(name, block.dtype)
     if not scipy.sparse.issparse(block):
+        block = _validation.array(name, block)  # it refuses masks
         return DenseRows(np.require(block, requirements=["C", "A"]), i0)
     block = block.tocsr()
     indptr = np.zeros(k + 1, index_dtype(k, k, int(block.nnz)))

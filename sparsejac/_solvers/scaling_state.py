@@ -275,7 +275,7 @@ class ScalingState:
             noun=self._noun,
             why=why,
         )
-        if why is None and status not in _COMPLETE:
+        if why is None and (status not in _COMPLETE or status is ScalingStatus.CONVERGED):
             message += self._unexamined
         dropped = self._found.unsupported if status not in IMPOSSIBLE else 0
         (i, j), own = self._found.index_pairs, self._found.diagonal
