@@ -71,8 +71,8 @@ def alarm(seconds):
 
 @pytest.fixture(autouse=True)
 def _watchdog(request):
-    many = request.node.get_closest_marker("slow") or "own_cluster" in request.fixturenames
-    with alarm(180 if many else 60):
+    slow = request.node.get_closest_marker("slow")
+    with alarm(500 if slow else 180 if "own_cluster" in request.fixturenames else 60):
         yield
 
 
