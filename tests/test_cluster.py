@@ -254,3 +254,18 @@ def test_vectors_have_the_bits_of_the_last_call(form):
     np.testing.assert_array_equal(H @ v, here.hessian(np.ones(w.size)) @ v)
     with pytest.raises(ValueError, match="a weight for each row of J, got"):
         there.hessian(there.operator(x) @ np.ones((K, 2)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("support", ["auto", "check", "drop_rows"])
+def test_a_matrix_without_a_scaling(form, support):
+    """The entries that are needed to find that out come to this process."""
+    for A in ([[0, 0, 5.0], [0, 8, 1], [5, 1, 0]], [[0, 1.0, 1], [1, 0, 0], [1, 0, 0]]):
+        U = FORMS[form](np.triu(A))
+        here, there = (
+            symmetric_scaling(each, uplo="U", support=support)
+            for each in (U, in_process.rows(U, [0, 2, 3]))
+        )
+        assert there.status == here.status
+        assert there.message == here.message
+        np.testing.assert_array_equal(there.unsupported_rows, here.unsupported_rows)

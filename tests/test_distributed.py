@@ -756,8 +756,6 @@ def with_number(M, i, j, value):
     return scattered(M[:25], M[25:])
 
 
-STAR = scipy.sparse.csr_array(np.pad(np.zeros((3, 3)), ((1, 0), (1, 0)), constant_values=1.0))
-
 NOT_DONE = {
     "a Dask array as A": (
         lambda: JacobianBuilder(da.ones((3, 3))),
@@ -849,11 +847,6 @@ NOT_DONE = {
         lambda: symmetric_scaling(distributed.rows(with_number(np.ones((K, K)), 31, 31, -1.0))),
         ValueError,
         r"no negative entries, but A\[31, 31\] = -1\.0",
-    ),
-    "a matrix of support": (
-        lambda: symmetric_scaling(distributed.rows(scattered(STAR)), support="check"),
-        MemoryError,
-        "the examination of A's support",
     ),
 }
 

@@ -81,7 +81,6 @@ class ClusterBackend(Backend):
 
     source: ClusterSource
     local = False
-    memory = 0  # none of A's entries is brought to this process
 
     def __init__(self, source: ClusterSource, layout: Layout, settings: Settings) -> None:
         super().__init__(source, layout, settings)
@@ -366,6 +365,13 @@ class ClusterBackend(Backend):
 
     def visited(self) -> Any:
         raise _validation.on_workers("the pairs of all entries")
+
+    def positive_entries(self) -> Any:
+        """See `Backend.positive_entries`. They come to this process, if they fit into its memory.
+
+        The positions count those of each part.
+        """
+        return tuple(map(np.concatenate, zip(*self._each(on_worker.positive_entries), strict=True)))
 
     def values(self, target: Any = None) -> NDArray[Any]:  # noqa: ARG002  # none is brought
         raise _validation.on_workers("the numbers of all entries")

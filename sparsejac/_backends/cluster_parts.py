@@ -280,6 +280,10 @@ def diagonal(part: RowsPart, view: View, beside: Beside | None = None) -> NDArra
     return found[slice(*backend.source.rows)]
 
 
+def positive_entries(part: RowsPart, view: View) -> Any:
+    return part.backend(view).positive_entries()
+
+
 def neighbours(part: RowsPart, view: View, s: int) -> Any:
     return part.backend(view).neighbours(s)
 

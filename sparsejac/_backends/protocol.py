@@ -257,6 +257,15 @@ class Backend:
         self.map("value", zeros, found, visited_only=True, target=target)  # 0 - y
         return np.negative(found, out=found)
 
+    def positive_entries(self) -> tuple[Indices, Indices, Indices]:
+        """The pairs (i, j) of the visited entries that are positive, and their positions."""
+        i, j = self.visited()
+        p = self.positions()
+        if isinstance(p, slice):
+            p = np.arange(i.size)
+        positive = self.values() > 0
+        return i[positive], j[positive], p[positive]
+
     def matrix(self, target: Any = None) -> NDArray[Any]:
         """The `values` for a dense A as a k×k array, with zeros elsewhere."""
         return self.pattern.scattered(self.values(target)).reshape(self.pattern.k, self.pattern.k)

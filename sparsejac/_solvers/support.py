@@ -98,14 +98,8 @@ class Graph(NamedTuple):
 
 def graph_of(sums: RowProducts, kept: NDArray[np.bool_]) -> Graph:
     """The graph of A within the rows that are kept."""
-    i, j = sums.rows.visited()
-    p = sums.rows.positions()
-    if isinstance(p, slice):
-        p = np.arange(i.size)
-    positive = sums.rows.values() > 0
-    return Graph(i[positive], j[positive], p[positive], np.flatnonzero(sums.diagonal > 0)).within(
-        kept
-    )
+    entries = sums.rows.positive_entries()
+    return Graph(*entries, np.flatnonzero(sums.diagonal > 0)).within(kept)
 
 
 def examine(sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]) -> Support:
