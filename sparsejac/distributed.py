@@ -212,7 +212,9 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     -----
     **Memory.** A worker holds its rows, and k + 1 row pointers if A is sparse. While it joins the
     blocks that it was given, it holds them twice. An operation takes a few k-vectors on each
-    worker, as it does for an A in memory. This process holds k-vectors only.
+    worker, as it does for an A in memory. This process holds k-vectors only, and
+    keeps copies of the last two that it sent. Only if `symmetric_scaling` has to examine the
+    support of A, and there is room for it, its positive entries come here.
 
     **Scattered blocks.** Pass ``hash=False`` to `client.scatter`. Otherwise Dask may confuse equal
     blocks with those that it is about to forget.
@@ -221,7 +223,9 @@ def rows(A: Any, *, client: Any = None, timeout: float = 120.0) -> ClusterSource
     is another one than `client`, use ``client.compute(result)``.
 
     **Lost workers.** If a worker dies, Dask loads its rows again from paths, Dask arrays and
-    delayed blocks. Blocks that were scattered are lost, which ends in an error.
+    delayed blocks. Blocks that were scattered are lost, which is a RuntimeError. A TimeoutError
+    says that workers did not answer within `timeout`. If either ends `fit` or `symmetric_scaling`,
+    the last x is saved in a file, which the message names.
 
     Examples
     --------
@@ -410,12 +414,15 @@ def csr_blocks(builder: JacobianBuilder, x: ArrayLike) -> list[Any]:
     [[2. 1.]
      [0. 4.]]
     """
-    backend, view, sent, implicit = _assembly_of(builder, x)
+    backend, arguments, _ = _assembly_of(builder, x)
     assemble = dask.delayed(_csr_block, pure=False)
-    return [assemble(part, view, sent, implicit) for part in backend.source.parts]
+    return [assemble(part, *arguments) for part in backend.source.parts]
 
 
-def _assembly_of(builder: JacobianBuilder, x: ArrayLike) -> tuple[ClusterBackend, Any, Any, bool]:
+def _assembly_of(
+    builder: JacobianBuilder, x: ArrayLike
+) -> tuple[ClusterBackend, tuple[Any, ...], np.dtype[Any]]:
+    """The backend, the arguments of `_csr_block` behind the part, and the dtype of J at x."""
     backend = builder._rows
     if not isinstance(backend, ClusterBackend):
         raise TypeError(
@@ -424,8 +431,9 @@ def _assembly_of(builder: JacobianBuilder, x: ArrayLike) -> tuple[ClusterBackend
         )
     if not backend.layout.rows_in_order:
         raise backend.wrong_order()
-    sent = backend.source.transport.send(builder._point(x))
-    return backend, backend.view, sent, backend.implicit
+    x = builder._point(x)
+    sent = backend.source.transport.send(x)
+    return backend, (backend.view, sent, backend.implicit), x.dtype
 
 
 def _csr_block(part: RowsPart, view: View, x: NDArray[Any], implicit: bool) -> Any:
@@ -483,9 +491,9 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
      [0. 4.]]
     """
     path = Path(path)
-    backend, view, sent, implicit = _assembly_of(builder, x)
+    backend, arguments, dtype = _assembly_of(builder, x)
     check_output_folder(path)
-    dtype, index = builder._point(x).dtype, backend.pattern.columns_dtype
+    index = backend.pattern.columns_dtype
     m, n = builder.shape
     files = {"data": (builder.nnz, dtype), "indices": (builder.nnz, index)}
     files["indptr"] = m + 1, index
@@ -498,15 +506,14 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
         for part, count, nnz in zip(
             backend.source.parts, backend.lengths, backend.nnz_of_parts, strict=True
         ):
-            written.append(call(_write_block, part, view, sent, implicit, where, row, entry))
+            written.append(call(_write_block, part, *arguments, where, row, entry))
             row, entry = row + count, entry + nnz
         backend.source.transport.gather(written)
 
 
 def _make_file(path: Path, count: int, dtype: np.dtype[Any]) -> None:
     """Make a ``.npy`` of zeros, which takes no space on most disks."""
-    header = np.zeros(0, dtype)
-    np.save(path, header)
+    np.save(path, np.zeros(0, dtype))
     if count:
         np.lib.format.open_memmap(path, "w+", dtype, (count,)).flush()
 

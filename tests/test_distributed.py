@@ -399,6 +399,17 @@ def solved(expected, A, Y):
     return time.monotonic() - begin
 
 
+def solved_with_a_death(client, problem, undisturbed, rng, dead):
+    """Solve while a worker is killed at a random moment."""
+    victim = int(rng.choice(sorted(all_alive(client, dead))))
+    timer = threading.Timer(undisturbed * rng.random(), os.kill, (victim, signal.SIGKILL))
+    timer.start()
+    seconds = solved(*problem)
+    timer.join()
+    dead.append(victim)
+    assert seconds < undisturbed + 15
+
+
 @pytest.mark.parametrize("count", slow_except([3], [3, 20]))
 def test_killed_workers(own_cluster, tmp_path, count):
     client = own_cluster()
@@ -407,13 +418,7 @@ def test_killed_workers(own_cluster, tmp_path, count):
     undisturbed, rng, dead = solved(*problem), np.random.default_rng(count), []
     for _ in range(count):
         client.cluster.scale(2)  # a nanny may give up a worker that was killed as it began
-        victim = int(rng.choice(sorted(all_alive(client, dead))))
-        timer = threading.Timer(undisturbed * rng.random(), os.kill, (victim, signal.SIGKILL))
-        timer.start()
-        seconds = solved(*problem)
-        timer.join()
-        dead.append(victim)
-        assert seconds < undisturbed + 15
+        solved_with_a_death(client, problem, undisturbed, rng, dead)
 
 
 @pytest.mark.parametrize("count", slow_except([1], [1, 5]))
@@ -432,13 +437,7 @@ def test_killed_workers_without_nanny(own_cluster, tmp_path, count):
         begin()
         for _ in range(count):
             begin()
-            victim = int(rng.choice(sorted(all_alive(client, dead))))
-            timer = threading.Timer(undisturbed * rng.random(), os.kill, (victim, signal.SIGKILL))
-            timer.start()
-            seconds = solved(*problem)
-            timer.join()
-            dead.append(victim)
-            assert seconds < undisturbed + 15
+            solved_with_a_death(client, problem, undisturbed, rng, dead)
 
 
 def test_lost_blocks(own_cluster, tmp_path, monkeypatch):

@@ -28,9 +28,8 @@ def checked_backend(
     source: Source, layout: Layout, settings: Settings, symmetric: str | None = None
 ) -> Backend:
     """The backend of an A whose values have not been checked yet: see `Backend.check`."""
-    if not (
-        source.zero_copy or source.backend
-    ):  # a budget that is too small is refused before k-vectors are allocated
+    if not (source.zero_copy or source.backend):
+        # A budget that is too small is refused before k-vectors are allocated.
         block_entries(source, settings.workers or machine.cpu_count(), settings.memory)
     backend = backend_of(source, layout, settings)
     backend.check(symmetric)

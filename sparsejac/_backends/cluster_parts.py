@@ -183,7 +183,7 @@ def mapped(
     args: tuple[Any, ...],
     like: NDArray[Any],
     how: dict[str, Any],
-    implicit: bool,  # a task has positional arguments
+    implicit: bool,
     beside: Beside | None = None,
 ) -> NDArray[Any]:
     """The rows of J that belong to the part. They have the dtype and the columns of `like`."""
@@ -295,7 +295,7 @@ def weights(
     part: RowsPart,
     view: View,
     dtype: np.dtype[Any],
-    implicit: bool,  # as above
+    implicit: bool,
     w: NDArray[Any],
 ) -> Beside:
     backend = part.backend(view)
@@ -306,7 +306,7 @@ def weights(
 def aligned(
     part: RowsPart,
     view: View,
-    transposed: bool,  # as above
+    transposed: bool,
     other: Any,
 ) -> Beside:
     """The numbers of a Y at the entries of the part.

@@ -123,7 +123,9 @@ def _function(name, op, walk, edge, room=()):
     vectors = op.products or len(at_nodes) // 2
     some = range(vectors)
     at_i, at_j = (some, some) if op.products else (op.at_i, op.at_j)
-    given_j, at_j = at_j, () if op.by_rows else at_j
+    given_j = at_j  # what the edge function returns, used or not
+    if op.by_rows:
+        at_j = ()
     constants = {
         "ALIGNED": aligned,
         "BY_ENTRY": "y" in parameters,

@@ -17,11 +17,7 @@ from .support import entries_in_words, first_rows, make_support
 
 Examination = Literal["auto", "check", "drop", "drop_rows", "skip"]
 IMPOSSIBLE = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
-_COMPLETE = (
-    ScalingStatus.CONVERGED,
-    ScalingStatus.ENTRIES_DROPPED,
-    ScalingStatus.NOTHING_KEPT,
-)
+_NEED_NO_EXAMINATION = (ScalingStatus.ENTRIES_DROPPED, ScalingStatus.NOTHING_KEPT)
 _FILTERS = {"no_entries": "without entries that count", "support": "without support"}
 
 
@@ -275,7 +271,7 @@ class ScalingState:
             noun=self._noun,
             why=why,
         )
-        if why is None and (status not in _COMPLETE or status is ScalingStatus.CONVERGED):
+        if why is None and status not in _NEED_NO_EXAMINATION:
             message += self._unexamined
         dropped = self._found.unsupported if status not in IMPOSSIBLE else 0
         (i, j), own = self._found.index_pairs, self._found.diagonal
