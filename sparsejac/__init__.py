@@ -7,6 +7,7 @@ from ._system.version import __version__ as __version__
 from .builder import JacobianBuilder, jacobian
 from .fitting import fit
 from .least_squares import LeastSquares
+from .rectangular import row_column_scaling
 from .row_sums import RowSums
 from .scaling import symmetric_scaling
 
@@ -20,5 +21,6 @@ __all__ = [
     "RowSumsOperator",
     "fit",
     "jacobian",
+    "row_column_scaling",
     "symmetric_scaling",
 ]

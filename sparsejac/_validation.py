@@ -397,6 +397,41 @@ def positive(name: str, value: object, kept: NDArray[np.bool_]) -> NDArray[np.fl
     return result
 
 
+def positive_line_sums(name: str, value: object, size: int, noun: str) -> NDArray[np.float64]:
+    """Return a float64 copy of the targets of A's rows, or of its columns.
+
+    A scalar stands for all of them.
+    """
+    given = array(name, value)
+    real(name, given.dtype, "a scaling", f"pass {name}.real")
+    if given.shape not in {(), (size,)}:
+        raise ValueError(
+            f"{name} must be a number, or one number for each of A's {size} {noun}s, got shape "
+            f"{given.shape}"
+        )
+    result = np.full(size, given, np.float64) if given.ndim == 0 else np.array(given, np.float64)
+    bad = ~((result > 0) & (result < np.inf))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(
+            f"{name} must be positive and finite, but it is {result[i]} for {noun} {i}: change it, "
+            f"or remove the {noun} from A and from {name}"
+        )
+    return result
+
+
+def equal_totals(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
+    """Refuse targets of rows and columns whose sums differ by more than rounding."""
+    unit = max(float(np.max(rows, initial=0.0)), float(np.max(columns, initial=0.0))) or 1.0
+    one, other = float(np.sum(rows / unit)), float(np.sum(columns / unit))
+    if abs(one - other) > 1e-12 * max(one, other):
+        raise ValueError(
+            "row_target and column_target must have the same sum, which is that of the scaled "
+            f"matrix, but they sum to {one * unit:.16g} and {other * unit:.16g}: leave out "
+            "column_target, or multiply it by row_target.sum() / column_target.sum()"
+        )
+
+
 def negative(i: int, j: int, value: Any) -> ValueError:
     return ValueError(
         f"A must have no negative entries, but A[{i}, {j}] = {value}: with mixed signs a scaling "
@@ -499,6 +534,19 @@ def matrix(A: object) -> Any:
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A must be a square matrix, got shape {shape}")
     float_dtype("A", A.dtype)  # type: ignore[attr-defined]  # as above
+    return A
+
+
+def rectangular_matrix(A: object) -> Any:
+    """Return A as an ndarray or SciPy sparse array or matrix of any shape, without a copy."""
+    if not scipy.sparse.issparse(A):
+        A = array("A", A, alternative=" or a SciPy sparse array or matrix")
+    shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
+    if len(shape) != 2:
+        raise ValueError(f"A must be a matrix with rows and columns, got shape {shape}")
+    dtype: np.dtype[Any] = A.dtype  # type: ignore[attr-defined]  # as above
+    float_dtype("A", dtype)
+    real("A", dtype, "a scaling", "pass its real part, or abs(A)")
     return A
 
 

@@ -40,7 +40,7 @@ CHAIN = [
     ["_operators"],
     ["_solvers"],
     [
-        *("builder", "least_squares", "row_sums", "fitting", "scaling"),
+        *("builder", "least_squares", "row_sums", "fitting", "rectangular", "scaling"),
         *("cool", "distributed", "io", "testing"),
     ],
     ["__init__"],
@@ -117,7 +117,8 @@ def test_one_module_imports_dask():
 def test_public_names():
     assert sparsejac.__all__ == [
         "HessianOperator", "JacobianBuilder", "JacobianOperator", "LeastSquares",
-        "NormalOperator", "RowSums", "RowSumsOperator", "fit", "jacobian", "symmetric_scaling",
+        "NormalOperator", "RowSums", "RowSumsOperator", "fit", "jacobian", "row_column_scaling",
+        "symmetric_scaling",
     ]  # fmt: skip
     assert (PACKAGE / "py.typed").is_file()
 

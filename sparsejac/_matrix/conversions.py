@@ -21,11 +21,12 @@ def csr_arrays(
 ) -> tuple[NDArray[Any], Indices, Indices]:
     """Values, indices and indptr of A, or of Aᵀ, in canonical CSR.
 
-    They are A's own arrays if these are canonical already.
+    They are A's own arrays if these are canonical already. A need not be square.
     """
-    k = A.shape[0]
+    m, n = A.shape
+    k = max(m, n)
     _validation.fits(
-        f"a builder for a {k}x{k} A",
+        f"a builder for a {m}x{n} A",
         4 * (k + 1) * index_dtype(k, k, 0).itemsize,
         "leave out rows and columns without entries",
     )
@@ -33,6 +34,7 @@ def csr_arrays(
     if A.format in ("csr", "csc"):
         # The arrays of a CSC matrix are those of its transpose in CSR.
         mirrored = A.format == "csc"
+        lines, width = (n, m) if mirrored else (m, n)
         values, indices, indptr = A.data, A.indices, A.indptr
         for part_name, part in (("data", values), ("indices", indices), ("indptr", indptr)):
             if part.ndim != 1:
@@ -46,21 +48,21 @@ def csr_arrays(
                 )
             indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
         stored = values.size
-        if indptr.size == k + 1 and 0 <= indptr[-1] <= values.size:
+        if indptr.size == lines + 1 and 0 <= indptr[-1] <= values.size:
             stored = int(indptr[-1])
         indices, values = (
             indices[:stored],
             values[:stored],
         )  # SciPy allows spare elements at the end
-        canonical = _is_canonical(indptr, indices, values.size, k, name, A.format)
+        canonical = _is_canonical(indptr, indices, values.size, lines, width, name, A.format)
         if canonical and (mirrored == transposed):
             return values, np.ascontiguousarray(indices), np.ascontiguousarray(indptr)
-        source = scipy.sparse.csr_array((values, indices, indptr), shape=(k, k))
+        source = scipy.sparse.csr_array((values, indices, indptr), shape=(lines, width))
     elif A.format == "coo":
-        for axis, index in zip("ij", (A.row, A.col), strict=True):
-            if index.size and (index.min() < 0 or index.max() >= k):
+        for axis, index, size in zip("ij", (A.row, A.col), (m, n), strict=True):
+            if index.size and (index.min() < 0 or index.max() >= size):
                 raise _validation.bad_structure(
-                    name, "coo", f"it has an index {axis} outside 0 … {k - 1}"
+                    name, "coo", f"it has an index {axis} outside 0 … {size - 1}"
                 )
     elif A.format == "bsr":
         try:
@@ -69,29 +71,32 @@ def csr_arrays(
             raise _validation.bad_structure(name, "bsr", str(error)) from None
     elif A.format == "lil":
         for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
-            if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < k):
+            if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < n):
                 raise _validation.bad_structure(
                     name,
                     "lil",
-                    f"row {i} has an index outside 0 … {k - 1}, or more indices than values",
+                    f"row {i} has an index outside 0 … {n - 1}, or more indices than values",
                 )
     elif A.format == "dia":
         source = _coo_of_dia(A)
     return _summed(source, to_csc=mirrored != transposed)
 
 
-def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, format_: str) -> bool:
+def _is_canonical(
+    indptr: Any, indices: Any, count: int, lines: int, width: int, name: str, format_: str
+) -> bool:
     """Whether a CSR or CSC structure is canonical. A structure that cannot be read is refused.
 
-    This takes one pass, and allocates nothing.
+    A has so many `lines`, rows or columns, of so many numbers. This takes one pass, and allocates
+    nothing.
     """
-    if indptr.size != k + 1:
+    if indptr.size != lines + 1:
         raise _validation.bad_structure(
-            name, format_, f"indptr has {indptr.size} elements instead of {k + 1}"
+            name, format_, f"indptr has {indptr.size} elements instead of {lines + 1}"
         )
     if indices.size != count:
         raise _validation.bad_structure(name, format_, f"{indices.size} indices for {count} values")
-    defect, line = _kernels.csr_defect(frozen(indptr), frozen(indices), 0, 0, k, k)
+    defect, line = _kernels.csr_defect(frozen(indptr), frozen(indices), 0, 0, lines, width)
     line_name = "column" if format_ == "csc" else "row"
     if defect == 1:
         raise _validation.bad_structure(
@@ -102,17 +107,17 @@ def _is_canonical(indptr: Any, indices: Any, count: int, k: int, name: str, form
         )
     if defect == 2:
         raise _validation.bad_structure(
-            name, format_, f"{line_name} {line} has an index outside 0 … {k - 1}"
+            name, format_, f"{line_name} {line} has an index outside 0 … {width - 1}"
         )
     return bool(defect == 0)
 
 
 def _coo_of_dia(A: Any) -> scipy.sparse.coo_array:
     """All entries that a DIA matrix stores. SciPy's conversion would leave out the zeros."""
-    k = A.shape[0]
+    m, n = A.shape
     j = np.broadcast_to(np.arange(A.data.shape[1]), A.data.shape)
     i = j - A.offsets[:, np.newaxis]
-    inside = (i >= 0) & (i < k) & (j < k)
+    inside = (i >= 0) & (i < m) & (j < n)
     return scipy.sparse.coo_array((A.data[inside], (i[inside], j[inside])), shape=A.shape)
 
 

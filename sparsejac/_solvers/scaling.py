@@ -25,7 +25,7 @@ from .support import (
     supported_rows,
 )
 
-_Verdict = tuple[ScalingStatus, str | None]  # the status, and the reason if no scaling exists
+Verdict = tuple[ScalingStatus, str | None]  # the status, and the reason if no scaling exists
 _REFRESH = 100  # A x is updated in each step, and computed anew after this many products
 _SHRUNK = 1e-6  # A x is also computed anew if it has shrunk by this: its errors have grown
 _WINDOW = 40  # products over which the speed of convergence is measured
@@ -108,7 +108,7 @@ class Scaling(ScalingState):
 
     def _verdict_at_start(
         self, degree: NDArray[Any], d: NDArray[Any], *, exact: bool
-    ) -> _Verdict | None:
+    ) -> Verdict | None:
         """The status if the scaling ends before its first step; None if it does not."""
         empty = np.flatnonzero(self._kept & (degree == 0))
         if empty.size:
@@ -298,7 +298,7 @@ class Scaling(ScalingState):
         speed = np.log(then / best) / (now - before) if best > 0 else np.inf
         return float(np.log(best / max(self._tol, 1e-15)) / speed) if speed > 0 else np.inf
 
-    def _examine(self, d: NDArray[Any]) -> _Verdict | None:
+    def _examine(self, d: NDArray[Any]) -> Verdict | None:
         """Find out whether A has support. The result is None if a scaling exists."""
         mode, self._support = self._support, "skip"
         if not self._may_examine(mode):
@@ -330,12 +330,12 @@ class Scaling(ScalingState):
         )
         return False
 
-    def _unsupported(self, found: Support) -> _Verdict:
+    def _unsupported(self, found: Support) -> Verdict:
         self._found = found
         noun = self._noun
         if not found.rows.size:
             return ScalingStatus.NO_TOTAL_SUPPORT, (
-                f"{entries_in_words(found)} on no positive diagonal, "
+                f"{entries_in_words(found.unsupported)} on no positive diagonal, "
                 "and in the limit would be zero; "
                 f'support="drop_rows" leaves out {noun}s until the rest has a scaling, '
                 '"drop" only those entries'

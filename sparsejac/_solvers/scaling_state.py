@@ -24,6 +24,9 @@ _FILTERS = {"no_entries": "without entries that count", "support": "without supp
 class ScalingState:
     """Holds which rows are kept, multiplies by A, and makes the result."""
 
+    # what messages say of x
+    _scales, _numbers = "x scales", "x or A x"
+
     def __init__(
         self,
         sums: RowProducts,
@@ -269,6 +272,8 @@ class ScalingState:
             tol=self._tol,
             dropped=self._dropped,
             noun=self._noun,
+            scales=self._scales,
+            numbers=self._numbers,
             why=why,
         )
         if why is None and status not in _NEED_NO_EXAMINATION:
@@ -276,10 +281,8 @@ class ScalingState:
         dropped = self._found.unsupported if status not in IMPOSSIBLE else 0
         (i, j), own = self._found.index_pairs, self._found.diagonal
         entries = np.stack([np.concatenate([i, own]), np.concatenate([j, own])], axis=1)
-        rows = np.unique(entries)
         if dropped:
-            where = f"{self._noun}{'s' * (len(rows) > 1)} {first_rows(rows)}"
-            message += f"; {entries_in_words(self._found)} dropped, in {where}"
+            message += self._dropped_in_words(entries)
         if any(self.left_out.values()):
             message += self._left_out_in_words()
         return self._state(
@@ -295,6 +298,11 @@ class ScalingState:
             success=status is ScalingStatus.CONVERGED,
             message=message,
         )
+
+    def _dropped_in_words(self, entries: NDArray[Any]) -> str:
+        rows = np.unique(entries)
+        where = f"{self._noun}{'s' * (len(rows) > 1)} {first_rows(rows)}"
+        return f"; {entries_in_words(self._found.unsupported)} dropped, in {where}"
 
     def _left_out_in_words(self) -> str:
         by = ", ".join(

@@ -88,7 +88,7 @@ class ScalingStatus(Status):
     OUT_OF_RANGE = (
         3,
         (
-            "x or A x leaves the range of numbers: the residual was {residual:.2g}, tol is "
+            "{numbers} leaves the range of numbers: the residual was {residual:.2g}, tol is "
             f"{{tol:.2g}}; likely causes: {_NO_TOTAL_SUPPORT}; entries of A, or targets, differ "
             "too widely in size"
         ),
@@ -98,7 +98,7 @@ class ScalingStatus(Status):
     ENTRIES_DROPPED = (
         6,
         (
-            "scaled after dropping entries, and A itself is not: x scales A without them to a "
+            "scaled after dropping entries, and A itself is not: {scales} A without them to a "
             "residual of {dropped:.2g}, tol is {tol:.2g}, but that of A is {residual:.2g}"
         ),
     )

@@ -295,9 +295,8 @@ def _residual_graph(
     )
 
 
-def entries_in_words(found: Support) -> str:
+def entries_in_words(count: int) -> str:
     """The first words of a message about the unsupported entries."""
-    count = found.unsupported
     return "1 of its entries is" if count == 1 else f"{count} of its entries are"
 
 
