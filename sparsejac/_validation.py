@@ -63,6 +63,33 @@ def order(value: object) -> Order:
     return choice("order", value, Order)
 
 
+def bilinear_options(rows_: Rows, uplo_: Uplo | None) -> None:
+    """Refuse the options that need a symmetric A."""
+    for name, value, is_wrong in (
+        ("uplo", uplo_, uplo_ is not None),
+        ("rows", rows_, rows_ == "upper"),
+    ):
+        if is_wrong:
+            raise ValueError(
+                f'{name}="{value}" is for a symmetric A, and with bilinear=True the rows and the '
+                f"columns of A have variables of their own: leave {name} out"
+            )
+
+
+def bilinear_function(name: str) -> TypeError:
+    return TypeError(
+        f"{name} must not be a function with bilinear=True, as it does not say how many rows "
+        f"{name} has: pass an object with shape, dtype, and rows to slice"
+    )
+
+
+def bilinear_on_workers() -> TypeError:
+    return TypeError(
+        "A must not be on a cluster with bilinear=True: pass the symmetric problem "
+        "[[0, A], [0, 0]] with rank=, whose variables are X above Y"
+    )
+
+
 class Settings(NamedTuple):
     """The keywords of a backend. They mean the same in every function that takes an A."""
 
@@ -136,6 +163,10 @@ def nonnegative(name: str, value: object) -> float:
     return float(value)
 
 
+def rank(value: object) -> int | None:
+    return None if value is None else positive_integer("rank", value)
+
+
 def memory(value: object) -> int | None:
     return None if value is None else _integer("memory", value, 1, "a number of bytes")
 
@@ -146,15 +177,15 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def variable_index(s: object, k: int) -> int:
+def variable_index(s: object, count: int) -> int:
     try:
         number = operator.index(s)  # type: ignore[arg-type]  # this line tests the type
     except TypeError:
         raise TypeError(
             f"s must be an integer, the index of one variable, got {s!r} ({type_name(s)})"
         ) from None
-    if not 0 <= number < k:
-        raise IndexError(f"s must be the index of a variable, 0 <= s < {k}, got {number}")
+    if not 0 <= number < count:
+        raise IndexError(f"s must be the index of a variable, 0 <= s < {count}, got {number}")
     return number
 
 
@@ -223,26 +254,52 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     return result
 
 
-def point(x: object, k: int, *, finite: bool) -> NDArray[Any]:
-    """Return x as a vector of length k, without a copy."""
-    result = array("x", x)
-    if result.ndim != 1 or result.size != k:
-        hint = (
-            f": pass x.ravel() if its {result.size} values are meant"
-            if result.ndim > 1 and result.size == k
-            else ""
-        )
-        raise ValueError(
-            f"x must be a vector of length {k}, as A is {k}x{k}, got an array of shape "
-            f"{result.shape}{hint}"
-        )
+def point(
+    name: str,
+    x: object,
+    of: tuple[int, int],
+    rank: int | None,
+    *,
+    bilinear: bool,
+    finite: bool,
+) -> NDArray[Any]:
+    """Return the variables x for an A of this shape, without a copy.
+
+    They are a vector, or, if there is a rank, also a matrix with a row for each row of A, and in
+    the bilinear form for each column.
+    """
+    (m, n), result, several = of, array(name, x), rank is not None
+    rank = rank or 1
+    count = m + n if bilinear else m
+    size = count * rank
+    if result.shape != (size,) and not (several and result.shape == (count, rank)):
+        why = f"A is {m}x{n}" + (f" and rank is {rank}" if several else "")
+        if bilinear:
+            why += " and x has the variables of its rows above those of its columns"
+        raise _wrong_point(name, result, (count, rank), why, several=several)
     if finite and result.dtype.kind in "fc" and not np.isfinite(result).all():
-        bad = np.flatnonzero(~np.isfinite(result))
+        flat = result.reshape(-1)
+        bad = np.flatnonzero(~np.isfinite(flat))
+        place = ", ".join(map(str, divmod(int(bad[0]), rank))) if several else str(bad[0])
         raise ValueError(
-            f"x must be finite, but {bad.size} of its {k} values are not, the first x[{bad[0]}] "
-            f"= {result[bad[0]]}: pass check_finite=False to compute with them"
+            f"{name} must be finite, but {bad.size} of its {size} values are not, the first "
+            f"{name}[{place}] = {flat[bad[0]]}: pass check_finite=False to compute with them"
         )
     return result
+
+
+def _wrong_point(
+    name: str, x: NDArray[Any], shape: tuple[int, int], why: str, *, several: bool
+) -> ValueError:
+    size, hint = shape[0] * shape[1], ""
+    if several and x.shape == shape[::-1]:
+        hint = f": pass {name.upper()}.T, whose rows belong to the rows of A"
+    elif x.ndim > 1 and x.size == size:
+        hint = f": pass {name}.ravel() if its {x.size} values are meant"
+    needed = f"a vector of length {size}"
+    if several:
+        needed = f"an array of shape {shape}, or flat with shape {(size,)}"
+    return ValueError(f"{name} must be {needed}, as {why}, got an array of shape {x.shape}{hint}")
 
 
 def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:
@@ -526,28 +583,34 @@ def only_target_on_workers() -> ValueError:
 # --- the matrix -----------------------------------------------------------------------------------
 
 
-def matrix(A: object) -> Any:
-    """Return A as a square ndarray or SciPy sparse array or matrix, without a copy."""
+def matrix(A: object, *, square: bool = True) -> Any:
+    """Return A as an ndarray or SciPy sparse array or matrix, without a copy."""
     if not scipy.sparse.issparse(A):
         A = array("A", A, alternative=" or a SciPy sparse array or matrix")
     shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"A must be a square matrix, got shape {shape}")
+    if len(shape) != 2 or (square and shape[0] != shape[1]):
+        raise wrong_shape("A", shape, square=square)
     float_dtype("A", A.dtype)  # type: ignore[attr-defined]  # as above
     return A
 
 
+def wrong_shape(name: str, shape: tuple[int, ...], *, square: bool) -> ValueError:
+    if not square or len(shape) != 2:
+        kind = "square matrix" if square else "matrix with rows and columns"
+        return ValueError(f"{name} must be a {kind}, got shape {shape}")
+    hint = (
+        ": for A ∘ (X Yᵀ), with variables for its rows and for its columns, pass bilinear=True"
+        if name == "A"
+        else ""
+    )
+    return ValueError(f"{name} must be a square matrix, got shape {shape}{hint}")
+
+
 def rectangular_matrix(A: object) -> Any:
-    """Return A as an ndarray or SciPy sparse array or matrix of any shape, without a copy."""
-    if not scipy.sparse.issparse(A):
-        A = array("A", A, alternative=" or a SciPy sparse array or matrix")
-    shape: tuple[int, ...] = A.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
-    if len(shape) != 2:
-        raise ValueError(f"A must be a matrix with rows and columns, got shape {shape}")
-    dtype: np.dtype[Any] = A.dtype  # type: ignore[attr-defined]  # as above
-    float_dtype("A", dtype)
-    real("A", dtype, "a scaling", "pass its real part, or abs(A)")
-    return A
+    """Return a real A as an ndarray or SciPy sparse array or matrix of any shape."""
+    result = matrix(A, square=False)
+    real("A", result.dtype, "a scaling", "pass its real part, or abs(A)")
+    return result
 
 
 def pieces(
@@ -675,24 +738,24 @@ def not_symmetric_row(i: int, difference: float, needs: str) -> ValueError:
     )
 
 
-def target(Y: object, k: int, m: int) -> Any:
-    """Return Y as a k×k matrix, dense or sparse, or as a vector of J's m rows, without a copy."""
+def target(Y: object, of: tuple[int, int], m: int) -> Any:
+    """Return Y as a matrix of A's shape, or as a vector of J's m rows, without a copy."""
     if scipy.sparse.issparse(Y) and Y.ndim == 1:  # type: ignore[attr-defined]  # sparse by now
         Y = Y.toarray()  # type: ignore[attr-defined]  # as above
     if not scipy.sparse.issparse(Y):
         Y = array("Y", Y, alternative=", a SciPy sparse array or matrix")
     shape: tuple[int, ...] = Y.shape  # type: ignore[attr-defined]  # ndarray or sparse by now
-    if shape not in {(k, k), (m,)}:
-        raise target_shape(shape, k, m)
+    if shape not in {of, (m,)}:
+        raise target_shape(shape, of, m)
     dtype: np.dtype[Any] = Y.dtype  # type: ignore[attr-defined]  # as above
     float_dtype("Y", dtype)
     return Y
 
 
-def target_shape(shape: tuple[int, ...], k: int, m: int) -> ValueError:
+def target_shape(shape: tuple[int, ...], of: tuple[int, int], m: int) -> ValueError:
     return ValueError(
-        f"Y must be a {k}x{k} matrix as A is, or a vector of length {m} in the order of J's "
-        f"rows, got shape {shape}"
+        f"Y must be a {of[0]}x{of[1]} matrix as A is, or a vector of length {m} in the order of "
+        f"J's rows, got shape {shape}"
     )
 
 

@@ -12,14 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from . import _validation
 from ._backends.choice import checked_backend
 from ._backends.protocol import Backend
-from ._matrix.entries import wide
-from ._matrix.indices import Indices, frozen, index_dtype
+from ._matrix.indices import Indices, frozen
 from ._matrix.layout import layout_of
 from ._matrix.registry import source_of_rows
 from ._matrix.source import Source
-from ._operators.assembly import Assembly, canonical
 from ._operators.hermitian import HessianOperator
 from ._operators.jacobian import JacobianOperator
+from ._operators.rank_assembly import RankAssembly, assembly_of
 from ._system.recycling import allocated
 from ._validation import Order, Rows, Settings, Uplo
 
@@ -71,11 +70,19 @@ class JacobianBuilder:
         A. Default: 256 MiB for blocks. `memory` has no influence on an A in memory.
     progress : bool, default False
         Show a progress bar for each pass over a streamed A that takes longer than two seconds.
+    rank : int, optional
+        The number r of columns of x, which is then a matrix X of shape (k, r), or a flat vector
+        (k r,) in C order. Then ``F = A ∘ (X Xᵀ)``, and column ``i r + c`` of J belongs to X[i, c].
+        Default: x is a vector.
+    bilinear : bool, default False
+        A is m×n, its rows and its columns have variables of their own, and ``F = A ∘ (X Yᵀ)``. Then
+        x is X above Y: of shape (m + n, r), or flat. Without `rank`, r is 1. `rows` must not be
+        ``"upper"``, and there is no `uplo`.
 
     Attributes
     ----------
     shape : tuple of int
-        (m, k), the shape of J.
+        (m, k), the shape of J. With `rank` and `bilinear`, J has a column for each number of x.
     dtype : numpy.dtype
         The dtype of J for a real x that has no higher precision than A. It is the dtype of A, or
         float64 if A has integers or booleans.
@@ -96,6 +103,15 @@ class JacobianBuilder:
     **Memory.** The builder keeps A and O(k) integers: 4 k for a dense A, k to 4 k for a sparse one.
     Checking A takes 1 MiB. If a sparse A has to be converted, the converted form is kept. The
     copies that `uplo` may need are stated there.
+
+    **Several columns.** ``F_ij = A_ij (x_i·x_j)`` for the rows x_i of X. The row of J for entry
+    (i, j) has the entries ``A_ij x_jᵀ`` in the r columns of x_i and ``A_ij x_iᵀ`` in those of x_j,
+    or for i = j the r entries ``2 A_ii x_iᵀ``. With ``bilinear=True`` the second factor of F is
+    y_j, and no entry is on a diagonal. Where a docstring says k-vector, it means an array of the
+    shape of X, and J has r times the entries. A product with several vectors takes a pass over A
+    for each of them. F does not change if X becomes X Q with an orthogonal Q, or in the bilinear
+    form X G and Y G⁻ᵀ with any invertible G. So J has r (r - 1) / 2 null directions, or r², and
+    JᵀJ is singular: solve with damping, or by a method that takes that, such as `lsqr` or `cg`.
 
     **Recycled results.** The system clears fresh memory page by page, which takes longer than to
     compute F or J v. So a builder uses the memory of a result again when nothing refers to the
@@ -187,48 +203,61 @@ class JacobianBuilder:
         workers: int | None = None,
         memory: int | None = None,
         progress: bool = False,
+        rank: int | None = None,
+        bilinear: bool = False,
     ) -> None:
-        order = _validation.order(order)
+        order, rank = _validation.order(order), _validation.rank(rank)
+        bilinear = _validation.flag("bilinear", bilinear)
         settings = _validation.settings(check_finite, workers, memory, progress)
         finite = settings.check_finite
-        source, rows = source_of_rows(A, rows, order, uplo, check_finite=finite)
-        self._check_and_set_up(source, rows, order, settings)
+        source, rows = source_of_rows(A, rows, order, uplo, bilinear=bilinear, check_finite=finite)
+        self._check_and_set_up(source, rows, order, settings, rank, bilinear=bilinear)
 
     @classmethod
-    def _checked(
-        cls, source: Source, rows: Rows, order: Order, settings: Settings
-    ) -> JacobianBuilder:
-        """Make a builder over an existing source."""
+    def _checked(cls, *args: Any, bilinear: bool) -> JacobianBuilder:
+        """Make a builder over an existing source, with arguments that are checked."""
         builder = cls.__new__(cls)
-        builder._check_and_set_up(source, rows, order, settings)
+        builder._check_and_set_up(*args, bilinear=bilinear)
         return builder
 
     def _check_and_set_up(
-        self, source: Source, rows: Rows, order: Order, settings: Settings
+        self,
+        source: Source,
+        rows: Rows,
+        order: Order,
+        settings: Settings,
+        rank: int | None,
+        *,
+        bilinear: bool,
     ) -> None:
         symmetric = 'rows="upper"' if rows == "upper" and source.uplo is None else None
-        layout = layout_of(source, rows, order)
-        self._set_up(checked_backend(source, layout, settings, symmetric), rows, order)
+        layout = layout_of(source, rows, order, bilinear=bilinear)
+        self._set_up(checked_backend(source, layout, settings, symmetric), rows, order, rank)
 
-    def _set_up(self, backend: Backend, rows: Rows, order: Order) -> None:
+    def _set_up(self, backend: Backend, rows: Rows, order: Order, rank: int | None) -> None:
         """Set the attributes. Unpickling does this without the checks of `__init__`."""
         self._rows, self._pattern = backend, backend.pattern
-        self._which, self._order = rows, order
+        self._which, self._order, self._rank = rows, order, rank
         self._check_finite = backend.settings.check_finite
-        self._assembly = Assembly(backend)
+        self._assembly = assembly_of(backend, rank or 1)
         self.shape, self.nnz = self._assembly.shape, self._assembly.nnz
         self.dtype = _validation.float_dtype("A", backend.dtype)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._rows, self._which, self._order
+        return self._rows, self._which, self._order, self._rank
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._set_up(*state)
 
     def __repr__(self) -> str:
-        m, k = self.shape
-        size = f"J is {m}x{k}, {self.nnz} entries, {self.dtype}"
-        return f"<JacobianBuilder: {size}; rows={self._which!r}, order={self._order!r}>"
+        m, n = self.shape
+        size = f"J is {m}x{n}, {self.nnz} entries, {self.dtype}"
+        options = f"rows={self._which!r}, order={self._order!r}"
+        if self._rank is not None:
+            options += f", rank={self._rank}"
+        if self._rows.layout.bilinear:
+            options += ", bilinear=True"
+        return f"<JacobianBuilder: {size}; {options}>"
 
     # --- results that depend on the pattern only
 
@@ -261,7 +290,7 @@ class JacobianBuilder:
         27988004
         """
         x_dtype = self.dtype if x_dtype is None else _validation.dtype_of("x_dtype", x_dtype)
-        return self._pattern.csr_nbytes(np.result_type(self.dtype, x_dtype).itemsize)
+        return self._assembly.csr_nbytes(np.result_type(self.dtype, x_dtype).itemsize)
 
     def row_pairs(self) -> tuple[Indices, Indices]:
         """The entry (i, j) of F that each row of J belongs to.
@@ -289,13 +318,14 @@ class JacobianBuilder:
         [0 0 0 1 1 2] [0 1 2 1 2 2]
         """
         pattern, m = self._pattern, self.shape[0]
-        self._assembly.check_vector_fits("row_pairs", 2 * m * pattern.columns_dtype.itemsize)
-        i, j = (allocated((m,), pattern.columns_dtype) for _ in range(2))
+        dtype, k, width = self._assembly.columns_dtype, pattern.k, pattern.width
+        self._assembly.check_vector_fits("row_pairs", 2 * m * dtype.itemsize)
+        i, j = (allocated((m,), dtype) for _ in range(2))
         if pattern.implicit is None:
-            self._rows.map("pairs", i, j, structure=True)
+            self._rows.map("pairs", width, i, j, structure=True)
         else:  # entries that A does not store have rows as well
-            i.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=i.dtype)[:, np.newaxis]
-            j.reshape(pattern.k, pattern.k)[:] = np.arange(pattern.k, dtype=j.dtype)
+            i.reshape(k, width)[:] = np.arange(k, dtype=dtype)[:, np.newaxis]
+            j.reshape(k, width)[:] = np.arange(width, dtype=dtype)
         return (i, j) if self._order == "C" else (j, i)
 
     # --- results that depend on x
@@ -332,11 +362,7 @@ class JacobianBuilder:
         >>> JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]])).value([1.0, 10.0])
         array([  1.,  20.,  30., 400.])
         """
-        x = self._point(x)
-        shape = (self.shape[0],)
-        return self._assembly.mapped(
-            "the value of F", "value", None, 0, x, shape=shape, dtype=x.dtype
-        )
+        return self._assembly.value(self._point(x))
 
     def max_abs(self, x: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """The largest absolute value in each row and in each column of F, in one pass over A.
@@ -374,14 +400,7 @@ class JacobianBuilder:
         >>> JacobianBuilder(np.array([[1.0, 2.0], [3.0, -4.0]])).max_abs([1.0, 0.1])
         (array([1. , 0.3]), array([1. , 0.2]))
         """
-        x, layout = self._point(x), self._rows.layout
-        with np.errstate(over="ignore"):
-            size = frozen(np.abs(x.astype(wide(x.dtype))))
-            found = self._rows.reduce("max_abs", (size,), outputs=2).astype(x.real.dtype)
-        if layout.side is not None:  # an entry of a triangle stands for (j, i), too
-            found[:] = np.maximum(*found)
-        i, j = found[::-1] if layout.transposed else found
-        return i.copy(), j.copy()
+        return self._assembly.max_abs(self._point(x))
 
     def tocsr(
         self, x: ArrayLike, *, out: scipy.sparse.csr_array | None = None
@@ -482,7 +501,8 @@ class JacobianBuilder:
         x = self._point(x)
         if block_rows is None:
             nbytes = _BLOCK if self._rows.memory is None else min(_BLOCK, self._rows.memory // 4)
-            block_rows = max(nbytes // (2 * x.dtype.itemsize + 12), 1)
+            rank = self._assembly.variables.rank
+            block_rows = max(nbytes // (rank * (2 * x.dtype.itemsize + 8) + 4), 1)
         block_rows = _validation.positive_integer("block_rows", block_rows)
         return self._assembly.blocks(x, block_rows)
 
@@ -564,7 +584,7 @@ class JacobianBuilder:
         dtype = np.result_type(self.dtype, _validation.float_dtype("w", weights.dtype))
         self._rows.check_weights()
         w = self._rows.weights(weights, np.dtype(np.float64))
-        return HessianOperator(self._rows, dtype, w=w)
+        return self._assembly.hessian(w, dtype)
 
     def slice(self, x: ArrayLike, s: int) -> scipy.sparse.csr_array:
         """The derivative of F by one variable, ``∂F/∂x_s``, as a k×k matrix.
@@ -609,35 +629,27 @@ class JacobianBuilder:
          [ 3. 80.]]
         """
         x = self._point(x)
-        k = self._pattern.k
-        s = _validation.variable_index(s, k)
-        in_row, in_column = self._rows.neighbours(s)
-        if self._rows.layout.pairs_transposed:
-            in_row, in_column = in_column, in_row
-        columns, row_values = in_row
-        others = in_column[0] != s
-        lines, line_values = in_column[0][others], in_column[1][others]
-        counts = np.zeros(k + 1, index_dtype(k, k, columns.size + lines.size))
-        counts[1:][lines] = 1
-        counts[s + 1] = columns.size
-        indptr = np.cumsum(counts, dtype=counts.dtype)
-        before = int(np.searchsorted(lines, s))
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            row_data = row_values.astype(x.dtype) * x[columns]
-            row_data[columns == s] *= 2
-            column_data = line_values.astype(x.dtype) * x[lines]
-        in_s = np.full(lines.size, s, counts.dtype)
-        indices = np.concatenate([in_s[:before], columns.astype(counts.dtype), in_s[before:]])
-        data = np.concatenate([column_data[:before], row_data, column_data[before:]])
-        return canonical((data, indices, indptr), (k, k))
+        return self._assembly.slice(x, _validation.variable_index(s, self.shape[1]))
 
     # --- private
 
     def _point(self, x: Any) -> NDArray[Any]:
         """Return a checked, read-only copy of x in the dtype of the result."""
         self._pattern.check_unchanged()
-        x = _validation.point(x, self._pattern.k, finite=self._check_finite)
-        return frozen(x.astype(self._result_dtype(x.dtype)))
+        x = self._checked_point("x", x)
+        return frozen(x.astype(self._result_dtype(x.dtype), order="C").reshape(self._x_shape))
+
+    def _checked_point(self, name: str, x: Any) -> NDArray[Any]:
+        """Return x as it is, if its shape is one of those that are accepted."""
+        of, bilinear = self._rows.source.shape, self._rows.layout.bilinear
+        finite = self._check_finite
+        return _validation.point(name, x, of, self._rank, bilinear=bilinear, finite=finite)
+
+    @property
+    def _x_shape(self) -> tuple[int, ...]:
+        """The shape in which kernels get x."""
+        of = self._assembly
+        return of.variables.shape if isinstance(of, RankAssembly) else of.shape[1:]
 
     def _weights(self, w: Any) -> Any:
         """Return checked weights for J's rows. Those on the workers of a cluster stay there."""

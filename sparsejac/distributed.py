@@ -27,7 +27,8 @@ from ._backends.cluster_files import Block, of_path, of_rows
 from ._backends.cluster_parts import RowsPart, View
 from ._backends.cluster_source import ClusterSource
 from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
-from ._operators.assembly import Assembly, canonical
+from ._operators.assembly import canonical
+from ._operators.rank_assembly import assembly_of
 from ._system.outputs import check_output_folder, complete_or_absent_folder
 from .builder import JacobianBuilder
 
@@ -440,7 +441,7 @@ def _csr_block(part: RowsPart, view: View, x: NDArray[Any], implicit: bool) -> A
     backend = part.backend(view)
     x = np.require(x, requirements=["C", "A"])
     x.flags.writeable = False
-    J = Assembly(backend).matrix(x)
+    J = assembly_of(backend, 1 if x.ndim == 1 else x.shape[1]).matrix(x)
     if not implicit:
         return J
     i0, i1 = backend.source.rows
@@ -493,7 +494,7 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
     path = Path(path)
     backend, arguments, dtype = _assembly_of(builder, x)
     check_output_folder(path)
-    index = backend.pattern.columns_dtype
+    index = builder._assembly.columns_dtype
     m, n = builder.shape
     files = {"data": (builder.nnz, dtype), "indices": (builder.nnz, index)}
     files["indptr"] = m + 1, index
@@ -507,7 +508,7 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
             backend.source.parts, backend.lengths, backend.nnz_of_parts, strict=True
         ):
             written.append(call(_write_block, part, *arguments, where, row, entry))
-            row, entry = row + count, entry + nnz
+            row, entry = row + count, entry + nnz * builder._assembly.variables.rank
         backend.source.transport.gather(written)
 
 

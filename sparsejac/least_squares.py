@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends.align import align_target, target_source
-from ._backends.sums import sums_of
 from ._matrix.entries import TARGETS, Entries
 from ._matrix.indices import frozen
 from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
+from ._operators.least_squares_terms import least_squares_of
 from ._validation import Order, Rows, Uplo
 from .builder import JacobianBuilder
 
@@ -52,6 +52,11 @@ class LeastSquares:
         As for `JacobianBuilder`.
     progress : bool, default False
         As for `JacobianBuilder`.
+    rank : int, optional
+        The number r of columns of x: see `JacobianBuilder`. x is of shape (k, r), or flat.
+        Gradients, and products with the Hessian, have the shape of what they are given.
+    bilinear : bool, default False
+        A and Y are m×n, and ``F = A ∘ (X Yᵀ)``: see `JacobianBuilder`. x is X above Y.
 
     Attributes
     ----------
@@ -110,8 +115,11 @@ class LeastSquares:
         workers: int | None = None,
         memory: int | None = None,
         progress: bool = False,
+        rank: int | None = None,
+        bilinear: bool = False,
     ) -> None:
-        order = _validation.order(order)
+        order, rank = _validation.order(order), _validation.rank(rank)
+        bilinear = _validation.flag("bilinear", bilinear)
         settings = _validation.settings(check_finite, workers, memory, progress)
         source, rows = source_of_rows(
             A,
@@ -119,19 +127,23 @@ class LeastSquares:
             order,
             uplo,
             default="stored",
-            beside=target_source(Y),
+            beside=target_source(Y, bilinear=bilinear),
+            bilinear=bilinear,
             check_finite=settings.check_finite,
         )
         _validation.real("A", source.dtype, "least squares")
-        builder = JacobianBuilder._checked(source, rows, order, settings)
+        builder = JacobianBuilder._checked(source, rows, order, settings, rank, bilinear=bilinear)
         self._set_up(builder, align_target(Y, builder._rows, uplo))
 
     def _set_up(self, builder: JacobianBuilder, target: Any) -> None:
         """Set the attributes. Unpickling does this without the checks of `__init__`."""
         self.builder, self.shape, self._target = builder, builder.shape, target
-        self._sums = sums_of(builder._rows, target)
+        self._terms = least_squares_of(builder._assembly, target)
         self._y_dtype = _validation.float_dtype("Y", target.given_dtype)
-        self._last: tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]] | None = None
+        self._last: tuple[NDArray[Any], float, NDArray[Any], Any] | None = None
+        self._shapes: list[tuple[int, ...]] = [self.shape[1:]]  # that x may have
+        if builder._rank is not None:
+            self._shapes.append(builder._assembly.variables.shape)
 
     def __getstate__(self) -> tuple[Any, ...]:
         target = self._target
@@ -180,17 +192,9 @@ class LeastSquares:
         >>> LeastSquares(np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones((2, 2))).fun([1.0, 10.0])
         array([  0.,  19.,  29., 399.])
         """
-        builder = self.builder
         x = self._point(x)
-        dtype = np.result_type(x.dtype, self._y_dtype)
-        return builder._assembly.mapped(
-            "the vector of residuals",
-            "value",
-            frozen(x.astype(dtype, copy=False)),
-            shape=(self.shape[0],),
-            dtype=dtype,
-            target=self._target,
-        )
+        x = frozen(x.astype(np.result_type(x.dtype, self._y_dtype), copy=False))
+        return self.builder._assembly.value(x, "the vector of residuals", self._target)
 
     def jac(self, x: ArrayLike) -> JacobianOperator:
         """J at x as an operator.
@@ -223,7 +227,7 @@ class LeastSquares:
         >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).jac([1.0, 2.0]).shape
         (4, 2)
         """
-        return self.builder.operator(self._point(x))
+        return JacobianOperator(self.builder._assembly, self._point(x))
 
     def jac_csr(self, x: ArrayLike) -> scipy.sparse.csr_array:
         """J at x as a CSR matrix, for solvers that take no operator.
@@ -259,7 +263,7 @@ class LeastSquares:
         >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).jac_csr([1.0, 2.0]).nnz
         6
         """
-        return self.builder.tocsr(self._point(x))
+        return self.builder._assembly.matrix(self._point(x))
 
     def cost(self, x: ArrayLike) -> float:
         """The cost ``½‖F(x) - Y‖²``. The same pass computes the gradient for the next call.
@@ -321,7 +325,7 @@ class LeastSquares:
         >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).grad([1.0, 2.0])
         array([ 4., 14.])
         """
-        return self._at(x)[2].copy()
+        return self._at(x)[2].reshape(np.shape(x)).copy()
 
     def value_and_grad(self, x: ArrayLike) -> tuple[float, NDArray[Any]]:
         """The cost and its gradient from one pass over A and Y.
@@ -356,7 +360,7 @@ class LeastSquares:
         (5.5, array([ 4., 14.]))
         """
         _, cost, gradient, _ = self._at(x)
-        return cost, gradient.copy()
+        return cost, gradient.reshape(np.shape(x)).copy()
 
     def hess(self, x: ArrayLike) -> HessianOperator:
         """The Hessian of the cost, ``JᵀJ + A∘R + (A∘R)ᵀ`` with ``R = F - Y``, as a k×k operator.
@@ -393,10 +397,7 @@ class LeastSquares:
          [ 6. 24.]]
         """
         point, _, _, scale = self._at(x)
-        dtype = np.result_type(self.builder.dtype, point.dtype)
-        return HessianOperator(
-            self.builder._rows, dtype, x=point, sums=self._sums, y=self._target, scale=scale
-        )
+        return self._terms.hessian(point, scale, np.result_type(self.builder.dtype, point.dtype))
 
     def hessp(self, x: ArrayLike, v: ArrayLike) -> NDArray[Any]:
         """The product of the Hessian with v: ``minimize(…, hessp=problem.hessp)``.
@@ -430,7 +431,11 @@ class LeastSquares:
         >>> LeastSquares(np.ones((2, 2)), np.ones((2, 2))).hessp([1.0, 2.0], [1.0, 0.0])
         array([12.,  6.])
         """
-        return self.hess(x).matvec(v)
+        H = self.hess(x)
+        if self.builder._rank is None:
+            return H.matvec(v)
+        v = self.builder._checked_point("v", v)
+        return H.matvec(v.reshape(-1)).reshape(v.shape)
 
     def normal(self, x: ArrayLike, damping: float = 0.0) -> NormalOperator:
         """``JᵀJ + damping I`` at x as a k×k operator: the Gauss-Newton Hessian.
@@ -468,7 +473,7 @@ class LeastSquares:
         """
         damping = _validation.nonnegative("damping", damping)
         point, _, _, scale = self._at(x)
-        return NormalOperator(self.builder._rows, self._sums, point, damping, scale)
+        return self._terms.normal(point, scale, damping)
 
     def x_scale(self, x: ArrayLike) -> NDArray[Any]:
         """``1/√diag(JᵀJ)`` at x, and 1 where the diagonal is not positive.
@@ -503,29 +508,35 @@ class LeastSquares:
         [0.5 1. ]
         """
         point, _, _, scale = self._at(x)
-        a = self.builder._rows.diagonal()
-        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-            squares = scale + 2 * (a * point) ** 2
-            return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
+        squares = self._terms.column_squares(point, scale).reshape(np.shape(x))
+        return 1 / np.sqrt(np.where(squares > 0, squares, 1.0))
 
     # --- private
+
+    @property
+    def _sums(self) -> Any:
+        return self._terms.sums
 
     def _point(self, x: Any) -> NDArray[Any]:
         point = self.builder._point(x)
         _validation.real("x", point.dtype, "least squares")
         return point
 
-    def _at(self, x: Any) -> tuple[NDArray[Any], float, NDArray[Any], NDArray[Any]]:
-        """(x, cost, gradient, S (x∘x)) in float64. Kept, as solvers ask for each in turn."""
+    def _at(self, x: Any) -> tuple[NDArray[Any], float, NDArray[Any], Any]:
+        """(x, cost, gradient, S (x∘x)) in float64. Kept, as solvers ask for each in turn.
+
+        With several columns, ``S (x∘x)`` is None.
+        """
         last = self._last
         if (
             last is not None
             and type(x) is np.ndarray
             and x.dtype == np.float64
-            and np.array_equal(x, last[0])
+            and x.shape in self._shapes
+            and np.array_equal(x.reshape(last[0].shape), last[0])
         ):
             return last
         point = frozen(self._point(x).astype(np.float64))
-        last = (point, *self._sums.gradient(point))
+        last = (point, *self._terms.gradient(point))
         self._last = last
         return last

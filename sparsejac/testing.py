@@ -1,4 +1,6 @@
-"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``. They share no code with the kernels.
+"""Checks of a Jacobian of ``F(x) = A ∘ (x xᵀ)``, ``A ∘ (X Xᵀ)`` or ``A ∘ (X Yᵀ)``.
+
+They share no code with the kernels.
 
 F is quadratic, so the identities of `check_jacobian` have no truncation error. They hold exactly in
 exact arithmetic, and to the last bit for small integers.
@@ -6,6 +8,7 @@ exact arithmetic, and to the last bit for small integers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,17 +27,30 @@ __all__ = ["Check", "assert_adjoint", "check_jacobian", "dense_jacobian"]
 
 
 def dense_jacobian(
-    A: Any, x: ArrayLike, *, rows: Rows | None = None, order: Order = "C"
+    A: Any,
+    x: ArrayLike,
+    *,
+    rank: int | None = None,
+    bilinear: bool = False,
+    rows: Rows | None = None,
+    order: Order = "C",
 ) -> NDArray[Any]:
     """Compute the Jacobian of ``F(x) = A ∘ (x xᵀ)`` as a dense array, by loops over its definition.
 
-    The entries are ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, with one row for each (i, j). The
+    The entries are ``∂F_ij/∂x_s = A_ij (δ_is x_j + δ_js x_i)``, with one row for each (i, j). With
+    `rank`, ``F = A ∘ (X Xᵀ)`` is a sum over the columns x of X, each with these derivatives. The
     function is a readable reference for small k.
 
     Parameters
     ----------
-    A : array_like or SciPy sparse array or matrix, shape (k, k)
-    x : array_like, shape (k,)
+    A : array_like or SciPy sparse array or matrix, shape (k, k), or (m, n) if `bilinear`
+    x : array_like, shape (k,), or (k, r) or (k r,)
+        If `bilinear`, k is m + n: X is on top of Y.
+    rank : int, optional
+        The number r of columns of X: see `sparsejac.JacobianBuilder`. Column i r + c of J belongs
+        to ``X[i, c]``. Default: x is a vector.
+    bilinear : bool, default False
+        F is ``A ∘ (X Yᵀ)``: see `sparsejac.JacobianBuilder`.
     rows : {"all", "stored", "upper"}, default "all"
         The entries of F that are rows of J: see `sparsejac.JacobianBuilder`.
     order : {"C", "F"}, default "C"
@@ -42,19 +58,20 @@ def dense_jacobian(
 
     Returns
     -------
-    J : ndarray, shape (m, k)
+    J : ndarray, shape (m, k), or (m, k r)
+        It has a row for each of the m entries of F that are asked for.
 
     Raises
     ------
     ValueError
-        If A is not square, or x does not have its size; if an option has another value than those
-        above.
+        If A is not square and `bilinear` is False, or x does not have its size; if an option has
+        another value than those above; if `bilinear` is True with ``rows="upper"``.
     TypeError
-        If A or x is not an array of numbers.
+        If A or x is not an array of numbers, or `rank` is not an integer.
 
     Notes
     -----
-    **Memory.** m·k numbers: k³ for ``rows="all"``.
+    **Memory.** As many numbers as J has: k³ for ``rows="all"`` without a rank.
 
     Examples
     --------
@@ -64,30 +81,42 @@ def dense_jacobian(
            [20.,  2.],
            [30.,  3.],
            [ 0., 80.]])
+
+    The same A with two columns, and its first row in the bilinear form:
+
+    >>> dense_jacobian([[1.0, 2.0], [3.0, 4.0]], [[1.0, 5.0], [10.0, 50.0]], rank=2)
+    array([[  2.,  10.,   0.,   0.],
+           [ 20., 100.,   2.,  10.],
+           [ 30., 150.,   3.,  15.],
+           [  0.,   0.,  80., 400.]])
+    >>> dense_jacobian([[1.0, 2.0]], [1.0, 10.0, 20.0], bilinear=True)
+    array([[10.,  1.,  0.],
+           [40.,  0.,  2.]])
     """
-    A = _validation.matrix(A)
-    rows, order = _validation.rows_of(rows, None, is_map=False), _validation.order(order)
-    k = A.shape[0]
-    x = _validation.point(x, k, finite=False)
+    A = _matrix(A, bilinear)
+    rows, order = _rows(rows, bilinear), _validation.order(order)
+    k, r, offset = _sizes(A, rank, bilinear)
+    x = _validation.point("x", x, A.shape, rank, bilinear=bilinear, finite=False).reshape(-1)
     dtype = np.result_type(
         _validation.float_dtype("A", A.dtype), _validation.float_dtype("x", x.dtype)
     )
     values, stored = _dense_with_pattern(A)
-    pairs = [(i, j) if order == "C" else (j, i) for i in range(k) for j in range(k)]
+    m, n = A.shape
+    pairs = [(i, j) for i in range(m) for j in range(n)]
+    if order == "F":
+        pairs = [(i, j) for j in range(n) for i in range(m)]
     if rows != "all":
         pairs = [(i, j) for i, j in pairs if stored[i, j]]
     if rows == "upper":
         pairs = [(i, j) for i, j in pairs if i <= j]
-    J = np.zeros((len(pairs), k), dtype)
+    X = x.astype(dtype).reshape(k, r)
+    J = np.zeros((len(pairs), k, r), dtype)
     for row, (i, j) in enumerate(pairs):
         a = dtype.type(values[i, j])
-        for s in (i, j):
-            J[row, s] = 0
-            if s == i:
-                J[row, s] += a * dtype.type(x[j])
-            if s == j:
-                J[row, s] += a * dtype.type(x[i])
-    return J
+        for c in range(r):
+            J[row, i, c] += a * X[offset + j, c]
+            J[row, offset + j, c] += a * X[i, c]
+    return J.reshape(len(pairs), k * r)
 
 
 @dataclass(frozen=True)
@@ -114,6 +143,8 @@ def check_jacobian(
     x: ArrayLike | None = None,
     *,
     J: Any = None,
+    rank: int | None = None,
+    bilinear: bool = False,
     rows: Rows | None = None,
     order: Order = "C",
     seed: int = 0,
@@ -123,7 +154,8 @@ def check_jacobian(
     F is quadratic, so the identities hold exactly for every h. Two random h are about as large as x
     in each entry. For the first identity, the entries of two more h all have the same size, and
     ``F(x+h) - F(x-h)`` is computed as ``2 A_ij (x_i h_j + h_i x_j)``. So a wrong entry of J is
-    found even if the entries of x have very different sizes.
+    found even if the entries of x have very different sizes. With `rank`, these two h are taken for
+    each column of X by itself, and are zero in the others.
 
     * ``F(x+h) - F(x-h) = 2 J h``
     * ``F(x+h) - F(x) - J h = F(h)``
@@ -139,12 +171,18 @@ def check_jacobian(
 
     Parameters
     ----------
-    A : array_like or SciPy sparse array or matrix, shape (k, k)
-    x : array_like, shape (k,), optional
-        Default: small random integers, none of them zero.
-    J : array_like, sparse array or LinearOperator, shape (m, k), optional
+    A : array_like or SciPy sparse array or matrix, shape (k, k), or (m, n) if `bilinear`
+    x : array_like, shape (k,), or (k, r) or (k r,), optional
+        If `bilinear`, k is m + n: X is on top of Y. Default: small random integers, none of them
+        zero.
+    J : array_like, sparse array or LinearOperator, shape (m, k) or (m, k r), optional
         The Jacobian to check, for instance one that you wrote. By default,
         `sparsejac.JacobianBuilder` makes it, as CSR matrix and as operator.
+    rank : int, optional
+        The number r of columns of X in ``F = A ∘ (X Xᵀ)``: see `sparsejac.JacobianBuilder`.
+        Default: x is a vector.
+    bilinear : bool, default False
+        F is ``A ∘ (X Yᵀ)``: see `sparsejac.JacobianBuilder`.
     rows : {"all", "stored", "upper"}, default "all"
         The entries of F that are rows of J: see `sparsejac.JacobianBuilder`.
     order : {"C", "F"}, default "C"
@@ -171,7 +209,8 @@ def check_jacobian(
 
     Notes
     -----
-    **Memory.** At most 16 vectors of lengths m and k, and the CSR matrix if `J` is not given.
+    **Memory.** At most 16 vectors of lengths m and k (k r with `rank`), and the CSR matrix if `J`
+    is not given.
 
     Examples
     --------
@@ -194,15 +233,21 @@ def check_jacobian(
     Traceback (most recent call last):
         ...
     AssertionError: J is not the Jacobian of A∘(xxᵀ) at x: F(x+h) - F(x-h) = 2 J h fails ...
+    >>> len(check_jacobian(A, rank=2))
+    8
+    >>> len(check_jacobian(A[:2], rank=2, bilinear=True))
+    8
     """
-    checks = tuple(verdicts(A, x, J=J, rows=rows, order=order, seed=seed))
+    options: dict[str, Any] = {"rank": rank, "bilinear": bilinear, "rows": rows, "order": order}
+    checks = tuple(verdicts(A, x, J=J, seed=seed, **options))
     failed = [
         f"{check.name} fails by {check.error:.3g} times its rounding error"
         for check in checks
         if not check.passed
     ]
     if failed:
-        raise AssertionError("J is not the Jacobian of A∘(xxᵀ) at x: " + "; ".join(failed))
+        F = "A∘(XYᵀ)" if bilinear else "A∘(xxᵀ)" if rank is None else "A∘(XXᵀ)"
+        raise AssertionError(f"J is not the Jacobian of {F} at x: " + "; ".join(failed))
     return checks
 
 
@@ -211,91 +256,138 @@ def verdicts(
     x: ArrayLike | None = None,
     *,
     J: Any = None,
+    rank: int | None = None,
+    bilinear: bool = False,
     rows: Rows | None = None,
     order: Order = "C",
     seed: int = 0,
 ) -> Iterator[Check]:
     """Yield the checks of `check_jacobian` one by one, also those that fail."""
-    A = _validation.matrix(A)  # it must be in memory, because single entries are read
-    builder = JacobianBuilder(A, rows=rows, order=order)
-    m, k = builder.shape
+    A = _matrix(A, bilinear)  # it must be in memory, because single entries are read
+    builder = JacobianBuilder(A, rank=rank, bilinear=bilinear, rows=rows, order=order)
+    k, r, offset = _sizes(A, rank, bilinear)
+    m, size = builder.shape
     rng = np.random.default_rng(seed)
-    x = (
-        _integers(rng, k, np.dtype(np.float64))
-        if x is None
-        else _validation.point(x, k, finite=True)
-    )
+    if x is None:
+        x = _integers(rng, size, np.dtype(np.float64))
+    else:
+        x = _validation.point("x", x, A.shape, rank, bilinear=bilinear, finite=True).reshape(-1)
     x = x.astype(np.result_type(builder.dtype, _validation.float_dtype("x", x.dtype)))
-    if J is not None and getattr(J, "shape", None) != (m, k):
+    if J is not None and getattr(J, "shape", None) != (m, size):
         raise ValueError(
-            f"J must have shape {(m, k)}, a row for each of the {m} entries of F that "
+            f"J must have shape {(m, size)}, a row for each of the {m} entries of F that "
             f"rows={rows!r} asks for, got {getattr(J, 'shape', None)}"
         )
     _validation.fits(
-        "the check", 16 * (m + k) * x.dtype.itemsize, 'take rows="stored" for a sparse A'
+        "the check", 16 * (m + size) * x.dtype.itemsize, 'take rows="stored" for a sparse A'
     )
     op = builder.operator(x)
     i, j = builder.row_pairs()
-    terms = _Terms(_entries(A, i, j).astype(x.dtype), x, i, j)
+    a = _entries(A, i, j).astype(x.dtype)
+    terms = _Terms(a, x.reshape(k, r), i, j + j.dtype.type(offset) if offset else j)
     # One step may be orthogonal to the error in a row, so there are two. They are about as large as
     # x in each entry and have no zero, so that rounding of another term cannot hide an error.
-    steps = [_integers(rng, k, x.dtype) * _powers_of_two(x) for _ in range(2)]
+    steps = [_integers(rng, size, x.dtype) * _powers_of_two(x) for _ in range(2)]
     yield from _quadratic_identities(op if J is None else J, terms, steps, rng)
     if J is None:
         yield from _own_identities(builder, op, terms, steps, rng)
 
 
+def _matrix(A: Any, bilinear: bool) -> Any:
+    """Return A as a matrix in memory, which is square unless F is bilinear."""
+    return _validation.matrix(A, square=not _validation.flag("bilinear", bilinear))
+
+
+def _rows(rows: Rows | None, bilinear: bool) -> Rows:
+    which = _validation.rows_of(rows, None, is_map=False)
+    if bilinear:
+        _validation.bilinear_options(which, None)
+    return which
+
+
+def _sizes(A: Any, rank: int | None, bilinear: bool) -> tuple[int, int, int]:
+    """The shape (k, r) of X, and its row that belongs to the first column of A."""
+    r = 1 if rank is None else _validation.positive_integer("rank", rank)
+    m, n = A.shape
+    return (m + n, r, m) if bilinear else (m, r, 0)
+
+
 @dataclass(frozen=True)
 class _Terms:
-    """F at the rows of J: the entries a of A at (i, j), and x."""
+    """F at the rows of J: the entries a of A, the rows i and j of X that they multiply, and X.
+
+    The methods take points and steps as vectors.
+    """
 
     a: NDArray[Any]
-    x: NDArray[Any]
+    X: NDArray[Any]
     i: NDArray[Any]
     j: NDArray[Any]
 
+    @property
+    def x(self) -> NDArray[Any]:
+        return self.X.reshape(-1)
+
+    @property
+    def count(self) -> int:
+        """The number of columns of X. Each adds a product of three numbers to an entry of F."""
+        return self.X.shape[1]
+
     def F(self, y: NDArray[Any]) -> NDArray[Any]:
-        return self.a * y[self.i] * y[self.j]
+        a, i, j = self.a, self.i, self.j
+        return self._sum(a * column[i] * column[j] for column in y.reshape(self.X.shape).T)
 
     def product(self, h: NDArray[Any]) -> NDArray[Any]:
         """``J h`` by its formula."""
-        return self.a * (self.x[self.i] * h[self.j] + h[self.i] * self.x[self.j])
+        a, i, j = self.a, self.i, self.j
+        columns = zip(self.X.T, h.reshape(self.X.shape).T, strict=True)
+        return self._sum(a * (x[i] * h[j] + h[i] * x[j]) for x, h in columns)
 
     def size(self, h: NDArray[Any]) -> NDArray[Any]:
         """The magnitude of the terms of ``J h``."""
-        return _Terms(abs(self.a), abs(self.x), self.i, self.j).product(abs(h))
+        return _Terms(abs(self.a), abs(self.X), self.i, self.j).product(abs(h))
 
     def bound(self, steps: list[NDArray[Any]]) -> NDArray[Any]:
-        """An upper bound of each product of three numbers in ``F(x ± h)``."""
+        """An upper bound of the magnitude of the terms of ``F(x ± h)``."""
         with np.errstate(over="ignore", under="ignore"):
             y = abs(self.x) + np.maximum(*map(abs, steps))
-            return abs(self.a) * y[self.i] * y[self.j]
+            return _Terms(abs(self.a), abs(self.X), self.i, self.j).F(y)
+
+    @staticmethod
+    def _sum(columns: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        total = next(columns)
+        for column in columns:
+            total += column
+        return total
 
 
 def _quadratic_identities(
     J: Any, terms: _Terms, steps: list[NDArray[Any]], rng: np.random.Generator
 ) -> Iterator[Check]:
-    x, F = terms.x, terms.F
+    x, F, count = terms.x, terms.F, terms.count
     size = terms.bound(steps)
     _check_range(size, x.dtype)
     products = [J @ h for h in steps]
     name = "F(x+h) - F(x-h) = 2 J h"
     found = [
-        _entrywise(name, F(x + h) - F(x - h), 2 * Jh, size)
+        _entrywise(name, F(x + h) - F(x - h), 2 * Jh, size, terms=count)
         for h, Jh in zip(steps, products, strict=True)
     ]
     # With those steps the weight of an entry of J is the x in its column. A wrong entry where x is
-    # small could be hidden by the other entry of its row. Steps of equal entries find it. For them,
-    # F(x+h) - F(x-h) would lose the digits of the smaller of x and h, so `product` is used.
-    for _ in range(2):
-        h = _integers(rng, x.size, x.dtype) * _powers_of_two(x).max(initial=0)
-        found.append(_entrywise(name, terms.product(h), J @ h, terms.size(h)))
+    # small could be hidden by the other entries of its row. Steps of equal entries in one column of
+    # X find it. For them, F(x+h) - F(x-h) would lose the digits of the smaller of x and h, so
+    # `product` is used.
+    for c, _ in itertools.product(range(count), range(2)):
+        H = np.zeros_like(terms.X)
+        H[:, c] = _integers(rng, len(H), x.dtype) * _powers_of_two(terms.X[:, c]).max(initial=0)
+        h = H.reshape(-1)
+        found.append(_entrywise(name, terms.product(h), J @ h, terms.size(h), terms=count))
     yield _worst(found)
     yield _worst(
-        _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size)
+        _entrywise("F(x+h) - F(x) - J h = F(h)", F(x + h) - F(x) - Jh, F(h), size, terms=count)
         for h, Jh in zip(steps, products, strict=True)
     )
-    yield _entrywise("J x = 2 F(x)", J @ x, 2 * F(x), size)
+    yield _entrywise("J x = 2 F(x)", J @ x, 2 * F(x), size, terms=count)
     adjoint = [_adjoint(J, rng, x.dtype)]
     if isinstance(J, LinearOperator):
         adjoint.append(_adjoint_entrywise(J, rng, terms))
@@ -309,12 +401,14 @@ def _own_identities(
     steps: list[NDArray[Any]],
     rng: np.random.Generator,
 ) -> Iterator[Check]:
-    x, h, (m, k) = terms.x, steps[0], op.shape
+    x, h, (m, n) = terms.x, steps[0], op.shape
     name = "J(x) h = J(h) x"
-    yield _entrywise(name, op @ h, builder.operator(h) @ x, terms.bound(steps))
+    size = terms.bound(steps)
+    yield _entrywise(name, op @ h, builder.operator(h) @ x, size, terms=terms.count)
     csr = op.tocsr()
-    v, w = _integers(rng, k, x.dtype), _integers(rng, m, x.dtype)
-    yield _entrywise("CSR @ v = operator @ v", csr @ v, op @ v, terms.size(v))
+    v, w = _integers(rng, n, x.dtype), _integers(rng, m, x.dtype)
+    name = "CSR @ v = operator @ v"
+    yield _entrywise(name, csr @ v, op @ v, terms.size(v), terms=terms.count)
     transposed, max_terms = csr.conj().T, _max_column_nnz(csr)
     name = "CSR^H @ w = operator^H @ w"
     yield _entrywise(name, transposed @ w, op.H @ w, abs(transposed) @ abs(w), terms=max_terms)
@@ -388,19 +482,21 @@ def _adjoint_entrywise(op: Any, rng: np.random.Generator, terms: _Terms) -> Chec
     w makes the rows of J equally large. Scalar products cannot detect an error in a row that is
     small compared with others.
     """
-    a, x, i, j = terms.a, terms.x, terms.i, terms.j
-    largest, limits = abs(a) * np.maximum(abs(x)[i], abs(x)[j]), np.finfo(x.dtype)
+    a, X, i, j = terms.a, terms.X, terms.i, terms.j
+    x, largest_x = terms.x, abs(X).max(axis=1, initial=0)
+    largest, limits = abs(a) * np.maximum(largest_x[i], largest_x[j]), np.finfo(x.dtype)
     w = _integers(rng, i.size, x.dtype)
     # The reciprocal of a smaller number overflows.
     w *= np.where(largest > 4 * limits.tiny, 1 / _powers_of_two(largest), 0)
     wide = np.result_type(x.dtype, np.float64)
-    expected, size = np.zeros(x.size, wide), np.zeros(x.size, np.float64)
-    for rows, columns in ((i, j), (j, i)):
-        part = (a * x[columns]).conj() * w
-        np.add.at(expected, rows, part)
-        np.add.at(size, rows, abs(part))
+    expected, sizes = np.zeros(X.shape, wide), np.zeros(X.shape, np.float64)
+    for c, (here, there) in itertools.product(range(terms.count), ((i, j), (j, i))):
+        part = (a * X[there, c]).conj() * w
+        np.add.at(expected[:, c], here, part)
+        np.add.at(sizes[:, c], here, abs(part))
     max_terms = max((int(np.bincount(index, minlength=1).max()) for index in (i, j)), default=0)
-    return _entrywise(_ADJOINT, op.H @ w, expected, size.astype(x.real.dtype), terms=2 * max_terms)
+    size = sizes.astype(x.real.dtype).reshape(-1)
+    return _entrywise(_ADJOINT, op.H @ w, expected.reshape(-1), size, terms=2 * max_terms)
 
 
 def _entrywise(

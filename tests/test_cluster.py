@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from kinds import numbers
-from support import slow, toarray
+from support import assert_same, integers, slow, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, symmetric_scaling
 
@@ -178,6 +178,33 @@ def test_solvers(form, bounds, uplo):
     here, there = (symmetric_scaling(A, uplo=uplo) for A in (M, in_process.rows(M, bounds)))
     assert (there.nit, there.n_products) == (here.nit, here.n_products)
     np.testing.assert_allclose(there.x, here.x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize("r", [2, 6])
+def test_several_columns(form, r):
+    """Sums of integers are exact, and so the order of parts does not matter."""
+    B = integers((K, K), np.float64, r) * (integers((K, K), np.float64, 1) > 0)
+    M = scipy.sparse.csr_array(B) if form == "csr" else B
+    Y, X, V = (B != 0) * integers((K, K)), integers((K, r)), integers((K, r), seed=2)
+    here, there = (JacobianBuilder(A, rank=r) for A in (M, in_process.rows(M, [0, 2, 5, K])))
+    expected, op = here.operator(X), there.operator(X)
+    v, w = V.ravel(), integers((K * K,))
+    assert_same(gathered(there.value(X)), here.value(X))
+    assert_same(gathered(op @ v), expected @ v)
+    assert_same(op.T @ w, expected.T @ w)
+    assert_same(op.normal() @ v, expected.normal() @ v)
+    assert_same(op.normal().block_diagonal(), expected.normal().block_diagonal())
+    here = LeastSquares(M, scipy.sparse.csr_array(Y), rank=r)
+    there = LeastSquares(in_process.rows(M, [0, 2, 5, K]), scipy.sparse.csr_array(Y), rank=r)
+    assert there.cost(X) == here.cost(X)
+    assert_same(there.grad(X), here.grad(X))
+    assert_same(there.hessp(X, V), here.hessp(X, V))
+
+
+def test_the_bilinear_form_is_refused():
+    with pytest.raises(TypeError, match="A must not be on a cluster with bilinear=True"):
+        JacobianBuilder(in_process.rows(np.eye(3), [0, 2, 3]), bilinear=True)
 
 
 def test_an_a_on_a_cluster_does_not_pickle():

@@ -22,7 +22,7 @@ def test_dense_indices_are_int32_while_they_fit(k, dtype):
     assert builder.shape == (k**2, k)
     assert builder.nnz == 2 * k**2 - k
     assert builder.csr_nbytes() == builder.nnz * (8 + size) + (k**2 + 1) * size
-    assert builder._pattern.columns_dtype == dtype
+    assert builder._assembly.columns_dtype == dtype
     # A dry run: the last rows of J, as they would stand in the whole.
     last = builder._pattern.row_offset(k**2 - 3), builder._pattern.row_offset(k**2)
     block = builder._assembly._block(np.ones(k), k**2 - 3, k**2, *last, np.dtype(dtype))
@@ -36,8 +36,8 @@ def test_sparse_indices_with_all_rows_are_int32_while_they_fit(k, dtype):
     builder = JacobianBuilder(A)
     size = np.dtype(dtype).itemsize
     assert builder.csr_nbytes() == k * (8 + size) + (k**2 + 1) * size
-    assert builder._pattern.columns_dtype == dtype
-    assert JacobianBuilder(A, rows="stored")._pattern.columns_dtype == np.int32
+    assert builder._assembly.columns_dtype == dtype
+    assert JacobianBuilder(A, rows="stored")._assembly.columns_dtype == np.int32
 
 
 def test_boundary_of_the_index_dtype():
@@ -54,7 +54,7 @@ def test_int64_index_arrays_are_written(monkeypatch):
     builder = JacobianBuilder(np.arange(16.0).reshape(4, 4))
     x = np.arange(1.0, 5)
     expected = builder.tocsr(x)
-    monkeypatch.setattr("sparsejac._matrix.pattern.index_dtype", lambda *_: np.dtype(np.int64))
+    monkeypatch.setattr("sparsejac._operators.assembly.index_dtype", lambda *_: np.dtype(np.int64))
     J = builder.tocsr(x)
     assert J.indices.dtype == J.indptr.dtype == np.int64
     np.testing.assert_array_equal(J.toarray(), expected.toarray())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rank_oracle as oracle
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from support import integers, matrix, slow
@@ -264,3 +265,128 @@ def test_assert_adjoint_takes_arrays_and_sparse():
         JacobianBuilder(np.eye(3)).operator(np.ones(3)),
     ):
         assert_adjoint(op, seed=4)
+
+
+# --- with a rank ----------------------------------------------------------------------------------
+
+
+def ranked(r, *, bilinear=False, dtype="float64"):
+    """A and X, in the bilinear form [X; Y]."""
+    A = integers((4, 3) if bilinear else (4, 4), dtype, low=1)
+    return A, integers((7 if bilinear else 4, r), dtype, seed=1, low=1)
+
+
+both_forms = pytest.mark.parametrize("bilinear", [False, True], ids=["symmetric", "bilinear"])
+
+
+@both_forms
+@pytest.mark.parametrize("form", ["C", "csr"])
+@pytest.mark.parametrize("r", [1, 2, 5])
+def test_dense_jacobian_with_a_rank(r, form, bilinear):
+    A, X = ranked(r, bilinear=bilinear)
+    stored = np.ones(A.shape, np.bool_)
+    if form == "csr":
+        stored[1], stored[:, 2] = False, False
+        A = np.where(stored, A, 0)
+    given = scipy.sparse.csr_array(A) if form == "csr" else A
+    for rows in ("all", "stored") if bilinear else ("all", "stored", "upper"):
+        for order in "CF":
+            pairs = oracle.rows_of_J(stored, rows, order)
+            expected = oracle.jacobian(A, X, pairs, bilinear=bilinear)
+            options = {"rank": r, "bilinear": bilinear, "rows": rows, "order": order}
+            for x in (X, X.ravel(), np.asfortranarray(X)):
+                np.testing.assert_array_equal(dense_jacobian(given, x, **options), expected)
+    if r == 1:
+        x, options = X.ravel(), {"bilinear": bilinear}
+        expected = dense_jacobian(given, x, rank=1, **options)
+        np.testing.assert_array_equal(dense_jacobian(given, x, **options), expected)
+
+
+@both_forms
+@pytest.mark.parametrize("dtype", ["float64", *slow("float32", "complex64", "complex128")])
+@pytest.mark.parametrize("form", ["C", "csr"])
+@pytest.mark.parametrize("r", [2, *slow(8)])
+def test_ours_passes_with_a_rank(r, form, dtype, bilinear):
+    rng = np.random.default_rng(0)
+    A = 10 ** rng.uniform(-6, 6, (20, 12 if bilinear else 20))
+    A = A.astype(dtype) if bilinear else (A + A.T).astype(dtype)
+    A = scipy.sparse.csr_array(np.where(np.median(abs(A)) < A, A, 0)) if form == "csr" else A
+    X = rng.standard_normal((32 if bilinear else 20, r)) * 10.0 ** -np.arange(r)
+    for rows in ("all", "stored") if bilinear else ("all", "stored", "upper"):
+        options = {"rank": r, "bilinear": bilinear, "rows": rows}
+        for order in "CF":
+            assert len(check_jacobian(A, X, order=order, **options)) == 8
+            assert len(check_jacobian(A, order=order, seed=3, **options)) == 8
+
+
+@both_forms
+def test_the_smallest_with_a_rank(bilinear):
+    for shape in [(0, 0), (1, 1), (2, 2), *([(0, 2), (3, 0), (1, 3)] if bilinear else [])]:
+        for A in (np.ones(shape), scipy.sparse.csr_array(shape)):
+            assert len(check_jacobian(A, rank=3, bilinear=bilinear)) == 8
+
+
+@both_forms
+@pytest.mark.parametrize("dtype", ["float64", *slow("complex128")])
+def test_each_wrong_entry_is_found(dtype, bilinear):
+    """The sizes of the columns of X differ by twelve orders of magnitude."""
+    A, X = ranked(3, bilinear=bilinear, dtype=dtype)
+    X = X * np.array([1e6, 1.0, 1e-6])
+    options = {"rank": 3, "bilinear": bilinear}
+    J = dense_jacobian(A, X, **options)
+    for form in (np.asarray, scipy.sparse.csr_array, aslinearoperator):
+        assert len(check_jacobian(A, X, J=form(J), **options)) == 4
+    formula = "A∘\\(XYᵀ\\)" if bilinear else "A∘\\(XXᵀ\\)"
+    for row, column in np.argwhere(J):
+        wrong = J.copy()
+        wrong[row, column] *= 1 + 1e-9
+        for given in (wrong, aslinearoperator(wrong), Broken(J, wrong.conj().T)):
+            with pytest.raises(AssertionError, match=f"the Jacobian of {formula} at x: .* fails"):
+                check_jacobian(A, X, J=given, **options)
+    for row, column in np.argwhere(J == 0):
+        wrong = J.copy()
+        wrong[row, column] = abs(J[row, column % 3 :: 3]).max()
+        for given in (wrong, aslinearoperator(wrong), Broken(J, wrong.conj().T)):
+            with pytest.raises(AssertionError, match="fails by"):
+                check_jacobian(A, X, J=given, **options)
+
+
+def test_mistakes_with_a_rank():
+    A, X = ranked(2)
+    J = dense_jacobian(A, X, rank=2)
+    mistakes = {
+        "columns of X one after the other": np.concatenate([J[:, ::2], J[:, 1::2]], axis=1),
+        "X and Y exchanged": dense_jacobian(A, X[:, ::-1], rank=2),
+        "of the first column": np.kron(dense_jacobian(A, X[:, 0]), [1, 0]),
+        "diagonal": np.where(np.arange(16)[:, np.newaxis] % 5 == 0, J / 2, J),
+    }
+    for wrong in mistakes.values():
+        assert wrong.shape == J.shape
+        with pytest.raises(AssertionError, match="fails by"):
+            check_jacobian(A, X, J=wrong, rank=2)
+
+
+def test_bad_arguments_with_a_rank():
+    A, X = ranked(2)
+    B, Z = ranked(2, bilinear=True)
+    for check in (dense_jacobian, check_jacobian):
+        for bad in (X[:2], X.T, np.ones(9)):
+            with pytest.raises(ValueError, match=r"x must .*\(4, 2\).*\(8,\)"):
+                check(A, bad, rank=2)
+        with pytest.raises(ValueError, match=r"X\.T"):
+            check(A, X.T, rank=2)
+        with pytest.raises(ValueError, match=r"x must .*\(7, 2\).*\(14,\)"):
+            check(B, X, rank=2, bilinear=True)
+        with pytest.raises(ValueError, match="A must be a square matrix"):
+            check(B, Z, rank=2)
+        with pytest.raises(ValueError, match='rows="upper"'):
+            check(B, Z, rank=2, bilinear=True, rows="upper")
+        for error, bad in ((ValueError, 0), (TypeError, 1.5)):
+            with pytest.raises(error, match="rank must be a positive integer"):
+                check(A, X, rank=bad)
+        with pytest.raises(TypeError, match="bilinear must be True or False"):
+            check(A, X, rank=2, bilinear=1)
+    with pytest.raises(ValueError, match='rows="upper" is for a symmetric A'):
+        dense_jacobian(B, Z, rank=2, bilinear=True, rows="upper")
+    with pytest.raises(ValueError, match=r"J must have shape \(16, 8\)"):
+        check_jacobian(A, X, J=np.ones((16, 4)), rank=2)

@@ -24,14 +24,15 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
     The numbers are computed at once if A is in memory, and in each pass if A is streamed. `uplo` is
     the triangle that the user's A holds, even if it was completed since.
     """
-    pattern, layout, k = backend.pattern, backend.layout, backend.pattern.k
+    pattern, layout, shape = backend.pattern, backend.layout, backend.source.shape
     if backend.holds(Y):
         return _on_workers(Y, backend)
-    source = target_source(Y)
+    source = target_source(Y, bilinear=layout.bilinear)
     if source is None:
-        Y = _validation.target(Y, k, pattern.m)
-    elif source.k != k:
-        raise ValueError(f"Y must be a {k}x{k} matrix as A is, got {source.k}x{source.k}")
+        Y = _validation.target(Y, shape, pattern.m)
+    elif source.shape != shape:
+        (m, n), (rows, columns) = shape, source.shape
+        raise ValueError(f"Y must be a {m}x{n} matrix as A is, got {rows}x{columns}")
     if source is not None and source.backend not in (None, type(backend)):
         raise _validation.only_target_on_workers()
     _validation.real("Y", (source or Y).dtype, "least squares")
@@ -47,19 +48,19 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
 def _on_workers(Y: Any, backend: Backend) -> Any:
     """Align a vector that lies where A's rows are."""
     if Y.shape != (backend.pattern.m,):
-        raise _validation.target_shape(Y.shape, backend.pattern.k, backend.pattern.m)
+        raise _validation.target_shape(Y.shape, backend.source.shape, backend.pattern.m)
     _validation.real("Y", _validation.float_dtype("Y", Y.dtype), "least squares")
     if not backend.layout.rows_in_order:
         raise _validation.vector_by_other_lines(transposed=backend.layout.transposed)
     return backend.aligned(Y)
 
 
-def target_source(Y: Any) -> Source | None:
+def target_source(Y: Any, *, bilinear: bool = False) -> Source | None:
     """The source of a Y that is not in memory, or None.
 
     A mapped vector has no source: its numbers are read along A's rows.
     """
-    return None if getattr(Y, "ndim", 2) == 1 else stored_source("Y", Y)
+    return None if getattr(Y, "ndim", 2) == 1 else stored_source("Y", Y, square=not bilinear)
 
 
 def _check_upper(source: Source, backend: Backend) -> None:

@@ -36,7 +36,7 @@ from .._validation import Settings
 from . import cluster_parts as on_worker
 from .cluster_source import ClusterSource, Handle
 from .failures import LostPartsError
-from .protocol import Backend
+from .protocol import Backend, Reduction
 
 _ATTEMPTS = 2  # how often a reduction begins anew
 _BY_ROWS = {"squares", "gradient", "curvature"}  # what a symmetric A sums up row by row
@@ -50,6 +50,7 @@ class SizedPattern(Pattern):
         self, source: ClusterSource, entries: int, diagonal: int, *, implicit_rows: bool
     ) -> None:
         self.k, self.entries, self._diagonal = source.k, entries, diagonal
+        self.width = source.k
         self.interleaved, self.implicit = source.sparse, source.k if implicit_rows else None
 
     def row(self, i: Any) -> int:
@@ -86,6 +87,7 @@ class ClusterBackend(Backend):
         super().__init__(source, layout, settings)
         self.dtype, self._transport = kernel_dtype(source.dtype), source.transport
         self._last_sent: list[tuple[NDArray[Any], Handle]] = []
+        self._last_reduction: Handle | None = None
         own = replace(layout, implicit_rows=False)
         workers = settings.workers or self._transport.threads
         settings = settings._replace(workers=workers, memory=None, progress=False)
@@ -130,6 +132,9 @@ class ClusterBackend(Backend):
         """The arguments of a kernel with vectors that are sent to the workers."""
         if isinstance(args, np.ndarray):
             return self._sent_once(args)
+        if isinstance(args, Reduction):  # it is kept until its tasks have reached the scheduler
+            self._last_reduction = self._transport.send(args)
+            return self._last_reduction
         return tuple(map(self._sent, args)) if isinstance(args, tuple) else args
 
     def _sent_once(self, x: NDArray[Any]) -> Handle:

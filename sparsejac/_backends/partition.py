@@ -17,14 +17,15 @@ def pieces(entries: int, workers: int) -> int:
     return min(entries // _PIECE + 1, 8 * workers)
 
 
-def partial_sums(pattern: Pattern, most: int) -> int:
+def partial_sums(pattern: Pattern, most: int, rows: int | None = None) -> int:
     """How many partial sums to make: a power of two, at most `most`.
 
-    There are many if one of them, of k numbers, costs little compared with its entries.
+    There are many if one of them, of so many rows or of k, costs little compared with its entries.
     """
+    rows = pattern.k if rows is None else rows
     pieces = most
     while pieces > 1:
-        least = 4 * pattern.k + (_PIECE if pieces <= _FEW else _LARGE_PIECE)
+        least = 4 * rows + (_PIECE if pieces <= _FEW else _LARGE_PIECE)
         if pattern.entries >= pieces * least:
             break
         pieces //= 2

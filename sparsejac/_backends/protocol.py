@@ -24,11 +24,13 @@ from .._matrix.layout import Layout, pattern_of
 from .._matrix.pattern import Pattern
 from .._matrix.scan import Scan
 from .._matrix.source import Source
+from .._matrix.variables import variables_of
 from .._system import machine
 from .._system.forks import computed_once
 from .._system.recycling import Recycler, allocated
 from .._validation import Order, Settings
 
+_PAST_CACHES = {"value", "matvec"}  # the maps that can store past the caches
 CACHES = 2**25  # bytes of an output that may stay in the caches for whoever reads it next
 
 
@@ -95,12 +97,10 @@ class Backend:
         """
         raise NotImplementedError
 
-    def reduce(
-        self, kernel: str, x: NDArray[Any] | tuple[NDArray[Any], ...], *args: Any, **how: Any
-    ) -> NDArray[Any]:
+    def reduce(self, kernel: str, x: Any, *args: Any, **how: Any) -> NDArray[Any]:
         """The sums, in the dtype of x, that a kernel adds up over all rows.
 
-        What x may be is said by `Reduction`. Keywords:
+        What x may be is said by `Reduction`, and it may be a `Reduction` itself. Keywords:
 
         outputs, extra, columns
             The shape of the result: see `Reduction`.
@@ -203,7 +203,7 @@ class Backend:
 
         Both include the diagonal.
         """
-        (columns, in_row), (lines, in_column) = self.pattern.neighbours(s)
+        (columns, in_row), (lines, in_column) = self.pattern.in_row(s), self.pattern.in_column(s)
         return (columns, self.at(in_row)), (lines, self.at(in_column))
 
     def asymmetry(self) -> tuple[int, float] | None:
@@ -234,7 +234,7 @@ class Backend:
         pattern, count = self.pattern, self.pattern.entries
         dtype = index_dtype(pattern.k, pattern.k, count)
         i, j = allocated((count,), dtype), allocated((count,), dtype)
-        self.map("pairs", i, j, structure=True, visited_only=True)
+        self.map("pairs", pattern.width, i, j, structure=True, visited_only=True)
         return i, j
 
     def positions(self) -> Any:
@@ -248,14 +248,24 @@ class Backend:
 
     def values(self, target: Any = None) -> NDArray[Any]:
         """A's numbers, or the target's, at the entries that are visited, in double precision."""
-        k, dtype = self.pattern.k, wide(self.dtype)
+        dtype = wide(self.dtype)
         found = np.empty(self.pattern.entries, dtype)
+        x = np.full(sum(self.source.shape), target is None, dtype)
+        kernel, *args = self._value_at(x)
         if target is None:
-            self.map("value", None, 0, frozen(np.ones(k, dtype)), found, visited_only=True)
+            none = None if kernel == "value" else frozen(np.empty(0))
+            self.map(kernel, none, 0, *args, found, visited_only=True)
             return found
-        zeros = frozen(np.zeros(k, dtype))
-        self.map("value", zeros, found, visited_only=True, target=target)  # 0 - y
+        self.map(kernel, *args, found, visited_only=True, target=target)  # 0 - y
         return np.negative(found, out=found)
+
+    def _value_at(self, x: NDArray[Any]) -> tuple[Any, ...]:
+        """The kernel for F, and its arguments, at an x that may have more numbers than needed."""
+        if not self.layout.bilinear:
+            return "value", frozen(x[: self.pattern.k])
+        of = variables_of(self.source, self.layout, 1)
+        places = self.pattern.width, of.row_offset, of.column_offset
+        return "rank_value", *places, frozen(x[: of.count, np.newaxis])
 
     def positive_entries(self) -> tuple[Indices, Indices, Indices]:
         """The pairs (i, j) of the visited entries that are positive, and their positions."""
@@ -267,8 +277,9 @@ class Backend:
         return i[positive], j[positive], p[positive]
 
     def matrix(self, target: Any = None) -> NDArray[Any]:
-        """The `values` for a dense A as a k×k array, with zeros elsewhere."""
-        return self.pattern.scattered(self.values(target)).reshape(self.pattern.k, self.pattern.k)
+        """The `values` for a dense A as an array of its stored rows, with zeros elsewhere."""
+        pattern = self.pattern
+        return pattern.scattered(self.values(target)).reshape(pattern.k, pattern.width)
 
     def empty_rows(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array of m rows that a map fills. It is zero where A has no entries."""
@@ -282,20 +293,25 @@ class Backend:
         Stores past the caches do not pay for fresh memory. The system has just cleared it there.
         """
         large = out.nbytes > CACHES and out.dtype.kind == "f" and out.ndim == 1
-        large = large and not self.pattern.interleaved
+        large = large and not self.pattern.interleaved and kernel in _PAST_CACHES
         if large and self.results.is_used(out) and maps_go_past_caches():
             return f"{kernel}_past_caches"
         return kernel
 
     def check_weights(self) -> None:
         """Refuse weights for J's rows that cannot be read along the stored rows."""
-        if not (self.layout.rows_in_order or self._rows_and_columns_alike):
+        if not (self.layout.rows_in_order or self._stores_all):
             raise self.wrong_order()
 
     @property
+    def _stores_all(self) -> bool:
+        """Whether A is dense and whole."""
+        return self.pattern.is_full and not self.pattern.interleaved
+
+    @property
     def _rows_and_columns_alike(self) -> bool:
-        """Whether the rows and the columns of A have the same structure: it is dense and whole."""
-        return self.pattern.is_square and not self.pattern.interleaved
+        """Whether the rows and the columns of A have the same structure."""
+        return self._stores_all and self.pattern.is_square
 
     def wrong_order(self) -> ValueError:
         """The error for J's rows that do not follow the stored rows: the other order is needed."""
@@ -305,7 +321,8 @@ class Backend:
     def bounds(self, *, visited_only: bool = False) -> tuple[Any, ...]:
         """The arguments with which every kernel gets the rows."""
         pattern = self.pattern
-        return pattern.lo, pattern.hi, pattern.first, None if visited_only else pattern.implicit
+        grid = -1 if visited_only or pattern.implicit is None else pattern.implicit
+        return pattern.lo, pattern.hi, pattern.first, grid if pattern.interleaved else None
 
 
 class Reduction:
@@ -337,19 +354,27 @@ class Reduction:
         if columns is not None:
             self.shape = (self._k, columns)
 
+    def kernel(self, name: str) -> str:
+        """The name of the kernel of an operation."""
+        return name
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a partial sum has."""
+        if self.interleaved:
+            return self._k * (self.inputs + self._outputs)
+        return math.prod(self.shape)
+
     @property
     def part_nbytes(self) -> int:
         """The bytes of a partial sum."""
-        numbers = math.prod(self.shape)
-        if self.interleaved:
-            numbers = self._k * (self.inputs + self._outputs)
-        return numbers * self.dtype.itemsize
+        return self.numbers * self.dtype.itemsize
 
     def part(self) -> NDArray[Any]:
         """Where a kernel may add a partial sum."""
         if not self.interleaved:
             return np.zeros(self.shape, self.dtype)
-        out = _in_cache_lines(self._k + self._extra, self.inputs + self._outputs, self.dtype)
+        out = in_cache_lines(self._k + self._extra, self.inputs + self._outputs, self.dtype)
         for column, vector in enumerate(self._vectors):
             out[: self._k, column] = vector
         out[:, self.inputs :] = 0
@@ -369,7 +394,7 @@ class Reduction:
         return out[:, self.inputs :].T if self.several else out[:, 1]
 
 
-def _in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def in_cache_lines(rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """An empty array that starts at a cache line.
 
     So a row of a power of two of numbers lies within one cache line.

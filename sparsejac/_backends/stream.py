@@ -81,7 +81,7 @@ class StreamBackend(Backend):
     def reduce(
         self,
         kernel: str,
-        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        x: Any,
         *args: Any,
         outputs: int = 1,
         extra: int = 0,
@@ -94,10 +94,15 @@ class StreamBackend(Backend):
         """
         if isinstance(target, Weights):
             self.check_weights()
-        of = Reduction(x, outputs, extra, columns, interleaved=self.pattern.interleaved)
+        pattern, most, rows = self.pattern, _SUM_VECTORS * (self.pattern.k + extra), None
+        if isinstance(x, Reduction):
+            of, rows, most = x, x.shape[0], 2 * x.numbers
+        else:
+            of = Reduction(x, outputs, extra, columns, interleaved=pattern.interleaved)
+        kernel = of.kernel(kernel)
         run, bounds = compiled_kernel(kernel), self.bounds()
-        count = partial_sums(self.pattern, _PARTIAL_SUMS)
-        while count > 1 and count * of.part_nbytes > _SUM_VECTORS * 8 * (self.pattern.k + extra):
+        count = partial_sums(pattern, _PARTIAL_SUMS, rows)
+        while count > 1 and count * of.part_nbytes > 8 * most:
             count //= 2
         parts: list[NDArray[Any] | None] = [None] * count
         blocks = self._blocks((0, self.pattern.k), target, columns or 1)

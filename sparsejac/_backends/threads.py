@@ -47,10 +47,15 @@ class ThreadBackend(Backend):
 
     @computed_once
     def _sum_bounds(self) -> list[int]:
+        return self._bounds_of(None)
+
+    def _bounds_of(self, rows: int | None) -> list[int]:
+        """The bounds of the pieces for partial sums of so many rows, or of k."""
         # A alone decides on the pieces, so that the bits of sums do not depend on the
         # workers. Their number is a power of two, so that as many threads share them evenly.
         pattern = self.pattern
-        return bounds_of(pattern, *self.source.rows, partial_sums(pattern, _SUM_PIECES))
+        count = partial_sums(pattern, _SUM_PIECES, rows)
+        return bounds_of(pattern, *self.source.rows, count)
 
     def check(self, symmetric: str | None) -> None:
         if self.settings.check_finite:
@@ -119,7 +124,7 @@ class ThreadBackend(Backend):
     def reduce(
         self,
         kernel: str,
-        x: NDArray[Any] | tuple[NDArray[Any], ...],
+        x: Any,
         *args: Any,
         outputs: int = 1,
         extra: int = 0,
@@ -132,8 +137,12 @@ class ThreadBackend(Backend):
         x) and with `columns` four of its rows.
         """
         self.pattern.check_unchanged()
-        bounds, sparse = self._sum_bounds, self.pattern.interleaved
-        of = Reduction(x, outputs, extra, columns, interleaved=sparse)
+        sparse = self.pattern.interleaved
+        if isinstance(x, Reduction):
+            of, bounds = x, self._bounds_of(x.shape[0])
+        else:
+            of, bounds = Reduction(x, outputs, extra, columns, interleaved=sparse), self._sum_bounds
+        kernel = of.kernel(kernel)
 
         def add_rows(piece: int, out: NDArray[Any]) -> NDArray[Any]:
             self._run(kernel, bounds[piece], bounds[piece + 1], of.arguments(args, out), target)

@@ -15,8 +15,9 @@ All of them walk the rows ``i0 <= i < i1`` in the same way, and start with the s
     ``first[i]`` is the number of entries that the rows before i visit. Row i's rows of J start
     there.
 ``grid``
-    None where J has one row for each visited entry; k where J has a row for each of the k² places
-    (`rows="all"` of a sparse A), so that entry (i, j) is row i k + j.
+    The number of columns of a sparse A, if J has a row for each place (`rows="all"`), so that entry
+    (i, j) is row i times that, plus j. Otherwise -1: J has one row for each visited entry. It is
+    None for dense rows.
 
 What makes the loops fast is easy to lose. Over dense rows they move A, W or the output at the speed
 of the memory bus: the inner ones count from 0 over slices, so Numba sees that no index is negative,
@@ -42,7 +43,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-_MODULES = ("maps", "assembly", "reductions", "residuals", "structure", "vectors")
+RANKS = (1, 2, 3, 4)  # the numbers of columns for which reductions over sparse rows are compiled
+_MODULES = (
+    "maps",
+    "assembly",
+    "reductions",
+    "residuals",
+    "structure",
+    "vectors",
+    "rank",
+    "rank_maps",
+)
 # called with the name of each kernel that is going to be compiled
 listeners: list[Callable[[str], object]] = []
 

@@ -2,10 +2,8 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-import numpy as np
-
 from .compile import _map, _map_part
-from .row import _absolute, _below, _column, _columns, _window
+from .row import _absolute, _below, _column, _columns, _width, _window
 from .stores import _EIGHT, _finish, _store, _until_aligned
 
 
@@ -129,11 +127,11 @@ def csr_indices(
     The rest is as in `csr_data`. ``indptr[0]`` is the caller's. With a `grid`, rows of J for which
     A has no entry get their pointers here, too.
     """
-    k = lo.size
+    k, width = lo.size, _width(grid)
     for i in range(i0, i1):
         p = max(lo[i], start)
         n = min(hi[i], stop) - p
-        if n <= 0 and grid is None:
+        if n <= 0 and width < 0:
             continue
         n = max(n, 0)
         columns = _columns(indices, p - base, n)
@@ -152,20 +150,20 @@ def csr_indices(
         for q in range(n - m - on_diagonal):
             right[2 * q] = i
             right[2 * q + 1] = _absolute(columns, j0, q + m + on_diagonal)
-        if grid is None:
+        if width < 0:
             r = first[i] + (p - lo[i]) - row0
             ends = indptr[r + 1 : r + 1 + n]
             for q in range(n):
                 ends[q] = o + 2 * (q + 1) - (on_diagonal and q >= m)
         else:
             ends = indptr[1:]
-            r = max(i * grid, row0)
+            r = max(i * width, row0)
             for q in range(n):
-                for s in range(r, i * grid + np.int64(columns[q])):
+                for s in range(r, i * width + _absolute(columns, j0, q)):
                     ends[s - row0] = o
                 o += 1 if on_diagonal and q == m else 2
-                r = i * grid + np.int64(columns[q])
+                r = i * width + _absolute(columns, j0, q)
                 ends[r - row0] = o
                 r += 1
-            for s in range(r, min((i + 1) * grid, row1)):
+            for s in range(r, min((i + 1) * width, row1)):
                 ends[s - row0] = o

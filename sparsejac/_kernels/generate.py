@@ -151,10 +151,10 @@ def _function(name, op, walk, edge, room=()):
         *room,
         "out",
     ]
-    kernel = copy.deepcopy(_trees()[walk.__name__])
+    kernel = copy.deepcopy(trees(_WALKS)[walk.__name__])
     kernel.name = f"{name}_{walk.__name__.partition('_')[2]}"
     kernel.args.args = [ast.arg(each) for each in arguments]
-    kernel.body = _Expand(constants, op, parameters).block(kernel.body)
+    kernel.body = Expand(constants, op, parameters).block(kernel.body)
     code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), _WALKS.__file__, "exec")
     names = vars(_WALKS) | {"__name__": op.edge.__module__, "EDGE": edge}
     names |= {each.two.__name__: each.two for each in op.monoids if each}
@@ -165,15 +165,16 @@ def _function(name, op, walk, edge, room=()):
 
 
 @functools.cache
-def _trees():
+def trees(walks):
+    """The syntax trees of the walks in a module, by their names."""
     return {
         each.name: each
-        for each in ast.parse(inspect.getsource(_WALKS)).body
+        for each in ast.parse(inspect.getsource(walks)).body
         if isinstance(each, ast.FunctionDef)
     }
 
 
-class _Expand(ast.NodeTransformer):
+class Expand(ast.NodeTransformer):
     """Writes out, for one operation, what a walk leaves open: see `walks`."""
 
     def __init__(self, constants, op, parameters):

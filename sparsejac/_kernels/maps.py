@@ -27,12 +27,12 @@ matmat = map_kernel("matmat", Operation(_matvec), map_dense_columns, map_sparse_
 
 
 @_map
-def pairs(data, indices, base, lo, hi, first, grid, i0, i1, rows_out, columns_out):
+def pairs(data, indices, base, lo, hi, first, grid, i0, i1, width, rows_out, columns_out):
     """Which entry (i, j) of F each row of J is."""
     for i in range(i0, i1):
         n = hi[i] - lo[i]
         columns = _columns(indices, lo[i] - base, n)
-        j0 = lo[i] - i * lo.size
+        j0 = lo[i] - i * width
         e = first[i]
         for q in range(n):
             rows_out[e + q] = i

@@ -13,6 +13,7 @@ from .compile import _inline
 
 _NO_SIGN = np.int64(2**63 - 1)
 _CACHED = 2**17  # numbers that a core's own cache holds: asking for those early only takes time
+_LINE = 8  # numbers of float64 in a cache line
 _AHEAD = 40  # entries: about as many as are under way while one cache line comes from memory
 
 
@@ -51,6 +52,15 @@ def _ahead(vector, indices, p):
 
 
 @_inline
+def _ahead_of_row(matrix, indices, p, offset):
+    """Ask now for the row of a matrix that entry p + `_AHEAD` needs."""
+    j = np.int64(indices[min(p + _AHEAD, indices.size - 1)]) + offset
+    length = matrix.shape[1]
+    for c in range(0, length, _LINE):
+        _prefetch(matrix, j * length + c)
+
+
+@_inline
 def _columns(indices, start, n):
     return None if indices is None else indices[start : start + n]
 
@@ -77,19 +87,28 @@ def _absolute(columns, j0, q):
 
 
 @_inline
+def _width(grid):
+    """The grid as a number. It is None for dense rows."""
+    if grid is None:
+        return np.int64(-1)
+    return np.int64(grid)
+
+
+@_inline
 def _cells(vector, base, grid, i, start, n):
     """The part of an m-vector that belongs to row i of A. Its first `base` numbers are left out."""
-    return (
-        vector[start - base : start - base + n]
-        if grid is None
-        else vector[i * grid - base : (i + 1) * grid - base]
-    )
+    width = _width(grid)
+    if width >= 0:
+        return vector[i * width - base : (i + 1) * width - base]
+    return vector[start - base : start - base + n]
 
 
 @_inline
 def _cell(columns, grid, q):
     """Where, in those cells, entry q is."""
-    return q if grid is None else columns[q]
+    if columns is None:
+        return np.int64(q)
+    return np.int64(columns[q]) if grid >= 0 else np.int64(q)
 
 
 @_inline

@@ -35,7 +35,8 @@ class VectorRows(Source):
 
     def __init__(self, vector: Numbers, pattern: Pattern, layout: Layout) -> None:
         self.vector, self._pattern = vector, pattern
-        self.k, self.dtype, self.transposed = pattern.k, vector.dtype, layout.transposed
+        self.k, self._width, self.dtype = pattern.k, pattern.width, vector.dtype
+        self.transposed = layout.transposed
 
     @property
     def mutable(self) -> bool:  # type: ignore[override]  # it may change between passes
@@ -63,7 +64,8 @@ class AlignedSource(Source):
     extra = 2
 
     def __init__(self, of: Source, own: Source, pattern: Pattern) -> None:
-        self.of, self._own, self._pattern, self.k = of, own, pattern, own.k
+        self.of, self._own, self._pattern = of, own, pattern
+        self.k, self._width = own.k, own.width
         self.transposed, self.sequential = of.transposed, of.sequential
         self._ranges = triangle(self.k, own.stored_triangle) if own.uplo else None
         kind = next(kind for kind in _KINDS if isinstance(of, kind[0]) and isinstance(own, kind[1]))
@@ -92,7 +94,7 @@ class AlignedSource(Source):
             def block(
                 part: Part, buffers: list[Buffer], *, columns: Any = None, **_: Any
             ) -> RowBlock:
-                part = Part(part.i0, part.i1, 0, self.k)
+                part = Part(part.i0, part.i1, 0, self.width)
                 base, end = self._pattern.start(part.i0), self._pattern.start(part.i1)
                 out = buffers[4].acquire(end - base, self.dtype)
                 self._write(self, read(part, buffers), part, columns, out)
@@ -109,7 +111,7 @@ class AlignedSource(Source):
         )
         with self.opened() as read:
             buffers = [Buffer() for _ in range(5)]
-            part = Part(*self._own.rows, 0, self.k)
+            part = Part(*self._own.rows, 0, self.width)
             return read(part, buffers, columns=self._pattern.indices).data
 
     # --- how the numbers of a block are written
@@ -130,14 +132,14 @@ class AlignedSource(Source):
         """Write CSR rows as dense rows."""
         indptr = self.of.indptr[part.i0 : part.i1 + 1]  # type: ignore[attr-defined]  # it is CSR
         arrays = block.data.astype(self.dtype, copy=False), block.indices, indptr - indptr[0]
-        shape = (part.i1 - part.i0, self.k)
+        shape = (part.i1 - part.i0, self.width)
         scipy.sparse.csr_array(arrays, shape=shape).toarray(out=out.reshape(shape))
 
     def _from_dense_rows(
         self, block: RowBlock, part: Part, columns: Indices, out: NDArray[Any]
     ) -> None:
         """Take the numbers of dense rows at the entries of a sparse A."""
-        base, inside = self._pattern.start(part.i0), slice(0, self.k)
+        base, inside = self._pattern.start(part.i0), slice(0, self.width)
         count, first = 0, (0, 0)
         for i in range(part.i0, part.i1):
             row = slice(self._pattern.start(i) - base, self._pattern.start(i + 1) - base)
@@ -182,7 +184,7 @@ class AlignedSource(Source):
 
 
 def _dense_bytes(of: Source, own: Source) -> int:
-    return of.dtype.itemsize * -(-own.k // own.max_row_nnz)  # k numbers for each row of A
+    return of.dtype.itemsize * -(-own.width // own.max_row_nnz)  # a whole row for each of A
 
 
 def _vector_bytes(of: Source, _: Source) -> int:
@@ -223,27 +225,26 @@ def source_of_target(
 ) -> Source:
     """A Y in memory, or a mapped vector, as a source that is read along the axis of A.
 
-    Y is a k×k matrix, or a vector in the order of J's rows. `uplo` is the triangle that the user's
-    A holds, even if it was completed since. With `check`, numbers in memory must be finite.
+    Y has the shape of A, or is a vector in the order of J's rows. `uplo` is the triangle that the
+    user's A holds, even if it was completed since. With `check`, numbers in memory must be finite.
     """
     if Y.ndim == 2:
         of = memory_source(Y, transposed=layout.pairs_transposed, name="Y")
         if check:
             of.check_finite("Y")
         return _whole(of, uplo) if layout.side is None else _upper(Y, of, own, layout)
-    k = pattern.k
+    k, width = pattern.k, pattern.width
     vector = MemoryNumbers(Y) if own.zero_copy else numbers("Y", Y)
     in_memory = isinstance(vector, MemoryNumbers)
     if in_memory and check:
         _validation.finite_blocks("Y", Y, lambda r: (r,))
-    if in_memory and Y.size == k * k:
-        matrix = Y.reshape(k, k)
-        values = matrix if layout.rows_in_order else matrix.T
+    if in_memory and Y.size == k * width:
+        values = Y.reshape(k, width) if layout.rows_in_order else Y.reshape(width, k).T
         return DenseMemory(values, transposed=layout.pairs_transposed)
     if not layout.rows_in_order:
         raise _validation.vector_by_other_lines(transposed=layout.transposed)
-    if Y.size == k * k:
-        return FileRows(vector, k, transposed=layout.transposed)
+    if Y.size == k * width:
+        return FileRows(vector, k, transposed=layout.transposed, _width=width)
     return VectorRows(vector, pattern, layout)
 
 

@@ -23,26 +23,26 @@ from .memory import CsrMemory
 class BipartiteRows(CsrMemory):
     """The lower triangle of the matrix of order m+n. It refers to the numbers of A.
 
-    The first `width` numbers of a vector belong to the columns of the block below the diagonal. The
+    The first `left` numbers of a vector belong to the columns of the block below the diagonal. The
     block is A, or Aᵀ if `by_columns`.
     """
 
     def __init__(self, A: Any) -> None:
-        self.shape = m, n = A.shape
+        self.of_shape = m, n = A.shape
         if scipy.sparse.issparse(A):
             self.by_columns = A.format == "csc"
             values, indices, indptr = csr_arrays(A, transposed=self.by_columns)
         else:
             self.by_columns = A.flags.f_contiguous and not A.flags.c_contiguous
             values, indices, indptr = _dense_arrays(A.T if self.by_columns else A)
-        self.width = m if self.by_columns else n
+        self.left = m if self.by_columns else n
         dtype = index_dtype(m + n, m + n, values.size)
         pointers = np.zeros(m + n + 1, dtype)
-        pointers[self.width :] = indptr
+        pointers[self.left :] = indptr
         super().__init__(values, indices.astype(dtype, copy=False), pointers)
 
     def place(self, i: int, j: int) -> tuple[int, int]:
-        return (j, i - self.width) if self.by_columns else (i - self.width, j)
+        return (j, i - self.left) if self.by_columns else (i - self.left, j)
 
     def join(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
         """One vector of numbers for A's rows and for its columns."""
@@ -50,23 +50,23 @@ class BipartiteRows(CsrMemory):
 
     def split(self, u: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The numbers in a vector that belong to A's rows, and those that belong to its columns."""
-        first, second = u[: self.width], u[self.width :]
+        first, second = u[: self.left], u[self.left :]
         return (first, second) if self.by_columns else (second, first)
 
     def nodes(self, numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The rows of A, and its columns, of which these are the indices in a vector."""
-        first, second = numbers[numbers < self.width], numbers[numbers >= self.width] - self.width
+        first, second = numbers[numbers < self.left], numbers[numbers >= self.left] - self.left
         return (first, second) if self.by_columns else (second, first)
 
     def edges(self, entries: NDArray[Any]) -> NDArray[Any]:
         """The (i, j) in A, in row-major order, of entries below the diagonal."""
-        pairs = entries - [self.width, 0]
+        pairs = entries - [self.left, 0]
         pairs = pairs[:, ::-1] if self.by_columns else pairs
         return pairs[np.lexsort(pairs.T[::-1])]
 
     def all_positive(self) -> bool:
         """Whether each entry of A is stored, and is positive."""
-        m, n = self.shape
+        m, n = self.of_shape
         return self.values.size == m * n > 0 and bool(self.values.min() > 0)
 
 

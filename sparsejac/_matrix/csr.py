@@ -72,11 +72,12 @@ class CsrSource(Source):
         name: str = "A",
         transposed: bool = False,
         uplo: Uplo | None = None,
+        width: int | None = None,
     ) -> None:
-        self.name, self.data, self.extra = name, data, 0
+        self.name, self.data, self.extra, self._width = name, data, 0, width
         self.sequential, self.uplo = data.sequential or indices.sequential, uplo
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
-        self.transposed = transposed and self.k > 1
+        self.transposed = transposed and max(self.k, self.width) > 1
         if (
             indices.dtype.kind not in "iu"
             or indptr.dtype.kind not in "iu"
@@ -102,10 +103,10 @@ class CsrSource(Source):
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):
-            defect, line = _kernels.csr_defect(self.indptr, block, base, i0, i1, self.k)
+            defect, line = _kernels.csr_defect(self.indptr, block, base, i0, i1, self.width)
             if defect == 2:
                 raise _validation.bad_structure(
-                    name, "csr", f"row {line} has an index outside 0 … {self.k - 1}"
+                    name, "csr", f"row {line} has an index outside 0 … {self.width - 1}"
                 )
             if defect:
                 raise _validation.unsorted(name, line)
@@ -135,6 +136,7 @@ class CsrSource(Source):
             ranges,
             implicit_rows=implicit_rows,
             on_diagonal=self.on_diagonal,
+            width=self.width,
         )
 
     def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass
@@ -173,7 +175,7 @@ class CsrSource(Source):
                 if self.stored_indices.mutable:
                     # With wrong columns a kernel would write beyond its arrays.
                     defect, line = _kernels.csr_defect(
-                        indptr, frozen(columns), base, part.i0, part.i1, self.k
+                        indptr, frozen(columns), base, part.i0, part.i1, self.width
                     )
                     if defect:
                         raise _validation.changed_columns(self.name, int(line))

@@ -36,7 +36,7 @@ Reader = Callable[[Part, Buffer], NDArray[Any]]
 
 
 class DenseSource(Source):
-    """The rows of a square matrix, or its columns if it is `transposed`.
+    """The rows of a matrix, or its columns if it is `transposed`.
 
     Subclasses define `opened_rows`.
     """
@@ -55,7 +55,7 @@ class DenseSource(Source):
                 part: Part, buffers: list[Buffer], *, values: bool = True, **_: Any
             ) -> RowBlock:
                 rows = read(part, buffers[0]) if values else None
-                return RowBlock(rows, None, part.i0 * self.k)
+                return RowBlock(rows, None, part.i0 * self.width)
 
             yield block
 
@@ -63,7 +63,7 @@ class DenseSource(Source):
     def granule(self) -> int:  # type: ignore[override]  # it follows from the others
         """Whole chunks, so that none is read twice, and whole groups of rows that kernels add."""
         step = self.chunk_rows
-        if step < TOGETHER and TOGETHER * self.k * self.dtype.itemsize <= _LONG:
+        if step < TOGETHER and TOGETHER * self.width * self.dtype.itemsize <= _LONG:
             step = math.lcm(step, TOGETHER)
         return max(min(step, self.k), 1)
 
@@ -73,11 +73,11 @@ class DenseSource(Source):
 
     @property
     def min_block_entries(self) -> int:  # type: ignore[override]  # as above
-        return self.granule * self.k
+        return self.granule * self.width
 
     @property
     def max_row_nnz(self) -> int:  # type: ignore[override]  # as above
-        return self.k
+        return self.width
 
     @property
     def chunked(self) -> bool:  # type: ignore[override]  # as above
@@ -93,7 +93,7 @@ class DenseSource(Source):
         *,
         implicit_rows: bool,  # noqa: ARG002  # a dense A stores all entries
     ) -> DensePattern:
-        return DensePattern(self.k, ranges)
+        return DensePattern(self.k, ranges, width=self.width)
 
     def has_structure_of(self, other: Source) -> bool:
         return isinstance(other, DenseSource)
@@ -101,9 +101,9 @@ class DenseSource(Source):
     def row_blocks(
         self, i0: int, i1: int, unit: int, entries: int
     ) -> Iterator[tuple[int, int, int]]:
-        k, whole = max(self.k, 1), self.granule if self.chunked else 1
-        height = max(unit // k // whole, 1) * whole  # of a unit, which consists of whole chunks
-        most = entries // k
+        width, whole = max(self.width, 1), self.granule if self.chunked else 1
+        height = max(unit // width // whole, 1) * whole  # of a unit, which consists of whole chunks
+        most = entries // width
         most = height if most >= height else max(most // self.granule, 1) * self.granule
         while i0 < i1:
             number = i0 // height
@@ -120,6 +120,7 @@ class FileRows(DenseSource):
     stored: Numbers
     k: int
     transposed: bool = False
+    _width: int | None = None
 
     def __post_init__(self) -> None:
         self.dtype = self.stored.dtype
@@ -130,7 +131,7 @@ class FileRows(DenseSource):
 
     @contextmanager
     def opened_rows(self) -> Iterator[Reader]:
-        k = self.k
+        width = self.width
         with self.stored.opened() as numbers:
 
             def read(part: Part, buffer: Buffer) -> NDArray[Any]:
@@ -138,14 +139,14 @@ class FileRows(DenseSource):
                 # One read of whole rows is faster than a read for each row, unless the latter
                 # leaves out a large part of long rows.
                 if (
-                    c1 - c0 > k // 2
-                    or k * self.dtype.itemsize < _SMALL
+                    c1 - c0 > width // 2
+                    or width * self.dtype.itemsize < _SMALL
                     or not hasattr(numbers, "fill")
                 ):
-                    return numbers(i0 * k, i1 * k, buffer).reshape(i1 - i0, k)
-                block = buffer.acquire((i1 - i0) * k, self.dtype).reshape(i1 - i0, k)
+                    return numbers(i0 * width, i1 * width, buffer).reshape(i1 - i0, width)
+                block = buffer.acquire((i1 - i0) * width, self.dtype).reshape(i1 - i0, width)
                 for i in range(i0, i1):
-                    numbers.fill(i * k + c0, block[i - i0, c0:c1])
+                    numbers.fill(i * width + c0, block[i - i0, c0:c1])
                 return block
 
             yield read
@@ -220,7 +221,8 @@ class ObjectRows(DenseSource):
 
     def __post_init__(self) -> None:
         self.owned_lock = lock_of(self.matrix)
-        self.k, self.dtype = int(self.matrix.shape[0]), np.dtype(self.matrix.dtype)
+        self.k, self._width = (int(size) for size in self.matrix.shape)
+        self.dtype = np.dtype(self.matrix.dtype)
         chunks = getattr(self.matrix, "chunks", None)
         self.chunk_rows = int(chunks[0]) if chunks else 1
         self.chunk_rows = min(self.chunk_rows, max(self.k, 1))
@@ -243,7 +245,7 @@ class ObjectRows(DenseSource):
     def opened_rows(self) -> Iterator[Reader]:
         self._check_chunks()
         if (
-            tuple(self.matrix.shape) != (self.k, self.k)
+            tuple(self.matrix.shape) != (self.k, self.width)
             or np.dtype(self.matrix.dtype) != self.dtype
         ):
             raise ValueError(
@@ -257,17 +259,18 @@ class ObjectRows(DenseSource):
         i0, i1 = part.i0, part.i1
         with self.owned_lock:
             if hasattr(self.matrix, "read_direct"):
-                block = buffer.acquire((i1 - i0) * self.k, self.dtype).reshape(i1 - i0, self.k)
+                block = buffer.acquire((i1 - i0) * self.width, self.dtype)
+                block = block.reshape(i1 - i0, self.width)
                 self.matrix.read_direct(block, np.s_[i0:i1, :])
                 return block
             return _kept(self._checked(i0, i1, np.asanyarray(self.matrix[i0:i1])), buffer)
 
     def _checked(self, i0: int, i1: int, found: Any) -> NDArray[Any]:
         block = _validation.array(f"{self.name}[{i0}:{i1}]", found)
-        if block.shape != (i1 - i0, self.k) or block.dtype != self.dtype:
+        if block.shape != (i1 - i0, self.width) or block.dtype != self.dtype:
             raise ValueError(
-                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.k}), as "
-                f"{self.name} says, got {block.dtype} of shape {block.shape}"
+                f"{self.name}[{i0}:{i1}] must be {self.dtype} of shape ({i1 - i0}, {self.width}), "
+                f"as {self.name} says, got {block.dtype} of shape {block.shape}"
             )
         return block
 

@@ -49,6 +49,11 @@ class Aligned:
     sequential = False
     owned_lock: Any = None  # the lock of an object that answers one call at a time
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(values := state.get("values"), np.ndarray):
+            self.values = frozen(values)  # a pickle does not contain that it was
+
     def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         """The numbers for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
 
@@ -118,7 +123,7 @@ class Entries(Aligned):
             return self.values, self._pattern.base
         base, before = self._pattern.start(i0), self._pattern.base
         if self.values.ndim == 2:
-            first = before // self._pattern.k
+            first = before // self._pattern.width
             block = self.values[i0 - first : i1 - first]
         else:
             base = int(self._pattern.lo[i0])
@@ -132,7 +137,9 @@ class Entries(Aligned):
 
     def at(self, entries: Indices) -> NDArray[Any]:
         values, entries = self.values, entries - self._pattern.base
-        return values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.k)]
+        return (
+            values[entries] if values.ndim == 1 else values[np.divmod(entries, self._pattern.width)]
+        )
 
 
 class Weights(Aligned):
@@ -155,8 +162,8 @@ class Weights(Aligned):
         w, base, end = self.values, int(self._pattern.row(i0)), int(self._pattern.row(i1))
         block = w[base:end]
         if not self._in_order:
-            k = self._pattern.k
-            block = np.swapaxes(w.reshape(k, k, *w.shape[1:])[:, i0:i1], 0, 1)
+            k, width = self._pattern.k, self._pattern.width
+            block = np.swapaxes(w.reshape(width, k, *w.shape[1:])[:, i0:i1], 0, 1)
         copy = buffer.acquire(block.size, self.dtype).reshape(block.shape)
         np.copyto(copy, block)
         rows = math.prod(block.shape[: block.ndim - w.ndim + 1])
@@ -167,10 +174,11 @@ class Weights(Aligned):
         return self.values[self._pattern.rows_of_entries(i, j)]
 
     def matrix(self) -> NDArray[Any]:
-        """The weights for a dense A as a k×k array, with zeros outside the visited triangle."""
-        k = self._pattern.k
-        W = self._pattern.scattered(self.values).reshape(k, k)
-        return W if self._in_order else W.T
+        """The weights for a dense A as its stored rows, with zeros outside the visited triangle."""
+        k, width = self._pattern.k, self._pattern.width
+        if not self._in_order:
+            return self.values.reshape(width, k).T
+        return self._pattern.scattered(self.values).reshape(k, width)
 
     def at(self, entries: Indices) -> NDArray[Any]:
         pattern, i = self._pattern, self._pattern.rows_of(entries)

@@ -69,7 +69,9 @@ class Layout:
     mirrored : bool
         A visited entry stands for (i, j) and (j, i).
     implicit_rows : bool
-        J has a row for each of the k² places, whether or not a sparse A stores an entry there.
+        J has a row for each place (i, j), whether or not a sparse A stores an entry there.
+    bilinear : bool
+        The rows and the columns of A have variables of their own, and A need not be square.
     """
 
     transposed: bool = False
@@ -78,6 +80,7 @@ class Layout:
     side: Side | None = None
     mirrored: bool = False
     implicit_rows: bool = False
+    bilinear: bool = False
 
     def half(self) -> Layout:
         """The layout of a sum over the upper triangle of an A that is symmetric."""
@@ -96,7 +99,7 @@ def is_wanted_transposed(rows: Rows, order: Order, uplo: Uplo | None) -> bool:
     return uplo is not None and (uplo == "U") != (order == "C")
 
 
-def layout_of(source: Source, rows: Rows, order: Order) -> Layout:
+def layout_of(source: Source, rows: Rows, order: Order, *, bilinear: bool = False) -> Layout:
     """The layout of J over the rows of a source."""
     side = None
     in_order = source.transposed == is_wanted_transposed(rows, order, source.uplo)
@@ -106,10 +109,11 @@ def layout_of(source: Source, rows: Rows, order: Order) -> Layout:
         side = Side(source.stored_triangle)
     return Layout(
         transposed=source.transposed,
-        rows_in_order=in_order or source.k <= 1,  # one entry has one order
+        rows_in_order=in_order or min(source.shape) <= 1,  # one row or column has one order
         pairs_transposed=(order == "F") == in_order,
         side=side,
         implicit_rows=rows == "all",
+        bilinear=bilinear,
     )
 
 
@@ -130,4 +134,6 @@ def layout_of_whole(source: Source) -> Layout:
 def pattern_of(source: Source, layout: Layout) -> Pattern:
     """The entries of a source that a layout visits."""
     ranges = None if layout.side is None else layout.side.column_ranges(source.k)
-    return source.pattern(ranges, implicit_rows=layout.implicit_rows)
+    pattern = source.pattern(ranges, implicit_rows=layout.implicit_rows)
+    pattern.has_diagonal = not layout.bilinear
+    return pattern

@@ -121,8 +121,8 @@ class DenseMemory(MemorySource, DenseSource):
     mutable = True
 
     def __init__(self, values: NDArray[Any], *, transposed: bool = False) -> None:
-        self.values, self.k, self.dtype = values, len(values), values.dtype
-        self.transposed = transposed and self.k > 1
+        self.values, (self.k, self._width), self.dtype = values, values.shape, values.dtype
+        self.transposed = transposed and values.shape != (1, 1)
 
     @contextmanager
     def opened_rows(self) -> Iterator[Reader]:
@@ -185,12 +185,17 @@ class CsrMemory(MemorySource, CsrSource):
         *,
         name: str = "A",
         transposed: bool = False,
+        width: int | None = None,
     ) -> None:
-        self.name, self.values, self.dtype = name, values, values.dtype
+        self.name, self.values, self.dtype, self._width = name, values, values.dtype, width
         self.columns, self.indptr = frozen(indices), frozen(indptr)
         self.k, self.index_dtype = indptr.size - 1, indptr.dtype
-        self.transposed = transposed and self.k > 1
+        self.transposed = transposed and max(self.k, self.width) > 1
         self.on_diagonal = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.columns, self.indptr = frozen(self.columns), frozen(self.indptr)
 
     @property
     def data(self) -> MemoryNumbers:  # type: ignore[override]  # the numbers as a file has them

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .. import _kernels, _validation
 from .._system.forks import computed_once
-from .indices import ColumnRanges, Indices, blocks_of, counts, frozen, index_dtype, searchsorted
+from .indices import ColumnRanges, Indices, blocks_of, counts, frozen, searchsorted
 
 
 class Pattern:
@@ -24,14 +24,18 @@ class Pattern:
     Attributes
     ----------
     k : int
-        A is k×k.
+        The number of stored rows of A.
+    width : int
+        The number of stored columns of A.
+    has_diagonal : bool
+        Row i and column i of A belong to the same variable. Otherwise no entry is on a diagonal.
     entries : int
         The number of entries of A that are visited. J has as many rows that are not empty.
     stored : int
         The number of entries of A that are stored, visited or not.
     indices : ndarray of int, `StoredColumns` or None
         The column of each stored entry of A, in memory or not. It is None for a dense A, whose
-        entry p is (p // k, p % k).
+        entry p is (p // width, p % width).
     lo, hi : ndarray of int, shape (k,)
         The bounds of the entries that are visited in each row.
     first : ndarray of int, shape (k + 1,)
@@ -40,19 +44,22 @@ class Pattern:
         The number of entries before the first one whose number is stored. It is 0 unless a source
         has some rows of a dense A only.
     implicit : int or None
-        k if J has implicit rows: one for each of the k² pairs, stored or not. None if J has one row
-        for each visited entry.
+        `width` if J has implicit rows: one for each pair (i, j), stored or not. None if J has one
+        row for each visited entry.
     """
 
     indices: Any = None
     base = 0
     implicit: int | None = None
+    has_diagonal = True
     # Whether kernels take several k-vectors as the columns of one matrix. What an entry of a sparse
     # row needs of them is in one cache line then.
     interleaved = False
 
-    def __init__(self, k: int, stored: int, lo: Indices, hi: Indices, first: Indices) -> None:
-        self.k, self.stored, self.entries = k, stored, int(first[-1])
+    def __init__(
+        self, k: int, width: int, stored: int, lo: Indices, hi: Indices, first: Indices
+    ) -> None:
+        self.k, self.width, self.stored, self.entries = k, width, stored, int(first[-1])
         self.lo, self.hi, self.first = frozen(lo), frozen(hi), frozen(first)
 
     # --- what depends on how A is stored
@@ -73,20 +80,21 @@ class Pattern:
         """The rows of stored entries."""
         raise NotImplementedError
 
-    def diagonal_entries(self) -> NDArray[np.int64]:
-        """The entry of A that is on the diagonal in each row, or -1."""
+    def _diagonal_entries(self) -> NDArray[np.int64]:
+        """The entry of A that is in column i of each row i, or -1."""
         raise NotImplementedError
 
-    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-        """The visited entries of row s as (columns, entries), and of column s as (rows, entries).
+    def in_row(self, i: int) -> tuple[Indices, Indices]:
+        """The visited entries of row i as (columns, entries)."""
+        raise NotImplementedError
 
-        Both include the diagonal.
-        """
+    def in_column(self, j: int) -> tuple[Indices, Indices]:
+        """The visited entries of column j as (rows, entries)."""
         raise NotImplementedError
 
     def column_range(self, i0: int, i1: int, *, diagonal: bool) -> tuple[int, int]:  # noqa: ARG002
         """Columns that include those visited in some rows, and with `diagonal` also i0 … i1 - 1."""
-        return 0, self.k
+        return 0, self.width
 
     def next_block(self, i0: int, entries: int, rows: int) -> int:
         """The end of a block of rows from i0 on that has at most so many visited entries.
@@ -118,9 +126,20 @@ class Pattern:
         return self.entries == self.stored
 
     @property
+    def is_full(self) -> bool:
+        """Whether the visited entries are all pairs (i, j)."""
+        return self.entries == self.k * self.width
+
+    @property
     def is_square(self) -> bool:
-        """Whether the visited entries are all k² pairs."""
-        return self.entries == self.k**2
+        """Whether the visited entries are all pairs, and as many in each row as in each column."""
+        return self.is_full and self.k == self.width
+
+    def diagonal_entries(self) -> NDArray[np.int64]:
+        """The entry of A that is on the diagonal in each row, or -1."""
+        if not self.has_diagonal:
+            return np.full(self.k, -1, np.int64)
+        return self._diagonal_entries()
 
     @computed_once
     def diagonal(self) -> Indices:
@@ -136,25 +155,16 @@ class Pattern:
 
     def row(self, i: Any) -> Any:
         """The first row of J that belongs to row i of A, or to each of several rows."""
-        return self.first[i] if self.implicit is None else i * self.k
+        return self.first[i] if self.implicit is None else i * self.width
 
     def rows_of_entries(self, i: NDArray[Any], j: NDArray[Any]) -> Any:
         """The rows of J that belong to the visited entries, which are at these pairs (i, j)."""
-        return slice(None) if self.implicit is None else i.astype(np.int64) * self.k + j
+        return slice(None) if self.implicit is None else i.astype(np.int64) * self.width + j
 
     @computed_once
     def nnz(self) -> int:
         """The number of entries of J: two in each row of a visited entry, one on the diagonal."""
         return 2 * self.entries - int(self.diagonal[-1])
-
-    @property
-    def columns_dtype(self) -> np.dtype[Any]:
-        """The dtype of the index arrays of the whole of J."""
-        return index_dtype(self.m, self.k, self.nnz)
-
-    def csr_nbytes(self, itemsize: int) -> int:
-        """The exact number of bytes of the three arrays of J."""
-        return self.nnz * itemsize + (self.nnz + self.m + 1) * self.columns_dtype.itemsize
 
     @computed_once
     def bounds(self) -> tuple[RowOffset, RowOffset]:
@@ -169,7 +179,7 @@ class Pattern:
             i = searchsorted(self.first, r, side="right") - 1
             p = int(self.lo[i]) + r - int(self.first[i])
         else:
-            i, j = divmod(r, self.k)
+            i, j = divmod(r, self.width)
             p = self._entry_at(i, j)
         before = int(self.first[i]) + p - int(self.lo[i])
         has_diagonal = self.diagonal[i + 1] > self.diagonal[i]
@@ -205,9 +215,15 @@ class DensePattern(Pattern):
     """
 
     def __init__(
-        self, k: int, ranges: ColumnRanges | None = None, rows: tuple[int, int] | None = None
+        self,
+        k: int,
+        ranges: ColumnRanges | None = None,
+        rows: tuple[int, int] | None = None,
+        *,
+        width: int | None = None,
     ) -> None:
-        first = np.arange(k + 1, dtype=np.int64) * k
+        width = k if width is None else width
+        first = np.arange(k + 1, dtype=np.int64) * width
         lo, hi = first[:-1], first[1:]
         if ranges is not None:
             lo, hi = lo + ranges[0], lo + ranges[1]
@@ -217,41 +233,44 @@ class DensePattern(Pattern):
             hi[:i0], hi[i1:] = lo[:i0], lo[i1:]
         if ranges is not None or rows is not None:
             first = counts(hi - lo)
-        super().__init__(k, (i1 - i0) * k, lo, hi, first)
-        self.base, self._rows = i0 * k, (i0, i1)
+        super().__init__(k, width, (i1 - i0) * width, lo, hi, first)
+        self.base, self._rows = i0 * width, (i0, i1)
 
     def start(self, i: int) -> int:
-        return i * self.k
+        return i * self.width
 
     def pair(self, entry: int) -> tuple[int, int]:
-        return divmod(entry, self.k)
+        return divmod(entry, self.width)
 
     def rows_of(self, entries: Indices) -> NDArray[Any]:
-        return entries // self.k
+        return entries // self.width
 
-    def diagonal_entries(self) -> NDArray[np.int64]:
+    def _diagonal_entries(self) -> NDArray[np.int64]:
         entries = np.arange(self.k, dtype=np.int64) * (self.k + 1)
         entries[: self._rows[0]] = entries[self._rows[1] :] = -1
         return entries
 
-    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-        positions = np.arange(self.k, dtype=np.int64) * self.k + s
-        in_column = np.flatnonzero((self.lo <= positions) & (positions < self.hi))
-        entries = np.arange(int(self.lo[s]), int(self.hi[s]), dtype=np.int64)
-        return (entries - s * self.k, entries), (in_column, positions[in_column])
+    def in_row(self, i: int) -> tuple[Indices, Indices]:
+        entries = np.arange(int(self.lo[i]), int(self.hi[i]), dtype=np.int64)
+        return entries - i * self.width, entries
+
+    def in_column(self, j: int) -> tuple[Indices, Indices]:
+        positions = np.arange(self.k, dtype=np.int64) * self.width + j
+        rows = np.flatnonzero((self.lo <= positions) & (positions < self.hi))
+        return rows, positions[rows]
 
     def column_range(self, i0: int, i1: int, *, diagonal: bool) -> tuple[int, int]:
-        starts = np.arange(i0, i1) * self.k
+        starts = np.arange(i0, i1) * self.width
         c0, c1 = int(np.min(self.lo[i0:i1] - starts)), int(np.max(self.hi[i0:i1] - starts))
         if diagonal:
             c0, c1 = min(c0, i0), max(c1, i1)
         return c0, max(c0, c1)
 
     def next_block(self, i0: int, entries: int, rows: int) -> int:
-        return i0 + max(rows, entries // self.k)
+        return i0 + max(rows, entries // self.width)
 
     def _is_beyond_diagonal(self, i: int, entry: int) -> bool:
-        return entry > i * self.k + i
+        return entry > i * self.width + i
 
 
 class CsrPattern(Pattern):
@@ -272,17 +291,19 @@ class CsrPattern(Pattern):
         *,
         implicit_rows: bool = False,
         on_diagonal: Indices | None = None,
+        width: int | None = None,
     ) -> None:
         k = indptr.size - 1
+        width = k if width is None else width
         lo, hi, first = indptr[:-1], indptr[1:], indptr
         if ranges is not None:
             lo, hi = np.empty_like(lo), np.empty_like(hi)
             for i0, i1, base, block in blocks_of(indices, indptr):
                 _kernels.csr_spans(indptr, block, base, i0, i1, *ranges, lo, hi)
             first = counts(hi - lo)
-        super().__init__(k, indices.size, lo, hi, first)
+        super().__init__(k, width, indices.size, lo, hi, first)
         self.indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
-        self.implicit, self.indptr = k if implicit_rows else None, frozen(indptr)
+        self.implicit, self.indptr = width if implicit_rows else None, frozen(indptr)
         self._on_diagonal = on_diagonal
 
     def check_unchanged(self) -> None:
@@ -301,7 +322,7 @@ class CsrPattern(Pattern):
     def rows_of(self, entries: Any) -> NDArray[Any]:
         return np.searchsorted(self.indptr, entries, side="right") - 1
 
-    def diagonal_entries(self) -> NDArray[np.int64]:
+    def _diagonal_entries(self) -> NDArray[np.int64]:
         if self._on_diagonal is not None:
             return self._on_diagonal.astype(np.int64)
         entries = np.empty(self.k, np.int64)
@@ -309,14 +330,16 @@ class CsrPattern(Pattern):
             _kernels.csr_diagonals(self.indptr, block, base, i0, i1, None, entries)
         return entries
 
-    def neighbours(self, s: int) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-        lo, hi = int(self.lo[s]), int(self.hi[s])
+    def in_row(self, i: int) -> tuple[Indices, Indices]:
+        lo, hi = int(self.lo[i]), int(self.hi[i])
+        return self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)
+
+    def in_column(self, j: int) -> tuple[Indices, Indices]:
         positions = np.empty(self.k, np.int64)
         for i0, i1, base, block in blocks_of(self.indices, self.indptr):
-            _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, s, positions)
-        in_column = np.flatnonzero(positions >= 0)
-        in_row = self.indices[lo:hi], np.arange(lo, hi, dtype=np.int64)
-        return in_row, (in_column, positions[in_column])
+            _kernels.csr_column(self.lo, self.hi, block, base, i0, i1, j, positions)
+        rows = np.flatnonzero(positions >= 0)
+        return rows, positions[rows]
 
     def next_block(self, i0: int, entries: int, rows: int) -> int:  # noqa: ARG002  # see above
         return max(searchsorted(self.hi, int(self.lo[i0]) + entries, side="right"), i0 + 1)

@@ -43,19 +43,22 @@ def source_of_rows(
     *,
     default: Rows = "all",
     beside: Source | None = None,
+    bilinear: bool = False,
     check_finite: bool = False,
 ) -> tuple[Source, Rows]:
     """The source of A for J's rows, and the checked value of `rows`.
 
     If A is in memory, and Y is not, `beside` is the source of Y. Then A is read block by block too,
-    along the same axis.
+    along the same axis. A must be square unless the problem is `bilinear`.
     """
-    source = stored_source("A", A)
+    source = stored_source("A", A, square=not bilinear)
     is_map = source is not None and source.uplo is not None
     uplo = _validation.uplo_of(uplo, is_map=is_map)
     rows = _validation.rows_of(rows, uplo, default, is_map=is_map)
+    if bilinear:
+        _validation.bilinear_options(rows, uplo)
     if source is None:
-        A = _validation.matrix(A)
+        A = _validation.matrix(A, square=not bilinear)
         if uplo is not None and rows != "upper":
             held = _holding(memory_source(A, transposed=False), uplo)
             if check_finite:  # here, so that the message names a place of A as it was given
@@ -98,7 +101,8 @@ def memory_source(
         if transposed is None:
             transposed = A.format == "csc"
         arrays = csr_arrays(A, transposed=transposed, name=name)
-        return CsrMemory(*arrays, name=name, transposed=transposed)
+        width = A.shape[0 if transposed else 1]
+        return CsrMemory(*arrays, name=name, transposed=transposed, width=width)
     if transposed is None:
         transposed = A.flags.f_contiguous and not A.flags.c_contiguous
     return DenseMemory(A.T if transposed else A, transposed=transposed)
@@ -107,36 +111,40 @@ def memory_source(
 # --- matrices that are not in memory
 
 
-def stored_source(name: str, A: Any) -> Source | None:
-    """The source of a square matrix that is not in memory. None for anything else."""
-    source = _find(name, A)
+def stored_source(name: str, A: Any, *, square: bool = True) -> Source | None:
+    """The source of a matrix that is not in memory. None for anything else."""
+    source = _find(name, A, square=square)
     if source is not None:
         _validation.float_dtype(name, source.dtype)
     return source
 
 
-def _find(name: str, A: Any) -> Source | None:
+def _find(name: str, A: Any, *, square: bool) -> Source | None:
     if isinstance(A, (str, os.PathLike)):
-        return _of_path(name, os.fsdecode(A))
+        return _of_path(name, os.fsdecode(A), square=square)
     if isinstance(A, Source):
+        if not square and A.backend is not None:
+            raise _validation.bilinear_on_workers()
         return A
     if scipy.sparse.issparse(A):
-        return _of_sparse(name, A)
+        return _of_sparse(name, A, square=square)
     if type(A).__module__.partition(".")[0] == "dask":
         raise _validation.lazy(name)
     source: DenseSource | None = None
     if (
         isinstance(A, np.memmap)
         and A.ndim == 2
-        and A.shape[0] == A.shape[1]
+        and (A.shape[0] == A.shape[1] or not square)
         and mapped_file(A) is not None
     ):
         _validation.float_dtype(name, A.dtype)
-        source = FileRows(numbers(name, A), len(A), transposed=not A.flags.c_contiguous)
+        source = _file_rows(numbers(name, A), A.shape, transposed=not A.flags.c_contiguous)
     elif callable(A) and not hasattr(A, "shape"):
+        if not square:
+            raise _validation.bilinear_function(name)
         source = FunctionRows(A, name)
     elif _has_rows(name, A):
-        _square(name, tuple(A.shape))
+        _check_shape(name, tuple(A.shape), square=square)
         _validation.float_dtype(name, np.dtype(A.dtype))
         source = ObjectRows(A, name)
     return source
@@ -158,30 +166,35 @@ def _has_rows(name: str, A: Any) -> bool:
         return False
 
 
-def _square(name: str, shape: tuple[int, ...]) -> None:
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"{name} must be a square matrix, got shape {shape}")
+def _check_shape(name: str, shape: tuple[int, ...], *, square: bool) -> None:
+    if len(shape) != 2 or (square and shape[0] != shape[1]):
+        raise _validation.wrong_shape(name, shape, square=square)
 
 
-def _of_path(name: str, path: str) -> Source:
+def _file_rows(stored: Numbers, shape: tuple[int, ...], *, transposed: bool) -> FileRows:
+    k, width = shape[::-1] if transposed else shape
+    return FileRows(stored, k, transposed=transposed and shape != (1, 1), _width=width)
+
+
+def _of_path(name: str, path: str, *, square: bool) -> Source:
     if pixels.is_map(path):
         return pixels.source(name, path)
     if Path(path).is_dir():
-        return _of_folder(name, Path(path))
+        return _of_folder(name, Path(path), square=square)
     if not path.endswith(".npy"):
         raise ValueError(
             f"{name} may be the path of a .npy, a .cool, or a folder of write_csr_blocks, got "
             f"{path!r}: read it with sparsejac.io.read_matrix"
         )
-    return npy_source(name, path)
+    return npy_source(name, path, square=square)
 
 
-def npy_source(name: str, path: str) -> DenseSource:
+def npy_source(name: str, path: str, *, square: bool = True) -> DenseSource:
     """The source of the matrix in a ``.npy``."""
     stored, shape, in_columns = _npy_numbers(name, path)
-    _square(name, shape)
+    _check_shape(name, shape, square=square)
     _validation.float_dtype(name, stored.dtype)
-    return FileRows(stored, shape[0], transposed=in_columns and shape[0] > 1)
+    return _file_rows(stored, shape, transposed=in_columns)
 
 
 def _npy_numbers(name: str, path: str) -> tuple[FileNumbers, tuple[int, ...], bool]:
@@ -198,20 +211,21 @@ def _npy_numbers(name: str, path: str) -> tuple[FileNumbers, tuple[int, ...], bo
     return found, shape, in_columns
 
 
-def _of_folder(name: str, path: Path) -> CsrSource:
+def _of_folder(name: str, path: Path, *, square: bool) -> CsrSource:
     """The source of the matrix in a folder of `sparsejac.io.write_csr_blocks`."""
     data, indices, indptr, shape = (
         _npy_numbers(name, str(file))[0] for file in csr_folder.files(path)
     )
-    _square(name, tuple(_read(shape).tolist()))
-    source = CsrSource(data, indices, _read(indptr), name=name)
-    if source.k != _read(shape)[0]:
+    m, n = size = tuple(_read(shape).tolist())
+    _check_shape(name, size, square=square)
+    source = CsrSource(data, indices, _read(indptr), name=name, width=n)
+    if source.k != m:
         raise _validation.bad_structure(name, "csr", f"indptr of {source.k} rows")
     return source
 
 
-def _of_sparse(name: str, A: Any) -> CsrSource | None:
-    if A.format not in ("csr", "csc") or A.ndim != 2 or A.shape[0] != A.shape[1]:
+def _of_sparse(name: str, A: Any, *, square: bool) -> CsrSource | None:
+    if A.format not in ("csr", "csc") or A.ndim != 2 or (square and A.shape[0] != A.shape[1]):
         return None
     if mapped_file(A.data) is None and mapped_file(A.indices) is None:
         return None
@@ -221,7 +235,9 @@ def _of_sparse(name: str, A: Any) -> CsrSource | None:
     if not 0 <= stored <= min(A.data.size, A.indices.size):
         stored = A.data.size  # `CsrSource` then refuses the structure
     data, indices = numbers(name, A.data[:stored]), numbers(name, A.indices[:stored])
-    return CsrSource(data, indices, indptr, name=name, transposed=A.format == "csc")
+    transposed = A.format == "csc"
+    width = A.shape[0 if transposed else 1]
+    return CsrSource(data, indices, indptr, name=name, transposed=transposed, width=width)
 
 
 def _read(stored: Numbers) -> NDArray[Any]:

@@ -40,12 +40,14 @@ class RowBlock(NamedTuple):
 
 
 class Source:
-    """Reads blocks of rows of a square matrix, wherever its numbers are.
+    """Reads blocks of rows of a matrix, wherever its numbers are.
 
     Attributes
     ----------
     k : int
-        The matrix is k×k.
+        The number of stored rows. The matrix is k×k, unless it is said to have another `width`.
+    width : int
+        The number of stored columns.
     dtype : numpy.dtype
         The dtype of its numbers.
     transposed : bool
@@ -72,6 +74,7 @@ class Source:
 
     k: int
     dtype: np.dtype[Any]
+    _width: int | None = None  # None is k
     transposed = False
     uplo: Uplo | None = None
     zero_copy = False
@@ -84,6 +87,15 @@ class Source:
     chunked = False
     backend: Any = None  # the class of its backend, if only that one can run over it
     owned_lock: Any = None  # the lock of an object that answers one call at a time
+
+    @property
+    def width(self) -> int:
+        return self.k if self._width is None else self._width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix."""
+        return (self.width, self.k) if self.transposed else (self.k, self.width)
 
     @property
     def rows(self) -> tuple[int, int]:

@@ -1,7 +1,11 @@
-"""Assembles J in CSR format: the whole matrix, blocks of rows, or new numbers for a matrix."""
+"""F and J at an x: their numbers in CSR format, and products with J.
+
+`Assembly` is for one variable for each row of A. `rank_assembly` has that for several.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,13 +17,20 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.protocol import CACHES, Backend
-from .._matrix.indices import Indices, index_dtype
+from .._backends.sums import Sums, absolute_squares
+from .._matrix.entries import wide
+from .._matrix.indices import Indices, frozen, index_dtype
 from .._matrix.pattern import RowOffset
+from .._matrix.variables import Variables
 from .._system.recycling import allocated
+from .base import silence
+from .hermitian import HessianOperator, NormalOperator
 
 
 class Assembly:
-    """Assembles J over the rows of a backend.
+    """Assembles J over the rows of a backend, and multiplies by it.
+
+    x is an array of the shape `variables.shape`, or here (k,).
 
     Numbers of more than `caches` bytes are written past the caches. Fewer stay there for whoever
     reads them next.
@@ -30,24 +41,103 @@ class Assembly:
 
     caches = CACHES
 
-    def __init__(self, rows: Backend) -> None:
-        self.rows, self._pattern = rows, rows.pattern
-        self.shape = (self._pattern.m, self._pattern.k)
-        self.nnz = self._pattern.nnz
+    def __init__(self, rows: Backend, variables: Variables) -> None:
+        self.rows, self._pattern, self.variables = rows, rows.pattern, variables
+        self.shape = (self._pattern.m, variables.size)
+        self.nnz = self._pattern.nnz * variables.rank
         # the index arrays that were returned, by their addresses
         self._index_arrays: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._pattern.check_unchanged()
-        return Assembly, (self.rows,)
+        return type(self), (self.rows, self.variables)
 
-    def mapped(
-        self, what: str, kernel: str, *args: Any, shape: tuple[int, ...], dtype: Any, **how: Any
-    ) -> Any:
+    @property
+    def columns_dtype(self) -> np.dtype[Any]:
+        """The dtype of the index arrays of the whole of J."""
+        return index_dtype(*self.shape, self.nnz)
+
+    def csr_nbytes(self, itemsize: int) -> int:
+        """The exact number of bytes of the three arrays of J."""
+        return self.nnz * itemsize + (self.nnz + self.shape[0] + 1) * self.columns_dtype.itemsize
+
+    # --- F, and products with J
+
+    def value(self, x: NDArray[Any], what: str = "the value of F", target: Any = None) -> Any:
+        """F, or with a target F - Y, in the order of J's rows. `what` names it in messages."""
+        none = (self._no_target, 0) if target is None else ()
+        shape, how = (self.shape[0],), {} if target is None else {"target": target}
+        return self.mapped(what, self._value, *none, *self._places, x, shape=shape, **how)
+
+    _value = "value"
+    _no_target: Any = None  # in place of Y
+    _places: tuple[int, ...] = ()  # what tells kernels to which variables a row and a column belong
+
+    def product(self, x: NDArray[Any], X: NDArray[Any]) -> Any:
+        """``J X`` in the dtype of x, for a vector X, or for each column of a matrix."""
+        mapped = functools.partial(
+            self.mapped, "the product J @ x", shape=(self.shape[0], *X.shape[1:])
+        )
+        x = frozen(x)  # it is not read-only any more if it was pickled
+        if X.ndim == 1:
+            return mapped("matvec", *self.rows.pair(x, X))
+        return mapped("matmat", x, X, columns=X.shape[1])
+
+    def transposed_product(
+        self, x: NDArray[Any], X: NDArray[Any], *, conjugate: bool
+    ) -> NDArray[Any]:
+        """``Jᵀ X`` in the dtype of x. With `conjugate`, A is conjugated, and x by the caller."""
+        rows, weights = self.rows, self.rows.weights(X, x.dtype)
+        if X.ndim == 1:
+            return rows.reduce("rmatvec", x, conjugate, target=weights)
+        return rows.reduce("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
+
+    def column_squares(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The squares of the norms of J's columns in float64, as an array of the shape of x."""
+        return self.rows.reduce("squares", absolute_squares(x), True)
+
+    def max_abs(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The largest absolute value in each row and in each column of F."""
+        layout = self.rows.layout
+        with silence():
+            size = frozen(np.abs(x.astype(wide(x.dtype))))
+            found = self.rows.reduce("max_abs", (size,), outputs=2).astype(x.real.dtype)
+        if layout.side is not None:  # an entry of a triangle stands for (j, i), too
+            found[:] = np.maximum(*found)
+        i, j = found[::-1] if layout.transposed else found
+        return i.copy(), j.copy()
+
+    def normal(self, x: NDArray[Any], damping: float) -> NormalOperator:
+        """``JᴴJ + damping I``."""
+        return NormalOperator(self.rows, Sums(self.rows), x, damping)
+
+    def hessian(self, w: Any, dtype: np.dtype[Any]) -> HessianOperator:
+        """The Hessian of ``wᵀF``."""
+        return HessianOperator(self.rows, dtype, w=w)
+
+    def slice(self, x: NDArray[Any], s: int) -> scipy.sparse.csr_array:
+        """The derivative of F by variable s as a matrix of the shape of A."""
+        in_row, in_column = self.rows.neighbours(s)
+        if self.rows.layout.pairs_transposed:
+            in_row, in_column = in_column, in_row
+        columns, row_values = in_row
+        others = in_column[0] != s
+        lines, line_values = in_column[0][others], in_column[1][others]
+        with silence():
+            row_data = row_values.astype(x.dtype) * x[columns]
+            row_data[columns == s] *= 2
+            column_data = line_values.astype(x.dtype) * x[lines]
+        i = np.concatenate([np.full(columns.size, s), lines])
+        j = np.concatenate([columns, np.full(lines.size, s)])
+        return placed(np.concatenate([row_data, column_data]), i, j, self.rows.source.shape)
+
+    def mapped(self, what: str, kernel: str, *args: Any, shape: tuple[int, ...], **how: Any) -> Any:
         """A new array with a number, or a row of numbers, for each row of J.
 
-        `what` names it in the message that it does not fit into memory.
+        It has the dtype of x, the last of `args`. `what` names it in the message that it does not
+        fit into memory.
         """
+        dtype = next(each.dtype for each in args[::-1] if isinstance(each, np.ndarray))
         if self.rows.local:
             self.check_vector_fits(what, math.prod(shape) * dtype.itemsize)
         return self.rows.mapped(kernel, *args, shape=shape, dtype=dtype, **how)
@@ -125,11 +215,11 @@ class Assembly:
             "builder.iter_csr(x) forms it block by block"
         )
         _validation.fits(
-            f"the {pattern.m}x{pattern.k} CSR matrix",
-            pattern.csr_nbytes(x.dtype.itemsize),
+            f"the {self.shape[0]}x{self.shape[1]} CSR matrix{self._of_rank}",
+            self.csr_nbytes(x.dtype.itemsize),
             self._or_stored_rows(hint),
         )
-        J = self._block(x, 0, pattern.m, *pattern.bounds, pattern.columns_dtype)
+        J = self._block(x, 0, pattern.m, *pattern.bounds, self.columns_dtype)
         for array in (J.indices, J.indptr):
             self._index_arrays[id(_owner(array))] = _owner(array)
         return J
@@ -142,8 +232,8 @@ class Assembly:
             pattern.check_unchanged()
             r1 = min(r0 + block_rows, pattern.m)
             begin, end = pattern.row_offset(r0), pattern.row_offset(r1)
-            nnz = end.nnz - begin.nnz
-            dtype = index_dtype(r1 - r0, pattern.k, nnz)
+            nnz = (end.nnz - begin.nnz) * self.variables.rank
+            dtype = index_dtype(r1 - r0, self.shape[1], nnz)
             nbytes = nnz * x.dtype.itemsize + (nnz + r1 - r0 + 1) * dtype.itemsize
             _validation.fits(f"a block of {r1 - r0} rows", nbytes, "take a smaller block_rows")
             yield r0, self._block(x, r0, r1, begin, end, dtype)
@@ -159,7 +249,7 @@ class Assembly:
     ) -> scipy.sparse.csr_array:
         """Assemble the rows ``r0 <= r < r1`` of J, between two row offsets."""
         pattern = self._pattern
-        nnz = end.nnz - begin.nnz
+        nnz = (end.nnz - begin.nnz) * self.variables.rank
         data, indices, indptr = (
             self.rows.results.empty((nnz,), x.dtype),
             allocated((nnz,), dtype),
@@ -168,16 +258,19 @@ class Assembly:
         indptr[0] = 0
         self._fill_data(x, begin, end, data)
         last = end.row + (end.row < pattern.k)
-        self.rows.map(
-            "csr_indices",
-            pattern.diagonal, begin.entry, end.entry, begin.nnz, r0, r1, indices, indptr,
-            rows=(begin.row, last), structure=True,
-        )  # fmt: skip
-        return canonical((data, indices, indptr), (r1 - r0, pattern.k))
+        between = pattern.diagonal, begin.entry, end.entry, begin.nnz * self.variables.rank
+        self._fill_indices(*between, r0, r1, indices, indptr, rows=(begin.row, last))
+        return canonical((data, indices, indptr), (r1 - r0, self.shape[1]))
+
+    def _fill_indices(self, *args: Any, rows: tuple[int, int]) -> None:
+        self.rows.map("csr_indices", *args, rows=rows, structure=True)
+
+    _of_rank = ""  # what messages about the size of J add
 
     def _fill_data(
         self, x: NDArray[Any], begin: RowOffset, end: RowOffset, out: NDArray[Any]
     ) -> None:
+        x = frozen(x)
         last = end.row + (end.row < self._pattern.k)  # the block may end inside a row of A
         past = not self._pattern.interleaved and out.nbytes > self.caches
         same_floats = out.dtype.kind == "f" and out.dtype == self.rows.dtype
@@ -200,6 +293,15 @@ def canonical(
     J = scipy.sparse.csr_array(arrays, shape=shape, copy=False)
     J.has_canonical_format = True
     return J
+
+
+def placed(
+    numbers: NDArray[Any], i: NDArray[Any], j: NDArray[Any], shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
+    """A csr_array with these numbers at the pairs (i, j), which are different."""
+    dtype = index_dtype(*shape, numbers.size)
+    indices = i.astype(dtype, copy=False), j.astype(dtype, copy=False)
+    return scipy.sparse.coo_array((numbers, indices), shape=shape).tocsr()
 
 
 def _owner(array: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ the formulas hold without a special case.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -195,7 +195,6 @@ class _Hermitian(Operator):
         return T.astype(self.dtype, copy=False)
 
 
-@final
 class NormalOperator(_Hermitian):
     """``JᴴJ + damping I`` as a linear operator, k×k. Neither J nor the product is formed.
 
@@ -251,6 +250,36 @@ class NormalOperator(_Hermitian):
                 scale = sums.squares(absolute_squares(x))
             self._d = scale + damping
 
+    def block_diagonal(self) -> NDArray[Any]:
+        """The blocks on the diagonal that belong to one row of X, for block Jacobi.
+
+        Block i is ``Σ_j S_ij conj(x_j) x_jᵀ + S_ii conj(x_i) x_iᵀ``, and `damping` on its diagonal.
+        F stays the same if X is rotated (``X Q`` with an orthogonal Q), and then block i becomes
+        ``Qᵀ block Q``: a preconditioner of these blocks is as good as before. The diagonal alone
+        has no such property.
+
+        Returns
+        -------
+        D : ndarray, shape (k, r, r)
+            Hermitian blocks. For one column of variables r is 1.
+
+        Notes
+        -----
+        **Memory.** The result, and r (r + 1) / 2 numbers for each row of X, with as many sums for
+        each worker. For r > 1 this takes a pass over A.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsejac import JacobianBuilder
+        >>> builder = JacobianBuilder(np.array([[1.0, 2.0], [3.0, 4.0]]), rank=2)
+        >>> N = builder.operator(np.eye(2)).normal()
+        >>> print(N.block_diagonal()[0])
+        [[ 4.  0.]
+         [ 0. 13.]]
+        """
+        return self.diagonal().reshape(-1, 1, 1).astype(self.dtype)
+
     def _products(self, U: NDArray[Any]) -> NDArray[Any]:
         return self._x * self._sums.squares(np.conj(self._x) * U)
 
@@ -258,7 +287,6 @@ class NormalOperator(_Hermitian):
         return absolute_squares(a) * (self._x[i] * np.conj(self._x[j]))
 
 
-@final
 class HessianOperator(_Hermitian):
     """The Hessian of ``wᵀF`` or of ``½‖F - Y‖²`` as a linear operator, k×k, never formed.
 

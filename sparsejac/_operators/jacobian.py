@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, final
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _validation
-from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
 from .._matrix.indices import frozen
 from .assembly import Assembly
@@ -123,7 +121,7 @@ class JacobianOperator(Operator):
         True
         """
         with silence():
-            squares = self._rows.reduce("squares", absolute_squares(self._x), True)
+            squares = self._assembly.column_squares(self._x).reshape(-1)
             return np.sqrt(squares).astype(self._x.real.dtype, copy=False)
 
     def normal(self, damping: float = 0.0) -> NormalOperator:
@@ -162,20 +160,12 @@ class JacobianOperator(Operator):
         array([1434., 6543.])
         """
         damping = _validation.nonnegative("damping", damping)
-        return NormalOperator(self._rows, Sums(self._rows), self._x, damping)
+        return self._assembly.normal(self._x, damping)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
-        rows = self._rows
         dtype = self._result_dtype(X)
-        shape = (self.shape[0], *X.shape[1:])
-        mapped = functools.partial(
-            self._assembly.mapped, "the product J @ x", shape=shape, dtype=dtype
-        )
         x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
-        X = frozen(np.ascontiguousarray(X, dtype))
-        if X.ndim == 1:
-            return mapped("matvec", *rows.pair(x, X))
-        return mapped("matmat", x, X, columns=X.shape[1])
+        return self._assembly.product(x, frozen(np.ascontiguousarray(X, dtype)))
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._apply_transpose(X, conjugate=self.dtype.kind == "c")
@@ -186,12 +176,7 @@ class JacobianOperator(Operator):
         x = self._x if doubled == self._x.dtype else self._x.astype(doubled)
         if conjugate:
             x = np.conj(x)
-        rows, x = self._rows, frozen(x)
-        weights = rows.weights(X, doubled)
-        if X.ndim == 1:
-            total = rows.reduce("rmatvec", x, conjugate, target=weights)
-        else:
-            total = rows.reduce("rmatmat", x, conjugate, columns=X.shape[1], target=weights)
+        total = self._assembly.transposed_product(frozen(x), X, conjugate=conjugate)
         if doubled == dtype:
             return total
         with silence():

@@ -13,7 +13,7 @@ import scipy.sparse
 
 from .._kernels import compiled_kernel, maps_go_past_caches
 from .._matrix.indices import frozen
-from .._operators.assembly import Assembly
+from .._operators.rank_assembly import assembly_of
 from ..builder import JacobianBuilder
 from ..fitting import fit
 from ..least_squares import LeastSquares
@@ -87,7 +87,7 @@ def _use_builder(builder: JacobianBuilder, x: Any) -> None:
     builder.row_pairs()
     builder.slice(x, 0)
     builder.tocsr(x)
-    assembly = Assembly(builder._rows)
+    assembly = assembly_of(builder._rows, 1)
     assembly.caches = 0  # as if J were larger than the caches
     assembly.matrix(frozen(x))
     rows = builder._rows
