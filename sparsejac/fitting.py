@@ -11,7 +11,10 @@ from scipy.optimize import OptimizeResult
 
 from . import _validation
 from ._backends.failures import last_x_saved
+from ._backends.rank_sums import rank_sums_of
+from ._operators.rank_assembly import RankAssembly
 from ._solvers.fit import Newton
+from ._solvers.fit_rank import BlockNewton
 from ._system.progress import passes
 from ._validation import Order, Rows, Uplo
 from .least_squares import LeastSquares
@@ -32,8 +35,14 @@ def fit(
     check_finite: bool = True,
     workers: int | None = None,
     memory: int | None = None,
+    rank: int | None = None,
+    bilinear: bool = False,
+    regularization: float = 0.0,
 ) -> OptimizeResult:
-    """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``, a weighted rank-one approximation, by Newton's method.
+    """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``, a weighted low-rank approximation, by Newton's method.
+
+    x is a vector, or with `rank` a matrix X. If it is `bilinear`, the cost is
+    ``½‖A ∘ (X Yᵀ) - Y‖²``, where the result has X above its partner.
 
     Parameters
     ----------
@@ -65,6 +74,14 @@ def fit(
         As for `JacobianBuilder`.
     memory : int, optional
         As for `JacobianBuilder`.
+    rank : int, optional
+        The number r of columns of x: see `JacobianBuilder`. x has the shape (k, r) then. Default: x
+        is a vector.
+    bilinear : bool, default False
+        A and Y are m×n, and x has variables for the rows of A above those for its columns: see
+        `JacobianBuilder`.
+    regularization : float, default 0.0
+        λ ≥ 0. The cost has the term ``λ ‖x‖² / 2`` more.
 
     Returns
     -------
@@ -92,6 +109,7 @@ def fit(
     ValueError
         As for `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or
         `max_iter` is not positive.
+        Also if `regularization` is negative.
     TypeError
         As for `LeastSquares`; if x0 is complex; if `callback` cannot be called.
 
@@ -143,9 +161,24 @@ def fit(
     too large or too small for that. The status is 3 if a square overflows, or if so many entries of
     A or Y underflow that the result cannot be trusted. x0 may have any scale.
 
+    **Several columns.** With `rank`, `bilinear` or `regularization`, blocks take the place of
+    diagonals: the block of x_i in ``JᵀJ + λ I`` is an r×r matrix. The factors of these blocks are
+    the preconditioner, and D above is their block diagonal. They are computed anew when x has moved
+    by a twentieth of its length. Newton's steps begin below an optimality of 0.01. The start is
+    computed by six steps of a block Krylov method from ``A∘Y`` and fixed random numbers: its
+    largest eigenvectors, or in the bilinear form its singular vectors, each relative to the size of
+    A's rows. Columns for which the data have no positive eigenvalue begin with small random
+    numbers. x is one of many solutions: any X Q with an orthogonal Q fits as well, and in the
+    bilinear form any X G with Y G⁻ᵀ. Rows of A with fewer entries than r do not determine their
+    x_i: take `regularization` then. The result also has ``n_blocks``, how often the blocks were
+    computed, each of which takes ``r (r + 1) / 2`` sums in one pass.
+
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
     Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
+    With several columns, at most 16 arrays of the shape of X, three of r×r blocks for each of its
+    rows, and the sums of each worker, which for a sparse A are interleaved with what they are
+    computed from: three arrays of the shape of X.
 
     References
     ----------
@@ -160,12 +193,21 @@ def fit(
     >>> result = fit(A, A * np.outer([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]))
     >>> print(result.x.round(6), result.message.split(":")[0])
     [1. 2. 3.] converged
+
+    A matrix of rank 2, of which some entries are unknown:
+
+    >>> rng = np.random.default_rng(1)
+    >>> M, known = rng.random((20, 2)) @ rng.random((2, 15)), rng.random((20, 15)) < 0.7
+    >>> Z = fit(known, known * M, rank=2, bilinear=True).x
+    >>> np.allclose(Z[:20] @ Z[20:].T, M)
+    True
     """
     tol = _validation.nonnegative("tol", tol)
     max_iter = _validation.positive_integer("max_iter", max_iter)
     progress = _validation.flag("progress", progress)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
+    regularization = _validation.nonnegative("regularization", regularization)
     problem = LeastSquares(
         A,
         Y,
@@ -176,15 +218,46 @@ def fit(
         workers=workers,
         memory=memory,
         progress=progress,
+        rank=rank,
+        bilinear=bilinear,
     )
     if x0 is not None:
-        k = problem.shape[1]
-        x0 = _validation.vector("x0", x0, k, f"as A is {k}x{k}", finite=check_finite)
+        x0 = problem.builder._checked_point("x0", x0)
         _validation.real("x0", x0.dtype, "least squares")
     with (
         passes("fit", shown=progress) as bar,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        newton = Newton(problem._sums, problem.builder._rows, x0, tol, callback, bar)
+        newton = _newton(problem, x0, regularization, tol, callback, bar)
         with last_x_saved(lambda: newton.x):
-            return newton.run(max_iter)
+            return _shaped(problem, newton.run(max_iter))
+
+
+def _newton(
+    problem: LeastSquares, x0: Any, regularization: float, tol: float, callback: Any, bar: Any
+) -> Newton | BlockNewton:
+    """The method for this problem. The one for a vector does without blocks."""
+    builder, sums = problem.builder, problem._sums
+    of, several = builder._assembly.variables, isinstance(builder._assembly, RankAssembly)
+
+    def shaped(state: OptimizeResult) -> None:
+        callback(_shaped(problem, state))
+
+    told = shaped if callback is not None else None
+    if not several and regularization == 0:
+        x0 = x0 if x0 is None else x0.reshape(-1)
+        return Newton(sums, builder._rows, x0, tol, told, bar)
+    if not several:
+        sums = rank_sums_of(builder._rows, of, problem._target)
+    x0 = x0 if x0 is None else np.array(x0, np.float64, order="C").reshape(of.shape)
+    return BlockNewton(sums, x0, regularization, tol, told, bar)
+
+
+def _shaped(problem: LeastSquares, result: OptimizeResult) -> OptimizeResult:
+    """The result with arrays of the shape that x has for the user."""
+    builder = problem.builder
+    shape = problem.shape[1:] if builder._rank is None else builder._assembly.variables.shape
+    for name in ("x", "grad"):
+        if name in result:
+            result[name] = result[name].reshape(shape)
+    return result

@@ -314,6 +314,40 @@ def test_fit(problem, capsys, form):
     np.testing.assert_allclose(np.load("x.npy"), [-1, -2, -3], rtol=1e-6)
 
 
+def test_fit_of_several_columns(folder, capsys):
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((6, 2)), rng.random((4, 2))
+    for name, matrix in {"A": np.ones((6, 4)), "M": X @ Y.T, "S": X @ X.T, "x0": X}.items():
+        np.save(f"{name}.npy", matrix)
+    code, out, err = run(
+        capsys, "fit", "A.npy", "M.npy", "-o", "Z.npz", "--rank", "2", "--bilinear"
+    )
+    assert (code, err) == (0, "")
+    assert "cost ½‖A∘XYᵀ - Y‖² =" in out
+    assert out.endswith("   X and Y written to Z.npz\n")
+    with np.load("Z.npz") as Z:
+        np.testing.assert_allclose(Z["X"] @ Z["Y"].T, X @ Y.T)
+    np.save("A.npy", np.ones((6, 6)))
+    for output, start in (("Z.npz", []), ("Z.npy", ["--x0", "x0.npy", "--regularization", "1e-9"])):
+        code, out, _ = run(capsys, "fit", "A.npy", "S.npy", "-o", output, "--rank", "2", *start)
+        assert code == 0
+        found = np.load(output)
+        found = found["X"] if output == "Z.npz" else found
+        assert found.shape == (6, 2)
+        np.testing.assert_allclose(found @ found.T, X @ X.T, atol=1e-6)
+    assert "‖A∘XXᵀ - Y‖² + ½λ‖x‖² =" in out
+    message = r"A must be a square matrix.*pass --bilinear$"
+    wrong_use(capsys, "fit", "M.npy", "M.npy", "-o", "x.npy", message=message)
+    wrong = [
+        (["--rank", "0"], "--rank must be a positive integer"),
+        (["--regularization", "-1"], "--regularization must be at least 0"),
+        (["--rank", "2", "--x0", "M.npy"], r"x0 must be an array of shape \(6, 2\)"),
+        (["--bilinear", "--rows", "upper"], r"--rows upper is for a symmetric A"),
+    ]
+    for options, message in wrong:
+        wrong_use(capsys, "fit", "S.npy", "S.npy", "-o", "x.npy", *options, message=message)
+
+
 def test_fit_that_does_not_converge(problem, capsys):
     code, out, _ = run(
         capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15"

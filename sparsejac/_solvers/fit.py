@@ -13,7 +13,6 @@ from .._backends.protocol import Backend
 from .._backends.sums import Sums
 from . import float_range
 from .fit_points import Point, reciprocal, weighted_norm
-from .quartic import least_of_quartic
 from .saddles import SWEEPS, Saddles
 from .status import FitStatus
 from .steihaug import Step, steihaug
@@ -25,7 +24,6 @@ _SLOW = 0.5
 _NEAR = 0.1  # below this optimality, Newton's steps are better than sweeps
 _INNER = 500  # the largest number of conjugate gradient steps in one Newton step
 _ROUNDING = 1e-10  # a difference of costs below this, relative to the cost, is mostly rounding
-_POLISH = 20  # steps after convergence, if leaving a saddle does not visibly lower the cost
 
 
 class Newton(Saddles):
@@ -43,14 +41,8 @@ class Newton(Saddles):
         super().__init__(sums, rows, bar)
         self._tol, self._callback = tol, callback
         self._radius = np.inf
-        self._exact = self._damped = self._overflow = False
-        self._polished = 0
+        self._exact = self._damped = False
         self._at = self._start(x0)
-
-    @property
-    def x(self) -> NDArray[Any]:
-        """The last point."""
-        return self._at.x
 
     def _start(self, x0: ArrayLike | None) -> Point:
         """Choose the first point, from x0 or from the data."""
@@ -88,48 +80,13 @@ class Newton(Saddles):
             at = self._evaluate(at.x - 0.5 * at.gradient * reciprocal(at.scale))
         return self._best_on_ray(at)
 
-    def run(self, max_iter: int) -> OptimizeResult:
-        """Make steps until the fit has converged, or a limit is reached."""
-        while True:
-            if not (self._in_range and self._is_finite()):
-                return self._result(FitStatus.OUT_OF_RANGE)
-            if self._optimality(self._at) <= self._tol:
-                if self._at.derived:  # its cost has lost digits to ‖Y‖², which a pass restores
-                    self._at = self._evaluate(self._at.x)
-                    continue
-                left = self._leave()
-                if left is None:
-                    return self._result(FitStatus.CONVERGED)
-                if self._nit == max_iter:
-                    return self._result(FitStatus.MAX_ITER if left else FitStatus.SADDLE)
-                self._nit += 1
-                if not left:
-                    # Either this is a saddle, or the gradient is still too large to distinguish
-                    # the curvature from zero.
-                    self._polished += 1
-                    if self._polished > _POLISH or not self._step():
-                        return self._result(FitStatus.SADDLE)
-            elif self._nit == max_iter:
-                return self._result(FitStatus.MAX_ITER)
-            else:
-                self._nit += 1
-                if not self._step():
-                    if self._overflow:
-                        return self._result(FitStatus.OUT_OF_RANGE)
-                    if not self._leave():
-                        return self._result(FitStatus.ROUNDING)
-            if self._callback is not None:
-                try:
-                    self._callback(self._state(x=self._at.x.copy()))
-                except StopIteration:
-                    return self._result(FitStatus.CALLBACK)
+    def _sharpened(self) -> bool:
+        if not self._at.derived:
+            return False
+        self._at = self._evaluate(self._at.x)  # its cost has lost digits to ‖Y‖²
+        return True
 
     def _leave(self) -> bool | None:
-        """Leave a point where the gradient vanishes.
-
-        The result is True if that lowers the cost, False if it does not visibly do so, and None if
-        no curvature is negative at the point.
-        """
         found = self._lower_point()
         if found is None:
             return None
@@ -147,7 +104,6 @@ class Newton(Saddles):
         )
 
     def _step(self) -> bool:
-        """Move to a better point, or change the method; False if nothing can be improved."""
         at = self._at
         if at.steepness == 0:
             return False
@@ -189,19 +145,6 @@ class Newton(Saddles):
             return False
         self._at = there
         return True
-
-    def _shorter(self, s: NDArray[Any], at: Point, there: Point) -> float:
-        """The best fraction of a step. Along a step the cost is a quartic polynomial.
-
-        The costs and slopes at both ends and ``½‖F(s)‖²`` determine the polynomial.
-        """
-        if not np.isfinite(there.cost):
-            return 0.01
-        slope = float(np.sum(at.gradient * s))
-        fourth = float(np.sum(s**2 * self._squares(s**2))) / 4  # ½‖F(s)‖²
-        rest = there.cost - at.cost - slope - fourth
-        third = float(np.sum(there.gradient * s)) - slope - 4 * fourth - 2 * rest
-        return least_of_quartic(slope, rest - third, third, fourth)[0]
 
     def _solve(self) -> Step:
         """Solve ``H s = -g`` by Steihaug's conjugate gradients.

@@ -14,6 +14,7 @@ from .._backends.protocol import Backend
 from .._backends.sums import Sums
 from .._matrix.pattern import Pattern
 from . import float_range
+from .descent import Descent
 
 
 class Point(NamedTuple):
@@ -27,14 +28,13 @@ class Point(NamedTuple):
     derived: bool = False  # computed from another point, without a pass
 
 
-class Points:
+class Points(Descent):
     """Evaluates the points of one fit, and counts the passes."""
 
     _at: Point
 
     def __init__(self, sums: Sums, rows: Backend, bar: Any) -> None:
         self._sums, self._bar = sums, bar
-        self._nit = self._nfev = self._n_products = self._draws = 0
         self._count_product()
         self._degree, squares, self._overlap, self._size = sums.beginning()  # S 1
         self._in_range = self._can_be_squared(rows.pattern, squares)
@@ -116,6 +116,12 @@ class Points:
     def _optimality(self, at: Point) -> float:
         return at.steepness / self._norm if self._norm > 0 else at.steepness
 
+    def _measured(self) -> float:
+        return self._optimality(self._at)
+
+    def _fourth(self, v: NDArray[Any]) -> float:
+        return float(np.sum(v**2 * self._squares(v**2))) / 4
+
     def _squares(self, u: NDArray[Any]) -> NDArray[Any]:
         self._count_product()
         return self._sums.squares(u)
@@ -123,19 +129,6 @@ class Points:
     def _random(self) -> NDArray[Any]:
         self._draws += 1
         return np.random.default_rng(self._draws).standard_normal(self._sums.k)
-
-    def _count_product(self) -> None:
-        self._n_products += 1
-        self._show_progress()
-
-    def _show_progress(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
-            if self._nit:
-                cost, optimality = self._at.cost, self._optimality(self._at)
-                self._bar.set_postfix(
-                    cost=f"{cost:.6g}", optimality=f"{optimality:.1e}", refresh=False
-                )
 
 
 def reciprocal(diagonal: NDArray[Any]) -> NDArray[Any]:

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
+from .descent import VISIBLE
 from .fit_points import Point, Points, reciprocal, weighted_norm
 from .lanczos import Lanczos
-from .quartic import least_of_quartic
 
 SWEEPS = 10  # the largest number of sweeps of a start
-_VISIBLE = 1e-13  # a relative fall of the cost by more than this is not rounding
 _VANISHED = 1e-6  # x_j counts as zero if x_j² is below this, relative to its average if F were Y
 _NEGATIVE = 1e-8  # a curvature is negative if it is below minus this, relative to the Hessian
 _LANCZOS = 8  # how many vectors Lanczos' method keeps where x is zero
@@ -89,34 +88,6 @@ class Saddles(Points):
         self._curvature = ritz.value / norm if norm > 0 else 0.0
         return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
 
-    def _lower_along(
-        self, at: Point, v: NDArray[Any], curvature: float, *, visible: float = _VISIBLE
-    ) -> Point | None:
-        """Find the best point on the line ``x + t v``; None if the cost does not visibly fall.
-
-        `curvature` is ``v·H v``.
-        """
-        fourth = float(np.sum(v**2 * self._squares(v**2))) / 4  # ½‖F(v)‖²
-        if not (curvature < 0 and 0 < fourth < np.inf):
-            return None
-        t = np.sqrt(-curvature / (4 * fourth))  # the minimum if slope and third power are 0
-        s = t * v
-        slope, second, fourth = (
-            float(np.sum(at.gradient * s)),
-            curvature * t**2 / 2,
-            fourth * t**4,
-        )
-        there = self._evaluate(at.x + s)
-        # A difference of slopes is more precise than a difference of costs, because other parts of
-        # A contribute to the costs.
-        third = (float(np.sum(there.gradient * s)) - slope - 2 * second - 4 * fourth) / 3
-        best, fall = least_of_quartic(slope, second, third, fourth, backwards=True)
-        if not fall > visible * at.cost:
-            return None
-        if abs(best - 1) > 0.1:
-            there = self._evaluate(at.x + best * s)
-        return there if there.cost < at.cost * (1 if visible else 1 + _VISIBLE) else None
-
     def _leave_zero(self, at: Point, vanished: NDArray[np.bool_]) -> Point | None:
         """Find a point of lower cost. x is zero in the `vanished` variables and their neighbours.
 
@@ -148,7 +119,7 @@ class Saddles(Points):
         there = self._evaluate(np.where(w != 0, w, x))
         del w
         for _ in range(SWEEPS):
-            if there.cost < (1 - _VISIBLE) * at.cost:
+            if there.cost < (1 - VISIBLE) * at.cost:
                 return there
             there = self._evaluate(
                 there.x - 0.5 * vanished * there.gradient * reciprocal(there.scale)

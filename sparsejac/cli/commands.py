@@ -15,6 +15,7 @@ from .. import _validation, io, testing
 from .._matrix import columns, contact_map
 from .._solvers.status import ScalingStatus
 from .._system import machine
+from .._system.outputs import complete_or_absent
 from .._validation import Order, Rows
 from ..builder import JacobianBuilder
 from ..fitting import fit as solve
@@ -154,16 +155,17 @@ def print_verdicts(A: Any, x: Any, *, rows: Rows, order: Order, seed: int) -> in
 
 
 def fit(arguments: argparse.Namespace) -> int:
-    """Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted rank-one approximation."""
+    """Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted low-rank approximation."""
     output: Path = arguments.output
-    check_output(
-        output,
-        ".npy",
-        [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None],
-    )
+    several = arguments.rank is not None
+    suffix = ".npz" if several and output.suffix == ".npz" else ".npy"
+    inputs = [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None]
+    check_output(output, suffix, inputs)
     refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
-    x0 = None if arguments.x0 is None else io.read_vector(arguments.x0)
+    x0 = None
+    if arguments.x0 is not None:
+        x0 = (io.read_matrix if several else io.read_vector)(arguments.x0)
     describe(arguments.A.name, A)
     started = time.perf_counter()
     result = solve(
@@ -175,15 +177,27 @@ def fit(arguments: argparse.Namespace) -> int:
         max_iter=arguments.max_iter,
         memory=arguments.memory,
         progress=sys.stderr.isatty(),
+        rank=arguments.rank,
+        bilinear=arguments.bilinear,
+        regularization=arguments.regularization,
     )
     seconds = time.perf_counter() - started
     say(f"fit: {result.message}")
+    F = "XYᵀ" if arguments.bilinear else "XXᵀ" if several else "xxᵀ"
+    more = " + ½λ‖x‖²" if arguments.regularization else ""
     say(
-        f"   cost ½‖A∘xxᵀ - Y‖² = {result.cost:.10g} after {result.nit} steps, "
+        f"   cost ½‖A∘{F} - Y‖²{more} = {result.cost:.10g} after {result.nit} steps, "
         f"{result.nfev + result.n_products} passes over A, in {seconds:.3f} s, compiling included"
     )
-    io.write_vector(output, result.x)
-    say(f"   x written to {output}")
+    if suffix == ".npz":
+        split = A.shape[0] if arguments.bilinear else len(result.x)
+        arrays = {"X": result.x[:split], "Y": result.x[split:]}
+        with complete_or_absent(output) as file:
+            np.savez(file, **(arrays if arguments.bilinear else {"X": result.x}))
+        say(f"   {' and '.join(arrays if arguments.bilinear else 'X')} written to {output}")
+    else:
+        io.write_vector(output, result.x)
+        say(f"   x written to {output}")
     return ExitCode.DONE if result.success else ExitCode.FAILED
 
 

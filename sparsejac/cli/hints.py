@@ -9,9 +9,10 @@ from .._validation import REPLACE
 
 # names of arguments that messages may tell users to pass
 _ARGUMENTS = frozenset({
-    "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags", "mad_max", "mask",
-    "max_iter", "max_products", "memory", "min_count", "min_nnz", "order", "overwrite", "pairs",
-    "rows", "support", "target", "tol", "trans_only", "uplo", "workers", "x0",
+    "bilinear", "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags",
+    "mad_max", "mask", "max_iter", "max_products", "memory", "min_count", "min_nnz", "order",
+    "overwrite", "pairs", "rank", "regularization", "rows", "support", "target", "tol",
+    "trans_only", "uplo", "workers", "x0",
 })  # fmt: skip
 # `adapted` might change a text that matches this
 _SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")
@@ -55,7 +56,7 @@ def adapted(
         message = re.sub(
             r'\b([a-z][a-z_0-9]*)=(?:"(\w+)"|([\w.]+))?',
             lambda found: (
-                f"--{found[1].replace('_', '-')} {found[2] or found[3] or ''}".strip()
+                f"--{found[1].replace('_', '-')} {_value(found[2] or found[3])}".strip()
                 if found[1] in _ARGUMENTS & set(taken)
                 else found[0]
             ),
@@ -91,3 +92,8 @@ def _hidden(message: str, given: Iterable[str]) -> tuple[str, dict[int, str]]:
             message = message.replace(text, hide(text))
     message = re.sub(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)", lambda found: hide(found[0]), message)
     return message, hidden
+
+
+def _value(given: str | None) -> str:
+    """The value of an option. One that is on or off has none."""
+    return "" if given in (None, "True") else given

@@ -120,16 +120,37 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "Y",
         type=Path,
-        help="the k×k matrix Y, zero where a sparse A stores nothing: the same formats",
+        help="the matrix Y, zero where a sparse A stores nothing: the same formats",
     )
     to.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="x.npy", help="the file to write"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="x.npy",
+        help=(
+            "the file to write; with --rank it may end in .npz, which then holds an array X, and "
+            "with --bilinear an array Y"
+        ),
     )
     to.add_argument(
         "--x0",
         type=Path,
         metavar="X0",
-        help="a vector to start from (default: a start from the data)",
+        help="a vector, or with --rank a matrix, to start from (default: a start from the data)",
+    )
+    to.add_argument("--rank", type=int, metavar="R", help="fit A ∘ (X Xᵀ), where X has R columns")
+    to.add_argument(
+        "--bilinear",
+        action="store_true",
+        help="fit A ∘ (X Yᵀ), where A is m×n, X has m rows and Y has n; a .npy has X above Y",
+    )
+    to.add_argument(
+        "--regularization",
+        type=float,
+        default=0.0,
+        metavar="LAMBDA",
+        help="add LAMBDA ‖x‖²/2 to the cost (default: %(default)s)",
     )
     to.add_argument(
         "--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)"

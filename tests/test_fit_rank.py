@@ -1,0 +1,132 @@
+"""The solver of rank-r fits, on dense reference sums."""
+
+import numpy as np
+import pytest
+
+from sparsejac._solvers.fit_rank import BlockNewton
+from sparsejac._solvers.status import FitStatus
+
+
+class DenseSums:
+    """What the solver needs of A and Y, computed with k×k matrices."""
+
+    def __init__(self, A, Y, rank):
+        self.A, self.Y, self.count, self.rank = A, Y, len(A), rank
+        self.S = A**2 + A.T**2
+
+    def gradient(self, x):
+        R = self.A * (x @ x.T) - self.Y
+        return float(np.sum(R * R)) / 2, (self.A * R + (self.A * R).T) @ x
+
+    def curvature(self, x, v):
+        M = self.A * (self.A * (x @ x.T) - self.Y)
+        return (self.S * (x @ v.T + v @ x.T)) @ x + (M + M.T) @ v
+
+    def normal(self, x, v):
+        return (self.S * (x @ v.T + v @ x.T)) @ x
+
+    def blocks(self, x):
+        outer = x[:, :, None] * x[:, None, :]
+        return np.tensordot(self.S, outer, 1) + np.diag(self.S)[:, None, None] * outer
+
+    def degree(self):
+        return self.S.sum(axis=1)
+
+
+def run(sums, x0=None, regularization=0.0, max_iter=200, tol=1e-9, callback=None):
+    with np.errstate(all="ignore"):
+        return BlockNewton(sums, x0, regularization, tol, callback, None).run(max_iter)
+
+
+def least_cost(Y, rank, regularization=0.0):
+    """The cost of the best fit of rank r if A = 1."""
+    w = np.linalg.eigvalsh(Y)
+    chosen = np.maximum(np.sort(w)[::-1][:rank], 0)
+    z = np.maximum(chosen - regularization / 2, 0)
+    rest = np.sum(w**2) - np.sum(chosen**2)
+    return (rest + np.sum((z - chosen) ** 2) + regularization * np.sum(z)) / 2
+
+
+@pytest.fixture
+def Y():
+    B = np.random.default_rng(3).standard_normal((12, 12))
+    return B + B.T
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("regularization", [0.0, 2.0])
+def test_eigenvalues(Y, rank, regularization):
+    result = run(DenseSums(np.ones_like(Y), Y, rank), regularization=regularization)
+    assert result.success
+    assert result.cost == pytest.approx(least_cost(Y, rank, regularization))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-200, 1e-10, 1.0, 1e10, 1e150])
+def test_starts_of_any_scale(Y, scale):
+    x0 = scale * np.random.default_rng(0).standard_normal((12, 3))
+    result = run(DenseSums(np.ones_like(Y), Y, 3), x0)
+    assert result.success
+    assert result.cost == pytest.approx(least_cost(Y, 3))
+
+
+@pytest.mark.parametrize("columns", [[-1, -1, -1], [-2, -4, -3], [0, 0, 0]])
+def test_saddles_are_left(Y, columns):
+    w, V = np.linalg.eigh(Y)
+    x0 = V[:, columns] * np.sqrt(np.abs(w[columns]))
+    result = run(DenseSums(np.ones_like(Y), Y, 3), x0)
+    assert result.success
+    assert result.cost == pytest.approx(least_cost(Y, 3))
+
+
+@pytest.mark.parametrize("rank", [2, 5])
+def test_singular_values(rank):
+    M = np.random.default_rng(1).standard_normal((30, 20))
+    A, Y = np.zeros((50, 50)), np.zeros((50, 50))
+    A[:30, 30:], Y[:30, 30:] = 1, M
+    result = run(DenseSums(A, Y, rank))
+    assert result.success
+    x = result.x
+    best = np.sum(np.linalg.svd(M)[1][rank:] ** 2) / 2
+    assert result.cost == pytest.approx(best)
+    assert np.sum((x[:30] @ x[30:].T - M) ** 2) / 2 == pytest.approx(best)
+
+
+def test_completion():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((150, 3))
+    A = (rng.random((150, 150)) < 0.3) * 1.0
+    result = run(DenseSums(A, A * (x @ x.T), 3))
+    assert result.success
+    assert result.nfev + result.n_products < 60
+    np.testing.assert_allclose(result.x @ result.x.T, x @ x.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("regularization", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (4, 2)])
+def test_nothing_to_fit(shape, regularization):
+    zeros = np.zeros((shape[0], shape[0]))
+    for A in (zeros, zeros + 1):
+        result = run(DenseSums(A, zeros, shape[1]), np.ones(shape), regularization)
+        assert result.success
+        expected = 1.0 if regularization == 0 and not A.any() else 0.0
+        np.testing.assert_array_equal(result.x, np.full(shape, expected))
+    assert run(DenseSums(zeros, zeros, shape[1])).success
+
+
+def test_result_is_the_same_each_time(Y):
+    A = (Y > 0) * 1.0
+    first, second = (run(DenseSums(A, A * Y, 2)) for _ in range(2))
+    np.testing.assert_array_equal(first.x, second.x)
+
+
+def test_other_ends(Y):
+    def stop(state):
+        raise StopIteration
+
+    A = np.where(Y > -1, 1.0, 0.0)
+    sums = DenseSums(A, A * Y, 2)
+    assert run(sums, max_iter=1).status is FitStatus.MAX_ITER
+    assert run(sums, callback=stop).status is FitStatus.CALLBACK
+    assert run(sums, tol=0.0).status is FitStatus.ROUNDING
+    assert run(DenseSums(A, A * Y * 1e160, 2)).status is FitStatus.OUT_OF_RANGE
+    assert run(DenseSums(A, Y * np.nan, 2)).status is FitStatus.OUT_OF_RANGE
