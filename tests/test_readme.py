@@ -29,6 +29,7 @@ def test_every_block_is_run_here():
         "python",
         "python",
         "python",
+        "python",
         "bash",
     ]
     assert len(CLUSTER) == 1
@@ -37,7 +38,7 @@ def test_every_block_is_run_here():
 @pytest.mark.parametrize(
     "code",
     [each for each in PYTHON if each not in CLUSTER],
-    ids=["ten lines", "sparse", "fit", "scaling", "function"],
+    ids=["ten lines", "sparse", "fit", "several columns", "scaling", "function"],
 )
 def test_python(code, capsys):
     """It runs, and prints what its comments say."""

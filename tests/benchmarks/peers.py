@@ -279,3 +279,93 @@ def of_iced(A, kept, good_enough):
 
     eps = next(eps for eps in 10.0 ** np.arange(0, -14, -1) if good_enough(scaled(eps)))
     return {"iced": lambda: scaled(eps)}
+
+
+# --- several columns of variables -----------------------------------------------------------------
+
+
+def of_rank(A, X, V):
+    """{name: function that computes JᵀJ V at X}, by hand: dense A, or the stored entries of a CSR
+    one.
+    """
+    functions = {"NumPy": _numpy_rank(A, X, V)}
+    for name, make in (("JAX", _jax_rank), ("PyTorch", _torch_rank)):
+        function = make(A, X, V)
+        if function is not None:
+            functions[name] = function
+    return functions
+
+
+def _triplets_of(A):
+    i = np.repeat(np.arange(A.shape[0], dtype=A.indices.dtype), np.diff(A.indptr))
+    return A.data * A.data, i, A.indices
+
+
+def _numpy_rank(A, X, V):
+    if not scipy.sparse.issparse(A):
+        squares = A * A
+
+        def dense():
+            M = X @ V.T
+            M += M.T.copy()
+            M *= squares
+            return M @ X + M.T @ X
+
+        return dense
+    squares, i, j = _triplets_of(A)
+
+    def sparse():
+        numbers = squares * (np.einsum("ec,ec->e", X[i], V[j]) + np.einsum("ec,ec->e", V[i], X[j]))
+        M = scipy.sparse.csr_array((numbers, j, A.indptr), shape=A.shape)
+        return M @ X + M.T @ X
+
+    return sparse
+
+
+def _jax_rank(A, X, V):
+    module = jax()
+    if module is None:
+        return None
+    numpy, k = module.numpy, A.shape[0]
+    X, V = numpy.asarray(X), numpy.asarray(V)
+    if scipy.sparse.issparse(A):
+        a = tuple(map(numpy.asarray, _triplets_of(A)))
+
+        def normal(a, X, V):
+            squares, i, j = a
+            Xi, Xj, Vi, Vj = X[i], X[j], V[i], V[j]
+            numbers = (squares * (Xi * Vj + Vi * Xj).sum(1))[:, None]
+            add = module.ops.segment_sum
+            return add(numbers * Xj, i, k, indices_are_sorted=True) + add(numbers * Xi, j, k)
+    else:
+        a = numpy.asarray(A * A)
+
+        def normal(a, X, V):
+            M = a * (X @ V.T + V @ X.T)
+            return M @ X + M.T @ X
+
+    normal = module.jit(normal)
+    return lambda: normal(a, X, V).block_until_ready()
+
+
+def _torch_rank(A, X, V):
+    torch = installed("torch")
+    if torch is None:
+        return None
+    X, V = torch.from_numpy(X), torch.from_numpy(V)
+    if not scipy.sparse.issparse(A):
+        squares = torch.from_numpy(A * A)
+
+        def dense():
+            M = squares * (X @ V.T + V @ X.T)
+            return M @ X + M.T @ X
+
+        return dense
+    squares, i, j = map(torch.from_numpy, _triplets_of(A))
+
+    def sparse():
+        Xi, Xj, Vi, Vj = X[i], X[j], V[i], V[j]
+        numbers = (squares * (Xi * Vj + Vi * Xj).sum(1))[:, None]
+        return torch.zeros_like(X).index_add_(0, i, numbers * Xj).index_add_(0, j, numbers * Xi)
+
+    return sparse
