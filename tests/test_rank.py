@@ -22,6 +22,7 @@ from sparsejac._backends import partition as _partition
 from sparsejac._backends import threads as _threads
 
 RANKS = [1, 2, 3, 8, 11]
+BY_DEFAULT = [1, 2, 8, 11]
 FORMS = ["C", "csr", "csc"]
 K, SHAPE = 5, (4, 3)  # of a square A, and of one of the bilinear form
 
@@ -91,7 +92,7 @@ def shape_of(bilinear):
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_the_oracle_consists_of_jacobians_of_rank_one(r, form):
     """F is the sum of ``A ∘ (x xᵀ)`` over the columns x of X."""
     X = variables((K, K), r)
@@ -112,7 +113,7 @@ def test_the_oracle_consists_of_jacobians_of_rank_one(r, form):
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_the_bilinear_oracle_is_the_symmetric_one_with_a_in_the_upper_right_block(r, form):
     A, stored = numbers(SHAPE, form)
     Z, B, stored_in_B = variables(SHAPE, r, bilinear=True), *map(oracle.embedded, (A, stored))
@@ -137,7 +138,7 @@ def test_the_bilinear_oracle_is_the_symmetric_one_with_a_in_the_upper_right_bloc
 
 @both_forms
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-@pytest.mark.parametrize("r", [1, 2, 3])
+@pytest.mark.parametrize("r", [1, 2, *slow(3)])
 def test_the_sums_of_the_oracle(r, dtype, bilinear):
     A, stored = numbers(shape_of(bilinear), "csr", dtype=dtype)
     Z = variables(A.shape, r, bilinear=bilinear, dtype=dtype)
@@ -314,7 +315,7 @@ def everything_is_right(
 
 @both_forms
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_builder(r, form, bilinear):
     for rows, order in cases(bilinear):
         everything_is_right(shape_of(bilinear), form, r, bilinear=bilinear, rows=rows, order=order)
@@ -365,7 +366,7 @@ def test_builder_of_other_dtypes(r, dtype, x_dtype, form, index, bilinear):
 
 @pytest.mark.parametrize("form", ["C", "csr"])
 @pytest.mark.parametrize("shape", [(0, 0), (1, 1), (2, 2), (0, 3), (3, 0)])
-@pytest.mark.parametrize("r", [1, 3, 11])
+@pytest.mark.parametrize("r", [1, 11, *slow(3)])
 def test_the_smallest(r, shape, form):
     for bilinear in {True, shape[0] != shape[1]}:
         for rows, order in cases(bilinear):
@@ -450,7 +451,7 @@ def problems(draw):
     rows, order = draw(st.sampled_from(cases(bilinear)))
     form, seed = draw(st.sampled_from(["C", "csr"])), draw(st.integers(0, 1000))
     A, stored = numbers(shape, form, symmetric=rows == "upper", seed=seed)
-    Z = variables(shape, draw(st.sampled_from(RANKS)), bilinear=bilinear, seed=seed + 1)
+    Z = variables(shape, draw(st.sampled_from(BY_DEFAULT)), bilinear=bilinear, seed=seed + 1)
     return A, stored, form, Z, {"bilinear": bilinear, "rows": rows, "order": order}
 
 
@@ -475,7 +476,7 @@ def test_any_problem(problem):
 
 @both_forms
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_quadratic_oracles_hold_to_the_bit(r, form, bilinear):
     A, stored = numbers(shape_of(bilinear), form)
     Z, h = (variables(A.shape, r, bilinear=bilinear, seed=seed) for seed in (1, 2))
@@ -495,7 +496,7 @@ def test_quadratic_oracles_hold_to_the_bit(r, form, bilinear):
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_columns_of_x_have_their_own_jacobians(r, form):
     """The columns of J at c, c + r, … are the Jacobian of rank one at column c of X, to the bit."""
     A, stored = numbers((K, K), form)
@@ -506,7 +507,7 @@ def test_columns_of_x_have_their_own_jacobians(r, form):
         assert_same(jacobian(given, X[:, c]), J[:, c::r])
 
 
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_the_bilinear_form_is_the_symmetric_one_with_a_in_the_upper_right_block(r):
     m, n = SHAPE
     A, stored = numbers(SHAPE, "csr")
@@ -562,7 +563,7 @@ def skew(r, seed=0):
     return Omega - Omega.T
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 8])
+@pytest.mark.parametrize("r", [1, 2, 8, *slow(3)])
 def test_null_directions(r):
     """F is the same for X Q with an orthogonal Q.
 
@@ -582,7 +583,7 @@ def test_null_directions(r):
     assert np.linalg.matrix_rank(J) == k * r - r * (r - 1) // 2
 
 
-@pytest.mark.parametrize("r", [1, 2, 3])
+@pytest.mark.parametrize("r", [1, 2, *slow(3)])
 def test_null_directions_of_the_bilinear_form(r):
     """F is the same for X G and Y G⁻ᵀ with an invertible G, so J is zero on [X M; -Y Mᵀ]."""
     m, n = 6, 5
@@ -601,7 +602,7 @@ def test_null_directions_of_the_bilinear_form(r):
 
 @both_forms
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("r", [2, 3, 8])
+@pytest.mark.parametrize("r", [2, 8, *slow(3)])
 def test_undamped_conjugate_gradients_converge(r, form, bilinear):
     """JᵀJ is singular, but Jᵀw is in its range."""
     rng = np.random.default_rng(0)
@@ -859,7 +860,7 @@ def check_least_squares(problem, A, Y, Z, pairs, *, bilinear=False, sparse=False
 
 @both_forms
 @pytest.mark.parametrize("form", ["C", "csr", *slow("F", "csc")])
-@pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("r", slow_except(BY_DEFAULT, RANKS))
 def test_least_squares(r, form, bilinear):
     for rows, order in cases(bilinear):
         symmetric = rows == "upper"

@@ -256,7 +256,7 @@ def test_zeros_that_a_stores_outside_its_triangle(kinds, uplo, name):
             LeastSquares(holes, KINDS[name](kinds, A3), uplo=uplo).cost(x)
 
 
-@pytest.mark.parametrize("dtype", [">f8", ">i2", ">c8"])
+@pytest.mark.parametrize("dtype", [">f8", ">i2", *slow(">c8")])
 @pytest.mark.parametrize("name", ["npy", "npy in columns", "memmap", "function", "zarr"])
 @pytest.mark.parametrize("uplo", [None, "U"])
 def test_upper_rows_of_numbers_in_another_byte_order(kinds, uplo, name, dtype):
