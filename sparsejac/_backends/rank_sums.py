@@ -12,6 +12,7 @@ from .._matrix.entries import TARGETS, Entries
 from .._matrix.variables import Variables
 from .protocol import Backend
 from .rank_reduction import LargestOf, RankReduction
+from .sums import absolute_squares
 from .threads import ThreadBackend
 
 _silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # as in the kernels
@@ -140,7 +141,7 @@ class RankSums:
             found = self.squares(U)
             if not self._rows.layout.bilinear:
                 a = self._rows.diagonal()
-                found += 2 * (np.abs(a) ** 2)[:, np.newaxis] * U
+                found += 2 * absolute_squares(a)[:, np.newaxis] * U
             return found
 
     def max_abs(self, Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
