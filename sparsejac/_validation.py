@@ -595,15 +595,13 @@ def matrix(A: object, *, square: bool = True) -> Any:
 
 
 def wrong_shape(name: str, shape: tuple[int, ...], *, square: bool) -> ValueError:
-    if not square or len(shape) != 2:
-        kind = "square matrix" if square else "matrix with rows and columns"
-        return ValueError(f"{name} must be a {kind}, got shape {shape}")
-    hint = (
-        ": for A ∘ (X Yᵀ), with variables for its rows and for its columns, pass bilinear=True"
-        if name == "A"
-        else ""
-    )
-    return ValueError(f"{name} must be a square matrix, got shape {shape}{hint}")
+    kind = "square matrix" if square else "matrix with rows and columns"
+    hint = ""
+    if square and len(shape) == 2 and name == "A":
+        hint = (
+            ": for A ∘ (X Yᵀ), with variables for its rows and for its columns, pass bilinear=True"
+        )
+    return ValueError(f"{name} must be a {kind}, got shape {shape}{hint}")
 
 
 def rectangular_matrix(A: object) -> Any:

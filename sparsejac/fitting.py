@@ -46,11 +46,11 @@ def fit(
 
     Parameters
     ----------
-    A : array_like or SciPy sparse array or matrix, shape (k, k)
+    A : array_like or SciPy sparse array or matrix, shape (k, k), or (m, n) if `bilinear`
         Real; otherwise as for `LeastSquares`.
-    Y : array_like or SciPy sparse array or matrix, shape (k, k) or (m,)
+    Y : array_like or SciPy sparse array or matrix, of the shape of A, or a vector of J's rows
         As for `LeastSquares`.
-    x0 : array_like, shape (k,), optional
+    x0 : array_like, shape (k,), or with `rank` (k, r) or (k r,), optional
         The start. By default it is computed from the data, see the notes.
     rows : {"all", "stored", "upper"}, default "stored"
         The entries of F and Y that are compared: see `LeastSquares`.
@@ -87,7 +87,7 @@ def fit(
     -------
     result : scipy.optimize.OptimizeResult
         ``x`` (float64), ``cost`` and ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with
-        ``D = diag(JᵀJ)``; ``nit``, the number of steps; ``nfev``, the number of passes for cost and
+        ``D = diag(JᵀJ)``, or with several columns its diagonal blocks; ``nit``, the number of steps; ``nfev``, the number of passes for cost and
         gradient; ``n_products``, the number of passes for products with a k×k matrix; ``success``,
         ``status`` and ``message``, which lists likely causes.
 

@@ -250,22 +250,16 @@ class Backend:
         """A's numbers, or the target's, at the entries that are visited, in double precision."""
         dtype = wide(self.dtype)
         found = np.empty(self.pattern.entries, dtype)
-        x = np.full(sum(self.source.shape), target is None, dtype)
-        kernel, *args = self._value_at(x)
+        of, kernel, places, none = variables_of(self.source, self.layout, 1), "value", (), None
+        x = np.full(of.count, target is None, dtype)
+        if self.layout.bilinear:
+            kernel, x, none = "rank_value", x[:, np.newaxis], frozen(np.empty(0))
+            places = self.pattern.width, of.row_offset, of.column_offset
         if target is None:
-            none = None if kernel == "value" else frozen(np.empty(0))
-            self.map(kernel, none, 0, *args, found, visited_only=True)
+            self.map(kernel, none, 0, *places, frozen(x), found, visited_only=True)
             return found
-        self.map(kernel, *args, found, visited_only=True, target=target)  # 0 - y
+        self.map(kernel, *places, frozen(x), found, visited_only=True, target=target)  # 0 - y
         return np.negative(found, out=found)
-
-    def _value_at(self, x: NDArray[Any]) -> tuple[Any, ...]:
-        """The kernel for F, and its arguments, at an x that may have more numbers than needed."""
-        if not self.layout.bilinear:
-            return "value", frozen(x[: self.pattern.k])
-        of = variables_of(self.source, self.layout, 1)
-        places = self.pattern.width, of.row_offset, of.column_offset
-        return "rank_value", *places, frozen(x[: of.count, np.newaxis])
 
     def positive_entries(self) -> tuple[Indices, Indices, Indices]:
         """The pairs (i, j) of the visited entries that are positive, and their positions."""

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._kernels import RANKS
+from .._kernels import RANKS, TILE
 from .._matrix.indices import frozen
 from .._matrix.variables import Variables
 from .protocol import Reduction, in_cache_lines
 
-_ROOM = 2**13  # numbers that the kernel of dense rows works in: `ROOM` of `_kernels.rank_walks`
-_LANES = 4
+_LANES = 4  # if r is not fixed, a kernel treats so many numbers together
 
 
 class LargestOf(Reduction):
@@ -100,7 +99,7 @@ class RankReduction(Reduction):
     def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
         if self.interleaved:
             return (*args, *self._places, out)
-        room, total = np.empty(_ROOM, self.dtype), np.empty((4, self.rank), self.dtype)
+        room, total = np.empty(16 * TILE, self.dtype), np.empty((4, self.rank), self.dtype)
         return (*args, *self._places, *self._arrays, room, total, out)
 
     def sums(self, out: NDArray[Any]) -> NDArray[Any]:

@@ -40,8 +40,6 @@ import numpy as np
 from .compile import _map, _map_part, _sum, _sum_part
 from .walks import map_dense, map_sparse, reduce_dense, reduce_sparse
 
-_WALKS: Any = sys.modules[map_dense.__module__]
-
 
 class Monoid(NamedTuple):
     """How numbers of one output are combined, if not by addition. The identity is 0."""
@@ -151,21 +149,31 @@ def _function(name, op, walk, edge, room=()):
         *room,
         "out",
     ]
-    kernel = copy.deepcopy(trees(_WALKS)[walk.__name__])
+    names = {each.two.__name__: each.two for each in op.monoids if each} | {"EDGE": edge}
+    return written_out(name, op, walk, arguments, constants, names)
+
+
+def written_out(name, op, walk, arguments, constants, names):
+    """The function of Python that a walk is with these arguments and constants.
+
+    `names` are the functions that it calls, besides those of the module of the walk.
+    """
+    walks: Any = sys.modules[walk.__module__]
+    kernel = copy.deepcopy(_trees(walks)[walk.__name__])
     kernel.name = f"{name}_{walk.__name__.partition('_')[2]}"
     kernel.args.args = [ast.arg(each) for each in arguments]
-    kernel.body = Expand(constants, op, parameters).block(kernel.body)
-    code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), _WALKS.__file__, "exec")
-    names = vars(_WALKS) | {"__name__": op.edge.__module__, "EDGE": edge}
-    names |= {each.two.__name__: each.two for each in op.monoids if each}
-    exec(code, names)  # noqa: S102  # the code is this package's own
-    function = names[kernel.name]
+    parameters = list(inspect.signature(op.edge).parameters)
+    kernel.body = _Expand(constants, op, parameters).block(kernel.body)
+    code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), walks.__file__, "exec")
+    known = vars(walks) | {"__name__": op.edge.__module__} | names
+    exec(code, known)  # noqa: S102  # the code is this package's own
+    function: Any = known[kernel.name]
     function.__doc__ = op.edge.__doc__
     return function
 
 
 @functools.cache
-def trees(walks):
+def _trees(walks):
     """The syntax trees of the walks in a module, by their names."""
     return {
         each.name: each
@@ -174,7 +182,7 @@ def trees(walks):
     }
 
 
-class Expand(ast.NodeTransformer):
+class _Expand(ast.NodeTransformer):
     """Writes out, for one operation, what a walk leaves open: see `walks`."""
 
     def __init__(self, constants, op, parameters):

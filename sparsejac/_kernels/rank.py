@@ -6,21 +6,16 @@ a kernel for any r, and over sparse rows one for each r of `RANKS`.
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-import ast
-import copy
 import inspect
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import RANKS
+from . import RANKS, TILE
 from .compile import _inline, _sum, _sum_part
-from .generate import Expand, trees
+from .generate import written_out
 from .lanes import _add, _add_conjugate
-from .rank_walks import TILE, XV, XX, rank_dense, rank_sparse
-
-_WALKS: Any = sys.modules[rank_sparse.__module__]
+from .rank_walks import XV, XX, rank_dense, rank_sparse
 
 
 class RankOperation(NamedTuple):
@@ -122,18 +117,13 @@ def _function(name, op, walk, edge, rank=0):
         *((*(("Z", "V") if given_v else ("Z",)), "room", "total") if dense else ()),
         "out",
     ]
-    kernel = copy.deepcopy(trees(_WALKS)[walk.__name__])
-    kernel.name = f"{name}_{walk.__name__.partition('_')[2]}"
-    kernel.args.args = [ast.arg(each) for each in arguments]
-    kernel.body = Expand(constants, op, reads).block(kernel.body)
-    code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), _WALKS.__file__, "exec")
-    conj = _conjugate if op.conjugate else _same
-    add = _add_conjugate if op.conjugate else _add
-    names = vars(_WALKS) | {"__name__": __name__, "EDGE": edge, "CONJ": conj, "ADD": add}
-    exec(code, names)  # noqa: S102  # the code is this package's own
-    function = names[kernel.name]
-    function.__doc__ = op.edge.__doc__
-    return function
+    conjugate = op.conjugate
+    names = {
+        "EDGE": edge,
+        "CONJ": _conjugate if conjugate else _same,
+        "ADD": _add_conjugate if conjugate else _add,
+    }
+    return written_out(name, op, walk, arguments, constants, names)
 
 
 _REDUCTIONS = {

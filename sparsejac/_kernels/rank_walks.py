@@ -18,12 +18,11 @@ offsets are 0, unless the rows and the columns of A have variables of their own.
 
 import numpy as np
 
+from . import TILE
 from .lanes import _dot, _two_dots
 from .row import _CACHED, _NO_SIGN, _ahead_of_row, _cell, _cells
 
-TILE = 512  # columns of dense rows that are treated together: what they need stays in the cache
 XX, XV = 8 * TILE, 12 * TILE  # where `room` has the dot products
-ROOM = 16 * TILE  # numbers
 
 
 def rank_sparse(data, indices, base, lo, hi, first, grid, i0, i1):

@@ -74,7 +74,9 @@ class _Hermitian(Operator):
         return super()._transpose() if self.dtype.kind == "c" else self
 
     def diagonal(self) -> NDArray[Any]:
-        """The diagonal, for Jacobi's preconditioner. This takes no pass over A.
+        """The diagonal, for Jacobi's preconditioner.
+
+        This takes no pass over A, or one if x has several columns.
 
         Returns
         -------
@@ -214,6 +216,9 @@ class NormalOperator(_Hermitian):
     **Memory.** A product allocates its result, and its operand times x. Each worker takes as much
     as the result (for a sparse A two k-vectors for one vector, eight for several). Several vectors
     share a pass over A, four if A is sparse. If x is complex, each vector counts as two.
+
+    If x has several columns, each vector takes a pass, and each worker three arrays of the shape of
+    x. `tocsr` and `toarray` then form J first, and take a few times r times its memory.
 
     **Later changes.** The diagonal ``S |x|²`` is computed when the operator is made. If values of A
     change, make another operator.

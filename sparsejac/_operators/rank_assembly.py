@@ -66,7 +66,7 @@ class RankAssembly(Assembly):
         return self._sums.column_squares(x.astype(wide(x.dtype)))
 
     def max_abs(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        layout, of = self.rows.layout, self.variables
+        layout = self.rows.layout
         i, j = self._sums.max_abs(x.astype(wide(x.dtype)))
         if not layout.bilinear:
             if layout.side is not None:  # an entry of a triangle stands for (j, i), too
@@ -76,7 +76,6 @@ class RankAssembly(Assembly):
             m, n = self.rows.source.shape
             whole = np.maximum(i, j)  # each variable is of rows only, or of columns only
             i, j = whole[:m], whole[m : m + n]
-        assert of.count >= max(i.size, j.size)
         dtype = x.real.dtype
         return i.astype(dtype), j.astype(dtype)
 

@@ -38,8 +38,8 @@ class _RankMatrix:
         raise NotImplementedError
 
     def tocsr(self) -> scipy.sparse.csr_array:
-        self._check_fits()
         check_sparse(self._rows.pattern, wide(self.dtype).itemsize)  # type: ignore[attr-defined]
+        self._check_fits()
         with silence():
             return self._formed().astype(self.dtype, copy=False)  # type: ignore[attr-defined]
 
