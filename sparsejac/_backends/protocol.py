@@ -250,7 +250,8 @@ class Backend:
         """A's numbers, or the target's, at the entries that are visited, in double precision."""
         dtype = wide(self.dtype)
         found = np.empty(self.pattern.entries, dtype)
-        of, kernel, places, none = variables_of(self.source, self.layout, 1), "value", (), None
+        of, kernel, none = variables_of(self.source, self.layout, 1), "value", None
+        places: tuple[int, ...] = ()
         x = np.full(of.count, target is None, dtype)
         if self.layout.bilinear:
             kernel, x, none = "rank_value", x[:, np.newaxis], frozen(np.empty(0))
