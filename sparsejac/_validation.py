@@ -598,9 +598,7 @@ def wrong_shape(name: str, shape: tuple[int, ...], *, square: bool) -> ValueErro
     kind = "square matrix" if square else "matrix with rows and columns"
     hint = ""
     if square and len(shape) == 2 and name == "A":
-        hint = (
-            ": for A ∘ (X Yᵀ), with variables for its rows and its columns, pass bilinear=True"
-        )
+        hint = ": for A ∘ (X Yᵀ), with variables for its rows and its columns, pass bilinear=True"
     return ValueError(f"{name} must be a {kind}, got shape {shape}{hint}")
 
 
