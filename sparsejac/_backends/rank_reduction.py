@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._kernels import RANKS, TILE
+from .._kernels import FEW, TILE
 from .._matrix.indices import frozen
 from .._matrix.variables import Variables
 from .protocol import Reduction, in_cache_lines
-
-_LANES = 4  # if r is not fixed, a kernel treats so many numbers together
 
 
 class LargestOf(Reduction):
@@ -63,8 +61,7 @@ class RankReduction(Reduction):
         self.inputs, self.interleaved = len(self._arrays) * self.rank, interleaved
         self.shape = (of.count + scalar, self.rank)
         self._places = width, of.row_offset, of.column_offset
-        self._fixed = self.rank in RANKS
-        self._length = self.rank if self._fixed else -(-self.rank // _LANES) * _LANES
+        self._own = next((own for own in (*FEW, 8) if own >= self.rank), -(-self.rank // 4) * 4)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrays that a network has delivered may lie at any address."""
@@ -72,7 +69,7 @@ class RankReduction(Reduction):
         self._arrays = [frozen(np.require(each, requirements=["C", "A"])) for each in self._arrays]
 
     def kernel(self, name: str) -> str:
-        return f"{name}_{self.rank}" if self.interleaved and self._fixed else name
+        return f"{name}_{self._own}" if self.interleaved and self._own in FEW else name
 
     @property
     def numbers(self) -> int:
@@ -81,27 +78,28 @@ class RankReduction(Reduction):
     @property
     def _row_length(self) -> int:
         """The numbers in a row of what is interleaved. If they are few, it fills cache lines."""
-        numbers = (len(self._arrays) + 1) * self._length
-        if not self._fixed:
-            return numbers
-        return -(-numbers // 8) * 8 if numbers > 8 else 1 << (numbers - 1).bit_length()
+        numbers = (len(self._arrays) + 1) * self._own
+        return 1 << (numbers - 1).bit_length() if self._own in FEW else numbers
 
     def part(self) -> NDArray[Any]:
         if not self.interleaved:
             return np.zeros(self.shape[::-1], self.dtype)
         out = in_cache_lines(self.shape[0], self._row_length, self.dtype)
-        out[:] = 0
+        count, own = self._of.count, self._own
         for number, given in enumerate(self._arrays):
-            begin = number * self._length
-            out[: self._of.count, begin : begin + self.rank] = given
+            begin = number * own
+            out[:count, begin : begin + self.rank] = given
+            out[:count, begin + self.rank : begin + own] = 0
+        out[:count, len(self._arrays) * own :] = 0
+        out[count:] = 0
         return out
 
     def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
         if self.interleaved:
             return (*args, *self._places, out)
-        room, total = np.empty(16 * TILE, self.dtype), np.empty((4, self.rank), self.dtype)
+        room, total = np.empty(17 * TILE, self.dtype), np.empty((4, self.rank), self.dtype)
         return (*args, *self._places, *self._arrays, room, total, out)
 
     def sums(self, out: NDArray[Any]) -> NDArray[Any]:
-        begin = len(self._arrays) * self._length
+        begin = len(self._arrays) * self._own
         return out[:, begin : begin + self.rank] if self.interleaved else out.T

@@ -151,26 +151,28 @@ class ThreadBackend(Backend):
         if len(bounds) == 2:
             sums = add_rows(0, of.part())
             return sums.copy() if of.interleaved else sums
-        total = np.zeros(of.shape, of.dtype)
-        spare: list[
-            NDArray[Any]
-        ] = []  # a thread that is done with one uses it again: fresh memory is slow
+        total = np.empty(of.shape, of.dtype)
+        # A thread that is done with a partial sum uses its memory again: fresh memory is slow.
+        spare: list[NDArray[Any]] = []
         stop = CancelFlag()
         order = InOrder(stop)
 
         def add(piece: int) -> None:
             try:
                 out = spare.pop()
+                of.sums(out)[:] = 0
             except IndexError:
                 out = of.part()
             sums = add_rows(piece, out)
             # Pieces are taken in order, so those before this one are done or under way.
             if not order.wait(piece):
                 return
-            with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
-                combine(kernel, total, sums)
+            if piece == 0:
+                total[:] = sums
+            else:
+                with np.errstate(over="ignore", invalid="ignore"):  # as in the kernels
+                    combine(kernel, total, sums)
             order.done(piece)
-            sums[:] = 0
             spare.append(out)
 
         # A sum over a sparse row takes twice as long for each entry.

@@ -44,9 +44,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 # Columns of dense rows that are treated together for several columns of variables. What they need
-# stays in the cache. A kernel works in sixteen numbers for each.
+# stays in the cache. A kernel works in 17 numbers for each.
 TILE = 512
-RANKS = (1, 2, 3, 4)  # the numbers of columns for which reductions over sparse rows are compiled
+FEW = (1, 2, 4)  # the numbers of columns for which reductions over sparse rows are compiled
 _MODULES = (
     "maps",
     "assembly",

@@ -163,7 +163,7 @@ def written_out(name, op, walk, arguments, constants, names):
     kernel.name = f"{name}_{walk.__name__.partition('_')[2]}"
     kernel.args.args = [ast.arg(each) for each in arguments]
     parameters = list(inspect.signature(op.edge).parameters)
-    kernel.body = _Expand(constants, op, parameters).block(kernel.body)
+    kernel.body = _Expand(constants, op, parameters, arguments).block(kernel.body)
     code = compile(ast.fix_missing_locations(ast.Module([kernel], [])), walks.__file__, "exec")
     known = vars(walks) | {"__name__": op.edge.__module__} | names
     exec(code, known)  # noqa: S102  # the code is this package's own
@@ -185,8 +185,9 @@ def _trees(walks):
 class _Expand(ast.NodeTransformer):
     """Writes out, for one operation, what a walk leaves open: see `walks`."""
 
-    def __init__(self, constants, op, parameters):
+    def __init__(self, constants, op, parameters, arguments):
         self._constants, self._op, self._parameters = constants, op, parameters
+        self._arguments = arguments
 
     def block(self, statements):
         """Several statements, of which one may become none or many."""
@@ -251,6 +252,8 @@ class _Expand(ast.NodeTransformer):
         if name == "EDGE":
             return ast.copy_location(self._call(*node.args), node)
         self.generic_visit(node)
+        if name in ("FEW", "MANY"):
+            node.args = [ast.Name(each, ast.Load()) for each in self._arguments]
         if name == "COMBINE":
             output, *both = node.args
             monoid = self._op.monoids[output.value]

@@ -1,7 +1,9 @@
-"""Loops over a few numbers, four at a time.
+"""A few neighbouring numbers of an array as one value, which LLVM keeps in a vector register.
 
-Numba does not let LLVM join neighbouring statements into one of vectors, and LLVM's own vectors are
-for long loops: for r = 8 the tests before such a loop take longer than its numbers.
+Numba does not let LLVM join neighbouring statements into one of vectors. LLVM's own vectors are for
+long loops: for r = 8 the tests before such a loop take longer than its numbers.
+
+In Python such a value is an array.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
@@ -11,134 +13,153 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
 
 _FLAGS = "reassoc", "contract", "nsz"  # as of reductions
 
 
-def _dot_in_turn(array, p, q, fours):
-    """``Σ array[p + c] array[q + c]`` over four times so many c; the array is taken as flat."""
-    numbers, total = array.reshape(-1), array.dtype.type(0)
-    for c in range(4 * fours):
-        total += numbers[p + c] * numbers[q + c]
-    return total
+class _Lanes(types.Type):
+    """So many numbers of this type. A complex one is its real part beside its imaginary part."""
+
+    def __init__(self, dtype, count):
+        super().__init__(f"lanes({dtype}, {count})")
+        self.dtype, self.count = dtype, count
+        self.parts = 2 if isinstance(dtype, types.Complex) else 1
 
 
-def _two_dots_in_turn(array, p, q, s, t, fours):
-    """`_dot_in_turn` for (p, q) and for (s, t) together."""
-    numbers, total = array.reshape(-1), array.dtype.type(0)
-    for c in range(4 * fours):
-        total += numbers[p + c] * numbers[q + c] + numbers[s + c] * numbers[t + c]
-    return total
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        real = lanes.dtype.underlying_float if lanes.parts == 2 else lanes.dtype
+        real = manager.lookup(real).get_value_type()
+        super().__init__(manager, lanes, ir.VectorType(real, lanes.parts * lanes.count))
 
 
-def _add_in_turn(array, to, at, to_other, at_other, scale, fours):
-    """``array[to + c] += scale array[at + c]``, and the same for the others."""
-    numbers = array.reshape(-1)
-    for c in range(4 * fours):
-        numbers[to + c] += scale * numbers[at + c]
-        numbers[to_other + c] += scale * numbers[at_other + c]
+def _address(context, builder, array_type, array, position, lanes):
+    data = context.make_array(array_type)(context, builder, array).data
+    kind = context.get_value_type(lanes).as_pointer()
+    return builder.bitcast(builder.gep(data, [position]), kind)
 
 
-def _add_conjugate_in_turn(array, to, at, to_other, at_other, scale, fours):
-    """`_add_in_turn` with the conjugates of what is added."""
-    numbers = array.reshape(-1)
-    for c in range(4 * fours):
-        numbers[to + c] += scale * np.conj(numbers[at + c])
-        numbers[to_other + c] += scale * np.conj(numbers[at_other + c])
+def _align(lanes):
+    return lanes.dtype.bitwidth // 8 // lanes.parts
 
 
-class _Lanes:
-    """Four numbers of an array, in LLVM."""
-
-    def __init__(self, context, builder, array_type, array):
-        self._builder, self._align = builder, array_type.dtype.bitwidth // 8
-        self._data = context.make_array(array_type)(context, builder, array).data
-        self.type = ir.VectorType(context.get_value_type(array_type.dtype), 4)
-
-    def address(self, start, four):
-        builder = self._builder
-        place = builder.add(start, builder.shl(four, four.type(2)))
-        return builder.bitcast(builder.gep(self._data, [place]), self.type.as_pointer())
-
-    def load(self, address):
-        return self._builder.load(address, align=self._align)
-
-    def store(self, numbers, address):
-        self._builder.store(numbers, address, align=self._align)
-
-    def same(self, number):
-        """The number four times."""
-        lane, none = ir.IntType(32), ir.Constant(self.type, ir.Undefined)
-        one = self._builder.insert_element(none, number, lane(0))
-        first = ir.Constant(ir.VectorType(lane, 4), (0, 0, 0, 0))
-        return self._builder.shuffle_vector(one, none, first)
-
-    def sum(self, four):
-        builder, lane = self._builder, ir.IntType(32)
-        a, b, c, d = (builder.extract_element(four, lane(each)) for each in range(4))
-        pairs = builder.fadd(a, b, flags=_FLAGS), builder.fadd(c, d, flags=_FLAGS)
-        return builder.fadd(*pairs, flags=_FLAGS)
+def _picked(builder, lanes, chosen):
+    """The lanes at these places."""
+    places = ir.Constant(ir.VectorType(ir.IntType(32), len(chosen)), chosen)
+    return builder.shuffle_vector(lanes, ir.Constant(lanes.type, ir.Undefined), places)
 
 
-def _dots(in_turn, pairs):
-    def typed(array, *places):
-        def generate(context, builder, signature, arguments):
-            if array.dtype not in (types.float64, types.float32):
-                return context.compile_internal(builder, in_turn, signature, arguments)
-            lanes = _Lanes(context, builder, array, arguments[0])
-            total = cgutils.alloca_once_value(builder, ir.Constant(lanes.type, None))
-            with cgutils.for_range(builder, arguments[-1]) as loop:
-                at = [lanes.load(lanes.address(each, loop.index)) for each in arguments[1:-1]]
-                both = builder.load(total)
-                for p, q in zip(at[::2], at[1::2], strict=True):
-                    both = builder.fadd(both, builder.fmul(p, q, flags=_FLAGS), flags=_FLAGS)
-                builder.store(both, total)
-            return lanes.sum(builder.load(total))
-
-        return array.dtype(array, *[types.int64] * (2 * pairs + 1)), generate
-
-    return typed
+def _signs(vector_type):
+    """-1 for each real part, and 1 for each imaginary part."""
+    return ir.Constant(vector_type, (-1.0, 1.0) * (vector_type.count // 2))
 
 
-_one_dot, _both_dots = _dots(_dot_in_turn, 1), _dots(_two_dots_in_turn, 2)
+@intrinsic(prefer_literal=True)
+def _load_lanes(typing_context, array, position, count):
+    lanes = _Lanes(array.dtype, count.literal_value)
+
+    def generate(context, builder, signature, arguments):
+        address = _address(context, builder, array, *arguments[:2], lanes)
+        return builder.load(address, align=_align(lanes))
+
+    return lanes(array, types.int64, count), generate
+
+
+@intrinsic(prefer_literal=True)
+def _store_lanes(typing_context, array, position, lanes):
+    def generate(context, builder, signature, arguments):
+        address = _address(context, builder, array, *arguments[:2], lanes)
+        builder.store(arguments[2], address, align=_align(lanes))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, lanes), generate
+
+
+@intrinsic(prefer_literal=True)
+def _same_lanes(typing_context, array, number, count):
+    lanes = _Lanes(array.dtype, count.literal_value)
+
+    def generate(context, builder, signature, arguments):
+        parts = [arguments[1]]
+        if lanes.parts == 2:
+            parts = [builder.extract_value(arguments[1], part) for part in range(2)]
+        vector, lane = ir.Constant(ir.VectorType(parts[0].type, len(parts)), ir.Undefined), 0
+        for lane, part in enumerate(parts):
+            vector = builder.insert_element(vector, part, ir.IntType(32)(lane))
+        return _picked(builder, vector, list(range(lanes.parts)) * lanes.count)
+
+    return lanes(array, array.dtype, count), generate
 
 
 @intrinsic
-def _dot_of_lanes(typing_context, array, p, q, fours):
-    return _one_dot(array, p, q, fours)
+def _plus_times_lanes(typing_context, total, left, right):
+    def generate(context, builder, signature, arguments):
+        found, a, b = arguments
+        if total.parts == 2:
+            # (p + iq) (s + it) is (p s - q t) + i (p t + q s)
+            even = range(0, a.type.count, 2)
+            twice = [lane for lane in even for _ in range(2)]
+            other = [lane + at for lane in even for at in (1, 0)]
+            crossed = builder.fmul(_picked(builder, b, other), _signs(b.type), flags=_FLAGS)
+            imaginary = _picked(builder, a, [lane + 1 for lane in twice])
+            product = builder.fmul(imaginary, crossed, flags=_FLAGS)
+            found = builder.fadd(found, product, flags=_FLAGS)
+            a = _picked(builder, a, twice)
+        return builder.fadd(found, builder.fmul(a, b, flags=_FLAGS), flags=_FLAGS)
+
+    return total(total, left, right), generate
 
 
 @intrinsic
-def _two_dots_of_lanes(typing_context, array, p, q, s, t, fours):
-    return _both_dots(array, p, q, s, t, fours)
+def _conjugate_lanes(typing_context, lanes):
+    def generate(context, builder, signature, arguments):
+        if lanes.parts == 1:
+            return arguments[0]
+        return builder.fneg(builder.fmul(arguments[0], _signs(arguments[0].type), flags=_FLAGS))
+
+    return lanes(lanes), generate
 
 
-def _adding(in_turn):
-    @intrinsic
-    def add(typing_context, array, to, at, to_other, at_other, scale, fours):
-        def generate(context, builder, signature, arguments):
-            if array.dtype not in (types.float64, types.float32):
-                return context.compile_internal(builder, in_turn, signature, arguments)
-            lanes = _Lanes(context, builder, array, arguments[0])
-            scales = lanes.same(arguments[5])
-            with cgutils.for_range(builder, arguments[6]) as loop:
-                for into, of in (arguments[1:3], arguments[3:5]):
-                    numbers = lanes.load(lanes.address(of, loop.index))
-                    address = lanes.address(into, loop.index)
-                    product = builder.fmul(scales, numbers, flags=_FLAGS)
-                    lanes.store(builder.fadd(lanes.load(address), product, flags=_FLAGS), address)
-            return context.get_dummy_value()
+@intrinsic
+def _total_lanes(typing_context, lanes):
+    def generate(context, builder, signature, arguments):
+        vector = arguments[0]
+        while vector.type.count > lanes.parts:
+            half = vector.type.count // 2
+            parts = (_picked(builder, vector, [*range(q, q + half)]) for q in (0, half))
+            vector = builder.fadd(*parts, flags=_FLAGS)
+        parts = [builder.extract_element(vector, ir.IntType(32)(q)) for q in range(lanes.parts)]
+        if lanes.parts == 1:
+            return parts[0]
+        number = context.make_complex(builder, lanes.dtype)
+        number.real, number.imag = parts
+        return number._getvalue()
 
-        places = [types.int64] * 4
-        return types.void(array, *places, array.dtype, types.int64), generate
+    return lanes.dtype(lanes), generate
 
-    return add
+
+def _load_array(array, position, count):
+    return array.reshape(-1)[position : position + count].copy()
+
+
+def _store_array(array, position, numbers):
+    array.reshape(-1)[position : position + len(numbers)] = numbers
+
+
+def _same_array(array, number, count):
+    return np.full(count, number, array.dtype)
+
+
+def _plus_times_arrays(total, left, right):
+    return total + left * right
 
 
 _in_python = getattr(config, "DISABLE_JIT", False)
-_dot: Any = _dot_in_turn if _in_python else _dot_of_lanes
-_two_dots: Any = _two_dots_in_turn if _in_python else _two_dots_of_lanes
-_add: Any = _add_in_turn if _in_python else _adding(_add_in_turn)
-_add_conjugate: Any = _add_conjugate_in_turn if _in_python else _adding(_add_conjugate_in_turn)
+_load: Any = _load_array if _in_python else _load_lanes
+_store: Any = _store_array if _in_python else _store_lanes
+_same: Any = _same_array if _in_python else _same_lanes
+_plus_times: Any = _plus_times_arrays if _in_python else _plus_times_lanes
+_conjugate: Any = np.conj if _in_python else _conjugate_lanes
+_total: Any = np.sum if _in_python else _total_lanes

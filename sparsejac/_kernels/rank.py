@@ -1,7 +1,7 @@
 """Kernels for a matrix of variables: ``F = A ∘ (Z Zᵀ)`` with Z of shape (count, r).
 
 The edge functions are those of `rank_walks`. Maps and the CSR form of J take any r. A reduction has
-a kernel for any r, and over sparse rows one for each r of `RANKS`.
+a kernel for any r, and over sparse rows one more for each number of `FEW`.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import RANKS, TILE
+from . import FEW, TILE
 from .compile import _inline, _sum, _sum_part
 from .generate import written_out
-from .lanes import _add, _add_conjugate
-from .rank_walks import XV, XX, rank_dense, rank_sparse
+from .lanes import _conjugate as _conjugate_lanes
+from .rank_walks import NONE, XV, XX, rank_dense, rank_sparse, rank_sparse_few, rank_sparse_many
 
 
 class RankOperation(NamedTuple):
@@ -74,21 +74,26 @@ def _conjugate(number):
 
 
 def _kernels(name, op):
-    """The kernels of a reduction: one for any r, and one for each fixed r."""
+    """The kernels of a reduction: one for any r, and one for each small number of columns."""
     edge = _sum_part(op.edge)
-    dense, sparse = _function(name, op, rank_dense, edge), _function(name, op, rank_sparse, edge)
-    found = {name: _sum(dense, sparse)}
-    for rank in RANKS:
-        own = f"{name}_{rank}"
-        found[own] = _sum(_function(own, op, rank_sparse, edge, rank))
+    few, many = (
+        _sum_part(_function(name, op, walk, edge, own))
+        for walk, own in ((rank_sparse_few, 8), (rank_sparse_many, 0))
+    )
+    sparse = _function(name, op, rank_sparse, edge, 8, FEW=few, MANY=many)
+    found = {name: _sum(_function(name, op, rank_dense, edge), sparse)}
+    for own in FEW:
+        found[f"{name}_{own}"] = _sum(_function(f"{name}_{own}", op, rank_sparse_few, edge, own))
     return found
 
 
-def _function(name, op, walk, edge, rank=0):
-    """The function of Python that a walk is with this edge function, for a fixed rank or any."""
+def _function(name, op, walk, edge, own=0, **walks):
+    """The function of Python that a walk is with this edge function, for so many columns."""
     reads = list(inspect.signature(op.edge).parameters)
     extras = [each for each in reads if each not in ("a", "y", "w", "xx", "xv")]
     given_v = op.beta or "xv" in reads
+    planes = 3 if given_v else 2
+    lanes = min(own, 4)
     constants = {
         "ALIGNED": "y" in reads or "w" in reads,
         "BY_ENTRY": "y" in reads,
@@ -97,16 +102,20 @@ def _function(name, op, walk, edge, rank=0):
         "GIVEN_V": given_v,
         "BETA": op.beta,
         "SCALAR": op.scalar,
-        "FIXED": rank > 0,
-        "RANK": range(rank),
-        "R": rank,
-        "SUMS": (2 if given_v else 1) * rank,
-        "PLANES": 3 if given_v else 2,
+        "OWN": own,
+        "LANES": lanes,
+        "GROUPS": range(own // lanes if lanes else 0),
+        "SUMS": (planes - 1) * own,
+        "LINES": range(-(-planes * own // 8)),
+        "EIGHT": 8 * planes,
+        "AHEAD": 40 if own <= 4 else 16,
+        "PLANES": planes,
         "ROWS": range(4),
         "PAIR": range(2),
         "TILE": TILE,
         "XX": XX,
         "XV": XV,
+        "NONE": NONE,
     }
     dense = walk is rank_dense
     arguments = [
@@ -117,11 +126,11 @@ def _function(name, op, walk, edge, rank=0):
         *((*(("Z", "V") if given_v else ("Z",)), "room", "total") if dense else ()),
         "out",
     ]
-    conjugate = op.conjugate
     names = {
         "EDGE": edge,
-        "CONJ": _conjugate if conjugate else _same,
-        "ADD": _add_conjugate if conjugate else _add,
+        "CONJ": _conjugate if op.conjugate else _same,
+        "CONJUGATE": _conjugate_lanes if op.conjugate else _same,
+        **walks,
     }
     return written_out(name, op, walk, arguments, constants, names)
 

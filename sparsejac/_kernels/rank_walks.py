@@ -9,9 +9,10 @@ offsets are 0, unless the rows and the columns of A have variables of their own.
     What the edge function reads and returns. ``xx`` is ``x_i·x_j``. ``xv`` is
     ``x_i·v_j + v_i·x_j``. It returns α, β and a scalar, and the entry contributes
     ``α x_j + β v_j`` at i, and ``α x_i + β v_i`` at j.
-``FIXED, RANK, R``
-    Whether r is fixed when the kernel is compiled, and its value. If so, Z, V and the sums are
-    interleaved in `out`, so that what an entry needs of them lies in few cache lines.
+``OWN, GROUPS, LANES``
+    The number of columns that the kernel is for, which it treats as so many groups of LANES.
+``FEW(ARGUMENTS), MANY(ARGUMENTS)``
+    A call of another walk with the arguments of this one.
 """
 
 # mypy: ignore-errors
@@ -19,93 +20,148 @@ offsets are 0, unless the rows and the columns of A have variables of their own.
 import numpy as np
 
 from . import TILE
-from .lanes import _dot, _two_dots
-from .row import _CACHED, _NO_SIGN, _ahead_of_row, _cell, _cells
+from .lanes import _load, _plus_times, _same, _store, _total
+from .row import _CACHED, _NO_SIGN, _cell, _cells, _prefetch
 
-XX, XV = 8 * TILE, 12 * TILE  # where `room` has the dot products
+XX, XV, NONE = 8 * TILE, 12 * TILE, 16 * TILE  # where `room` has the dot products, and zeros
 
 
 def rank_sparse(data, indices, base, lo, hi, first, grid, i0, i1):
     """Add what the entries of sparse rows contribute to the sums in `out`.
 
-    A row of `out` has those of Z, of V if it is given, and of the sums, which have r numbers each,
-    or if r is not fixed, zeros up to a multiple of four. The scalar is behind the last of the sums.
+    A row of `out` has Z, V if it is given, and the sums, which have `own` numbers each: r, and
+    zeros. The scalar is behind the last of the sums.
     """
-    one, zero, far = out.dtype.type(1), out.dtype.type(0), out.size > _CACHED
-    if FIXED:
-        pass
+    if out.shape[1] == EIGHT:
+        FEW(ARGUMENTS)
     else:
-        length = out.shape[1]
-        own = length // PLANES
-        fours = own // 4
+        MANY(ARGUMENTS)
+
+
+def rank_sparse_few(data, indices, base, lo, hi, first, grid, i0, i1):
+    """`rank_sparse` for few numbers, which stay in registers for the entries of a row."""
+    one, far, length = out.dtype.type(1), out.size > _CACHED, out.shape[1]
+    none = _same(out, out.dtype.type(0), LANES)
     if SCALAR:
-        scalar = out[out.shape[0] - 1, SUMS if FIXED else own]
+        scalar = out[out.shape[0] - 1, SUMS]
     for i in range(i0, i1):
         start, n, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
-        a, columns = data[start : start + n], indices[start : start + n]
+        a, columns, at_i = data[start : start + n], indices[start : start + n], s * length
         if ALIGNED:
             if BY_ENTRY:
                 y = aligned[lo[i] - aligned_base :][:n]
             else:
                 y = _cells(aligned, aligned_base, grid, i, first[i], n)
-        if FIXED:
-            for c in RANK:
-                xi[c], total[c] = out[s, c], zero
+        for c in GROUPS:
+            xi[c], total[c] = _load(out, at_i + LANES * c, LANES), none
             if GIVEN_V:
-                for c in RANK:
-                    vi[c] = out[s, R + c]
-        else:
-            Zi = s * length
-            Vi, at_i = Zi + own, Zi + (PLANES - 1) * own
+                vi[c] = _load(out, at_i + OWN + LANES * c, LANES)
         for e in range(n):
             if far:
-                _ahead_of_row(out, indices, start + e, column_offset)
-            j = (columns[e] + column_offset) & _NO_SIGN
-            if FIXED:
-                for c in RANK:
-                    xj[c] = out[j, c]
+                later = min(start + e + AHEAD, indices.size - 1)
+                ahead = (np.int64(indices[later]) + column_offset) * length
+                for c in LINES:
+                    _prefetch(out, ahead + 8 * c)
+            at_j = ((columns[e] + column_offset) & _NO_SIGN) * length
+            for c in GROUPS:
+                xj[c] = _load(out, at_j + LANES * c, LANES)
                 if GIVEN_V:
-                    for c in RANK:
-                        vj[c] = out[j, R + c]
-                if DOT_X:
-                    xx = zero
-                    for c in RANK:
-                        xx += xi[c] * xj[c]
-                if DOT_V:
-                    xv = zero
-                    for c in RANK:
-                        xv += xi[c] * vj[c] + vi[c] * xj[c]
-            else:
-                Zj = j * length
-                Vj, at_j = Zj + own, Zj + (PLANES - 1) * own
-                if DOT_X:
-                    xx = _dot(out, Zi, Zj, fours)
-                if DOT_V:
-                    xv = _two_dots(out, Zi, Vj, Vi, Zj, fours)
+                    vj[c] = _load(out, at_j + OWN + LANES * c, LANES)
+            if DOT_X:
+                products = none
+                for c in GROUPS:
+                    products = _plus_times(products, xi[c], xj[c])
+                xx = _total(products)
+            if DOT_V:
+                products = none
+                for c in GROUPS:
+                    products = _plus_times(products, xi[c], vj[c])
+                    products = _plus_times(products, vi[c], xj[c])
+                xv = _total(products)
             number = y[e if BY_ENTRY else _cell(columns, grid, e)] if ALIGNED else None
             found = EDGE(one * a[e], number, None, None)
             alpha, beta, more = found
-            if FIXED:
-                for c in RANK:
-                    if BETA:
-                        total[c] += alpha * CONJ(xj[c]) + beta * vj[c]
-                        out[j, SUMS + c] += alpha * CONJ(xi[c]) + beta * vi[c]
-                    else:
-                        total[c] += alpha * CONJ(xj[c])
-                        out[j, SUMS + c] += alpha * CONJ(xi[c])
-            else:
-                alpha = one * alpha
-                ADD(out, at_i, Zj, at_j, Zi, alpha, fours)
+            alphas = _same(out, one * alpha, LANES)
+            if BETA:
+                betas = _same(out, one * beta, LANES)
+            for c in GROUPS:
+                sums = _load(out, at_j + SUMS + LANES * c, LANES)
+                sums = _plus_times(sums, alphas, CONJUGATE(xi[c]))
+                total[c] = _plus_times(total[c], alphas, CONJUGATE(xj[c]))
                 if BETA:
-                    beta = one * beta
-                    ADD(out, at_i, Vj, at_j, Vi, beta, fours)
+                    sums = _plus_times(sums, betas, vi[c])
+                    total[c] = _plus_times(total[c], betas, vj[c])
+                _store(out, at_j + SUMS + LANES * c, sums)
             if SCALAR:
                 scalar += more
-        if FIXED:
-            for c in RANK:
-                out[s, SUMS + c] += total[c]
+        ones = _same(out, one, LANES)
+        for c in GROUPS:
+            sums = _load(out, at_i + SUMS + LANES * c, LANES)
+            _store(out, at_i + SUMS + LANES * c, _plus_times(sums, ones, total[c]))
     if SCALAR:
-        out[out.shape[0] - 1, SUMS if FIXED else own] = scalar
+        out[out.shape[0] - 1, SUMS] = scalar
+
+
+def rank_sparse_many(data, indices, base, lo, hi, first, grid, i0, i1):
+    """`rank_sparse` for any number of numbers, of which four are treated together."""
+    one, far, length = out.dtype.type(1), out.size > _CACHED, out.shape[1]
+    own, none = length // PLANES, _same(out, out.dtype.type(0), 4)
+    sums, distance = (PLANES - 1) * own, max(8, 512 // length)
+    fours, lines = own // 4, (length + 7) // 8
+    if SCALAR:
+        scalar = out[out.shape[0] - 1, own]
+    for i in range(i0, i1):
+        start, n, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
+        a, columns, at_i = data[start : start + n], indices[start : start + n], s * length
+        if ALIGNED:
+            if BY_ENTRY:
+                y = aligned[lo[i] - aligned_base :][:n]
+            else:
+                y = _cells(aligned, aligned_base, grid, i, first[i], n)
+        for e in range(n):
+            if far:
+                later = min(start + e + distance, indices.size - 1)
+                ahead = (np.int64(indices[later]) + column_offset) * length
+                for line in range(lines):
+                    _prefetch(out, ahead + 8 * line)
+            at_j = ((columns[e] + column_offset) & _NO_SIGN) * length
+            if DOT_X:
+                products = none
+                for four in range(fours):
+                    c = 4 * four
+                    xi, xj = _load(out, at_i + c, 4), _load(out, at_j + c, 4)
+                    products = _plus_times(products, xi, xj)
+                xx = _total(products)
+            if DOT_V:
+                products = none
+                for four in range(fours):
+                    c = 4 * four
+                    xi, xj = _load(out, at_i + c, 4), _load(out, at_j + c, 4)
+                    vi, vj = _load(out, at_i + own + c, 4), _load(out, at_j + own + c, 4)
+                    products = _plus_times(_plus_times(products, xi, vj), vi, xj)
+                xv = _total(products)
+            number = y[e if BY_ENTRY else _cell(columns, grid, e)] if ALIGNED else None
+            found = EDGE(one * a[e], number, None, None)
+            alpha, beta, more = found
+            alphas = _same(out, one * alpha, 4)
+            if BETA:
+                betas = _same(out, one * beta, 4)
+            for four in range(fours):
+                c = 4 * four
+                p, q = at_i + c, at_j + c
+                xi, xj = CONJUGATE(_load(out, p, 4)), CONJUGATE(_load(out, q, 4))
+                at_p = _plus_times(_load(out, p + sums, 4), alphas, xj)
+                if BETA:
+                    at_p = _plus_times(at_p, betas, _load(out, q + own, 4))
+                _store(out, p + sums, at_p)
+                at_q = _plus_times(_load(out, q + sums, 4), alphas, xi)
+                if BETA:
+                    at_q = _plus_times(at_q, betas, _load(out, p + own, 4))
+                _store(out, q + sums, at_q)
+            if SCALAR:
+                scalar += more
+    if SCALAR:
+        out[out.shape[0] - 1, own] = scalar
 
 
 def rank_dense(data, indices, base, lo, hi, first, grid, i0, i1):
@@ -113,10 +169,12 @@ def rank_dense(data, indices, base, lo, hi, first, grid, i0, i1):
 
     Z, V and the sums are transposed, so that neighbours along the columns are neighbours in memory.
     The scalar is behind the first row of the sums. `room` holds α, β and the dot products of the
-    four rows in a tile, and `total` their sums at i. Rows that are cut at a multiple of four, and
-    added one part after the other, give the same bits as in one call.
+    four rows in a tile, and zeros, and `total` their sums at i. Rows that are cut at a multiple of
+    four, and added one part after the other, give the same bits as in one call.
     """
     one, zero, rank = out.dtype.type(1), out.dtype.type(0), Z.shape[0]
+    none = room[NONE : NONE + TILE]  # the partner of the last of an odd number of columns
+    none[:] = 0
     if SCALAR:
         scalar = out[0, out.shape[1] - 1]
     for i in range(i0, i1, 4):
@@ -133,22 +191,30 @@ def rank_dense(data, indices, base, lo, hi, first, grid, i0, i1):
             n, j = min(TILE, right - begin), begin + column_offset
             if DOT_X:
                 room[XX : XX + 4 * TILE] = 0
-                for b in range(rank):
-                    near_0 = Z[b, j : j + n]
-                    for r in ROWS:
-                        f[r] = Z[b, s[r]]
+                for b in range(0, rank, 2):
+                    for q in PAIR:
+                        c = min(b + q, rank - 1)
+                        near[q] = none[:n] if b + q == rank else Z[c, j : j + n]
+                        for r in ROWS:
+                            f[r][q] = zero if b + q == rank else Z[c, s[r]]
                     for e in range(n):
                         for r in ROWS:
-                            room[XX + r * TILE + e] += f[r] * near_0[e]
+                            room[XX + r * TILE + e] += f[r][0] * near_0[e] + f[r][1] * near_1[e]
             if DOT_V:
                 room[XV : XV + 4 * TILE] = 0
-                for b in range(rank):
-                    near_0, far_0 = Z[b, j : j + n], V[b, j : j + n]
-                    for r in ROWS:
-                        f[r], g[r] = Z[b, s[r]], V[b, s[r]]
+                for b in range(0, rank, 2):
+                    for q in PAIR:
+                        c = min(b + q, rank - 1)
+                        near[q] = none[:n] if b + q == rank else Z[c, j : j + n]
+                        far[q] = none[:n] if b + q == rank else V[c, j : j + n]
+                        for r in ROWS:
+                            f[r][q] = zero if b + q == rank else Z[c, s[r]]
+                            g[r][q] = zero if b + q == rank else V[c, s[r]]
                     for e in range(n):
                         for r in ROWS:
-                            room[XV + r * TILE + e] += f[r] * far_0[e] + g[r] * near_0[e]
+                            room[XV + r * TILE + e] += (
+                                f[r][0] * far_0[e] + g[r][0] * near_0[e]
+                            ) + (f[r][1] * far_1[e] + g[r][1] * near_1[e])
             for r in range(rows):
                 row = (i + r) * width + begin
                 inside = max(lo[i + r], row)

@@ -52,15 +52,6 @@ def _ahead(vector, indices, p):
 
 
 @_inline
-def _ahead_of_row(matrix, indices, p, offset):
-    """Ask now for the row of a matrix that entry p + `_AHEAD` needs."""
-    j = np.int64(indices[min(p + _AHEAD, indices.size - 1)]) + offset
-    length = matrix.shape[1]
-    for c in range(0, length, _LINE):
-        _prefetch(matrix, j * length + c)
-
-
-@_inline
 def _columns(indices, start, n):
     return None if indices is None else indices[start : start + n]
 

@@ -61,7 +61,8 @@ class _Hermitian(Operator):
         U = np.ascontiguousarray(X.T if X.ndim == 2 else X[np.newaxis], wide(dtype))
         with silence():
             result = self._products(U)
-            result += self._d * U
+            if isinstance(self._d, np.ndarray) or self._d:
+                result += self._d * U
             return np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:

@@ -78,9 +78,13 @@ class _RankMatrix:
 
     def _each(self, U: NDArray[Any], product: Any) -> NDArray[Any]:
         """A product with each row of U, which is of the shape of Z."""
+        shape = self._assembly.variables.shape
+        if len(U) == 1:  # a copy of the result takes time
+            found: NDArray[Any] = product(frozen(U.reshape(shape)))
+            return found.reshape(U.shape)
         found = np.empty(U.shape, U.dtype)
         for u, result in zip(U, found, strict=True):
-            result[:] = product(frozen(u.reshape(self._assembly.variables.shape))).reshape(-1)
+            result[:] = product(frozen(u.reshape(shape))).reshape(-1)
         return found
 
 

@@ -17,7 +17,7 @@ from support import random_csr
 
 from sparsejac import JacobianBuilder, LeastSquares, fit
 from sparsejac._backends.partition import partial_sums
-from sparsejac._kernels.row import _ahead_of_row
+from sparsejac._kernels.row import _prefetch
 from sparsejac.fitting import _newton
 
 RANKS = [2, 3, 4, 8, 32]
@@ -57,7 +57,9 @@ def sparse(request):
 def gather(indices, indptr, out, rank, i0, i1):
     """Touch, for each entry, what JᵀJ V must: three rows of numbers, of which one is written."""
     for p in range(indptr[i0], indptr[i1]):
-        _ahead_of_row(out, indices, p, 0)
+        ahead = np.int64(indices[min(p + 8, indices.size - 1)]) * out.shape[1]
+        for c in range(0, out.shape[1], 8):  # a cache line each
+            _prefetch(out, ahead + c)
         row = out[np.uint64(indices[p])]
         x, v, total = row[:rank], row[rank : 2 * rank], row[2 * rank :]
         for c in range(rank):
