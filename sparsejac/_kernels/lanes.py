@@ -128,8 +128,8 @@ def _total_lanes(typing_context, lanes):
         vector = arguments[0]
         while vector.type.count > lanes.parts:
             half = vector.type.count // 2
-            parts = (_picked(builder, vector, [*range(q, q + half)]) for q in (0, half))
-            vector = builder.fadd(*parts, flags=_FLAGS)
+            left, right = (_picked(builder, vector, [*range(q, q + half)]) for q in (0, half))
+            vector = builder.fadd(left, right, flags=_FLAGS)
         parts = [builder.extract_element(vector, ir.IntType(32)(q)) for q in range(lanes.parts)]
         if lanes.parts == 1:
             return parts[0]
