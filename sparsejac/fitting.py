@@ -179,7 +179,7 @@ def fit(
     Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
     With several columns, at most 16 arrays of the shape of X, three of r×r blocks for each of its
     rows, and the sums of each worker, which for a sparse A are interleaved with what they are
-    computed from: three arrays of the shape of X.
+    computed from, and are rounded up: at most six arrays of the shape of X.
 
     References
     ----------

@@ -728,6 +728,15 @@ def test_compile(capsys, monkeypatch):
     assert {A.dtype for A, _ in used if hasattr(A, "dtype")} == {np.dtype("f4"), np.dtype("i1")}
 
 
+def test_compile_for_several_columns(capsys, monkeypatch):
+    monkeypatch.setattr(compiling, "_use", lambda A, Y: None)
+    code, out, _ = run(capsys, "compile", "--rank", "2", "--rank", "2", "1")
+    assert code == 0
+    assert "float64: 0 were missing" in run(capsys, "compile", "--rank", "2")[1]
+    assert out.count("were missing") == 1
+    wrong_use(capsys, "compile", "--rank", "0", message="must be an integer, 1 or more, got '0'")
+
+
 def test_compile_for_a_dtype_that_is_none(capsys):
     wrong_use(capsys, "compile", "--dtype", "float16", message="invalid choice: 'float16'")
 

@@ -46,6 +46,8 @@ def compile_kernels(arguments: argparse.Namespace) -> int:
         before, start = announcement.compiled, time.perf_counter()
         for A, Y in _forms(np.dtype(dtype)):
             _use(A, Y)
+            for rank in dict.fromkeys(arguments.rank):
+                _use_columns(A, Y, rank)
         count, seconds = announcement.compiled - before, time.perf_counter() - start
         say(f"{dtype}: {count} were missing, {seconds:.0f} s")
     say(f"They are kept in {folder}, for this kind of processor.")
@@ -81,6 +83,25 @@ def _use(A: Any, Y: Any) -> None:
         symmetric_scaling(A, support="check")
 
 
+def _use_columns(A: Any, Y: Any, rank: int) -> None:
+    """Run each operation with so many columns of variables. The bilinear form has its kernels."""
+    for rows in ("all", "stored"):
+        builder = JacobianBuilder(A, rows=rows, rank=rank)
+        for dtype in {builder.dtype, np.result_type(builder.dtype, np.float64)}:
+            X = np.ones((_K, rank), dtype)
+            builder.value(X)
+            builder.max_abs(X)
+            builder.tocsr(X)
+            jacobian, w = builder.operator(X), np.ones(builder.shape[0], dtype)
+            jacobian @ X.ravel(), jacobian.T @ w, jacobian.H @ w, jacobian.column_norms()
+            normal = jacobian.normal()
+            normal @ X.ravel(), normal.block_diagonal()
+    if builder.dtype.kind != "c":
+        for several in (rank, rank + 2):  # a fit multiplies two vectors more at a time
+            _use_problem(LeastSquares(A, Y, rank=several), np.ones(_K * several), columns=1)
+        fit(A, Y, rank=rank, max_iter=2)
+
+
 def _use_builder(builder: JacobianBuilder, x: Any) -> None:
     builder.value(x)
     builder.max_abs(x)
@@ -106,8 +127,8 @@ def _use_builder(builder: JacobianBuilder, x: Any) -> None:
         operator @ x, operator @ some, operator.diagonal()
 
 
-def _use_problem(problem: LeastSquares, x: Any) -> None:
+def _use_problem(problem: LeastSquares, x: Any, columns: int = 2) -> None:
     problem.fun(x)
     problem.value_and_grad(x)
     for operator in (problem.normal(x), problem.hess(x)):
-        operator @ x, operator @ np.ones((_K, 2)), operator.diagonal()
+        operator @ x, operator @ np.ones((x.size, columns)), operator.diagonal()

@@ -282,6 +282,15 @@ def _compile_options(to: argparse.ArgumentParser) -> None:
         metavar="DTYPE",
         help=f"the dtypes of the matrices: {', '.join(ACCEPTED_DTYPES)} (default: float64)",
     )
+    to.add_argument(
+        "--rank",
+        nargs="+",
+        action="extend",
+        type=_rank,
+        default=[],
+        metavar="R",
+        help="also the kernels for so many columns of variables; those for 9 take more, too",
+    )
     to.epilog = (
         "The kernels are written beside the package. Where that is not possible, Numba keeps them "
         "in a folder of this user, or in the one that NUMBA_CACHE_DIR names. They are for this "
@@ -294,6 +303,12 @@ def _compile_options(to: argparse.ArgumentParser) -> None:
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be an integer, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _rank(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be an integer, 1 or more, got {text!r}")
     return int(text)
 
 
