@@ -22,7 +22,7 @@ from sparsejac._backends import partition as _partition
 from sparsejac._backends import threads as _threads
 
 RANKS = [1, 2, 3, 8, 11]
-BY_DEFAULT = [1, 2, 8, 11]
+BY_DEFAULT = [2, 8, 11]
 FORMS = ["C", "csr", "csc"]
 K, SHAPE = 5, (4, 3)  # of a square A, and of one of the bilinear form
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from scipy.sparse.linalg import lsmr
-from support import integers
+from support import integers, slow
 
 from sparsejac import JacobianBuilder, cli, io
 from sparsejac._matrix import csr_folder
@@ -633,7 +633,7 @@ def folder_of_0_1(J, path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the command is one of a POSIX shell")
-@pytest.mark.parametrize("path", ["J", 'it\'s, a: "matrix" $of rows=3'])
+@pytest.mark.parametrize("path", ['it\'s, a: "matrix" $of rows=3', *slow("J")])
 def test_a_folder_of_version_0_1_is_refused_with_the_command_that_converts_it(
     path, monkeypatch, capsys
 ):
