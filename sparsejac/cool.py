@@ -1,13 +1,15 @@
-"""Reads and balances Hi-C contact maps in ``.cool`` and ``.mcool`` files, and writes the weights.
+"""Reads and balances Hi-C contact maps, and writes the weights.
 
-The `cooler <https://cooler.readthedocs.io>`_ package defines these files. It is an extra:
-``pip install '.[cool]'`` in a clone. h5py, on which it depends, reads the files.
+The maps are in ``.cool``, ``.mcool`` and ``.scool`` files, or in the text files of HiC-Pro. The
+`cooler <https://cooler.readthedocs.io>`_ package defines the former. It is an extra:
+``pip install '.[cool]'`` in a clone. h5py, on which it depends, reads these files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._matrix import columns, contact_map, pixels
-from ._matrix.blacklist import bins_of_bed, numbered_bins
-from ._solvers.scaling import Scaling
+from ._matrix import columns, contact_map, contacts, hicpro, weights_text
+from ._solvers import balancing
+from ._solvers.balancing_options import Options
 from ._solvers.scaling_state import Examination
-from ._solvers.status import ScalingStatus
-from ._system.progress import passes
-from ._system.version import __version__
-from ._validation import Pairs
-from .row_sums import RowSums
 
-__all__ = ["balance", "read", "write_weights"]
+__all__ = ["balance", "balance_all", "export_weights", "read", "write_weights"]
 
 
 def read(uri: str | os.PathLike[str]) -> tuple[scipy.sparse.csr_array, NDArray[Any]]:
@@ -95,6 +92,9 @@ def balance(
     min_nnz: int = 10,
     min_count: float = 0,
     blacklist: ArrayLike | str | os.PathLike[str] | None = None,
+    region: str | None = None,
+    bed: str | os.PathLike[str] | None = None,
+    rescale: bool = False,
     x0: ArrayLike | None = None,
     tol: float = 1e-8,
     max_products: int = 20_000,
@@ -113,7 +113,8 @@ def balance(
     Parameters
     ----------
     uri : str or path_like
-        A ``.cool`` file, or ``file.mcool::/resolutions/10000``.
+        A ``.cool`` file, ``file.mcool::/resolutions/10000``, or the ``.matrix`` or ``.matrix.gz``
+        of HiC-Pro: lines of two bins, counted from 1, and a count, of the upper triangle.
     cis_only : bool, default False
         Balance each chromosome by itself, from the contacts within it.
     trans_only : bool, default False
@@ -132,6 +133,23 @@ def balance(
         Numbers of bins to leave out, or a BED file (``.bed``, ``.bed.gz``). Bins that overlap with
         an interval of the file are left out. If the file names chromosomes that the map does not
         have, the message mentions them.
+    region : str, optional
+        A chromosome, or a part of it such as ``chr2:1,000,000-5,000,000``. Its bins are balanced
+        from the contacts among themselves alone, as if the map had no other bins: the filters and
+        the medians of `mad_max` take no other contacts. The weights of all other bins are NaN.
+        Bins that overlap with the part belong to it. As for cooler, positions count from 0, and
+        the end does not belong to the part; without an end, it is that of the chromosome.
+    bed : path_like, optional
+        For a ``.matrix`` of HiC-Pro: the file of its bins. The default is the ``_abs.bed`` of the
+        same name, if it is there. Without it, chromosomes are not known: all bins count as one
+        chromosome for `mad_max`, and `cis_only`, `trans_only`, `region` and a BED file as
+        `blacklist` are refused.
+    rescale : bool, default False
+        Multiply the weights by a number, so that the sum of the balanced map is that of the raw
+        map, over the contacts that count and the bins that are kept. Row sums are then not 1, but
+        the mean of the raw ones, unless `trans_only`. With `cis_only`, each chromosome has a number
+        of its own. iced scales so by default; cooler's ``rescale_marginals`` are weights without
+        this number.
     x0 : array_like, shape (k,), optional
         Weights to start from. Bins whose weight is NaN or 0 are left out.
     tol : float, default 1e-08
@@ -168,7 +186,9 @@ def balance(
         * ``stats``: the attributes of the column.
         * ``left_out``: how many bins each filter left out: ``min_nnz``, ``min_count``, ``mad_max``,
           ``blacklist``, ``x0``, ``no_entries`` (bins that have no contacts with bins that are
-          kept), ``support``. The message says the same.
+          kept), ``support``, and how many are outside the ``region``. The message says the same.
+        * ``warning``: a text if more than a third of the bins, or of those in the region, are left
+          out, which a map with too few contacts for its bins causes; otherwise empty.
         * ``unscaled``: with `cis_only`, the names of chromosomes that cannot be balanced, or of
           which ``support="drop_rows"`` leaves no bin. They are left out, the message says why, and
           the status is 7, IN_PART. Chromosomes whose bins were all left out by filters do not
@@ -183,7 +203,10 @@ def balance(
         If the file is not a cooler, not stored as an upper triangle, or damaged (the message names
         the column); if it has counts that are negative or not finite; if it has the column of
         weights already, unless `overwrite`; if an option has another value than those above; if a
-        line of `blacklist` is not BED.
+        line of `blacklist`, of `bed` or of a ``.matrix`` is malformed (the message names it); if
+        the map has no such `region`, or its chromosomes are needed and not known; if `memory` is
+        given for a region or a ``.matrix``, which are kept in memory; if weights are to be stored
+        into a ``.matrix``.
     TypeError
         If an option is of the wrong type.
     MemoryError
@@ -193,15 +216,17 @@ def balance(
 
     Notes
     -----
-    **Attributes** are those of cooler, and ``residual`` and ``generator``. ``scale`` is the mean
-    marginal before balancing, over the contacts that count and the bins that are kept. cooler's
-    ``scale`` depends on its iteration, and may be several times as large. ``var`` is the variance
-    of row sums around 1. Attributes of 63 KiB or more are not written, because HDF5 cannot hold
-    them. An attribute with a number for each chromosome is that large for eight thousand
-    chromosomes.
+    **Attributes** are those of cooler, and ``residual`` and ``generator``, and if they are given,
+    ``rescale`` and ``region``. ``scale`` is the mean marginal before balancing, over the contacts
+    that count and the bins that are kept. cooler's ``scale`` depends on its iteration, and may be
+    several times as large. ``var`` is the variance of row sums around 1, before `rescale`.
+    Attributes of 63 KiB or more are not written, because HDF5 cannot hold them. An attribute with a
+    number for each chromosome is that large for eight thousand chromosomes.
 
     **Memory.** The map as `read` stores it, and the vectors of `symmetric_scaling`. With `memory`,
-    that many bytes, which must be at least 384 bytes for each bin, 2 MiB, and some rows.
+    that many bytes, which must be at least 384 bytes for each bin, 2 MiB, and some rows. Reading a
+    ``.matrix`` takes 80 bytes for each line. Of a `region`, the map takes as much as `read` would
+    for the pixels in the rows of its bins.
 
     Examples
     --------
@@ -217,141 +242,158 @@ def balance(
     >>> print(np.nansum(cooler.Cooler(uri).matrix(balance=True)[:], axis=0).round(6)[:3])
     [1. 1. 1.]
     """
-    _check_flags(
+    options = Options(
         cis_only=cis_only,
         trans_only=trans_only,
-        store=store,
-        overwrite=overwrite,
+        ignore_diags=ignore_diags,
+        mad_max=mad_max,
+        min_nnz=min_nnz,
+        min_count=min_count,
+        blacklist=blacklist,
+        region=region,
+        bed=bed,
+        rescale=rescale,
+        x0=x0,
+        tol=tol,
+        max_products=max_products,
+        support=support,
         progress=progress,
+        workers=workers,
+        memory=memory,
     )
-    tol = _validation.nonnegative("tol", tol)
-    max_products = _validation.positive_integer("max_products", max_products)
-    support = _validation.choice("support", support, Examination)
-    filters = _checked_filters(mad_max=mad_max, min_nnz=min_nnz, min_count=min_count)
-    read_from = None
+    _check_flags(store=store, overwrite=overwrite)
+    read_from = prepare(uri, store_name, overwrite=overwrite) if store else None
+    result = balancing.balanced(uri, options)
     if store:
-        columns.check_name(store_name)
-        read_from = prepare(uri, store_name, overwrite=overwrite)
-    contacts = _Contacts(uri, blacklist, memory)
-    k, chromosomes = contacts.k, contacts.chromosomes
-
-    def sums_of(pairs: Pairs) -> RowSums:
-        return RowSums(
-            contacts.A,
-            uplo="U",
-            ignore_diags=ignore_diags,
-            groups=chromosomes,
-            pairs=pairs,
-            workers=workers,
-            memory=memory,
-            progress=progress,
-        )
-
-    sums = sums_of("within" if cis_only else "all")
-    out = _filtered(sums, chromosomes, **filters)
-    if contacts.listed is not None:
-        out["blacklist"] = contacts.listed, f"by {contacts.bed or 'blacklist'}"
-    share = np.ones(k)
-    if trans_only:
-        sums = sums_of("between")
-        share = 1 - (np.bincount(chromosomes, minlength=len(contacts.names)) / k)[chromosomes]
-    start = None
-    if x0 is not None:
-        found = _validation.vector("x0", x0, k, f"a weight for each bin of {uri}", finite=False)
-        start = np.array(found, np.float64)
-        out["x0"] = ~((start > 0) & np.isfinite(start)), "by x0"
-        start = np.divide(start, share, out=np.ones(k), where=share > 0)
-    kept = ~np.logical_or.reduce([np.zeros(k, np.bool_), *(bins for bins, _ in out.values())])
-    marginal = sums.value(kept.astype(np.float64))
-    with passes("scale", shown=progress) as bar:
-        result, unscaled = _scaled(
-            lambda: Scaling(sums._products, tol, max_products, support, None, bar, "bin"),
-            out,
-            start,
-            chromosomes,
-            cis_only,
-        )
-    result.weight = result.x * share
-    _note_unscaled(result, contacts, unscaled, support)
-    divisive = store and store_name in columns.DIVISIVE
-    if divisive:
-        result.message += (
-            f"; the column {store_name!r} is for 1/weight, as cooler divides by columns of this "
-            "name"
-        )
-    by_chromosome = chromosomes if cis_only else None
-    result.stats = {
-        "tol": tol,
-        **filters,
-        "cis_only": cis_only,
-        "ignore_diags": ignore_diags,
-        **_statistics(result, sums, marginal, by_chromosome, unscaled, len(contacts.names)),
-        "divisive_weights": divisive,
-        "residual": result.residual,
-        "generator": f"sparsejac-hadamard {__version__}",
-    }
-    if store and result.success:
-        write_balanced(uri, result, store_name, overwrite=overwrite, read=read_from)
+        _mark_divisive(result, store_name)
+        if result.success:
+            write_balanced({uri: result}, store_name, overwrite=overwrite, read=read_from)
+    else:
+        result.stats["divisive_weights"] = False
     return result
 
 
-def _check_flags(*, cis_only: bool, trans_only: bool, **others: bool) -> None:
-    for name, flag in {"cis_only": cis_only, "trans_only": trans_only, **others}.items():
-        _validation.flag(name, flag)
-    if cis_only and trans_only:
-        raise ValueError(
-            "cis_only and trans_only exclude each other: leave both out for all contacts"
+def balance_all(
+    path: str | os.PathLike[str],
+    *,
+    store: bool = False,
+    store_name: str = "weight",
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, OptimizeResult]:
+    """Balance all resolutions of a ``.mcool`` file, or all cells of a ``.scool`` file.
+
+    If a map is damaged, the others are balanced, and its result says what is wrong.
+
+    Parameters
+    ----------
+    path : str or path_like
+        The file.
+    store : bool, default False
+        Write the weights of each map that is balanced into the file.
+    store_name : str, default "weight"
+        As for `balance`.
+    overwrite : bool, default False
+        Replace columns of this name.
+    options : keyword arguments
+        Those of `balance`, except `bed` and `x0`. A `blacklist` must be a BED file, because a bin
+        has another number in each resolution.
+
+    Returns
+    -------
+    results : dict of str to scipy.optimize.OptimizeResult
+        The result of `balance` for each map, such as ``file.mcool::/resolutions/10000``, in the
+        order of resolutions or names. If a map raises an error, its result has ``success`` False,
+        ``status`` -1, the error as ``error`` and its text as ``message``.
+
+    Raises
+    ------
+    OSError
+        If the file is missing, or cannot be read or written; with `store`, if it has changed
+        between reading and writing. Nothing is written then.
+    ValueError
+        If the file is not of HDF5 or has no maps; if an option has another value than for
+        `balance`; with `store`, if one of the maps has the column already, unless `overwrite`.
+        Nothing is computed then.
+    TypeError
+        If an option is unknown or of the wrong type.
+    ImportError
+        If h5py is not installed.
+
+    Notes
+    -----
+    The columns of all maps are written at the end, into one copy of the file, which then replaces
+    the file: see `write_weights`. So a run that is killed writes none of them.
+
+    **Memory.** That of `balance` for one map at a time, and the results of all maps.
+
+    Examples
+    --------
+    >>> import tempfile, cooler, numpy as np, pandas as pd
+    >>> path = tempfile.mkdtemp() + "/map.mcool"
+    >>> for size in (10, 20):
+    ...     bins = cooler.binnify(pd.Series({"chr1": 600, "chr2": 400}), size)
+    ...     i, j = np.triu_indices(len(bins))
+    ...     pixels = pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": 1 + 300 // (1 + j - i)})
+    ...     uri = f"{path}::/resolutions/{size}"
+    ...     cooler.create_cooler(uri, bins, pixels, ordered=True, mode="a")
+    >>> from sparsejac import cool
+    >>> for uri, result in cool.balance_all(path, mad_max=0, store=True).items():
+    ...     print(uri.partition("::")[2], result.success, result.kept.sum())
+    /resolutions/10 True 100
+    /resolutions/20 True 50
+    """
+    _check_flags(store=store, overwrite=overwrite)
+    for name in options:
+        if name not in Options.__dataclass_fields__ or name in ("bed", "x0"):
+            raise TypeError(
+                f"balance_all got the option {name!r}: it takes those of balance, except bed and x0"
+            )
+    checked, uris = options_of_all(**options), contact_map.maps_of(path)
+    read_from = prepare_all(path, uris, store_name, overwrite=overwrite) if store else None
+    results = dict(balanced_each(uris, checked))
+    done = {uri: result for uri, result in results.items() if result.success}
+    for result in done.values():
+        if store:
+            _mark_divisive(result, store_name)
+    if store and done:
+        write_balanced(done, store_name, overwrite=overwrite, read=read_from)
+    return results
+
+
+def options_of_all(**options: Any) -> Options:
+    blacklist = options.get("blacklist")
+    if not isinstance(blacklist, (str, os.PathLike, type(None))):
+        raise TypeError(
+            "blacklist must be a BED file for several maps, in which bins have different numbers, "
+            f"got {_validation.type_name(blacklist)}"
         )
+    return Options(**options)
 
 
-def _checked_filters(*, mad_max: float, min_nnz: int, min_count: float) -> dict[str, Any]:
-    return {
-        "min_nnz": _validation.nonnegative_integer("min_nnz", min_nnz),
-        "min_count": _validation.nonnegative("min_count", min_count),
-        "mad_max": _validation.nonnegative("mad_max", mad_max),
-    }
+def balanced_each(uris: list[str], options: Options) -> Iterator[tuple[str, OptimizeResult]]:
+    """Balance each map. A map that raises an error yields a result with the error."""
+    for uri in uris:
+        try:
+            result = balancing.balanced(uri, options)
+            result.stats["divisive_weights"] = False
+        except (OSError, ValueError, TypeError, MemoryError) as error:
+            result = OptimizeResult(success=False, status=-1, message=str(error), error=error)
+        yield uri, result
 
 
-class _Contacts:
-    """A contact map for `balance`, with the bins that a blacklist names."""
-
-    def __init__(self, uri: Any, blacklist: Any, memory: int | None) -> None:
-        self.bed = os.fsdecode(blacklist) if isinstance(blacklist, (str, os.PathLike)) else None
-        self.listed: NDArray[np.bool_] | None = None
-        self.unknown: list[str] = []  # chromosomes of the BED file that the map does not have
-        with contact_map.reading(uri) as map_:
-            self.names, self.chromosomes, self.k = map_.names(), map_.chromosomes(), map_.k
-            if self.bed is not None:
-                self.listed, self.unknown = bins_of_bed(
-                    self.bed, map_, self.names, self.chromosomes
-                )
-            elif blacklist is not None:
-                self.listed = numbered_bins(blacklist, self.k)
-            self.A: Any = map_.matrix(strict=True) if memory is None else None
-        if memory is not None:
-            self.A = pixels.source("A", os.fsdecode(uri), strict=True)
+def _check_flags(**flags: bool) -> None:
+    for name, flag in flags.items():
+        _validation.flag(name, flag)
 
 
-def _note_unscaled(
-    result: OptimizeResult, contacts: _Contacts, unscaled: Mapping[int, str], support: str
-) -> None:
-    """Add chromosomes without a scaling, or unknown to the map, to the result and its message."""
-    names = contacts.names
-    result.unscaled = [names[c] for c in unscaled]
-    if unscaled:
-        reasons = "; ".join(f"{names[c]}: {reason}" for c, reason in unscaled.items())
-        count = f"{len(unscaled)} of {len(names)} chromosomes"
-        why = f"{count} have no scaling and are left out ({reasons})"
-        if result.success:
-            if support != "drop_rows":
-                why += ', support="drop_rows" leaves out only their bins without support'
-            result.status, result.success = ScalingStatus.IN_PART, False
-            result.message = result.status.message(why=f"{why}; for the others: {result.message}")
-        else:
-            result.message += f"; {why}"
-    if contacts.unknown:
-        shown = ", ".join(contacts.unknown[:3]) + ", …" * (len(contacts.unknown) > 3)
-        result.message += f"; {contacts.bed} names chromosomes that the map does not have ({shown})"
+def _mark_divisive(result: OptimizeResult, name: str) -> None:
+    """Say whether the column has 1/weight."""
+    divisive = result.stats["divisive_weights"] = name in columns.DIVISIVE
+    if divisive:
+        result.message += (
+            f"; the column {name!r} is for 1/weight, as cooler divides by columns of this name"
+        )
 
 
 def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> columns.Identity:
@@ -359,22 +401,47 @@ def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> colum
 
     This is called before anything is computed.
     """
+    columns.check_name(name)
+    if hicpro.is_triplets(uri):
+        raise ValueError(
+            f"{os.fsdecode(uri)} cannot hold weights, as it is text of HiC-Pro: write them into "
+            "another file"
+        )
     columns.recover(uri)
     columns.check(uri, name, overwrite=overwrite)
     return columns.file_of(uri)
 
 
+def prepare_all(
+    path: str | os.PathLike[str], uris: list[str], name: str, *, overwrite: bool
+) -> columns.Identity:
+    """Do the same for all maps of a file that can be read."""
+    columns.check_name(name)
+    for uri in uris:
+        try:
+            with contact_map.reading(uri):
+                pass
+        except (OSError, ValueError, TypeError, MemoryError):
+            continue  # the result of this map has the error
+        prepare(uri, name, overwrite=overwrite)
+    return columns.file_of(path)
+
+
 def write_balanced(
-    uri: str | os.PathLike[str],
-    result: OptimizeResult,
+    results: Mapping[Any, OptimizeResult],
     name: str,
     *,
     overwrite: bool,
     read: columns.Identity | None,
 ) -> None:
-    """Write the weights of `balance`. The file must not have changed since `prepare`."""
+    """Write the weights of some maps of a file, which must not have changed since `prepare`."""
+    uri = next(iter(results))
     columns.check_unchanged(uri, read)
-    _write(uri, result.weight, result.stats, name, overwrite=overwrite, read=read)
+    values = {
+        os.fsdecode(one): _column(one, result.weight, result.stats, name)
+        for one, result in results.items()
+    }
+    columns.write(uri, name, values, overwrite=overwrite, read=read)
 
 
 def write_weights(
@@ -442,33 +509,28 @@ def write_weights(
     >>> list(cooler.Cooler(uri).bins().columns)
     ['chrom', 'start', 'end', 'raw']
     """
-    _write(uri, weight, stats, name, overwrite=overwrite)
-
-
-def _write(
-    uri: str | os.PathLike[str],
-    weight: ArrayLike,
-    stats: Mapping[str, Any],
-    name: str,
-    *,
-    overwrite: bool,
-    read: columns.Identity | None = None,
-) -> None:
     columns.check_name(name)
     overwrite = _validation.flag("overwrite", overwrite)
+    column = _column(uri, weight, stats, name)
+    prepare(uri, name, overwrite=overwrite)
+    columns.write(uri, name, {os.fsdecode(uri): column}, overwrite=overwrite)
+
+
+def _column(
+    uri: str | os.PathLike[str], weight: ArrayLike, stats: Mapping[str, Any], name: str
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Return the numbers and the attributes of a column."""
     if not isinstance(stats, Mapping):
         raise TypeError(
             f"stats must be a mapping of attributes, got {_validation.type_name(stats)}"
         )
     with contact_map.reading(uri) as map_:
         k = map_.k
-    values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
-    _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")
-    column = values.astype(np.float64)
-    attributes = dict(stats)
+    values = _weights_of(uri, weight, k)
+    column, attributes = values, dict(stats)
     if name in columns.DIVISIVE:
         with np.errstate(all="ignore"):
-            column = 1 / column
+            column = 1 / values
         if not np.array_equal(np.isinf(column), values == 0):
             raise ValueError(
                 f"weight must have reciprocals, which are what is written into {name!r}, but "
@@ -476,117 +538,88 @@ def _write(
             )
     if name in columns.DIVISIVE or "divisive_weights" in attributes:
         attributes["divisive_weights"] = name in columns.DIVISIVE
-    if read is None:
-        prepare(uri, name, overwrite=overwrite)
-    columns.write(uri, name, column, attributes, overwrite=overwrite, read=read)
+    return column, attributes
 
 
-# --- cooler's filters -----------------------------------------------------------------------------
+def _weights_of(uri: Any, weight: ArrayLike, k: int) -> NDArray[np.float64]:
+    values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
+    _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")
+    return values.astype(np.float64)
 
 
-def _filtered(
-    sums: RowSums, chromosomes: NDArray[Any], *, mad_max: float, min_nnz: int, min_count: float
-) -> dict[str, tuple[NDArray[np.bool_], str]]:
-    """Find the bins that each of cooler's filters leaves out, with words for a message."""
-    out: dict[str, tuple[NDArray[np.bool_], str]] = {}
-    if min_nnz > 0:
-        out["min_nnz"] = sums.nonzeros() < min_nnz, f"by min_nnz={min_nnz}"
-    marginal = sums.value(np.ones(chromosomes.size))
-    if min_count > 0:
-        out["min_count"] = marginal < min_count, f"by min_count={min_count:g}"
-    some = np.flatnonzero(marginal > 0)
-    if mad_max > 0:
-        bad = marginal == 0
-        if some.size:
-            ends = np.flatnonzero(np.diff(chromosomes[some])) + 1
-            parts = np.split(marginal[some], ends)
-            medians = np.repeat([np.median(part) for part in parts], [part.size for part in parts])
-            logs = np.log(marginal[some] / medians)
-            centre = np.median(logs)
-            low = np.exp(centre - mad_max * np.median(np.abs(logs - centre)))
-            bad[some[marginal[some] / medians < low]] = True
-        out["mad_max"] = bad, f"by mad_max={mad_max:g}"
-    return out
+def export_weights(
+    path: str | os.PathLike[str],
+    uri: str | os.PathLike[str],
+    weight: ArrayLike,
+    *,
+    bed: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write weights as text, for programs that do not read ``.cool`` files.
 
+    Parameters
+    ----------
+    path : path_like
+        The file to write. Its end says what is written:
 
-# --- the scaling ----------------------------------------------------------------------------------
+        * ``.tsv`` or ``.tsv.gz``: a line of names, and for each bin the columns ``chrom``,
+          ``start``, ``end`` and ``weight``, as ``cooler dump -t bins --header`` prints them.
+          Weights of bins that are left out are ``nan``.
+        * ``.biases`` or ``.biases.gz``: the file for ``fithic --biases``, which must be compressed.
+          It has no names, and for each bin a chromosome, a midpoint and a bias. The bias is
+          1/weight, divided by the mean, so that the mean is 1. It is -1 in bins that are left out.
+    uri : str or path_like
+        The map: a ``.cool`` file, ``file.mcool::/resolutions/10000`` or a ``.matrix`` of HiC-Pro.
+    weight : array_like, shape (k,)
+        Factors of the balanced map ``A_ij weight_i weight_j``, NaN for bins that are left out.
+    bed : path_like, optional
+        The file of the bins of a ``.matrix``, as for `balance`.
 
+    Raises
+    ------
+    OSError
+        If the map cannot be read, or the file cannot be written. `path` is then untouched.
+    ValueError
+        If `path` has another end, cannot be the name of a file, or is write-protected; if the map
+        is damaged, or its chromosomes are not known; if `weight` has another length than the bin
+        table; if biases are to be written and a weight is zero, negative or infinite.
+    TypeError
+        If `weight` is complex, or not an array of numbers.
+    ImportError
+        If h5py is needed and not installed.
 
-def _scaled(
-    scaling: Callable[[], Scaling],
-    out: Mapping[str, tuple[NDArray[np.bool_], str]],
-    start: NDArray[Any] | None,
-    chromosomes: NDArray[Any],
-    by_chromosome: bool,
-) -> tuple[OptimizeResult, dict[int, str]]:
-    """Scale the bins that are kept. The dict maps chromosomes without a scaling to the reason."""
-    unscaled: dict[int, str] = {}
-    products = 0
-    while True:
-        run = scaling()
-        for name, (bins, words) in out.items():
-            run.leave_out(name, bins, words)
-        if unscaled:
-            run.leave_out(
-                "unscaled", np.isin(chromosomes, list(unscaled)), "on chromosomes without a scaling"
-            )
-        run.leaves_out_empty_rows = True
-        result = run.run(1.0, start)
-        result.n_products += products
-        impossible = (ScalingStatus.NO_SUPPORT, ScalingStatus.NO_TOTAL_SUPPORT)
-        if not by_chromosome or result.status not in impossible:
-            if by_chromosome and result.left_out.get("support"):
-                unscaled |= dict.fromkeys(
-                    _dropped_whole(result, chromosomes), "every bin lacks support"
-                )
-            return result, unscaled
-        products = result.n_products
-        bad = np.unique(
-            chromosomes[np.concatenate([result.unsupported_rows, result.unsupported_entries[:, 0]])]
-        )
-        lacks_all = result.status is ScalingStatus.NO_SUPPORT
-        why = "no support" if lacks_all else "no total support"
-        unscaled |= dict.fromkeys(bad.tolist(), why)
+    Notes
+    -----
+    The formats are those of cooler and of Fit-Hi-C (https://github.com/ay-lab/fithic, whose
+    ``HiCKRy.py`` and ``HiCPro2FitHiC.py`` write such biases). Fit-Hi-C discards bins whose bias
+    is not between 0.5 and 2, unless its options ``-bL`` and ``-bU`` say otherwise. A midpoint is
+    the start and half the size of the bins, also for the short last bin of a chromosome; if bins
+    are of different sizes, half of its own size.
 
+    **Memory.** Some 200 bytes for each bin.
 
-def _dropped_whole(result: OptimizeResult, chromosomes: NDArray[Any]) -> list[int]:
-    """Find the chromosomes of which ``support="drop_rows"`` has left no bin."""
-    dropped: list[int] = np.setdiff1d(
-        chromosomes[result.unsupported_rows], chromosomes[result.kept]
-    ).tolist()
-    return dropped
-
-
-def _statistics(
-    result: OptimizeResult,
-    sums: RowSums,
-    marginal: NDArray[Any],
-    chromosomes: NDArray[Any] | None,
-    unscaled: Mapping[int, str],
-    count: int,
-) -> dict[str, Any]:
-    """Compute scale, variance and convergence as cooler defines them.
-
-    They are numbers, or arrays with an element for each chromosome.
+    Examples
+    --------
+    >>> import tempfile, cooler, numpy as np, pandas as pd
+    >>> bins = cooler.binnify(pd.Series({"chr1": 30, "chr2": 15}), 10)
+    >>> i, j = np.triu_indices(len(bins))
+    >>> pixels = pd.DataFrame({"bin1_id": i, "bin2_id": j, "count": 1})
+    >>> folder = tempfile.mkdtemp()
+    >>> cooler.create_cooler(f"{folder}/map.cool", bins, pixels, ordered=True)
+    >>> from sparsejac import cool
+    >>> weight = [0.5, np.nan, 0.25, 0.5, 0.25]
+    >>> cool.export_weights(f"{folder}/map.biases", f"{folder}/map.cool", weight)
+    >>> import pathlib
+    >>> print(pathlib.Path(f"{folder}/map.biases").read_text().expandtabs(8))
+    chr1    5       0.6666666666666666
+    chr1    15      -1.0
+    chr1    25      1.3333333333333333
+    chr2    5       0.6666666666666666
+    chr2    15      1.3333333333333333
+    <BLANKLINE>
     """
-    kept = result.kept
-    of = np.zeros(kept.size, np.intp) if chromosomes is None else chromosomes
-    deviation = sums.value(np.where(kept, result.x, 0.0)) - 1
-    sizes = np.bincount(of[kept], minlength=count if chromosomes is not None else 1)
-
-    def mean(values: NDArray[Any], empty: float) -> NDArray[Any]:
-        total = np.bincount(of[kept], weights=values[kept], minlength=sizes.size)
-        return np.divide(total, sizes, out=np.full(sizes.size, empty), where=sizes > 0)
-
-    converged = np.full(
-        sizes.size, result.status in (ScalingStatus.CONVERGED, ScalingStatus.IN_PART)
-    )
-    converged[list(unscaled)] = False
-    found = {
-        "scale": mean(marginal, np.nan),
-        "converged": converged,
-        "var": mean(deviation**2, 0.0),
-    }
-    if chromosomes is not None:
-        return found
-    return {name: value[0].item() for name, value in found.items()}
+    path = Path(path)
+    weights_text.check_output(path)
+    with contacts.opened(uri, bed) as map_:
+        names, chromosomes, bounds = map_.names(), map_.chromosomes(), map_.bounds()
+        values = _weights_of(uri, weight, map_.k)
+    weights_text.write(path, names, chromosomes, bounds, values)

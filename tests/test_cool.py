@@ -19,6 +19,7 @@ from support import slow
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, cli, cool, io, symmetric_scaling
 from sparsejac._matrix import columns as _columns
 from sparsejac._matrix import contact_map as _contact_map
+from sparsejac._solvers import balancing as _balancing
 
 cooler = pytest.importorskip("cooler", reason="contact maps are read by cooler")
 pd = pytest.importorskip("pandas", reason="which brings pandas")
@@ -549,7 +550,7 @@ def test_a_map_that_changes(uri):
 def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, tmp_path, capsys):
     """The map changes before the weights are written."""
     other = write(tmp_path / "other.cool", contacts(1))
-    scaled, last = cool._scaled, []
+    scaled, last = _balancing.scaled, []
 
     def meanwhile(*arguments):
         result = scaled(*arguments)
@@ -565,9 +566,9 @@ def test_weights_are_not_stored_into_another_map(uri, how, memory, monkeypatch, 
         last[:] = [Path(uri).read_bytes()]
         return result
 
-    monkeypatch.setattr(cool, "_scaled", meanwhile)
+    monkeypatch.setattr(_balancing, "scaled", meanwhile)
     # The statistics of a streamed map read it once more, and would detect the change.
-    monkeypatch.setattr(cool, "_statistics", lambda *_: {})
+    monkeypatch.setattr(_balancing, "statistics", lambda *_: {})
     with pytest.raises(
         OSError,
         match=r"map.cool cannot be written: it has changed since it was read, .*; balance it anew",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contact_map import Map
+from .region import BinTable
 
 _BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # a longer bound of an interval may not fit into int64
 
@@ -40,10 +40,10 @@ def numbered_bins(blacklist: Any, k: int) -> NDArray[Any]:
 
 
 def bins_of_bed(
-    path: str, map_: Map, names: list[str], chromosomes: NDArray[Any]
+    path: str, map_: BinTable, names: list[str], chromosomes: NDArray[Any]
 ) -> tuple[NDArray[np.bool_], list[str]]:
     """Find the bins that overlap with a BED file, and its chromosomes that the map lacks."""
-    starts, ends = (map_.whole(f"bins/{name}", size=map_.k) for name in ("start", "end"))
+    starts, ends = map_.bounds()
     out, known = np.zeros(map_.k, np.bool_), False
     unknown: dict[str, None] = {}
     first = np.searchsorted(chromosomes, np.arange(len(names) + 1))
@@ -65,6 +65,26 @@ def bins_of_bed(
 
 
 def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
+    for number, line in lines_of_bed(path):
+        fields = line.split()
+        if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
+            continue
+        chromosome, *bounds = fields[:3]
+        if len(bounds) < 2 or not are_bounds(*bounds):
+            raise ValueError(
+                f"{path}, line {number}: each line of a BED file must be a chromosome, a "
+                "start and an end, integers with 0 <= start <= end, got "
+                f"{line.strip()[:80]!r}"
+            )
+        yield chromosome, int(bounds[0]), int(bounds[1])
+
+
+def are_bounds(start: str, end: str) -> bool:
+    return all(map(_BOUND.fullmatch, (start, end))) and int(start) <= int(end)
+
+
+def lines_of_bed(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a BED file, and their numbers."""
     # The names may have any encoding, and the file may begin with a byte order mark.
     how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
     try:
@@ -74,20 +94,6 @@ def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
                     raise ValueError(
                         f"{path} cannot be read as a BED file: line {number} is not text"
                     )
-                fields = line.split()
-                if not fields or line.startswith("#") or fields[0] in ("track", "browser"):
-                    continue
-                chromosome, *bounds = fields[:3]
-                if (
-                    len(bounds) < 2
-                    or not all(map(_BOUND.fullmatch, bounds))
-                    or int(bounds[0]) > int(bounds[1])
-                ):
-                    raise ValueError(
-                        f"{path}, line {number}: each line of a BED file must be a chromosome, a "
-                        "start and an end, integers with 0 <= start <= end, got "
-                        f"{line.strip()[:80]!r}"
-                    )
-                yield chromosome, int(bounds[0]), int(bounds[1])
+                yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read as a BED file: {error}") from None

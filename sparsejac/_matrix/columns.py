@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,36 +80,41 @@ def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
 def write(
     uri: str | os.PathLike[str],
     name: str,
-    values: NDArray[np.float64],
-    stats: Mapping[str, Any],
+    columns: Mapping[str, tuple[NDArray[np.float64], Mapping[str, Any]]],
     *,
     overwrite: bool,
     read: Identity | None = None,
 ) -> None:
-    """Write a column and its attributes.
+    """Write a column of this name, with its attributes, into each of these maps of one file.
 
     This restores columns that a killed run of version 0.1 has hidden. `read` is the identity of the
     file from which the values were computed. Another file is refused.
     """
+    groups = {one: contact_map.split(one)[1] or "/" for one in columns}
 
-    def change(group: Any) -> None:
-        _recover(group)
-        bins = group["bins"]
-        if name in bins:
-            if not overwrite:
-                raise _exists_already(uri, name)
-            if not _may_be_replaced(bins, name, values.size):
-                raise _not_a_column(uri, name)
-            del bins[name]
-        column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
-        for key, value in stats.items():
-            _set(column, key, value)
+    def change(file: Any) -> None:
+        for one, (values, stats) in columns.items():
+            group = file[groups[one]]
+            _recover(group)
+            bins = group["bins"]
+            if name in bins:
+                if not overwrite:
+                    raise _exists_already(one, name)
+                if not _may_be_replaced(bins, name, values.size):
+                    raise _not_a_column(one, name)
+                del bins[name]
+            column = bins.create_dataset(name, data=values, compression="gzip", compression_opts=6)
+            for key, value in stats.items():
+                _set(column, key, value)
 
-    def verify(group: Any) -> bool:
-        found = group["bins"][name]
-        return found.dtype == np.float64 and found[:].tobytes() == values.tobytes()
+    def verify(file: Any) -> bool:
+        for one, (values, _) in columns.items():
+            found = file[groups[one]]["bins"][name]
+            if found.dtype != np.float64 or found[:].tobytes() != values.tobytes():
+                return False
+        return True
 
-    changed(uri, change, verify, read)
+    _changed(uri, list(columns), change, verify, read)
 
 
 def file_of(uri: str | os.PathLike[str]) -> Identity:
@@ -134,8 +139,14 @@ def recover(uri: str | os.PathLike[str]) -> None:
     """Restore columns that a killed run of version 0.1 has hidden."""
     with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
         left = any(_LEFTOVER.fullmatch(name) for name in map_.group)
+    root = contact_map.split(uri)[1] or "/"
     if left:
-        changed(uri, _recover, lambda group: not any(_LEFTOVER.fullmatch(name) for name in group))
+        _changed(
+            uri,
+            [uri],
+            lambda file: _recover(file[root]),
+            lambda file: not any(_LEFTOVER.fullmatch(name) for name in file[root]),
+        )
 
 
 def _exists_already(uri: Any, name: str, *, hidden: bool = False) -> ValueError:
@@ -206,29 +217,30 @@ def _recover(group: Any) -> None:
 # --- a copy that replaces its original ------------------------------------------------------------
 
 
-def changed(
+def _changed(
     uri: str | os.PathLike[str],
+    maps: Sequence[str | os.PathLike[str]],
     change: Callable[[Any], None],
     verify: Callable[[Any], bool],
     read: Identity | None = None,
 ) -> None:
-    """Copy a map, call ``change(group)`` on the copy, and replace the file by the copy.
+    """Copy the file of some maps, call ``change(file)`` on the copy, and replace the file by it.
 
-    Before the copy replaces the file, ``verify(group)`` reads it. If `read` is given, the file must
+    Before the copy replaces the file, ``verify(file)`` reads it. If `read` is given, the file must
     still have that identity.
     """
     h5py = contact_map.hdf5()
-    name, root = contact_map.split(uri)
-    path = Path(os.path.realpath(name))  # a symbolic link stays a link
-    with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
-        _check_own(uri, map_.group, path)
+    path = Path(os.path.realpath(contact_map.split(uri)[0]))  # a symbolic link stays a link
+    for one in maps:
+        with contact_map.reading(one) as map_, map_.naming_errors("the bin table"):
+            _check_own(one, map_.group, path)
     with _locked(path) as file:
         before = identity(os.fstat(file))
         if read is not None and before != read:
             raise _other_file(path)
         changes = Overlay(file, before[2])
         with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
-            change(opened["/" if root is None else root])
+            change(opened)
         _check_disk_space(path, changes.size)
         part = temporary_name(path)
         try:
@@ -239,7 +251,7 @@ def changed(
                     copy.flush()
                     os.fsync(copy.fileno())
                 with h5py.File(part, "r") as written:
-                    if not verify(written["/" if root is None else root]):
+                    if not verify(written):
                         raise OSError("its copy does not hold what was written")
                 _copy_status(path, part)
                 if identity(os.fstat(file)) != before or identity(path.stat()) != before:

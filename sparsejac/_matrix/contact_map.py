@@ -179,29 +179,41 @@ class Map:
             raise self._wrong("chroms/name", "has a name twice")
         return found
 
+    def bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where each bin starts and ends."""
+        starts, ends = (self.whole(f"bins/{name}", size=self.k) for name in ("start", "end"))
+        return starts, ends
+
     def row_offsets(self) -> NDArray[np.int64]:
         return self.offsets("indexes/bin1_offset", self.k, self.nnz, "pixels")
 
-    def pieces(self, *columns: Any) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-        """Yield the columns piece by piece. All pieces use the same buffers."""
+    def pieces(self, *columns: Any, pixels: range) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+        """Yield these pixels of the columns piece by piece. All pieces use the same buffers."""
         chunk = max([column.chunks[0] for column in columns if column.chunks] or [_PIECE])
         # A piece has whole chunks, so that no chunk is decompressed twice.
-        step = min(chunk * max(1, _PIECE // chunk), max(self.nnz, 1))
+        step = min(chunk * max(1, _PIECE // chunk), max(len(pixels), 1))
         buffers = [np.empty(step, column.dtype) for column in columns]
-        for start in range(0, self.nnz, step):
-            parts = [buffer[: min(step, self.nnz - start)] for buffer in buffers]
+        start = pixels.start
+        while start < pixels.stop:
+            stop = min((start // step + 1) * step, pixels.stop)
+            parts = [buffer[: stop - start] for buffer in buffers]
             for column, part in zip(columns, parts, strict=True):
                 self.read(column, part, start)
             yield start, parts
+            start = stop
 
-    def placed_pieces(self, *others: Any) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
+    def placed_pieces(
+        self, *others: Any, pixels: range | None = None
+    ) -> Iterator[tuple[int, list[NDArray[Any]], bool]]:
         """Yield pieces of ``bin1_id``, ``bin2_id`` and `others`, and whether the pixels ascend.
 
         Each pixel must be on the upper triangle. A wrong offset would move pixels to another bin,
         so ``bin1_id`` is compared with the offsets.
         """
         indptr, before = self.row_offsets(), (-1, -1)
-        for start, parts in self.pieces(self.ids("bin1_id"), self.ids("bin2_id"), *others):
+        columns_read = self.ids("bin1_id"), self.ids("bin2_id"), *others
+        pixels = range(self.nnz) if pixels is None else pixels
+        for start, parts in self.pieces(*columns_read, pixels=pixels):
             rows, columns = parts[:2]
             bad = rows != rows_of(indptr, start, start + rows.size)
             if bad.any():
@@ -226,32 +238,41 @@ class Map:
     def check_counts(self, counts: NDArray[Any], start: int) -> None:
         check_counts(self.uri, counts, start)
 
-    def matrix(self, *, strict: bool) -> scipy.sparse.csr_array:
-        """Read the pixels as canonical CSR. `strict` refuses counts that cannot be balanced."""
-        counts = self.counts()
+    def matrix(self, *, strict: bool, bins: range | None = None) -> scipy.sparse.csr_array:
+        """Read the pixels as canonical CSR. `strict` refuses counts that cannot be balanced.
+
+        If `bins` is given, only the contacts among these bins are read. The shape is the same.
+        """
+        counts, offsets = self.counts(), self.row_offsets()
+        bins = range(self.k) if bins is None else bins
+        pixels = range(int(offsets[bins.start]), int(offsets[bins.stop]))
         dtype = index_dtype(self.k, self.k, self.nnz)
-        needed = self.nnz * (dtype.itemsize + counts.dtype.itemsize)
         _validation.fits(
             f"the pixels of {self.uri}",
-            needed,
+            len(pixels) * (dtype.itemsize + counts.dtype.itemsize),
             "read them in each pass: balance with memory=, or pass the path as A",
         )
-        indices, values = (
-            np.empty(self.nnz, dtype),
-            np.empty(self.nnz, counts.dtype.newbyteorder("=")),
-        )
-        in_order = True
-        for start, (_, columns, found), ascends in self.placed_pieces(counts):
+        indices = np.empty(len(pixels), dtype)
+        values = np.empty(len(pixels), counts.dtype.newbyteorder("="))
+        sizes, end, in_order = np.zeros(len(bins), np.int64), 0, True
+        for start, (rows, columns, found), ascends in self.placed_pieces(counts, pixels=pixels):
             if strict:
                 self.check_counts(found, start)
-            part = np.s_[start : start + columns.size]
+            if len(bins) < self.k:
+                inside = columns < bins.stop
+                rows, columns, found = rows[inside], columns[inside], found[inside]  # noqa: PLW2901
+                sizes += np.bincount(rows - bins.start, minlength=len(bins))
+            part = np.s_[end : end + columns.size]
             indices[part], values[part], in_order = columns, found, in_order and ascends
-        indptr = self.row_offsets()
+            end = part.stop
+        if len(bins) < self.k:
+            offsets = np.zeros(self.k + 1, np.int64)
+            offsets[bins.start + 1 : bins.stop + 1] = np.cumsum(sizes)
+            offsets[bins.stop + 1 :] = end
         if not in_order:
-            indptr, kept = self._sort(indptr, indices, values)
-            indices, values = indices[:kept], values[:kept]
+            offsets, end = self._sort(offsets, indices, values)
         return scipy.sparse.csr_array(
-            (values, indices, indptr.astype(dtype)), shape=(self.k, self.k)
+            (values[:end], indices[:end], offsets.astype(dtype)), shape=(self.k, self.k)
         )
 
     def _sort(
@@ -318,17 +339,50 @@ def _maps(file: Any) -> list[str]:
         file.visititems(collect)
     except Exception:  # noqa: BLE001  # a damaged file may raise any error; keep the maps found
         return found
-    return sorted(
-        found,
-        key=lambda name: [
-            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
-        ],
-    )
+    return sorted(found, key=_natural)
+
+
+def _natural(name: str) -> list[int | str]:
+    """A key that sorts numbers in names by their size."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 @contextmanager
 def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
     """Open a map. By default HDF5 has no cache of chunks, because each chunk is read once."""
+    with _opened(uri, cache) as (file, group):
+        yield Map(os.fsdecode(uri), file, "/" if group is None else group)
+
+
+def maps_of(path: str | os.PathLike[str]) -> list[str]:
+    """List the names of all maps of a file of several, in their natural order.
+
+    A map that is damaged is listed as well.
+    """
+    with _opened(path, 0) as (file, group):
+        if group is not None:
+            raise ValueError(
+                f"{os.fsdecode(path)} names one map of a file, and all maps are to be balanced: "
+                f"pass the file, {split(path)[0]}"
+            )
+        found = []
+        for folder in ("resolutions", "cells"):
+            try:
+                found += [f"/{folder}/{name}" for name in file.get(folder, ())]
+            except Exception as error:  # noqa: BLE001  # a damaged file may raise any error
+                raise _unreadable(os.fsdecode(path), f"the group /{folder}", error) from None
+        found = sorted(found, key=_natural) or _maps(file)
+    if not found:
+        raise ValueError(
+            f"{os.fsdecode(path)} does not hold several maps, as .mcool and .scool files do: "
+            "balance it as one map"
+        )
+    return [f"{os.fsdecode(path)}::{name}" for name in found]
+
+
+@contextmanager
+def _opened(uri: str | os.PathLike[str], cache: int) -> Iterator[tuple[Any, str | None]]:
+    """Open a file of maps. Yields it, and the group that the name has."""
     h5py = hdf5()
     path, group = split(uri)
     text = os.fsdecode(uri)
@@ -345,7 +399,7 @@ def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
     except Exception as error:  # a damaged file may raise any error
         raise _no_hdf5(text, error) from error
     with file:
-        yield Map(text, file, "/" if group is None else group)
+        yield file, group
 
 
 def hdf5() -> Any:

@@ -1,4 +1,4 @@
-"""The commands `build`, `check`, `fit` and `scale`."""
+"""The commands `build`, `check` and `fit`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 
 from .. import _validation, io, testing
-from .._matrix import columns, contact_map
-from .._solvers.status import ScalingStatus
 from .._system import machine
 from .._system.outputs import complete_or_absent
 from .._validation import Order, Rows
 from ..builder import JacobianBuilder
 from ..fitting import fit as solve
-from ..scaling import symmetric_scaling
 from .common import (
     ExitCode,
-    as_typed,
     check_output,
     counting,
     describe,
@@ -31,14 +27,6 @@ from .common import (
     refuse_maps,
     say,
 )
-
-_CODES = {
-    ScalingStatus.ENTRIES_DROPPED: ExitCode.DROPPED,
-    ScalingStatus.IN_PART: ExitCode.IN_PART,
-}
-# options of `scale` that only one kind of input takes
-_OF_MATRICES = ("target", "uplo")
-_OF_MAPS = ("cis_only", "trans_only", "mad_max", "blacklist", "write", "name", "force")
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -199,75 +187,3 @@ def fit(arguments: argparse.Namespace) -> int:
         io.write_vector(output, result.x)
         say(f"   x written to {output}")
     return ExitCode.DONE if result.success else ExitCode.FAILED
-
-
-def scale(arguments: argparse.Namespace) -> int:
-    """Scale a symmetric matrix to given row sums, or balance a Hi-C contact map."""
-    is_map = contact_map.is_map(arguments.A)
-    path = Path(contact_map.split(arguments.A)[0] if is_map else arguments.A)
-    target: Path | None = arguments.target
-    if arguments.output is not None:
-        check_output(arguments.output, ".npy", [path] if target is None else [path, target])
-    _refuse_options_of_others(arguments, is_map=is_map)
-    if not arguments.write and (arguments.name is not None or arguments.force):
-        raise ValueError("--name and --force say how to write: pass --write as well")
-    name = "weight" if arguments.name is None else arguments.name
-    started = time.perf_counter()
-    read_from = None
-    if arguments.write:
-        from .. import cool
-
-        columns.check_name(name)
-        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
-    result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
-    seconds = time.perf_counter() - started
-    say(f"scale: {as_typed(result.message, arguments, getattr(result, 'unscaled', []))}")
-    say(
-        f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} "
-        f"passes over A, in {seconds:.3f} s, reading and compiling included"
-    )
-    if arguments.output is not None:
-        io.write_vector(arguments.output, result.weight if is_map else result.x)
-        say(f"   {'weights' if is_map else 'x'} written to {arguments.output}")
-    if arguments.write and result.success:
-        cool.write_balanced(arguments.A, result, name, overwrite=arguments.force, read=read_from)
-        how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
-        say(f'   weights written to column "{name}" of {arguments.A}{how}')
-    return ExitCode.DONE if result.success else _CODES.get(result.status, ExitCode.FAILED)
-
-
-def _refuse_options_of_others(arguments: argparse.Namespace, *, is_map: bool) -> None:
-    """Refuse options for maps if the input is a matrix, and options for matrices if it is a map."""
-    for name in _OF_MATRICES if is_map else _OF_MAPS:
-        given = getattr(arguments, name)
-        if given is not None and given is not False:
-            kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
-            raise ValueError(
-                f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}"
-            )
-
-
-def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were given or have a default."""
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _scaling_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("tol", "max_products", "min_count", "support", "memory", "ignore_diags", "min_nnz")
-    return {**_given(arguments, *names), "progress": sys.stderr.isatty()}
-
-
-def _scale_matrix(arguments: argparse.Namespace) -> Any:
-    A = io.read_matrix(arguments.A)
-    d = 1.0 if arguments.target is None else io.read_vector(arguments.target)
-    describe(Path(arguments.A).name, A)
-    return symmetric_scaling(A, d, uplo=arguments.uplo, **_scaling_options(arguments))
-
-
-def _scale_map(arguments: argparse.Namespace) -> Any:
-    from .. import cool
-
-    names = ("cis_only", "trans_only", "blacklist", "mad_max")
-    options = _scaling_options(arguments) | _given(arguments, *names)
-    return cool.balance(arguments.A, **options)

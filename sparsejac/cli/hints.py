@@ -9,10 +9,10 @@ from .._validation import REPLACE
 
 # names of arguments that messages may tell users to pass
 _ARGUMENTS = frozenset({
-    "bilinear", "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags",
+    "bed", "bilinear", "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags",
     "mad_max", "mask", "max_iter", "max_products", "memory", "min_count", "min_nnz", "order",
-    "overwrite", "pairs", "rank", "regularization", "rows", "support", "target", "tol",
-    "trans_only", "uplo", "workers", "x0",
+    "overwrite", "pairs", "rank", "region", "regularization", "rescale", "rows", "support",
+    "target", "tol", "trans_only", "uplo", "workers", "x0",
 })  # fmt: skip
 # `adapted` might change a text that matches this
 _SPOILED = re.compile(r"[=,;:(]| must |^pass |\b(?:workers|check_finite)\b")

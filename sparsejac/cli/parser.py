@@ -10,10 +10,11 @@ from typing import Any, NoReturn, get_args
 from .. import _validation
 from .._solvers.scaling_state import Examination
 from .._system.version import __version__
-from .commands import build, check, fit, scale
+from .commands import build, check, fit
 from .common import ExitCode
 from .compiling import ACCEPTED_DTYPES, compile_kernels
 from .demo import demo
+from .scaling import scale
 
 _FILES = (
     "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder that build wrote; .npy files and "
@@ -172,8 +173,8 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         "A",
         metavar="FILE",
         help=(
-            f"the matrix: {_FILES}; or a map, FILE.cool, FILE.mcool::/resolutions/10000 or "
-            "FILE.scool::/cells/NAME"
+            f"the matrix: {_FILES}; or a map, FILE.cool, FILE.mcool::/resolutions/10000, "
+            "FILE.scool::/cells/NAME, or FILE.matrix or FILE.matrix.gz of HiC-Pro"
         ),
     )
     to.add_argument(
@@ -181,7 +182,11 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="x.npy",
-        help="write x, or the weights of a map, with NaN for rows that are left out",
+        help=(
+            "write x, or the weights of a map, with NaN for rows that are left out; for a map also "
+            ".tsv or .tsv.gz (chrom, start, end, weight), or .biases or .biases.gz (1/weight, for "
+            "Fit-Hi-C)"
+        ),
     )
     to.add_argument(
         "--tol",
@@ -220,7 +225,9 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
     to.epilog = (
         "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales the matrix "
         "without the entries that were dropped (--support drop); 4 some chromosomes have no "
-        "scaling (--cis-only). Weights are written only if the exit code is 0."
+        "scaling (--cis-only). Weights are written into maps only if the exit code is 0. With "
+        "--all, the weights of each map that is balanced are written, and the exit code is 0 if "
+        "all are, and otherwise 2 if a map raised an error, or 1, 3 or 4, in this order."
     )
 
 
@@ -237,6 +244,11 @@ def _filter_options(to: argparse.ArgumentParser) -> None:
 
 
 def _map_options(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--all",
+        action="store_true",
+        help="for a .mcool or .scool file: balance each of its maps, with a verdict for each",
+    )
     part = to.add_mutually_exclusive_group()
     part.add_argument(
         "--cis-only", action="store_true", help="for a map: balance each chromosome by itself"
@@ -254,6 +266,25 @@ def _map_options(to: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.bed",
         help="for a map: leave out bins that overlap with these intervals",
+    )
+    to.add_argument(
+        "--region",
+        metavar="REGION",
+        help=(
+            "for a map: balance this part by itself, such as chr2 or chr2:1,000,000-5,000,000; "
+            "other weights are NaN"
+        ),
+    )
+    to.add_argument(
+        "--bed",
+        type=Path,
+        metavar="FILE_abs.bed",
+        help="for a .matrix of HiC-Pro: its bins (default: the _abs.bed of the same name)",
+    )
+    to.add_argument(
+        "--rescale",
+        action="store_true",
+        help="for a map: keep the sum of all contacts, instead of row sums of 1",
     )
     to.add_argument(
         "--write", action="store_true", help="for a map: write the weights into the file"

@@ -1,0 +1,178 @@
+"""The command `scale`, for matrices and for contact maps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import io
+from .._matrix import columns, contact_map, hicpro, weights_text
+from .._solvers.status import ScalingStatus
+from ..scaling import symmetric_scaling
+from .common import ExitCode, as_typed, check_output, describe, say
+
+_CODES = {
+    ScalingStatus.ENTRIES_DROPPED: ExitCode.DROPPED,
+    ScalingStatus.IN_PART: ExitCode.IN_PART,
+}
+# the code of several maps is the first of these that a map has
+_WORST_FIRST = (ExitCode.MISUSED, ExitCode.FAILED, ExitCode.DROPPED, ExitCode.IN_PART)
+# options of `scale` that only one kind of input takes
+_OF_MATRICES = ("target", "uplo")
+_OPTIONS_OF_MAPS = ("cis_only", "trans_only", "blacklist", "mad_max", "region", "bed", "rescale")
+_OF_MAPS = (*_OPTIONS_OF_MAPS, "all", "write", "name", "force")
+
+
+def scale(arguments: argparse.Namespace) -> int:
+    """Scale a symmetric matrix to given row sums, or balance a Hi-C contact map."""
+    triplets = hicpro.is_triplets(arguments.A)
+    is_map = triplets or contact_map.is_map(arguments.A)
+    path = Path(arguments.A if triplets or not is_map else contact_map.split(arguments.A)[0])
+    output: Path | None = arguments.output
+    inputs = [path, *(one for one in (arguments.target, arguments.bed) if one is not None)]
+    if output is not None and is_map and weights_text.is_text(output):
+        check_output(output, output.suffix, inputs)
+    elif output is not None:
+        check_output(output, ".npy", inputs)
+    _refuse_options_of_others(arguments, is_map=is_map)
+    if not arguments.write and (arguments.name is not None or arguments.force):
+        raise ValueError("--name and --force say how to write: pass --write as well")
+    if arguments.all:
+        return _scale_all(arguments)
+    started, name, read_from = time.perf_counter(), _column(arguments), None
+    if arguments.write:
+        from .. import cool
+
+        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
+    result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
+    _report(arguments, result, time.perf_counter() - started)
+    if output is not None:
+        _write_output(arguments, output, result, is_map=is_map)
+    if arguments.write and result.success:
+        _write_columns(arguments, {arguments.A: result}, read_from)
+    return _code(result)
+
+
+def _scale_all(arguments: argparse.Namespace) -> int:
+    """Balance all maps of a file, and write the columns of those that are balanced."""
+    from .. import cool
+
+    for name in ("output", "bed"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} is for one map, and --all is for all maps of a file")
+    options = cool.options_of_all(**_map_options(arguments))
+    uris, read_from = contact_map.maps_of(arguments.A), None
+    if arguments.write:
+        read_from = cool.prepare_all(
+            arguments.A, uris, _column(arguments), overwrite=arguments.force
+        )
+    done, codes, started = {}, [], time.perf_counter()
+    for uri, result in cool.balanced_each(uris, options):
+        say(uri)
+        codes.append(_code(result))
+        if result.status < 0:
+            message = as_typed(" ".join(result.message.split()), arguments, [uri])
+            print(f"sparsejac scale: error: {message}", file=sys.stderr)
+            say("scale: not balanced, because of an error")
+            continue
+        _report(arguments, result, time.perf_counter() - started, [uri])
+        started = time.perf_counter()
+        if result.success:
+            done[uri] = result
+    say(f"{len(done)} of {len(uris)} maps are balanced")
+    if arguments.write and done:
+        _write_columns(arguments, done, read_from)
+    return next((code for code in _WORST_FIRST if code in codes), ExitCode.DONE)
+
+
+def _code(result: Any) -> int:
+    """The exit code of a result."""
+    if result.success:
+        return ExitCode.DONE
+    return ExitCode.MISUSED if result.status < 0 else _CODES.get(result.status, ExitCode.FAILED)
+
+
+def _report(
+    arguments: argparse.Namespace, result: Any, seconds: float, more: list[str] | None = None
+) -> None:
+    given = [*getattr(result, "unscaled", []), *(more or [])]
+    say(f"scale: {as_typed(result.message, arguments, given)}")
+    say(
+        f"   {np.count_nonzero(result.kept)} of {result.kept.size} rows, {result.n_products} "
+        f"passes over A, in {seconds:.3f} s, reading and compiling included"
+    )
+    if warning := getattr(result, "warning", ""):
+        print(f"sparsejac scale: warning: {warning}", file=sys.stderr)
+
+
+def _write_output(
+    arguments: argparse.Namespace, output: Path, result: Any, *, is_map: bool
+) -> None:
+    if is_map and weights_text.is_text(output):
+        from .. import cool
+
+        cool.export_weights(output, arguments.A, result.weight, bed=arguments.bed)
+    else:
+        io.write_vector(output, result.weight if is_map else result.x)
+    say(f"   {'weights' if is_map else 'x'} written to {output}")
+
+
+def _column(arguments: argparse.Namespace) -> str:
+    return "weight" if arguments.name is None else arguments.name
+
+
+def _write_columns(
+    arguments: argparse.Namespace, results: Mapping[str, Any], read: columns.Identity | None
+) -> None:
+    from .. import cool
+
+    name = _column(arguments)
+    cool.write_balanced(results, name, overwrite=arguments.force, read=read)
+    how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
+    where = arguments.A if len(results) == 1 else f"{len(results)} maps of {arguments.A}"
+    say(f'   weights written to column "{name}" of {where}{how}')
+
+
+def _refuse_options_of_others(arguments: argparse.Namespace, *, is_map: bool) -> None:
+    """Refuse options for maps if the input is a matrix, and options for matrices if it is a map."""
+    for name in _OF_MATRICES if is_map else _OF_MAPS:
+        given = getattr(arguments, name)
+        if given is not None and given is not False:
+            kind, other = ("matrices", "a contact map") if is_map else ("contact maps", "a matrix")
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {kind}, and {arguments.A} is {other}"
+            )
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given or have a default."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _scaling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("tol", "max_products", "min_count", "support", "memory", "ignore_diags", "min_nnz")
+    return {**_given(arguments, *names), "progress": sys.stderr.isatty()}
+
+
+def _scale_matrix(arguments: argparse.Namespace) -> Any:
+    A = io.read_matrix(arguments.A)
+    d = 1.0 if arguments.target is None else io.read_vector(arguments.target)
+    describe(Path(arguments.A).name, A)
+    return symmetric_scaling(A, d, uplo=arguments.uplo, **_scaling_options(arguments))
+
+
+def _map_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return _scaling_options(arguments) | _given(arguments, *_OPTIONS_OF_MAPS)
+
+
+def _scale_map(arguments: argparse.Namespace) -> Any:
+    from .. import cool
+
+    return cool.balance(arguments.A, **_map_options(arguments))
