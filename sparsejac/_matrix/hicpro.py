@@ -8,6 +8,7 @@ triangle, unless its option says otherwise.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import re
@@ -44,55 +45,60 @@ class Triplets:
     def __init__(self, path: str | os.PathLike[str], bed: str | os.PathLike[str] | None) -> None:
         self.uri = os.fsdecode(path)
         self._bed = _bed_beside(self.uri) if bed is None else os.fsdecode(bed)
-        rows, columns, self._counts = _read(self.uri)
-        last = int(columns.max(initial=0))
+
+    @functools.cached_property
+    def _bins(self) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
         if self._bed is None:
-            self.k = last
-        else:
-            self._names, self._chromosomes, self._starts, self._ends = _bins(self._bed)
-            self.k = self._chromosomes.size
-            if last > self.k:
-                line = int(np.argmax(columns == last)) + 1
-                raise ValueError(
-                    f"{self.uri}, line {line}: it has bin {last}, and {self._bed} has {self.k} "
-                    "bins: pass the BED file of the same resolution"
-                )
-        dtype = index_dtype(self.k, self.k, rows.size)
-        self._rows, self._columns = (ids.astype(dtype) - dtype.type(1) for ids in (rows, columns))
+            raise ValueError(
+                f"{self.uri} has numbers for its bins, and their chromosomes are needed: pass "
+                f"bed=, the BED file that HiC-Pro writes, {_stem(self.uri)}_abs.bed"
+            )
+        return _read_bins(self._bed)
+
+    @functools.cached_property
+    def _triplets(self) -> Triple:
+        return _read(self.uri)
 
     @property
     def named(self) -> bool:
         """Whether the chromosomes of the bins are known."""
         return self._bed is not None
 
+    @property
+    def k(self) -> int:
+        """The number of bins. Without names, it is the largest number of the file."""
+        return self._bins[1].size if self.named else int(self._triplets[1].max(initial=0))
+
     def names(self) -> list[str]:
         """The names of the chromosomes."""
-        if self._bed is None:
-            raise ValueError(
-                f"{self.uri} has numbers for its bins, and this needs their chromosomes: pass "
-                f"bed=, the BED file of its bins that HiC-Pro writes, {_stem(self.uri)}_abs.bed"
-            )
-        return self._names
+        return self._bins[0]
 
     def chromosomes(self) -> NDArray[Any]:
         """The number of each bin's chromosome. Without names, there is one chromosome."""
-        return np.zeros(self.k, np.int32) if self._bed is None else self._chromosomes
+        return self._bins[1] if self.named else np.zeros(self.k, np.int32)
 
     def bounds(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Where each bin starts and ends."""
-        self.names()
-        return self._starts, self._ends
+        return self._bins[2:]
 
     def matrix(self, *, strict: bool, bins: range | None = None) -> scipy.sparse.csr_array:  # noqa: ARG002
         """Make canonical CSR. Counts of a pair that has several lines are added.
 
         If `bins` is given, only the contacts among these bins are kept.
         """
-        rows, columns, counts = self._rows, self._columns, self._counts
+        rows, columns, counts = self._triplets
+        if columns.max(initial=0) > self.k:
+            line = int(np.argmax(columns > self.k))
+            raise ValueError(
+                f"{self.uri}, line {line + 1}: it has bin {int(columns[line])}, and {self._bed} "
+                f"has {self.k} bins: pass the BED file of the same resolution"
+            )
         if bins is not None:
-            inside = (rows >= bins.start) & (columns < bins.stop)
+            inside = (rows > bins.start) & (columns <= bins.stop)  # they count from 1
             rows, columns, counts = rows[inside], columns[inside], counts[inside]
-        found = scipy.sparse.coo_array((counts, (rows, columns)), shape=(self.k, self.k)).tocsr()
+        dtype = index_dtype(self.k, self.k, rows.size)
+        at = tuple(ids.astype(dtype) - dtype.type(1) for ids in (rows, columns))
+        found = scipy.sparse.coo_array((counts, at), shape=(self.k, self.k)).tocsr()
         found.sum_duplicates()
         if not np.isfinite(found.data).all():
             raise ValueError(f"{self.uri} has a pair of bins whose counts add up to infinity")
@@ -114,7 +120,7 @@ def _bed_beside(path: str) -> str | None:
 # --- the bins -------------------------------------------------------------------------------------
 
 
-def _bins(path: str) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _read_bins(path: str) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Read names, and for each bin the number of its chromosome, its start and its end."""
     names: dict[str, int] = {}
     table: list[tuple[int, int, int]] = []
@@ -151,6 +157,8 @@ def _read(path: str) -> Triple:
                 number += block.count(b"\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read as a matrix of HiC-Pro: {error}") from None
+    if len(parts) == 1:
+        raise ValueError(f"{path} is empty")
     rows, columns, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return rows, columns, counts
 
@@ -167,8 +175,8 @@ def _blocks(path: str, file: IO[bytes]) -> Iterator[bytes]:
         yield block[:end]
     if rest:
         raise ValueError(
-            f"{path} cannot be read as a matrix of HiC-Pro: its last line has no end, so it may be "
-            "cut: copy it anew"
+            f"{path} cannot be read as a matrix of HiC-Pro: it has a line without an end, so it "
+            "may be cut: copy it anew"
         )
 
 

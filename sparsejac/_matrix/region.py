@@ -16,7 +16,9 @@ class BinTable(Protocol):
     """A contact map whose bins are read from a table."""
 
     uri: str
-    k: int
+
+    @property
+    def k(self) -> int: ...
 
     def bounds(self) -> tuple[NDArray[Any], NDArray[Any]]: ...
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import io
-from .._matrix import columns, contact_map, hicpro, weights_text
+from .._matrix import columns, contact_map, contacts, hicpro, weights_text
 from .._solvers.status import ScalingStatus
 from ..scaling import symmetric_scaling
 from .common import ExitCode, as_typed, check_output, describe, say
@@ -36,11 +36,13 @@ def scale(arguments: argparse.Namespace) -> int:
     path = Path(arguments.A if triplets or not is_map else contact_map.split(arguments.A)[0])
     output: Path | None = arguments.output
     inputs = [path, *(one for one in (arguments.target, arguments.bed) if one is not None)]
-    if output is not None and is_map and weights_text.is_text(output):
-        check_output(output, output.suffix, inputs)
-    elif output is not None:
-        check_output(output, ".npy", inputs)
     _refuse_options_of_others(arguments, is_map=is_map)
+    if output is not None:
+        text = is_map and weights_text.is_text(output)
+        check_output(output, output.suffix if text else ".npy", inputs)
+        if text:
+            with contacts.opened(arguments.A, arguments.bed) as map_:
+                map_.names()  # raises if they are not known
     if not arguments.write and (arguments.name is not None or arguments.force):
         raise ValueError("--name and --force say how to write: pass --write as well")
     if arguments.all:
