@@ -225,7 +225,7 @@ def balance(
 
     **Memory.** The map as `read` stores it, and the vectors of `symmetric_scaling`. With `memory`,
     that many bytes, which must be at least 384 bytes for each bin, 2 MiB, and some rows. Reading a
-    ``.matrix`` takes 80 bytes for each line. Of a `region`, the map takes as much as `read` would
+    ``.matrix`` takes 60 bytes for each line. Of a `region`, the map takes as much as `read` would
     for the pixels in the rows of its bins.
 
     Examples

@@ -198,6 +198,7 @@ def test_docstrings(documented):
         io.write_csr,
         io.write_csr_blocks,
         io.write_vector,
+        cool.export_weights,
         cool.write_weights,
     ):
         assert "Returns" in bodies or "Yields" in bodies

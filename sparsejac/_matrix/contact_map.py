@@ -63,8 +63,9 @@ class Map:
 
     def __init__(self, uri: str, file: Any, group: str) -> None:
         self.uri, self._file = uri, file
+        self.group: Any = None
         with self.naming_errors("the group"):
-            self.group: Any = file.get(group)
+            self.group = file.get(group)
             if self.group is None or not hasattr(self.group, "keys"):
                 raise self._no_map(f"it has no group {group!r}")
             missing = [
@@ -89,7 +90,8 @@ class Map:
         listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (
             len(maps) > _LISTED
         )
-        hint = f": pass one of its {len(maps)} maps, {listed}" if maps else ""
+        own = getattr(self.group, "name", None)  # it is a map if it only lacks a column
+        hint = f": pass one of its {len(maps)} maps, {listed}" if maps and own not in maps else ""
         return ValueError(f"{self.uri} is not a contact map, as {reason}{hint}")
 
     @contextmanager

@@ -26,11 +26,15 @@ class BinTable(Protocol):
 def check_region(region: object) -> str | None:
     """Refuse a region that is not text. Whether a map has it is not known yet."""
     if region is not None and not (isinstance(region, str) and region.strip()):
-        raise ValueError(
-            "region must be a chromosome, or a part of one such as 'chr2:1,000,000-5,000,000', got "
-            f"{region!r}"
-        )
+        raise _no_region(region)
     return region
+
+
+def _no_region(region: object) -> ValueError:
+    return ValueError(
+        "region must be a chromosome, or a part of one such as 'chr2:1,000,000-5,000,000', got "
+        f"{region!r}"
+    )
 
 
 def bins_of_region(
@@ -47,10 +51,7 @@ def bins_of_region(
         name, _, text = region.rpartition(":")
         part = _BOUNDS.fullmatch(text.strip())
         if part is None:
-            raise ValueError(
-                "region must be a chromosome, or a part of one such as 'chr2:1,000,000-5,000,000', "
-                f"got {region!r}"
-            )
+            raise _no_region(region)
     if name not in names:
         listed = ", ".join(map(repr, names[:_LISTED])) + ", …" * (len(names) > _LISTED)
         raise ValueError(

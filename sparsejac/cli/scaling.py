@@ -110,7 +110,8 @@ def _report(
         f"passes over A, in {seconds:.3f} s, reading and compiling included"
     )
     if warning := getattr(result, "warning", ""):
-        print(f"sparsejac scale: warning: {warning}", file=sys.stderr)
+        which = "".join(f"{uri}: " for uri in more or [])
+        print(f"sparsejac scale: warning: {which}{warning}", file=sys.stderr)
 
 
 def _write_output(
