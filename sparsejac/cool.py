@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._matrix import columns, contact_map, contacts, hicpro, weights_text
+from ._matrix import columns, contact_map, contacts, hicpro, map_files, weights_text
 from ._solvers import balancing
 from ._solvers.balancing_options import Options
 from ._solvers.scaling_state import Examination
@@ -349,7 +349,7 @@ def balance_all(
             raise TypeError(
                 f"balance_all got the option {name!r}: it takes those of balance, except bed and x0"
             )
-    checked, uris = options_of_all(**options), contact_map.maps_of(path)
+    checked, uris = options_of_all(**options), map_files.maps_of(path)
     read_from = prepare_all(path, uris, store_name, overwrite=overwrite) if store else None
     results = dict(balanced_each(uris, checked))
     done = {uri: result for uri, result in results.items() if result.success}

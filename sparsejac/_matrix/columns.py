@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._system.files import sync_folder, temporary_name
-from . import contact_map
+from . import contact_map, map_files
 from .numbers import identity
 from .overlay import Overlay
 
@@ -63,7 +63,7 @@ def check_name(name: Any) -> str:
 
 def check(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> None:
     """Refuse a column that cannot be written, before anything is computed."""
-    path = Path(os.path.realpath(contact_map.split(uri)[0]))
+    path = Path(os.path.realpath(map_files.split(uri)[0]))
     with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
         bins, k = map_.group["bins"], map_.k
         hidden = _hidden(map_.group, name)
@@ -90,7 +90,7 @@ def write(
     This restores columns that a killed run of version 0.1 has hidden. `read` is the identity of the
     file from which the values were computed. Another file is refused.
     """
-    groups = {one: contact_map.split(one)[1] or "/" for one in columns}
+    groups = {one: map_files.split(one)[1] or "/" for one in columns}
 
     def change(file: Any) -> None:
         for one, (values, stats) in columns.items():
@@ -119,13 +119,13 @@ def write(
 
 def file_of(uri: str | os.PathLike[str]) -> Identity:
     """The identity of a map's file, which changes when the file is changed or replaced."""
-    return identity(Path(contact_map.split(uri)[0]).stat())
+    return identity(Path(map_files.split(uri)[0]).stat())
 
 
 def check_unchanged(uri: str | os.PathLike[str], read: Identity | None) -> None:
     """Refuse to write weights that were computed from other pixels."""
     if read is not None and file_of(uri) != read:
-        raise _other_file(Path(os.path.realpath(contact_map.split(uri)[0])))
+        raise _other_file(Path(os.path.realpath(map_files.split(uri)[0])))
 
 
 def _other_file(path: Path) -> OSError:
@@ -139,7 +139,7 @@ def recover(uri: str | os.PathLike[str]) -> None:
     """Restore columns that a killed run of version 0.1 has hidden."""
     with contact_map.reading(uri) as map_, map_.naming_errors("the bin table"):
         left = any(_LEFTOVER.fullmatch(name) for name in map_.group)
-    root = contact_map.split(uri)[1] or "/"
+    root = map_files.split(uri)[1] or "/"
     if left:
         _changed(
             uri,
@@ -229,8 +229,8 @@ def _changed(
     Before the copy replaces the file, ``verify(file)`` reads it. If `read` is given, the file must
     still have that identity.
     """
-    h5py = contact_map.hdf5()
-    path = Path(os.path.realpath(contact_map.split(uri)[0]))  # a symbolic link stays a link
+    h5py = map_files.hdf5()
+    path = Path(os.path.realpath(map_files.split(uri)[0]))  # a symbolic link stays a link
     for one in maps:
         with contact_map.reading(one) as map_, map_.naming_errors("the bin table"):
             _check_own(one, map_.group, path)

@@ -6,10 +6,8 @@ The pixels are a sparse upper triangle, sorted by rows.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,40 +17,11 @@ from numpy.typing import NDArray
 from .. import _validation
 from .completeness import check_complete
 from .indices import index_dtype
+from .map_files import maps_in, opened, unreadable
 from .pixel_order import rows_of, sorting, summed
 
-SUFFIXES = (".cool", ".mcool", ".scool")
 _PIECE = 2**17  # pixels that are read at a time, if they are not stored in larger chunks
 _LISTED = 10  # how many maps of a file a message lists
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-def split(uri: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """Split ``file::group`` into the file and the group.
-
-    The name of a file may contain ``::``. So the first part must be a file, or have the suffix of a
-    contact map.
-    """
-    text = os.fsdecode(uri)
-    cuts = [match.start() for match in re.finditer("::", text)]
-    if not cuts or Path(text).exists():
-        return text, None
-    for is_file in (
-        lambda head: Path(head).is_file(),
-        lambda head: head.lower().endswith(SUFFIXES),
-    ):
-        for cut in cuts:
-            if is_file(text[:cut]):
-                return text[:cut], text[cut + 2 :] or "/"
-    return text, None
-
-
-def is_map(uri: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of a contact map, and not of another file or a folder."""
-    path, group = split(uri)
-    return group is not None or (path.lower().endswith(SUFFIXES) and not Path(path).is_dir())
 
 
 # --- one map of a file ----------------------------------------------------------------------------
@@ -84,7 +53,7 @@ class Map:
         self.nnz = self._column("pixels/bin2_id").size
 
     def _no_map(self, reason: str) -> ValueError:
-        maps = _maps(self._file)
+        maps = maps_in(self._file)
         path = self._file.filename
         path = path.decode(errors="replace") if isinstance(path, bytes) else path
         listed = ", ".join(f"{path}::{name}" for name in maps[:_LISTED]) + ", …" * (
@@ -102,9 +71,9 @@ class Map:
         except (MemoryError, ValueError) as error:
             if isinstance(error, MemoryError) or str(error).startswith(self.uri):
                 raise
-            raise _unreadable(self.uri, what, error) from None
+            raise unreadable(self.uri, what, error) from None
         except Exception as error:  # noqa: BLE001
-            raise _unreadable(self.uri, what, error) from None
+            raise unreadable(self.uri, what, error) from None
 
     def _wrong(self, name: str, reason: str) -> ValueError:
         return ValueError(
@@ -320,102 +289,8 @@ def row_ranges(indptr: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         i0 = i1
 
 
-def _unreadable(uri: str, what: str, error: Exception) -> OSError | ValueError:
-    """Convert an error of the system or of HDF5 to an error with a message of one line."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    message = f"{uri} cannot be read, {what}: {words}"
-    if isinstance(error, OSError):
-        return OSError(error.errno, message) if error.errno else OSError(message)
-    return ValueError(message)
-
-
-def _maps(file: Any) -> list[str]:
-    """List the maps in a file of several. A damaged file may hide some."""
-    found: list[str] = []
-
-    def collect(name: str, item: Any) -> None:
-        if hasattr(item, "keys") and all(table in item for table in ("bins", "pixels", "indexes")):
-            found.append("/" + name)
-
-    try:
-        file.visititems(collect)
-    except Exception:  # noqa: BLE001  # a damaged file may raise any error; keep the maps found
-        return found
-    return sorted(found, key=_natural)
-
-
-def _natural(name: str) -> list[int | str]:
-    """A key that sorts numbers in names by their size."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
 @contextmanager
 def reading(uri: str | os.PathLike[str], *, cache: int = 0) -> Iterator[Map]:
     """Open a map. By default HDF5 has no cache of chunks, because each chunk is read once."""
-    with _opened(uri, cache) as (file, group):
+    with opened(uri, cache) as (file, group):
         yield Map(os.fsdecode(uri), file, "/" if group is None else group)
-
-
-def maps_of(path: str | os.PathLike[str]) -> list[str]:
-    """List the names of all maps of a file of several, in their natural order.
-
-    A map that is damaged is listed as well.
-    """
-    with _opened(path, 0) as (file, group):
-        if group is not None:
-            raise ValueError(
-                f"{os.fsdecode(path)} names one map of a file, and all maps are to be balanced: "
-                f"pass the file, {split(path)[0]}"
-            )
-        found = []
-        for folder in ("resolutions", "cells"):
-            try:
-                found += [f"/{folder}/{name}" for name in file.get(folder, ())]
-            except Exception as error:  # noqa: BLE001  # a damaged file may raise any error
-                raise _unreadable(os.fsdecode(path), f"the group /{folder}", error) from None
-        found = sorted(found, key=_natural) or _maps(file)
-    if not found:
-        raise ValueError(
-            f"{os.fsdecode(path)} does not hold several maps, as .mcool and .scool files do: "
-            "balance it as one map"
-        )
-    return [f"{os.fsdecode(path)}::{name}" for name in found]
-
-
-@contextmanager
-def _opened(uri: str | os.PathLike[str], cache: int) -> Iterator[tuple[Any, str | None]]:
-    """Open a file of maps. Yields it, and the group that the name has."""
-    h5py = hdf5()
-    path, group = split(uri)
-    text = os.fsdecode(uri)
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder, and not a contact map")
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=cache)
-    except OSError as error:
-        if error.errno is not None:  # there is no permission, or the file is locked
-            raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
-        raise _no_hdf5(text, error) from error
-    except Exception as error:  # a damaged file may raise any error
-        raise _no_hdf5(text, error) from error
-    with file:
-        yield file, group
-
-
-def hdf5() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "files of contact maps need h5py, which comes with cooler and is not installed: "
-            "pip install '.[cool]' in a clone of the project, or pip install cooler"
-        ) from error
-    return h5py
-
-
-def _no_hdf5(uri: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{uri} is not a contact map, as HDF5 cannot open it: {' '.join(str(error).split())}"
-    )

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buffers import Buffer
-from .contact_map import is_map, reading, row_ranges, split
+from .contact_map import reading, row_ranges
 from .csr import CsrSource
+from .map_files import is_map, split
 from .numbers import changed, identity
 from .pixel_order import rows_of, sorting, summed
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _validation, io
 from .._kernels import listeners
-from .._matrix import contact_map
+from .._matrix import map_files
 from .._system import machine, outputs
 from .._system.progress import bar
 from . import hints
@@ -48,7 +48,7 @@ def as_typed(message: str, arguments: argparse.Namespace, more: Iterable[str] = 
     for value in vars(arguments).values():
         if isinstance(value, (str, Path)):
             path = str(value)
-            for name in (path, contact_map.split(path)[0]):
+            for name in (path, map_files.split(path)[0]):
                 given |= {name, Path(name).name, os.path.realpath(name), " ".join(name.split())}
     return hints.adapted(message, vars(arguments), shell=True, given=given)
 
@@ -74,7 +74,7 @@ def check_output(output: Path, suffix: str, sources: Sequence[Path]) -> None:
 
 def refuse_maps(*paths: Path) -> None:
     for path in paths:
-        if contact_map.is_map(path):
+        if map_files.is_map(path):
             raise ValueError(
                 f"{path} is a contact map, which only sparsejac scale takes: in Python, "
                 "JacobianBuilder, LeastSquares, fit and RowSums take its path"

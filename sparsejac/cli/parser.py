@@ -20,6 +20,13 @@ _FILES = (
     "Matrix Market (.mtx, .mtx.gz), .npz, .npy, or a folder that build wrote; .npy files and "
     "folders are read block by block"
 )
+_CODES_OF_SCALE = (
+    "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales the matrix "
+    "without the entries that were dropped (--support drop); 4 some chromosomes have no "
+    "scaling (--cis-only). Weights are written into maps only if the exit code is 0. With "
+    "--all, the weights of each map that is balanced are written, and the exit code is 0 if "
+    "all are, and otherwise 2 if a map raised an error, or 1, 3 or 4, in this order."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -222,13 +229,7 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         help="for a matrix: the file holds the upper or the lower triangle only",
     )
     _map_options(to)
-    to.epilog = (
-        "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales the matrix "
-        "without the entries that were dropped (--support drop); 4 some chromosomes have no "
-        "scaling (--cis-only). Weights are written into maps only if the exit code is 0. With "
-        "--all, the weights of each map that is balanced are written, and the exit code is 0 if "
-        "all are, and otherwise 2 if a map raised an error, or 1, 3 or 4, in this order."
-    )
+    to.epilog = _CODES_OF_SCALE
 
 
 def _filter_options(to: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import io
-from .._matrix import columns, contact_map, contacts, hicpro, weights_text
+from .._matrix import columns, contacts, hicpro, map_files, weights_text
 from .._solvers.status import ScalingStatus
 from ..scaling import symmetric_scaling
 from .common import ExitCode, as_typed, check_output, describe, say
@@ -32,8 +32,8 @@ _OF_MAPS = (*_OPTIONS_OF_MAPS, "all", "write", "name", "force")
 def scale(arguments: argparse.Namespace) -> int:
     """Scale a symmetric matrix to given row sums, or balance a Hi-C contact map."""
     triplets = hicpro.is_triplets(arguments.A)
-    is_map = triplets or contact_map.is_map(arguments.A)
-    path = Path(arguments.A if triplets or not is_map else contact_map.split(arguments.A)[0])
+    is_map = triplets or map_files.is_map(arguments.A)
+    path = Path(arguments.A if triplets or not is_map else map_files.split(arguments.A)[0])
     output: Path | None = arguments.output
     inputs = [path, *(one for one in (arguments.target, arguments.bed) if one is not None)]
     _refuse_options_of_others(arguments, is_map=is_map)
@@ -69,7 +69,7 @@ def _scale_all(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} is for one map, and --all is for all maps of a file")
     options = cool.options_of_all(**_map_options(arguments))
-    uris, read_from = contact_map.maps_of(arguments.A), None
+    uris, read_from = map_files.maps_of(arguments.A), None
     if arguments.write:
         read_from = cool.prepare_all(
             arguments.A, uris, _column(arguments), overwrite=arguments.force
