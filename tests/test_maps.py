@@ -5,12 +5,14 @@ rescaled weights, and weights as text.
 import gzip
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sparsejac import cli, cool
 from sparsejac._matrix import hicpro
+from sparsejac._solvers import balancing
 
 test_cool = pytest.importorskip("test_cool", reason="contact maps are written by cooler")
 cooler, pd, h5py = test_cool.cooler, test_cool.pd, test_cool.h5py
@@ -174,6 +176,30 @@ def test_what_has_not_several_maps(uri, mcool, tmp_path):
         cool.balance_all(mcool, tol=-1)
     with pytest.raises(TypeError, match="store must be True or False"):
         cool.balance_all(mcool, store=1)
+
+
+def test_a_folder_of_maps_that_is_none(mcool):
+    with h5py.File(mcool, "r+") as file:
+        file["cells"] = 3
+    with pytest.raises(ValueError, match=r"map.mcool cannot be read, the group /cells: "):
+        cool.balance_all(mcool)
+
+
+def test_several_maps_that_change(mcool, monkeypatch, tmp_path):
+    """A file that changes while its maps are balanced stays as it is then."""
+    balanced, last = balancing.balanced, []
+
+    def meanwhile(*arguments):
+        result = balanced(*arguments)
+        with h5py.File(mcool, "r+") as file:
+            file["resolutions/9/pixels/count"][0] += 1
+        last[:] = [Path(mcool).read_bytes()]
+        return result
+
+    monkeypatch.setattr(balancing, "balanced", meanwhile)
+    with pytest.raises(OSError, match=r"it has changed since it was read, .*; balance it anew"):
+        cool.balance_all(mcool, store=True)
+    assert Path(mcool).read_bytes() == last[0]
 
 
 def test_maps_in_other_groups(tmp_path, counts):
