@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import slow, slow_except
 
 from sparsejac import cli, cool
 from sparsejac._matrix import hicpro
@@ -98,7 +99,7 @@ def test_all_cells(tmp_path, uri, counts, capsys):
         )
 
 
-@pytest.mark.parametrize("how", ["value", "table", "column"])
+@pytest.mark.parametrize("how", ["value", "column", *slow("table")])
 def test_one_resolution_is_damaged(mcool, how, capsys):
     """The others are balanced and written, and the exit code and the result say so."""
     if how == "value":
@@ -222,12 +223,12 @@ REGIONS = {
 }
 
 
-@pytest.mark.parametrize(("region", "bins"), REGIONS.items(), ids=list(REGIONS))
-def test_a_region_is_balanced_as_if_it_were_alone(tmp_path, uri, counts, region, bins):
+@pytest.mark.parametrize("region", slow_except(["chrB", "chrA:105-401", "chrC:0-99,999"], REGIONS))
+def test_a_region_is_balanced_as_if_it_were_alone(tmp_path, uri, counts, region):
     """Cooler balances a map that has these contacts only. It says which bins they are, too."""
-    lo, hi = bins
+    lo, hi = REGIONS[region]
     if not region.endswith(("-", "99,999")):
-        assert cooler.Cooler(uri).extent(region.strip()) == bins
+        assert cooler.Cooler(uri).extent(region.strip()) == (lo, hi)
     alone = np.zeros_like(counts)
     alone[lo:hi, lo:hi] = counts[lo:hi, lo:hi]
     other = test_cool.write(tmp_path / "alone.cool", alone)
@@ -339,7 +340,7 @@ def test_rescaled_weights_of_cooler(uri):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected, _ = cooler.balance_cooler(
-            cooler.Cooler(uri), tol=1e-9, max_iters=3000, rescale_marginals=False
+            cooler.Cooler(uri), tol=1e-5, max_iters=300, rescale_marginals=False
         )
     ratio = cool.balance(uri, rescale=True).weight / expected
     np.testing.assert_allclose(ratio, np.full(136, np.nanmedian(ratio)) + 0 * expected, rtol=1e-5)
@@ -475,7 +476,7 @@ def write_hicpro(folder, counts, *, bed=True, zipped=False):
     return str(path)
 
 
-@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("zipped", [True, *slow(False)])
 def test_matrices_of_hicpro(uri, tmp_path, counts, zipped, capsys):
     path = write_hicpro(tmp_path, counts, zipped=zipped)
     for options in ({}, {"cis_only": True}, {"trans_only": True}, {"region": "chrB:100-"}):
@@ -577,7 +578,7 @@ def test_a_matrix_without_its_bed(uri, tmp_path, counts, capsys):
         ("x" * 3000, "it has a line without an end"),
     ],
 )
-@pytest.mark.parametrize("block", [2**20, 11])
+@pytest.mark.parametrize("block", [2**20, *slow(11)])
 def test_malformed_triplets(tmp_path, counts, text, message, block, monkeypatch, capsys):
     monkeypatch.setattr(hicpro, "_BLOCK", block)
     path = write_hicpro(tmp_path, counts)
