@@ -16,6 +16,7 @@ from ._system.recycling import Recycler
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
+LossName = Literal["linear", "soft_l1", "huber", "cauchy", "arctan"]
 Pairs = Literal["all", "within", "between"]
 Triangle = Literal["upper", "lower"]
 REPLACE = "choose another name, or have it replaced (overwrite=True, --force)"
@@ -161,6 +162,16 @@ def nonnegative(name: str, value: object) -> float:
     if not 0 <= value < np.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
     return float(value)
+
+
+def scale(value: object) -> float:
+    """Check f_scale."""
+    found = nonnegative("f_scale", value)
+    if found == 0:
+        raise ValueError(
+            "f_scale must be positive, got 0: give the size of a residual that is no outlier"
+        )
+    return found
 
 
 def rank(value: object) -> int | None:

@@ -15,8 +15,9 @@ from ._backends.rank_sums import rank_sums_of
 from ._operators.rank_assembly import RankAssembly
 from ._solvers.fit import Newton
 from ._solvers.fit_rank import BlockNewton
+from ._solvers.fit_robust import RobustNewton
 from ._system.progress import passes
-from ._validation import Order, Rows, Uplo
+from ._validation import LossName, Order, Rows, Uplo
 from .least_squares import LeastSquares
 
 
@@ -38,6 +39,8 @@ def fit(
     rank: int | None = None,
     bilinear: bool = False,
     regularization: float = 0.0,
+    loss: LossName = "linear",
+    f_scale: float = 1.0,
 ) -> OptimizeResult:
     """Minimise ``½‖A ∘ (x xᵀ) - Y‖²``, a weighted low-rank approximation, by Newton's method.
 
@@ -82,6 +85,11 @@ def fit(
         `JacobianBuilder`.
     regularization : float, default 0.0
         λ ≥ 0. The cost has the term ``λ ‖x‖² / 2`` more.
+    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}, default "linear"
+        The cost is ``½ C² Σ ρ(r²/C²)`` for the residuals r, with ρ as in
+        `scipy.optimize.least_squares`. All but the first are robust against outliers in Y.
+    f_scale : float, default 1.0
+        C, the size of residuals from which they count less.
 
     Returns
     -------
@@ -174,12 +182,19 @@ def fit(
     x_i: take `regularization` then. The result also has ``n_blocks``, how often the blocks were
     computed, each of which takes ``r (r + 1) / 2`` sums in one pass.
 
+    **Robust losses.** With another `loss` than "linear", the start is that of the squares, or x0 as
+    it is. Steps are those of Gauss and Newton for the residuals with the weights ρ', and near a
+    minimum those of Newton, with the blocks of several columns as the preconditioner. A step that
+    fails is shortened by trying points. The optimality is relative to the root of twice the cost
+    at x = 0. In general the cost has more local minima than the squares have. So with too small an
+    `f_scale`, the fit finds a part of the data that fits well, and leaves the rest as outliers.
+
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
     Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
-    With several columns, at most 16 arrays of the shape of X, three of r×r blocks for each of its
-    rows, and the sums of each worker, which for a sparse A are interleaved with what they are
-    computed from, and are rounded up: at most six arrays of the shape of X.
+    With several columns or a robust loss, at most 16 arrays of the shape of X, three of r×r blocks
+    for each of its rows, and the sums of each worker. For a sparse A, these are interleaved with
+    what they are computed from, and are rounded up: at most six arrays of the shape of X.
 
     References
     ----------
@@ -202,6 +217,14 @@ def fit(
     >>> Z = fit(known, known * M, rank=2, bilinear=True).x
     >>> np.allclose(Z[:20] @ Z[20:].T, M)
     True
+
+    Data of which a few are wrong:
+
+    >>> x, wrong = np.linspace(1, 2, 30), np.zeros((30, 30))
+    >>> wrong[3, 7] = wrong[20, 4] = 50
+    >>> found = fit(np.ones((30, 30)), np.outer(x, x) + wrong, loss="cauchy", f_scale=0.1).x
+    >>> np.allclose(abs(found), x, atol=1e-4)
+    True
     """
     tol = _validation.nonnegative("tol", tol)
     max_iter = _validation.positive_integer("max_iter", max_iter)
@@ -221,6 +244,8 @@ def fit(
         progress=progress,
         rank=rank,
         bilinear=bilinear,
+        loss=loss,
+        f_scale=f_scale,
     )
     if x0 is not None:
         x0 = problem.builder._checked_point("x0", x0)
@@ -245,13 +270,20 @@ def _newton(
         callback(_shaped(problem, state))
 
     told = shaped if callback is not None else None
-    if not several and regularization == 0:
+    robust = problem._loss.name != "linear"
+    if not (several or robust) and regularization == 0:
         x0 = x0 if x0 is None else x0.reshape(-1)
         return Newton(sums, builder._rows, x0, tol, told, bar)
-    if not several:
-        sums = rank_sums_of(builder._rows, of, problem._target)
     x0 = x0 if x0 is None else np.array(x0, np.float64, order="C").reshape(of.shape)
-    return BlockNewton(sums, x0, regularization, tol, told, bar)
+    if not robust or x0 is None:
+        squares = sums
+        if robust or not several:
+            squares = rank_sums_of(builder._rows, of, problem._target)
+        newton = BlockNewton(squares, x0, regularization, tol, told, bar)
+        if not robust:
+            return newton
+        x0 = newton.x
+    return RobustNewton(sums, x0, regularization, tol, told, bar)
 
 
 def _shaped(problem: LeastSquares, result: OptimizeResult) -> OptimizeResult:

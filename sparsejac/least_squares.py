@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends.align import align_target, target_source
+from ._backends.robust_sums import Loss
 from ._matrix.entries import TARGETS, Entries
 from ._matrix.indices import frozen
 from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
 from ._operators.least_squares_terms import least_squares_of
-from ._validation import Order, Rows, Uplo
+from ._validation import LossName, Order, Rows, Uplo
 from .builder import JacobianBuilder
 
 
@@ -57,6 +58,11 @@ class LeastSquares:
         Gradients, and products with the Hessian, have the shape of what they are given.
     bilinear : bool, default False
         A and Y are m×n, and ``F = A ∘ (X Yᵀ)``: see `JacobianBuilder`. x is X above Y.
+    loss : {"linear", "soft_l1", "huber", "cauchy", "arctan"}, default "linear"
+        The ρ of the cost ``½ C² Σ ρ(r²/C²)``, as in `scipy.optimize.least_squares`. All but the
+        first let residuals r far above C count less than their squares.
+    f_scale : float, default 1.0
+        C, the size of residuals from which they count less. It does not matter for "linear".
 
     Attributes
     ----------
@@ -77,6 +83,10 @@ class LeastSquares:
     -----
     **Weights.** For data M with weights ``W >= 0`` (0 where M is unknown), the problem
     ``½‖√W∘(M - x xᵀ)‖²`` is ``LeastSquares(√W, √W∘M)``.
+
+    **Robust losses.** `loss` changes `cost`, its derivatives, and `normal`, which is
+    ``Jᵀ Diag(ρ') J``. `fun` and `jac` stay those of the residuals: SciPy's `least_squares` applies
+    its own `loss` to them. Explicit matrices and diagonals take an array of m numbers then.
 
     **Memory.** As for the builder, and up to 3 k numbers that belong to the last x. Symmetric A and
     Y take 7 k numbers more. If Y has another structure than a sparse A, it is converted once, to a
@@ -117,7 +127,10 @@ class LeastSquares:
         progress: bool = False,
         rank: int | None = None,
         bilinear: bool = False,
+        loss: LossName = "linear",
+        f_scale: float = 1.0,
     ) -> None:
+        self._loss = Loss(_validation.choice("loss", loss, LossName), _validation.scale(f_scale))
         order, rank = _validation.order(order), _validation.rank(rank)
         bilinear = _validation.flag("bilinear", bilinear)
         settings = _validation.settings(check_finite, workers, memory, progress)
@@ -138,7 +151,7 @@ class LeastSquares:
     def _set_up(self, builder: JacobianBuilder, target: Any) -> None:
         """Set the attributes. Unpickling does this without the checks of `__init__`."""
         self.builder, self.shape, self._target = builder, builder.shape, target
-        self._terms = least_squares_of(builder._assembly, target)
+        self._terms = least_squares_of(builder._assembly, target, self._loss)
         self._y_dtype = _validation.float_dtype("Y", target.given_dtype)
         self._last: tuple[NDArray[Any], float, NDArray[Any], Any] | None = None
         self._shapes: list[tuple[int, ...]] = [self.shape[1:]]  # that x may have
@@ -147,10 +160,12 @@ class LeastSquares:
 
     def __getstate__(self) -> tuple[Any, ...]:
         target = self._target
-        return self.builder, target.given if isinstance(target, Entries) else target
+        given = target.given if isinstance(target, Entries) else target
+        return self.builder, given, tuple(self._loss)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        builder, target = state
+        builder, target, loss = state
+        self._loss = Loss(*loss)
         if isinstance(target, np.ndarray):
             target = Entries(target, builder._pattern, TARGETS)
         self._set_up(builder, target)

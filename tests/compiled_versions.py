@@ -12,7 +12,7 @@ import sys
 import pytest
 
 LIMIT = 150
-OF_ONE_RANK = re.compile(r"^rank_.*_[124]_sparse_few$")
+OF_ONE_RANK = re.compile(r"^(rank|robust)_.*_[124]_sparse_few$")
 _NAME = "compiled_versions"
 
 

@@ -15,7 +15,7 @@ from .rank_reduction import LargestOf, RankReduction
 from .sums import absolute_squares
 from .threads import ThreadBackend
 
-_silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # as in the kernels
+silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # as in the kernels
 
 
 class RankSums:
@@ -71,7 +71,7 @@ class RankSums:
         """``S U`` for a real U of any number of columns."""
         found = self._reduce("rank_squares", U, over=self._gram)
         if self._diagonal is not None:
-            with _silence():
+            with silence():
                 found *= 2
                 found -= 2 * np.abs(self._diagonal[:, np.newaxis]) ** 2 * U
         return found
@@ -84,7 +84,7 @@ class RankSums:
         """``JᴴJ V``."""
         found = self._reduce("rank_normal", Z, V, over=self._gram)
         if self._diagonal is not None:
-            with _silence():
+            with silence():
                 a = np.abs(self._diagonal) ** 2
                 found *= 2
                 found -= (4 * a * np.sum(Z * V, axis=1))[:, np.newaxis] * np.conj(Z)
@@ -96,7 +96,7 @@ class RankSums:
         squares, gradient = float(found[self.count, 0]), found[: self.count]
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
-            with _silence():
+            with silence():
                 r = a * np.sum(Z * Z, axis=1) - self._y_diagonal
                 squares = 2 * squares - float(np.sum(r * r)) if squares < np.inf else squares
                 gradient *= 2
@@ -108,7 +108,7 @@ class RankSums:
         found = self._reduce("rank_curvature", Z, V, target=self._target)
         if self._diagonal is not None and self._y_diagonal is not None:
             a = self._diagonal
-            with _silence():
+            with silence():
                 r = a * np.sum(Z * Z, axis=1) - self._y_diagonal
                 found *= 2
                 found -= (4 * a * a * np.sum(Z * V, axis=1))[:, np.newaxis] * Z
@@ -134,7 +134,7 @@ class RankSums:
 
     def _squares_with_diagonal(self, U: NDArray[Any]) -> NDArray[Any]:
         """``S U``, where S_ii counts twice."""
-        with _silence():
+        with silence():
             if U.dtype.kind == "c":
                 halves = [self._squares_with_diagonal(part) for part in (U.real, U.imag)]
                 return halves[0] + 1j * halves[1]
@@ -151,18 +151,20 @@ class RankSums:
         return found[:, 0], found[:, 1]
 
 
-def rank_sums_of(backend: Backend, of: Variables, target: Any) -> RankSums:
+def rank_sums_of(
+    backend: Backend, of: Variables, target: Any, kind: type[RankSums] = RankSums
+) -> RankSums:
     """The sums over A and Y. Half the entries are read if both are symmetric to the bit."""
     if not isinstance(backend, ThreadBackend) or backend.layout.side or backend.layout.bilinear:
-        return RankSums(backend, of, target)
+        return kind(backend, of, target)
     source = backend.source
     if source.asymmetry() is not None:
-        return RankSums(backend, of, target)
+        return kind(backend, of, target)
     contiguous = source.along_contiguous_axis()
     gram = ThreadBackend(contiguous, backend.layout.half(), backend.settings)
     a, y = backend.diagonal(), source.with_values(target.given)
     if y.asymmetry() is not None:
-        return RankSums(backend, of, target, gram=gram, diagonal=a)
+        return kind(backend, of, target, gram=gram, diagonal=a)
     half = Entries(y.along_contiguous_axis().values, gram.pattern, TARGETS)
     y_diagonal = backend.diagonal_of(target)
-    return RankSums(gram, of, half, diagonal=a, y_diagonal=y_diagonal)
+    return kind(gram, of, half, diagonal=a, y_diagonal=y_diagonal)

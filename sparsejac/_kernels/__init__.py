@@ -56,6 +56,7 @@ _MODULES = (
     "vectors",
     "rank",
     "rank_maps",
+    "robust",
 )
 # called with the name of each kernel that is going to be compiled
 listeners: list[Callable[[str], object]] = []

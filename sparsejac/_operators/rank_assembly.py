@@ -55,12 +55,18 @@ class RankAssembly(Assembly):
         self, x: NDArray[Any], X: NDArray[Any], *, conjugate: bool
     ) -> NDArray[Any]:
         if X.ndim == 1:
-            weights = self.rows.weights(X, x.dtype)
-            return self._sums.weighted(x, weights, conjugate=conjugate).reshape(-1)
+            return self.weighted(x, X, conjugate=conjugate).reshape(-1)
         found = np.empty((self.variables.size, X.shape[1]), x.dtype)
         for c, column in enumerate(_columns(X)):
             found[:, c] = self.transposed_product(x, column, conjugate=conjugate)
         return found
+
+    def weighted(
+        self, Z: NDArray[Any], w: NDArray[Any], *, conjugate: bool = False
+    ) -> NDArray[Any]:
+        """``(A∘W) Z + (A∘W)ᵀ Z`` for a w with a number for each of J's rows."""
+        weights = self.rows.weights(w, Z.dtype)
+        return self._sums.weighted(Z, weights, conjugate=conjugate)
 
     def column_squares(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._sums.column_squares(x.astype(wide(x.dtype)))

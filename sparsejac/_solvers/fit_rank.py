@@ -150,7 +150,7 @@ class BlockNewton(RankSaddles):
         def product(u: NDArray[Any]) -> tuple[NDArray[Any], float]:
             v = preconditioner.upper(u.reshape(-1, rank))
             self._count_product()
-            hv = (self._sums.curvature if self._exact else self._sums.normal)(x, v)
+            hv = self._sums.curvature(x, v) if self._exact else self._gauss_newton(v)
             v *= column
             hv += v
             hu = preconditioner.lower(hv).reshape(-1)
@@ -171,6 +171,10 @@ class BlockNewton(RankSaddles):
         if negative is not None:
             negative = preconditioner.upper(negative.reshape(-1, rank))
         return step._replace(s=s, negative=negative)
+
+    def _gauss_newton(self, v: NDArray[Any]) -> NDArray[Any]:
+        """The Hessian without second derivatives of F, and without λ, times v."""
+        return self._sums.normal(self._at.x, v)
 
     def _damped_by(self, square: float) -> tuple[NDArray[Any], BlockPreconditioner]:
         """Choose Levenberg's damping, which is added after the first step that fails.

@@ -168,13 +168,16 @@ def fit(arguments: argparse.Namespace) -> int:
         rank=arguments.rank,
         bilinear=arguments.bilinear,
         regularization=arguments.regularization,
+        loss=arguments.loss,
+        f_scale=arguments.f_scale,
     )
     seconds = time.perf_counter() - started
     say(f"fit: {result.message}")
     F = "XYᵀ" if arguments.bilinear else "XXᵀ" if several else "xxᵀ"
     more = " + ½λ‖x‖²" if arguments.regularization else ""
+    cost = f"½‖A∘{F} - Y‖²" if arguments.loss == "linear" else f"of the {arguments.loss} loss"
     say(
-        f"   cost ½‖A∘{F} - Y‖²{more} = {result.cost:.10g} after {result.nit} steps, "
+        f"   cost {cost}{more} = {result.cost:.10g} after {result.nit} steps, "
         f"{result.nfev + result.n_products} passes over A, in {seconds:.3f} s, compiling included"
     )
     if suffix == ".npz":

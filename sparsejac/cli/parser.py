@@ -161,6 +161,19 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
         help="add LAMBDA ‖x‖²/2 to the cost (default: %(default)s)",
     )
     to.add_argument(
+        "--loss",
+        choices=get_args(_validation.LossName),
+        default="linear",
+        help="how residuals count: all but linear are robust against outliers (default: linear)",
+    )
+    to.add_argument(
+        "--f-scale",
+        type=float,
+        default=1.0,
+        metavar="C",
+        help="the size of residuals from which such a loss lets them count less (default: 1)",
+    )
+    to.add_argument(
         "--tol", type=float, default=1e-9, help="the optimality to reach (default: %(default)s)"
     )
     to.add_argument(

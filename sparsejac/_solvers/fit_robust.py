@@ -1,0 +1,75 @@
+"""Newton's method for robust losses, whose cost is no polynomial along a line."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .descent import VISIBLE
+from .fit_rank import BlockNewton
+from .rank_points import RankPoint, RankSums
+
+_HALVINGS = 30  # how often a step along negative curvature is halved
+
+
+class RobustSums(RankSums, Protocol):
+    """Sums whose cost, gradient and curvature are those of a robust loss."""
+
+    def robust_normal(self, x: NDArray[Any], v: NDArray[Any], /) -> NDArray[Any]:
+        """``Jᵀ Diag(ρ') J v``."""
+
+
+class RobustNewton(BlockNewton):
+    """Runs one fit with a robust loss, from a given point.
+
+    Gauss-Newton steps are those of the reweighted least squares. The blocks are those of the
+    squares, which bound the weighted ones. Where a line would be searched by the coefficients of a
+    quartic polynomial, points along it are tried.
+    """
+
+    _sums: RobustSums
+
+    def _start(self, x0: NDArray[Any] | None) -> RankPoint:
+        return self._evaluate(np.zeros(self._shape) if x0 is None else x0)
+
+    def _gauss_newton(self, v: NDArray[Any]) -> NDArray[Any]:
+        return self._sums.robust_normal(self._at.x, v)
+
+    def _shorten(self, s: NDArray[Any], length: float, there: RankPoint) -> bool:
+        """Shorten s until the cost falls; False if it does not.
+
+        Each time, the minimum of the parabola through both costs and the first slope is tried, but
+        at least a tenth of the length, and at most half.
+        """
+        at = self._at
+        slope = float(np.sum(at.gradient * s))
+        for _ in range(_HALVINGS):
+            bend = there.cost - at.cost - slope
+            shorter = -slope / (2 * bend) if slope < 0 < bend < np.inf else 0.1
+            shorter = min(max(shorter, 0.1), 0.5)
+            s, slope, length = shorter * s, shorter * slope, shorter * length
+            there = self._evaluate(at.x + s)
+            if there.cost < at.cost:
+                self._radius = length
+                self._move(there)
+                return True
+        return False
+
+    def _lower_along(
+        self, at: RankPoint, v: NDArray[Any], curvature: float, *, visible: float = VISIBLE
+    ) -> RankPoint | None:
+        """Halve a step along v, which begins as long as x, until the cost falls."""
+        degree = self._degree[:, np.newaxis]
+        length = float(np.sum(degree * v * v))
+        if not (curvature < 0 and 0 < length < np.inf):
+            return None
+        usual = max(float(np.sum(degree * at.x**2)), self._expected * float(np.sum(degree)))
+        s = np.sqrt(usual / length) * (-v if np.sum(at.gradient * v) > 0 else v)
+        for _ in range(_HALVINGS):
+            there = self._evaluate(at.x + s)
+            if there.cost < (1 - visible) * at.cost:
+                return there
+            s = 0.5 * s
+        return None
