@@ -326,7 +326,8 @@ class JacobianBuilder:
         else:  # entries that A does not store have rows as well
             i.reshape(k, width)[:] = np.arange(k, dtype=dtype)[:, np.newaxis]
             j.reshape(k, width)[:] = np.arange(width, dtype=dtype)
-        return (i, j) if self._order == "C" else (j, i)
+        # A file with a single line may be read along either axis.
+        return (j, i) if self._rows.layout.pairs_transposed else (i, j)
 
     # --- results that depend on x
 

@@ -16,6 +16,7 @@ from ._operators.rank_assembly import RankAssembly
 from ._solvers.fit import Newton
 from ._solvers.fit_rank import BlockNewton
 from ._solvers.fit_robust import RobustNewton
+from ._solvers.gauge import balanced
 from ._system.progress import passes
 from ._validation import LossName, Order, Rows, Uplo
 from .least_squares import LeastSquares
@@ -274,7 +275,10 @@ def _newton(
     if not (several or robust) and regularization == 0:
         x0 = x0 if x0 is None else x0.reshape(-1)
         return Newton(sums, builder._rows, x0, tol, told, bar)
-    x0 = x0 if x0 is None else np.array(x0, np.float64, order="C").reshape(of.shape)
+    if x0 is not None:
+        x0 = np.array(x0, np.float64, order="C").reshape(of.shape)
+        if builder._rows.layout.bilinear:
+            x0 = balanced(x0, max(of.row_offset, of.column_offset))
     if not robust or x0 is None:
         squares = sums
         if robust or not several:

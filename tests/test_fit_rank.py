@@ -32,6 +32,12 @@ class DenseSums:
     def degree(self):
         return self.S.sum(axis=1)
 
+    def has_target(self):
+        return bool(self.Y.any())
+
+    def reached(self):
+        return (self.A != 0).any(axis=0) | (self.A != 0).any(axis=1)
+
 
 def run(sums, x0=None, regularization=0.0, max_iter=200, tol=1e-9, callback=None):
     with np.errstate(all="ignore"):

@@ -144,6 +144,16 @@ class RankSums:
                 found += 2 * absolute_squares(a)[:, np.newaxis] * U
             return found
 
+    def has_target(self) -> bool:
+        """Whether Y has a nonzero number, however small."""
+        return bool(self._rows.any_nonzero(self._target))
+
+    def reached(self) -> NDArray[np.bool_]:
+        """The rows of Z for which A has a nonzero entry, however small."""
+        rows, columns = self.max_abs(np.ones((self.count, 1)))
+        found: NDArray[np.bool_] = (rows > 0) | (columns > 0)
+        return found
+
     def max_abs(self, Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The largest ``|F_ij|`` of the stored rows, and of the stored columns."""
         of = LargestOf(self.of, self._rows.pattern.width, np.ascontiguousarray(Z))

@@ -36,6 +36,12 @@ class RankSums(Protocol):
     def degree(self) -> NDArray[Any]:
         """``S 1``, in the shape (count,)."""
 
+    def has_target(self) -> bool:
+        """Whether Y has a nonzero number, however small."""
+
+    def reached(self) -> NDArray[np.bool_]:
+        """The rows of x for which A has a nonzero entry, however small."""
+
 
 class RankPoint(NamedTuple):
     """x, with the cost and the gradient of ``½‖F - Y‖² + ½ λ‖x‖²``."""
@@ -61,13 +67,22 @@ class RankPoints(Descent):
         self._shape = (sums.count, sums.rank)
         self._degree = sums.degree()
         squares = 2 * self._evaluate(np.zeros(self._shape)).cost
-        self._in_range = float_range.beginning_holds(self._degree, squares)
+        self._in_range = self._can_be_squared(squares)
         self._norm = float(np.sqrt(squares))
         total = float(np.sum(self._degree))
         # the average of ‖x_j‖² if F were Y
         self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0
         self._shift = np.full(sums.count, regularization)
         self._least = self._shift + _LEAST * self._expected * self._degree
+
+    def _can_be_squared(self, squares: float) -> bool:
+        """Whether the squares of A and Y neither overflow nor underflow to zero."""
+        if not float_range.beginning_holds(self._degree, squares) or (
+            squares == 0 and self._sums.has_target()
+        ):
+            return False
+        lost = self._degree < float_range.SMALLEST
+        return not (lost.any() and np.any(lost & self._sums.reached()))
 
     def _evaluate(self, x: NDArray[Any]) -> RankPoint:
         cost, gradient = self._sums.gradient(x)

@@ -1,0 +1,40 @@
+"""The gauge of two factors: ``X G`` and ``Y G⁻ᵀ`` have the same product ``X Yᵀ``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ALIKE = 10.0  # columns whose lengths differ by no more than this factor are left alone
+
+
+def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
+    """X above Y, with columns of about the same length in both, and with the same ``X Yᵀ``.
+
+    The optimality of a fit and its preconditioner compare a variable with what it would be if all
+    were alike. With a large X and a small Y they would take a gradient for small that is not.
+    If both have full rank, ``XᵀX = YᵀY`` is diagonal in the result. Otherwise both are multiplied
+    by numbers. Nothing is done if one of them is zero, or has a number that is not finite.
+    """
+    X, Y = Z[:split], Z[split:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = [float(np.max(np.abs(each), initial=0.0)) for each in (X, Y)]
+        if not (0 < min(lengths) and max(lengths) < np.inf):
+            return Z
+        # No square may overflow or underflow.
+        scaled = [each / length for each, length in zip((X, Y), lengths, strict=True)]
+        of_x, of_y = (np.sqrt(np.sum(each * each, axis=0)) for each in scaled)
+        root = np.sqrt(lengths[0]) * np.sqrt(lengths[1])
+        ratio = of_x / of_y * (lengths[0] / lengths[1])
+        if np.all((ratio <= _ALIKE) & (ratio >= 1 / _ALIKE)):
+            return Z
+        (Qx, Rx), (Qy, Ry) = (np.linalg.qr(each) for each in scaled)
+        U, s, Vh = np.linalg.svd(Rx @ Ry.T, full_matrices=False)
+        if s.size < Z.shape[1] or s[-1] <= 1e-10 * s[0]:
+            middle = [float(np.median(of)) or 1.0 for of in (of_x, of_y)]
+            factor = np.sqrt(middle[1] / middle[0])
+            return root * np.concatenate([scaled[0] * factor, scaled[1] / factor])
+        sides = (Q @ (V * np.sqrt(s)) for Q, V in ((Qx, U), (Qy, Vh.T)))
+        return root * np.concatenate([*sides])
