@@ -145,6 +145,8 @@ def nonnegative_integer(name: str, value: object) -> int:
 
 def _integer(name: str, value: object, least: int, needed: str) -> int:
     try:
+        if isinstance(value, bool):  # it has an index
+            raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # this line tests the type
     except TypeError:
         raise TypeError(f"{name} must be {needed}, got {value!r} ({type_name(value)})") from None
@@ -609,7 +611,7 @@ def wrong_shape(name: str, shape: tuple[int, ...], *, square: bool) -> ValueErro
     kind = "square matrix" if square else "matrix with rows and columns"
     hint = ""
     if square and len(shape) == 2 and name == "A":
-        hint = ": for A ∘ (X Yᵀ), with variables for its rows and its columns, pass bilinear=True"
+        hint = ": pass bilinear=True for A ∘ (X Yᵀ) with variables for both rows and columns"
     return ValueError(f"{name} must be a {kind}, got shape {shape}{hint}")
 
 

@@ -76,8 +76,8 @@ class JacobianBuilder:
         Default: x is a vector.
     bilinear : bool, default False
         A is m×n, its rows and its columns have variables of their own, and ``F = A ∘ (X Yᵀ)``. Then
-        x is X above Y: of shape (m + n, r), or flat. Without `rank`, r is 1. `rows` must not be
-        ``"upper"``, and there is no `uplo`.
+        x is X above Y: of shape (m + n, r), or flat. Without `rank`, x is flat and r is 1. `rows`
+        must not be ``"upper"``, and there is no `uplo`.
 
     Attributes
     ----------

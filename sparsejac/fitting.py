@@ -158,11 +158,12 @@ def fit(
 
     **If the minimum is not unique.** ``F(x) = F(-x)``: the result has the sign of its start, and
     each connected part of A has its own sign. A variable without an entry of A keeps its x0, or is
-    0. If a part of x and all its neighbours tend to zero, the gradient vanishes there, whatever the
-    data are. The fit then searches for the most negative curvature, as for the start, and starts
-    these variables anew if the curvature is negative. This takes as many products as Lanczos'
-    method needs. If a part of A is bipartite and has no entries on the diagonal, F stays the same
-    if one side of x is multiplied by a number and the other side is divided by it. The result is
+    0, as it always is with `regularization`. If a part of x and all its neighbours tend to zero,
+    the gradient vanishes there, whatever the data are. The fit then searches for the most negative
+    curvature, as for the start, and starts these variables anew if the curvature is negative. This
+    takes as many products as Lanczos' method needs. If a part of A is bipartite and has no entries
+    on the diagonal, F stays the same if one side of x is multiplied by a number and the other side
+    is divided by it. The result is
     then one of many. The problem is not convex: in general the result is a local minimum and
     depends on the start. For some data the cost falls while some x grow without bound and others
     vanish. The fit then ends with status 0.
@@ -174,7 +175,9 @@ def fit(
     **Several columns.** With `rank`, `bilinear` or `regularization`, blocks take the place of
     diagonals: the block of x_i in ``JᵀJ + λ I`` is an r×r matrix. The factors of these blocks are
     the preconditioner, and D above is their block diagonal. They are computed anew when x has moved
-    by a twentieth of its length. Newton's steps begin below an optimality of 0.01. The start is
+    by a twentieth of its length. Newton's steps begin below an optimality of 0.01, or after ten
+    steps that hardly reduce the gradient. In the bilinear form, an x0 whose two factors have very
+    different lengths is replaced by one with the same product X Yᵀ. The start is
     computed by six steps of a block Krylov method from ``A∘Y`` and fixed random numbers: its
     largest eigenvectors, or in the bilinear form its singular vectors, each relative to the size of
     A's rows. Columns for which the data have no positive eigenvalue begin with small random
@@ -193,8 +196,9 @@ def fit(
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
     Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
-    With several columns or a robust loss, at most 16 arrays of the shape of X, three of r×r blocks
-    for each of its rows, and the sums of each worker. For a sparse A, these are interleaved with
+    With several columns or a robust loss, at most 16 arrays of the shape of X and three of r×r
+    blocks for each of its rows, or while the start is computed 12 arrays with two columns more than
+    X. Besides there are the sums of each worker. For a sparse A, these are interleaved with
     what they are computed from, and are rounded up: at most six arrays of the shape of X.
 
     References
@@ -251,6 +255,12 @@ def fit(
     if x0 is not None:
         x0 = problem.builder._checked_point("x0", x0)
         _validation.real("x0", x0.dtype, "least squares")
+    of = problem.builder._assembly.variables
+    _validation.fits(
+        f"what a fit of {of.count} rows and r = {of.rank} columns keeps",
+        8 * of.size * (16 + 3 * of.rank) if of.rank > 1 else 0,
+        "choose a smaller rank",
+    )
     with (
         passes("fit", shown=progress) as bar,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),

@@ -336,7 +336,7 @@ def test_fit_of_several_columns(folder, capsys):
         assert found.shape == (6, 2)
         np.testing.assert_allclose(found @ found.T, X @ X.T, atol=1e-6)
     assert "‖A∘XXᵀ - Y‖² + ½λ‖x‖² =" in out
-    message = r"A must be a square matrix.*pass --bilinear$"
+    message = r"A must be a square matrix.*pass --bilinear for"
     wrong_use(capsys, "fit", "M.npy", "M.npy", "-o", "x.npy", message=message)
     wrong = [
         (["--rank", "0"], "--rank must be a positive integer"),
@@ -364,7 +364,10 @@ def test_fit_wrong_use(problem, capsys):
         (["A.npy", "none.npy", "-o", "x.npy"], "No such file.*none.npy"),
         (["A.npy", "Y2.npy", "-o", "x.npy"], "Y must be a 3x3 matrix"),
         (["A.npz", "Y2.npy", "-o", "x.npy", "--tol", "-1"], "tol must be at least 0"),
-        (["A.npy", "Y.npy", "-o", "x.npz"], r"must end in \.npy"),
+        (
+            ["A.npy", "Y.npy", "-o", "x.npz"],
+            r"x\.npz would hold a matrix X: give --rank, or a name",
+        ),
         (["A.npy", "Y.npy", "-o", "Y.npy"], "output Y.npy is also an input"),
         (["A.npy", "Y.npy", "-o", "x0.npy", "--x0", "x0.npy"], "output x0.npy is also an input"),
         (["A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "x"], "invalid int value: 'x'"),

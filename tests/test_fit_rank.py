@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
+from sparsejac import fit
 from sparsejac._solvers.fit_rank import BlockNewton
+from sparsejac._solvers.gauge import balanced
 from sparsejac._solvers.status import FitStatus
 
 
@@ -136,3 +139,76 @@ def test_other_ends(Y):
     assert run(sums, tol=0.0).status is FitStatus.ROUNDING
     assert run(DenseSums(A, A * Y * 1e160, 2)).status is FitStatus.OUT_OF_RANGE
     assert run(DenseSums(A, Y * np.nan, 2)).status is FitStatus.OUT_OF_RANGE
+
+
+# --- starts whose factors differ in length --------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csc_array])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("scale", [1e2, 1e9, 1e15, 1e120])
+def test_unbalanced_starts(scale, rank, form):
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((9, rank)) + 0.5, rng.random((7, rank)) + 0.5
+    x0 = np.concatenate([scale * rng.random((9, rank)), rng.random((7, rank)) / scale])
+    result = fit(form(np.ones((9, 7))), form(X @ Y.T), x0, rank=rank, bilinear=True)
+    assert result.success
+    assert result.cost < 1e-15
+    assert result.nit < 60
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e150])
+@pytest.mark.parametrize(
+    ("m", "n", "rank"), [(9, 7, 1), (9, 7, 4), (3, 2, 5), (0, 3, 2), (2, 3, 2)]
+)
+def test_balanced(m, n, rank, scale):
+    rng = np.random.default_rng(0)
+    X, Y = scale * rng.standard_normal((m, rank)), rng.standard_normal((n, rank)) / scale
+    if (m, n) == (2, 3):
+        X[:, 1] = X[:, 0]  # not of full rank
+    Z = np.concatenate([X, Y])
+    found = balanced(Z.copy(), m)
+    assert np.allclose(found[:m] @ found[m:].T, X @ Y.T, rtol=1e-9, atol=1e-12)
+    if m:
+        ratio = np.linalg.norm(found[:m]) / np.linalg.norm(found[m:])
+        assert 1 / 12 < ratio < 12
+    if scale == 1:
+        assert found.tobytes() == Z.tobytes()
+
+
+@pytest.mark.parametrize("wrong", [0.0, np.inf, np.nan])
+def test_what_cannot_be_balanced(wrong):
+    Z = np.ones((5, 2))
+    Z[:3] = wrong
+    assert balanced(Z, 3) is Z
+
+
+# --- numbers whose squares vanish -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_squares_that_underflow(bilinear):
+    """They look like a matrix without entries, or like data of zeros."""
+    A, options = np.ones((8, 8)), {"bilinear": bilinear, "rank": 2}
+    u = np.random.default_rng(0).random(8) + 0.5
+    Y = np.outer(u, u)
+    assert fit(A, Y, **options).success
+    tiny = A.copy()
+    tiny[3] = tiny[:, 3] = 1e-170
+    for given in ((tiny, Y), (A, 1e-165 * Y), (1e-162 * A, Y)):
+        assert fit(*given, **options).status == FitStatus.OUT_OF_RANGE
+    tiny[3] = tiny[:, 3] = 0
+    assert fit(tiny, Y * (tiny != 0), **options).success
+
+
+def test_second_derivatives_are_used_where_steps_are_slow():
+    """Gauss-Newton steps would take 610."""
+    U = np.random.default_rng(2).standard_normal((8, 5))
+    slow = fit(np.ones((8, 8)) - 0.5 * np.eye(8), -U @ U.T, rank=5, regularization=0.1)
+    assert slow.success
+    assert slow.nit < 100
+
+
+def test_a_rank_that_cannot_fit():
+    with pytest.raises(MemoryError, match=r"keeps .* choose a smaller rank"):
+        fit(np.eye(3), np.eye(3), rank=10**9)

@@ -998,3 +998,16 @@ def test_rows_that_are_longer_than_a_tile(shape, r):
     assert_same(problem.normal(X) @ V.ravel(), np.vstack([(A * JV) @ y, (A * JV).T @ x]).ravel())
     second = np.vstack([(A * R) @ w, (A * R).T @ v])
     assert_same(problem.hessp(X, V), np.vstack([(A * JV) @ y, (A * JV).T @ x]) + second)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("write", [np.ascontiguousarray, np.asfortranarray])
+def test_pairs_of_a_file_with_a_single_line(write, shape, tmp_path):
+    """It may be read along either axis, whatever the order."""
+    np.save(tmp_path / "line.npy", write(np.ones(shape)))
+    for order in ORDERS:
+        for rows in ("all", "stored"):
+            options = {"bilinear": True, "order": order, "rows": rows}
+            pairs = JacobianBuilder(tmp_path / "line.npy", **options).row_pairs()
+            expected = np.nonzero(np.ones(shape))
+            assert np.array_equal(pairs, expected)

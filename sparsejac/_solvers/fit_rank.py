@@ -23,6 +23,8 @@ _SLOW = 0.5
 # Second derivatives are used below this optimality. Before, a step that changes the gradient less
 # than predicted shows only that x is far from a minimum.
 _NEAR = 0.01
+# They are used above it as well after so many steps in a row that reduce the gradient slowly.
+_PATIENCE = 10
 _INNER = 500  # the largest number of conjugate gradient steps in one Newton step
 _ROUNDING = 1e-10  # a difference of costs below this, relative to the cost, is mostly rounding
 _PRECISE = 0.01  # the largest relative change of x after which an optimality is precise enough
@@ -69,6 +71,7 @@ class BlockNewton(RankSaddles):
         self._tol, self._callback = tol, callback
         self._radius = np.inf
         self._exact = self._damped = False
+        self._in_vain = 0  # the number of steps in a row that have hardly reduced the gradient
         self._free: RankPoint | None = None  # where rounding last ended the trust region
         self._move(self._start(x0))
 
@@ -104,15 +107,15 @@ class BlockNewton(RankSaddles):
                 return False
             self._exact, self._radius, self._free = True, np.inf, at
             return True
-        near = self._measured() < _NEAR
+        slow = steepness > _SLOW * self._steepness
+        self._in_vain = self._in_vain + 1 if slow else 0
+        near = self._measured() < _NEAR or self._in_vain > _PATIENCE
         if gained > 0.1 * predicted:
             if gained < 0.25 * predicted:
                 self._radius = 0.5 * length
             elif not solved:
                 self._radius = 2 * length
-            self._exact |= near and (
-                gained < 0.25 * predicted or (solved and steepness > _SLOW * self._steepness)
-            )
+            self._exact |= near and (gained < 0.25 * predicted or (solved and slow))
             self._move(there)
             return True
         if not self._damped:

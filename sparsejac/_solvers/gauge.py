@@ -21,7 +21,7 @@ def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
     X, Y = Z[:split], Z[split:]
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = [float(np.max(np.abs(each), initial=0.0)) for each in (X, Y)]
-        if not (0 < min(lengths) and max(lengths) < np.inf):
+        if not (min(lengths) > 0 and max(lengths) < np.inf):
             return Z
         # No square may overflow or underflow.
         scaled = [each / length for each, length in zip((X, Y), lengths, strict=True)]
@@ -30,11 +30,11 @@ def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
         ratio = of_x / of_y * (lengths[0] / lengths[1])
         if np.all((ratio <= _ALIKE) & (ratio >= 1 / _ALIKE)):
             return Z
-        (Qx, Rx), (Qy, Ry) = (np.linalg.qr(each) for each in scaled)
-        U, s, Vh = np.linalg.svd(Rx @ Ry.T, full_matrices=False)
+        of_rows, of_columns = (np.linalg.qr(each) for each in scaled)
+        U, s, V = np.linalg.svd(of_rows.R @ of_columns.R.T, full_matrices=False)
         if s.size < Z.shape[1] or s[-1] <= 1e-10 * s[0]:
             middle = [float(np.median(of)) or 1.0 for of in (of_x, of_y)]
             factor = np.sqrt(middle[1] / middle[0])
             return root * np.concatenate([scaled[0] * factor, scaled[1] / factor])
-        sides = (Q @ (V * np.sqrt(s)) for Q, V in ((Qx, U), (Qy, Vh.T)))
+        sides = (of_rows.Q @ (U * np.sqrt(s)), of_columns.Q @ (V.T * np.sqrt(s)))
         return root * np.concatenate([*sides])

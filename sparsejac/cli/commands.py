@@ -146,7 +146,9 @@ def fit(arguments: argparse.Namespace) -> int:
     """Find the x for which A ∘ (x xᵀ) is nearest to Y: weighted low-rank approximation."""
     output: Path = arguments.output
     several = arguments.rank is not None
-    suffix = ".npz" if several and output.suffix == ".npz" else ".npy"
+    if output.suffix == ".npz" and not several:
+        raise ValueError(f"{output} would hold a matrix X: give --rank, or a name with .npy")
+    suffix = ".npz" if output.suffix == ".npz" else ".npy"
     inputs = [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None]
     check_output(output, suffix, inputs)
     refuse_maps(arguments.A, arguments.Y)
