@@ -98,8 +98,9 @@ def fit(
         ``x`` (float64), ``cost`` and ``grad``; ``optimality``, which is ``‖D^-½ grad‖ / ‖Y‖`` with
         ``D = diag(JᵀJ)``, or with several columns its diagonal blocks; ``nit``, the number of
         steps; ``nfev``, the number of passes for cost and gradient; ``n_products``, the number of
-        passes for products with a k×k matrix; ``success``, ``status`` and ``message``, which lists
-        likely causes.
+        passes for products with a k×k matrix; ``history``, an array of (passes so far, cost,
+        optimality) for the start and each step, where the passes are ``nfev + n_products``;
+        ``success``, ``status`` and ``message``, which lists likely causes.
 
         The optimality does not depend on the scale of A and Y. D has a lower bound, so that x may
         tend to zero: 1e-4 times its value if all x_j were equal and F as large as Y.

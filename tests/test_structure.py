@@ -23,6 +23,7 @@ from sparsejac import (
     cool,
     fit,
     io,
+    plot,
     symmetric_scaling,
     testing,
 )
@@ -41,7 +42,7 @@ CHAIN = [
     ["_solvers"],
     [
         *("builder", "least_squares", "row_sums", "fitting", "rectangular", "scaling"),
-        *("cool", "distributed", "io", "testing"),
+        *("cool", "distributed", "io", "plot", "testing"),
     ],
     ["__init__"],
     ["cli"],
@@ -125,7 +126,7 @@ def test_public_names():
 
 def public_functions():
     yield from [getattr(sparsejac, name) for name in sparsejac.__all__]
-    modules = [testing, io, cool]
+    modules = [testing, io, cool, plot]
     if importlib.util.find_spec("distributed"):  # Dask is an extra
         modules.append(importlib.import_module("sparsejac.distributed"))
     for module in modules:

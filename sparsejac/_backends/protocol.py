@@ -298,6 +298,14 @@ class Backend:
         if not (self.layout.rows_in_order or self._stores_all):
             raise self.wrong_order()
 
+    def check_row_structure(self) -> None:
+        """Refuse the structure of J's rows if these do not follow the stored rows.
+
+        It does not matter for a square dense A, whose rows and columns have the same structure.
+        """
+        if not (self.layout.rows_in_order or self._rows_and_columns_alike):
+            raise self.wrong_order()
+
     @property
     def _stores_all(self) -> bool:
         """Whether A is dense and whole."""

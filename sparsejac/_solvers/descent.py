@@ -28,6 +28,9 @@ class Descent:
     _tol: float
     _nit = _nfev = _n_products = _draws = _polished = 0
     _overflow = False
+    _history: list[
+        tuple[int, float, float]
+    ]  # (passes, cost, optimality) at the start and each step
 
     def _evaluate(self, x: NDArray[Any]) -> Any:
         """The point at x, from one pass."""
@@ -76,7 +79,9 @@ class Descent:
 
     def run(self, max_iter: int) -> OptimizeResult:
         """Make steps until the fit has converged, or a limit is reached."""
+        self._history = []
         while True:
+            self._record()
             if not (self._in_range and self._is_finite()):
                 return self._result(FitStatus.OUT_OF_RANGE)
             if self._measured() <= self._tol:
@@ -108,6 +113,16 @@ class Descent:
                     self._callback(self._state(x=self._at.x.copy()))
                 except StopIteration:
                     return self._result(FitStatus.CALLBACK)
+
+    def _record(self) -> None:
+        """Record the current point. If it was sharpened, it takes the place of the one before."""
+        passes = self._nfev + self._n_products
+        self._history[self._nit :] = [(passes, self._at.cost, self._measured())]
+
+    def _recorded(self) -> NDArray[np.float64]:
+        """The history up to the current point."""
+        self._record()
+        return np.array(self._history, np.float64)
 
     def _shorter(self, s: NDArray[Any], at: Any, there: Any) -> float:
         """The best fraction of a step. Along a step the cost is a quartic polynomial.

@@ -199,6 +199,7 @@ class Newton(Saddles):
         return self._state(
             x=at.x,
             grad=at.gradient.copy(),
+            history=self._recorded(),
             status=status,
             success=status is FitStatus.CONVERGED,
             message=status.message(

@@ -224,6 +224,7 @@ class BlockNewton(RankSaddles):
         return self._state(
             x=at.x,
             grad=at.gradient.copy(),
+            history=self._recorded(),
             status=status,
             success=status is FitStatus.CONVERGED,
             message=status.message(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import _validation, io, testing
+from .. import _validation, io, plot, testing
 from .._system import machine
 from .._system.outputs import complete_or_absent
 from .._validation import Order, Rows
 from ..builder import JacobianBuilder
 from ..fitting import fit as solve
+from . import pictures
 from .common import (
     ExitCode,
     check_output,
@@ -151,6 +152,8 @@ def fit(arguments: argparse.Namespace) -> int:
     suffix = ".npz" if output.suffix == ".npz" else ".npy"
     inputs = [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None]
     check_output(output, suffix, inputs)
+    if arguments.plot is not None:
+        pictures.check_picture(arguments.plot, inputs)
     refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
     x0 = None
@@ -191,4 +194,9 @@ def fit(arguments: argparse.Namespace) -> int:
     else:
         io.write_vector(output, result.x)
         say(f"   x written to {output}")
+    if arguments.plot is not None:
+        figure = pictures.new_figure(7, 5)
+        plot.convergence(result, ax=figure.subplots())
+        pictures.save(figure, arguments.plot)
+        say(f"   picture written to {arguments.plot}")
     return ExitCode.DONE if result.success else ExitCode.FAILED

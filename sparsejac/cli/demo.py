@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import io
-from .._system import outputs
+from .. import io, plot
+from ..builder import JacobianBuilder
+from . import pictures
 from .commands import assemble_and_write, print_verdicts
 from .common import describe, say
 
@@ -50,7 +51,7 @@ def demo(arguments: argparse.Namespace) -> int:
     code = print_verdicts(A, x, rows="stored", order="C", seed=0)
     say()
     try:
-        draw(A, J, folder / "J.png")
+        draw(A, folder / "J.png")
     except ImportError:
         say(
             f"Wrote {folder / 'J.npz'}. To get a picture as well: pip install '.[plot]' in a clone "
@@ -89,22 +90,15 @@ def picture(M: Any, *, width: int, height: int) -> str:
     )
 
 
-def draw(A: Any, J: Any, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+def draw(A: Any, path: Path) -> None:
+    left, right = (figure := pictures.new_figure(10, 5)).subplots(1, 2)
     left.spy(A, markersize=2.2, color="black")
     left.set_title("A: who meets whom")
     left.set_xlabel("character j")
     left.set_ylabel("character i")
-    right.spy(J, markersize=1.2, color="black", aspect="auto")
+    left.xaxis.set_ticks_position("bottom")
+    plot.pattern(JacobianBuilder(A, rows="stored"), ax=right)
     right.set_title("J: two entries a row, in columns i and j")
     right.set_xlabel("variable x_s")
     right.set_ylabel("entry (i, j) of F")
-    for axes in (left, right):
-        axes.xaxis.set_ticks_position("bottom")
-    with outputs.complete_or_absent(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    pictures.save(figure, path)

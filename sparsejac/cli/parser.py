@@ -77,6 +77,15 @@ def _memory_option(to: argparse.ArgumentParser) -> None:
     )
 
 
+def _plot_option(to: argparse.ArgumentParser, what: str) -> None:
+    to.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help=f"draw {what} as .png, .svg, .pdf or another format of matplotlib",
+    )
+
+
 def _pattern_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--rows",
@@ -186,6 +195,7 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
         default="stored",
         help="the entries that are compared (default: %(default)s)",
     )
+    _plot_option(to, "how cost and optimality fell over the passes,")
 
 
 def _scale_options(to: argparse.ArgumentParser) -> None:
@@ -241,6 +251,7 @@ def _scale_options(to: argparse.ArgumentParser) -> None:
         choices=get_args(_validation.Uplo),
         help="for a matrix: the file holds the upper or the lower triangle only",
     )
+    _plot_option(to, "the matrix before and after, with its row sums,")
     _map_options(to)
     to.epilog = _CODES_OF_SCALE
 

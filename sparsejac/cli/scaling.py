@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import io
+from .. import io, plot
 from .._matrix import columns, contacts, hicpro, map_files, weights_text
 from .._solvers.status import ScalingStatus
 from ..scaling import symmetric_scaling
+from . import pictures
 from .common import ExitCode, as_typed, check_output, describe, say
 
 _CODES = {
@@ -43,6 +44,8 @@ def scale(arguments: argparse.Namespace) -> int:
         if text:
             with contacts.opened(arguments.A, arguments.bed) as map_:
                 map_.names()  # raises if they are not known
+    if arguments.plot is not None:
+        pictures.check_picture(arguments.plot, inputs)
     if not arguments.write and (arguments.name is not None or arguments.force):
         raise ValueError("--name and --force say how to write: pass --write as well")
     if arguments.all:
@@ -58,6 +61,8 @@ def scale(arguments: argparse.Namespace) -> int:
         _write_output(arguments, output, result, is_map=is_map)
     if arguments.write and result.success:
         _write_columns(arguments, {arguments.A: result}, read_from)
+    if arguments.plot is not None:
+        _draw(arguments, result, is_map=is_map)
     return _code(result)
 
 
@@ -65,7 +70,7 @@ def _scale_all(arguments: argparse.Namespace) -> int:
     """Balance all maps of a file, and write the columns of those that are balanced."""
     from .. import cool
 
-    for name in ("output", "bed"):
+    for name in ("output", "plot", "bed"):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} is for one map, and --all is for all maps of a file")
     options = cool.options_of_all(**_map_options(arguments))
@@ -179,3 +184,25 @@ def _scale_map(arguments: argparse.Namespace) -> Any:
     from .. import cool
 
     return cool.balance(arguments.A, **_map_options(arguments))
+
+
+def _draw(arguments: argparse.Namespace, result: Any, *, is_map: bool) -> None:
+    """Draw the matrix or map before and after, from the file, which is read once more."""
+    how: dict[str, Any] = {"memory": arguments.memory, "uplo": arguments.uplo}
+    target: Any = 1.0
+    if is_map:
+        A, how["ignore_diags"] = arguments.A, 2
+        with contacts.opened(arguments.A, arguments.bed) as map_:
+            how["groups"] = map_.chromosomes()
+            if hicpro.is_triplets(A):  # the others are read block by block
+                A, how["uplo"] = map_.matrix(strict=True), "U"
+        how["pairs"] = "within" if arguments.cis_only else "all"
+        how["pairs"] = "between" if arguments.trans_only else how["pairs"]
+    else:
+        A = io.read_matrix(arguments.A)
+        target = 1.0 if arguments.target is None else io.read_vector(arguments.target)
+    how |= _given(arguments, "ignore_diags")
+    figure = pictures.new_figure(13, 4)
+    plot.scaling(A, result, target, **how, figure=figure)
+    pictures.save(figure, arguments.plot)
+    say(f"   picture written to {arguments.plot}")
