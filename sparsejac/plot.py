@@ -92,8 +92,8 @@ def pattern(builder: JacobianBuilder, *, ax: Any = None) -> Any:
 def convergence(result: OptimizeResult, *, ax: Any = None) -> Any:
     """Draw how a fit or a scaling converged, over the passes over A.
 
-    Of a fit these are the optimality, and the cost divided by that at the start. Of a scaling it is
-    the residual.
+    Of a fit these are the optimality, and how far the cost is above the least one, relative to the
+    cost at the start. Of a scaling it is the residual.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def convergence(result: OptimizeResult, *, ax: Any = None) -> Any:
     >>> result = fit(np.ones((3, 3)), np.diag([1.0, 2.0, 3.0]))
     >>> ax = plot.convergence(result, ax=Figure().subplots())
     >>> [line.get_label() for line in ax.lines]
-    ['optimality', 'cost / cost at the start']
+    ['optimality', '(cost - least cost) / first cost']
     """
     history = getattr(result, "history", None)
     if not isinstance(history, np.ndarray) or history.ndim != 2 or history.shape[1] not in (2, 3):
@@ -141,7 +141,8 @@ def convergence(result: OptimizeResult, *, ax: Any = None) -> Any:
     else:
         cost, optimality = measures
         with np.errstate(all="ignore"):
-            curves = {"optimality": optimality, "cost / cost at the start": cost / cost[:1]}
+            above = (cost - np.min(cost)) / cost[0]
+        curves = {"optimality": optimality, "(cost - least cost) / first cost": above}
     drawn = [curve[(curve > 0) & (curve < np.inf)].size for curve in curves.values()]
     for label, curve in curves.items():
         shown = np.where((curve > 0) & (curve < np.inf), curve, np.nan)
@@ -258,6 +259,8 @@ def scaling(
     mean = float(np.mean(found.row_sums[kept])) if kept.any() else 1.0
     _draw_range(sums, found.row_sums / (mean or 1.0), kept, "before, divided by their mean", "C7")
     _draw_range(sums, found.scaled_row_sums / d, kept, "after, divided by the target", "C0")
+    if np.any(found.row_sums[kept] > 0):
+        sums.set_yscale("log")
     sums.set(title="row sums", xlabel="row")
     sums.legend()
     return figure
