@@ -70,7 +70,8 @@ def fit(
         Called after each step with an `OptimizeResult` of
         ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
     progress : bool, default False
-        Show a bar of the passes over A, with cost and optimality. If A is streamed, also show a bar
+        Show a bar of the passes over A, with cost and optimality, and the time that is left if the
+        optimality falls on as over the later half of the passes. If A is streamed, also show a bar
         of each pass.
     check_finite : bool, default True
         Refuse NaN and infinity in A, Y and x0.

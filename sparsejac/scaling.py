@@ -81,7 +81,8 @@ def symmetric_scaling(
         Called after each step with an `OptimizeResult` of ``x, residual, nit, n_products``. It may
         raise StopIteration to stop.
     progress : bool, default False
-        Show a bar of the passes over A, with the residual. If A is streamed, also show a bar of
+        Show a bar of the passes over A, with the residual, and the time that is left if the
+        residual falls on as over the later half of the passes. If A is streamed, also show a bar of
         each pass.
     check_finite : bool, default True
         Refuse NaN and infinity in A.

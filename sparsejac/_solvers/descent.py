@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
+from .._system.progress import time_left
+from .outlook import passes_left
 from .quartic import least_of_quartic
 from .status import FitStatus
 
@@ -174,6 +176,10 @@ class Descent:
             self._bar.update()
             if self._nit:
                 cost, optimality = self._at.cost, self._measured()
+                left = passes_left(self._history, self._nfev + self._n_products, self._tol)
                 self._bar.set_postfix(
-                    cost=f"{cost:.6g}", optimality=f"{optimality:.1e}", refresh=False
+                    cost=f"{cost:.6g}",
+                    optimality=f"{optimality:.1e}",
+                    left=time_left(self._bar, left),
+                    refresh=False,
                 )

@@ -11,6 +11,8 @@ from scipy.optimize import OptimizeResult
 from .. import _validation
 from .._backends.row_products import RowProducts
 from .._system.forks import computed_once
+from .._system.progress import time_left
+from .outlook import passes_left
 from .scaling_units import LOWEST, NARROW, TOP, TRUSTED, shift
 from .status import ScalingStatus
 from .support import entries_in_words, first_rows, make_support
@@ -199,7 +201,14 @@ class ScalingState:
         if self._bar is not None:
             self._bar.update()
             if self._history:
-                self._bar.set_postfix(residual=f"{self._residual:.1e}", refresh=False)
+                left = passes_left(self._history, self._n_products, self._tol)
+                if left is not None:
+                    left = min(left, self._limit - self._n_products)
+                self._bar.set_postfix(
+                    residual=f"{self._residual:.1e}",
+                    left=time_left(self._bar, left),
+                    refresh=False,
+                )
 
     def _interrupted(self, x: NDArray[Any]) -> bool:
         self._last = x

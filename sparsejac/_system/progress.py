@@ -36,9 +36,22 @@ def bar(**options: Any) -> Any:
     return Bar(leave=False, **options)
 
 
+def time_left(bar: Any, passes: float | None) -> str:
+    """The time that so many passes take at the present rate, as tqdm writes it."""
+    shown = bar.format_dict
+    rate = shown["rate"] or (shown["n"] / shown["elapsed"] if shown["elapsed"] else 0.0)
+    if passes is None or not rate:
+        return "?"
+    return str(bar.format_interval(passes / rate))
+
+
 @contextlib.contextmanager
 def passes(solver: str, *, shown: bool) -> Iterator[Any]:
-    """Show a bar of the passes over A. The context is the bar, or None if it is not `shown`."""
+    """Show a bar of the passes over A. The context is the bar, or None if it is not `shown`.
+
+    tqdm shows their number, the time, and the rate. The solver adds how far it is, and the time
+    that is left.
+    """
     if not shown:
         yield None
         return
