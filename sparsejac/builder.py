@@ -160,8 +160,9 @@ class JacobianBuilder:
     Each pass checks at its begin and at its end that a file is the same file, with the same size
     and time. The first pass checks whether A is finite. Every pass checks it where A may change
     unnoticed: for functions, for objects, and for files that this process has mapped for writing
-    when they are passed in, as the time of such a file does not show every write. Writes of another
-    process through a mapping of its own are not noticed.
+    when they are passed in, as the time of such a file does not show every write. Where the system
+    does not list the mappings of a process, as only Linux does, every pass checks all files. Writes
+    of another process through a mapping of its own are not noticed.
 
     ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row
     may differ by their rounding, and by √k times the tolerance of one entry.

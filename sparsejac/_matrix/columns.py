@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ DIVISIVE = frozenset({"KR", "VC", "VC_SQRT"})
 # bytes of the largest attribute; HDF5 cannot hold numbers for ten thousand chromosomes
 _ATTRIBUTE = 2**16 - 2**10
 _GROWTH = 2**16  # bytes by which a file may grow in addition to the column
+_REPLACES_OPEN_FILES = os.name != "nt"  # Windows refuses to replace a file that is open
 _MAX_LENGTH = 200  # characters of a name
 Identity = tuple[int, int, int, int]  # the result of `identity`
 # the names of what a killed run of version 0.1 left in a file
@@ -234,7 +235,8 @@ def _changed(
     for one in maps:
         with contact_map.reading(one) as map_, map_.naming_errors("the bin table"):
             _check_own(one, map_.group, path)
-    with _locked(path) as file:
+    with ExitStack() as until_replaced:
+        file = until_replaced.enter_context(_locked(path))
         before = identity(os.fstat(file))
         if read is not None and before != read:
             raise _other_file(path)
@@ -256,6 +258,8 @@ def _changed(
                 _copy_status(path, part)
                 if identity(os.fstat(file)) != before or identity(path.stat()) != before:
                     raise OSError("it has changed while it was copied; try it again")
+                if not _REPLACES_OPEN_FILES:
+                    until_replaced.close()
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -293,7 +297,7 @@ def _locked(path: Path) -> Iterator[int]:
 def _lock(path: Path, file: int) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows does not replace a file that is open
+    except ImportError:  # Windows has no such locks
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

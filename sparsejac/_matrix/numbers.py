@@ -73,14 +73,27 @@ class FileNumbers:
     dtype: np.dtype[Any]
     size: int
     identity: tuple[int, int, int, int] = field(default=(0, 0, 0, 0))
-    # True if the numbers may change through a mapping, which need not change the file's time
+    # True if the numbers may change through a mapping
     mutable: bool = False
+    # False if this process has such a mapping: a write through it need not change the file's time
+    timed: bool = True
     sequential = False
 
     @classmethod
     def of(
-        cls, name: str, path: Any, offset: int, dtype: np.dtype[Any], size: int, *, mutable: bool
+        cls,
+        name: str,
+        path: Any,
+        offset: int,
+        dtype: np.dtype[Any],
+        size: int,
+        *,
+        mutable: bool | None,
     ) -> FileNumbers:
+        """Make them. `mutable` is None if the mappings of this process are not known.
+
+        Each pass then scans the numbers, and also refuses a file with another time.
+        """
         path = str(Path(path).absolute())
         try:
             status = Path(path).stat()
@@ -96,7 +109,8 @@ class FileNumbers:
                 f"{path}, of {name}, has {status.st_size} bytes where {needed} are needed: it is "
                 "truncated, write it anew"
             )
-        return cls(name, path, offset, dtype, size, identity(status), mutable)
+        changes = mutable is not False
+        return cls(name, path, offset, dtype, size, identity(status), changes, not mutable)
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int, int, Buffer], NDArray[Any]]]:
@@ -116,7 +130,7 @@ class FileNumbers:
 
     def _check_unchanged(self, file: int) -> None:
         """Refuse another file or length, and another time unless the file is mapped for writing."""
-        count = 3 if self.mutable else 4
+        count = 4 if self.timed else 3
         if identity(os.fstat(file))[:count] != self.identity[:count]:
             raise changed(self.name, self.path)
 
@@ -171,11 +185,12 @@ def numbers(name: str, array: NDArray[Any]) -> Numbers:
     if mapped is None:
         return MemoryNumbers(array.reshape(-1))
     mappings, address, inode = _mappings(), array.ctypes.data, _inode(mapped[0])
-    own = [mapping for mapping in mappings if mapping.begin <= address < mapping.end]
+    own = [mapping for mapping in mappings or () if mapping.begin <= address < mapping.end]
     if array.size and own and inode not in (None, own[0].inode):
         # Another file has the name by now.
         raise changed(name, mapped[0])
-    mutable = _memmap(array).mode != "r" or _is_mapped_for_writing(inode, mappings)
+    writable = _memmap(array).mode != "r"
+    mutable = True if writable else _is_mapped_for_writing(inode, mappings)
     return FileNumbers.of(name, *mapped, array.dtype, array.size, mutable=mutable)
 
 
@@ -188,15 +203,16 @@ class Mapping(NamedTuple):
     inode: int
 
 
+_MAPS = Path("/proc/self/maps")
 _MAPPING = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .(.).(.) \S+ \S+ ([1-9]\d*)", re.MULTILINE)
 
 
-def _mappings() -> list[Mapping]:
-    """List the files that this process has mapped. The list is empty if they are not known."""
+def _mappings() -> list[Mapping] | None:
+    """List the files that this process has mapped. It is None if only Linux would know them."""
     try:
-        text = Path("/proc/self/maps").read_bytes()
+        text = _MAPS.read_bytes()
     except OSError:
-        return []
+        return None
     return [
         Mapping(int(begin, 16), int(end, 16), write + share == b"ws", int(inode))
         for begin, end, write, share, inode in _MAPPING.findall(text)
@@ -210,12 +226,14 @@ def _inode(path: str) -> int | None:
         return None
 
 
-def _is_mapped_for_writing(inode: int | None, mappings: list[Mapping]) -> bool:
-    """Whether this process can write to a file through a mapping.
+def _is_mapped_for_writing(inode: int | None, mappings: list[Mapping] | None) -> bool | None:
+    """Whether this process can write to a file through a mapping. None if that is not known.
 
     The mappings of other processes are not known. Only the inode is compared, because some file
     systems show another device here than in `os.stat`. An unnecessary scan does no harm.
     """
+    if mappings is None:
+        return None
     return any(mapping.for_writing and mapping.inode == inode for mapping in mappings)
 
 

@@ -12,6 +12,8 @@ from typing import IO
 
 from .files import sync_folder, temporary_name
 
+_REPLACES_FOLDERS = os.name != "nt"  # Windows replaces no folder, not even an empty one
+
 
 def check_output(path: Path, suffix: str) -> None:
     """Refuse a name under which the result cannot be written, before any work is done."""
@@ -110,7 +112,10 @@ def complete_or_absent_folder(path: Path) -> Iterator[Path]:
         except OSError:
             check_output_folder(path)  # raises if another writer was first
             with naming(named):
-                raise
+                if _REPLACES_FOLDERS or not path.is_dir():
+                    raise
+                path.rmdir()  # it is empty
+                part.replace(path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
