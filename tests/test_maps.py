@@ -153,6 +153,7 @@ def test_exit_codes_of_several_maps(mcool, capsys):
     for option, message in (
         (["-o", "x.npy"], "--output is for one map, and --all is for all maps of a file"),
         (["--bed", "x.bed"], "--bed is for one map, and --all is for all maps of a file"),
+        (["--plot", "x.png"], "--plot is for one map, and --all is for all maps of a file"),
         (["--tol", "-1"], "--tol must be at least 0"),
         (["--force"], "pass --write as well"),
     ):

@@ -13,11 +13,12 @@ from kinds import KINDS, SPARSE, Kinds
 from matplotlib.figure import Figure
 from support import ORDERS, ROWS, matrix, slow, slow_except
 from test_cli import folder, run, wrong_use  # noqa: F401  # a fixture
+from test_cool import contacts, write
+from test_maps import write_hicpro
 
 from sparsejac import JacobianBuilder, fit, plot, row_column_scaling, symmetric_scaling
 from sparsejac._operators import raster
-from sparsejac.cli import commands
-
+from sparsejac.cli import commands, scaling
 
 USUAL = ("C", "F", "csr", "csc", "npy in columns", "function", "mapped csr", "cool")
 
@@ -311,21 +312,31 @@ def test_plot_of_a_command(problem, capsys, command, rest):
 
 
 @pytest.mark.parametrize(
-    ("option", "pairs"),
-    [(["--cis-only"], "within"), *slow(([], "all"), (["--trans-only"], "between"))],
+    ("file", "option", "pairs"),
+    [
+        ("map.cool", ["--cis-only", "--rescale"], "within"),
+        ("map_10.matrix", ["--trans-only"], "between"),
+        *slow(
+            ("map.cool", [], "all"),
+            ("map.cool", ["--trans-only"], "between"),
+            ("map.cool", ["--region", "chrB:100-"], "all"),
+            ("map.cool", ["--memory", "16MiB"], "all"),
+        ),
+    ],
 )
-def test_plot_of_a_map(tmp_path, capsys, monkeypatch, option, pairs):
-    from test_cool import contacts, write
-
+def test_plot_of_a_map(tmp_path, capsys, monkeypatch, file, option, pairs):
     monkeypatch.chdir(tmp_path)
-    write("map.cool", contacts())
+    if file == "map.cool":
+        write(file, contacts())
+    else:
+        write_hicpro(tmp_path, contacts())
     drawn = {}
     monkeypatch.setattr(
         plot,
         "scaling",
         lambda *args, real=plot.scaling, **how: drawn.update(how) or real(*args, **how),
     )
-    code, out, _ = run(capsys, "scale", "map.cool", *option, "--plot", "p.png")
+    code, out, _ = run(capsys, "scale", file, *option, "--plot", "p.png")
     assert (code, out.splitlines()[-1]) == (0, "   picture written to p.png")
     assert (drawn["pairs"], drawn["ignore_diags"]) == (pairs, 2)
     sums = drawn["figure"].axes[2].lines[1].get_ydata()
@@ -338,8 +349,13 @@ def test_a_picture_that_cannot_be_written(problem, capsys, monkeypatch):
     def never(*args, **how):
         pytest.fail("work was done")
 
-    for name in ("solve", "symmetric_scaling", "describe"):
-        monkeypatch.setattr(commands, name, never)
+    for module, name in (
+        (commands, "solve"),
+        (commands, "describe"),
+        (scaling, "symmetric_scaling"),
+        (scaling, "describe"),
+    ):
+        monkeypatch.setattr(module, name, never)
     fits, scales = ("fit", "S.npy", "Y.npy", "-o", "new.npy"), ("scale", "S.npy", "-o", "new.npy")
     (problem / "folder.png").mkdir()
     for arguments in (fits, scales):
