@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+from scipy.optimize import Bounds
 
 from ._system import machine
 from ._system.recycling import Recycler
@@ -313,6 +314,107 @@ def _wrong_point(
     if several:
         needed = f"an array of shape {shape}, or flat with shape {(size,)}"
     return ValueError(f"{name} must be {needed}, as {why}, got an array of shape {x.shape}{hint}")
+
+
+def bounds(value: object, shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the lower and the upper bounds of x as read-only float64 arrays of this shape."""
+    if isinstance(value, Bounds):
+        value = value.lb, value.ub
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        what = type_name(value)
+        if isinstance(value, (tuple, list)):
+            what += f" of length {len(value)}"
+        raise TypeError(
+            "bounds must be a pair (low, high) of numbers or arrays, or a scipy.optimize.Bounds, "
+            f"got a {what}: pass (0, np.inf) for x ≥ 0"
+        )
+    low, high = (_bound(f"bounds[{side}]", limit, shape) for side, limit in enumerate(value))
+    wrong = low > high
+    if wrong.any():
+        place, i = _first(wrong)
+        raise ValueError(
+            f"bounds must not cross, but those of x[{place}] are {low[i]} and {high[i]}: the lower "
+            "ones come first, and equal bounds fix a variable"
+        )
+    empty = (low == np.inf) | (high == -np.inf)
+    if empty.any():
+        place, i = _first(empty)
+        raise ValueError(
+            f"bounds must leave a finite x, but those of x[{place}] are {low[i]} and {high[i]}: "
+            "pass -np.inf below and np.inf above for a variable without bounds"
+        )
+    return low, high
+
+
+def _bound(name: str, value: object, shape: tuple[int, ...]) -> NDArray[Any]:
+    given = array(name, value)
+    real(name, given.dtype, "least squares")
+    size = int(np.prod(shape))
+    if len(shape) == 2 and given.shape == (size,) and size > shape[1]:
+        given = given.reshape(shape)  # x may be flat as well
+    try:
+        result = np.broadcast_to(given.astype(np.float64), shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a number, or an array that broadcasts to the shape {shape} of x, got "
+            f"an array of shape {given.shape}"
+        ) from None
+    lacking = np.isnan(result)
+    if lacking.any():
+        place, _ = _first(lacking)
+        raise ValueError(
+            f"{name} must not be NaN, but it is for x[{place}]: pass -np.inf below or np.inf above "
+            "for a variable without that bound"
+        )
+    return result
+
+
+def _first(where: NDArray[np.bool_]) -> tuple[str, tuple[Any, ...]]:
+    """The index of the first element for which `where` is true, in words and as a tuple."""
+    i = np.unravel_index(int(np.argmax(where)), where.shape)
+    return ", ".join(map(str, i)), i
+
+
+def within(name: str, x: NDArray[Any], bounds_: tuple[NDArray[Any], NDArray[Any]]) -> None:
+    """Refuse a start outside its bounds."""
+    low, high = bounds_
+    outside_ = (x < low) | (x > high)
+    if outside_.any():
+        place, i = _first(outside_)
+        raise ValueError(
+            f"{name} must be within the bounds, but {np.count_nonzero(outside_)} of its {x.size} "
+            f"values are not, the first {name}[{place}] = {x[i]}, whose bounds are {low[i]} and "
+            f"{high[i]}: pass np.clip({name}, low, high), or leave {name} out"
+        )
+
+
+def only_squares(loss: str) -> None:
+    if loss != "linear":
+        raise ValueError(
+            f'bounds must be left out with loss="{loss}": minimise the cost of LeastSquares with '
+            'SciPy\'s minimize(…, method="L-BFGS-B", bounds=…), or pass loss="linear"'
+        )
+
+
+def target_given(Y: object) -> None:
+    if Y is None:
+        raise TypeError("Y must be given, unless A is a LeastSquares, which has its own")
+
+
+def only_defaults(Y: object, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse what belongs to a problem, and is given beside a problem that exists already."""
+    if Y is not None:
+        raise TypeError(
+            "Y must be left out if the first argument is a LeastSquares, which has its own, got "
+            f"{type_name(Y)}: pass a start as x0="
+        )
+    given = [name for name, option in options.items() if option != defaults[name]]
+    if given:
+        names = ", ".join(given)
+        raise TypeError(
+            f"{names} must be left out if the first argument is a LeastSquares, which has its own: "
+            f"pass {'it' if len(given) == 1 else 'them'} to LeastSquares"
+        )
 
 
 def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> NDArray[Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
 from ._backends.failures import last_x_saved
-from ._backends.rank_sums import rank_sums_of
 from ._operators.rank_assembly import RankAssembly
 from ._solvers.fit import Newton
+from ._solvers.fit_bounds import BoundedNewton, nearest_with_sign
 from ._solvers.fit_rank import BlockNewton
 from ._solvers.fit_robust import RobustNewton
 from ._solvers.gauge import balanced
+from ._solvers.one_column import OneColumn
 from ._system.progress import passes
 from ._validation import LossName, Order, Rows, Uplo
 from .least_squares import LeastSquares
@@ -24,9 +26,10 @@ from .least_squares import LeastSquares
 
 def fit(
     A: Any,
-    Y: Any,
+    Y: Any = None,
     x0: ArrayLike | None = None,
     *,
+    bounds: Any = None,
     rows: Rows | None = None,
     order: Order = "C",
     uplo: Uplo | None = None,
@@ -51,11 +54,19 @@ def fit(
     Parameters
     ----------
     A : array_like or SciPy sparse array or matrix, shape (k, k), or (m, n) if `bilinear`
-        Real; otherwise as for `LeastSquares`.
-    Y : array_like or SciPy sparse array or matrix, of the shape of A, or a vector of J's rows
+        Real; otherwise as for `LeastSquares`. Or a `LeastSquares`, which is fitted as it is: Y and
+        the options `rows`, `order`, `uplo`, `check_finite`, `workers`, `memory`, `rank`,
+        `bilinear`, `loss` and `f_scale` are its own then, and must be left out. A and Y are not
+        checked again.
+    Y : array_like or SciPy sparse array or matrix, of A's shape, or a vector of J's rows, optional
         As for `LeastSquares`.
     x0 : array_like, shape (k,), or with `rank` (k, r) or (k r,), optional
         The start. By default it is computed from the data, see the notes.
+    bounds : (low, high) or scipy.optimize.Bounds, optional
+        ``low <= x <= high``. Each is a number, or an array that broadcasts to the shape of x. With
+        `rank`, it may be flat, as x0 may. -inf and inf stand for no bound. Equal bounds fix a
+        variable. ``bounds=(0, np.inf)`` is the non-negative fit. x0 must be within the bounds, and
+        a start from the data is projected. `loss` must be "linear".
     rows : {"all", "stored", "upper"}, default "stored"
         The entries of F and Y that are compared: see `LeastSquares`.
     order : {"C", "F"}, default "C"
@@ -67,8 +78,8 @@ def fit(
     max_iter : int, default 200
         The largest number of Newton steps.
     callback : callable, optional
-        Called after each step with an `OptimizeResult` of
-        ``x, cost, optimality, nit, nfev, n_products``. It may raise StopIteration to stop.
+        Called with an `OptimizeResult` of ``x, cost, optimality, nit, nfev, n_products``: once at
+        the start, where nit is 0, and after each step. It may raise StopIteration to stop.
     progress : bool, default False
         Show a bar of the passes over A, with cost and optimality, and the time that is left if the
         optimality falls on as over the later half of the passes. If A is streamed, also show a bar
@@ -101,7 +112,13 @@ def fit(
         steps; ``nfev``, the number of passes for cost and gradient; ``n_products``, the number of
         passes for products with a k×k matrix; ``history``, an array of (passes so far, cost,
         optimality) for the start and each step, where the passes are ``nfev + n_products``;
-        ``success``, ``status`` and ``message``, which lists likely causes.
+        ``success``, ``status`` and ``message``, which lists likely causes. With `bounds` also
+        ``active_mask``, an integer array of the shape of x: -1 where x is at its lower bound, 1 at
+        its upper bound, and 0 elsewhere.
+
+        With `bounds`, the optimality is ``‖D^½ p‖ / ‖Y‖``, where p is the step nearest to
+        ``-D⁻¹ grad`` for which ``x + p`` is within the bounds, and D is a diagonal in any case.
+        ``grad`` is the gradient itself.
 
         The optimality does not depend on the scale of A and Y. D has a lower bound, so that x may
         tend to zero: 1e-4 times its value if all x_j were equal and F as large as Y.
@@ -114,16 +131,24 @@ def fit(
         * 3, OUT_OF_RANGE: float64 cannot hold the cost, the gradient, or the squares of A, Y or F.
           Cost, gradient and optimality may then be wrong by any amount.
         * 4, SADDLE: the gradient vanishes at a saddle that could not be left.
+        * 5, DIVERGES: `max_iter` steps were made, and some x seem to grow without bound while the
+          cost falls ever more slowly. With n steps, n ≥ 64, this means: the largest |x_j| grew by a
+          tenth or more from step n/4 to n/2 and again to n, with a quarter of the latter growth
+          (of its logarithm) after step 3n/4, and the cost fell both times, but less the second
+          time. This proves nothing, and only takes the place of status 0. Add `regularization`,
+          or bounds that limit x.
         * 99, CALLBACK: the callback stopped the fit.
 
     Raises
     ------
     ValueError
         As for `LeastSquares`; if `x0` has another shape or is not finite; if `tol` is negative or
-        `max_iter` is not positive.
-        Also if `regularization` is negative.
+        `max_iter` is not positive; if `regularization` is negative; if `bounds` have another
+        shape, are NaN, cross, leave no finite x, or exclude x0.
     TypeError
-        As for `LeastSquares`; if x0 is complex; if `callback` cannot be called.
+        As for `LeastSquares`; if x0 is complex; if `callback` cannot be called; if `bounds` are no
+        pair of real numbers or arrays; if Y, or an option of the problem, is given beside a
+        `LeastSquares`, or neither is given.
 
     Notes
     -----
@@ -168,7 +193,7 @@ def fit(
     is divided by it. The result is
     then one of many. The problem is not convex: in general the result is a local minimum and
     depends on the start. For some data the cost falls while some x grow without bound and others
-    vanish. The fit then ends with status 0.
+    vanish. The fit then ends with status 5, or with 0 if that is not visible yet.
 
     **Range.** The squares of A, of Y and of F must be float64 numbers. Entries beyond 1e±75 may be
     too large or too small for that. The status is 3 if a square overflows, or if so many entries of
@@ -195,18 +220,34 @@ def fit(
     at x = 0. In general the cost has more local minima than the squares have. So with too small an
     `f_scale`, the fit finds a part of the data that fits well, and leaves the rest as outliers.
 
+    **Bounds.** With `bounds`, each step fixes the variables that are near a bound and whose
+    gradient leads out of it; the others make a Newton step as above, also for a vector x. The
+    search for a lower cost goes along the projection of the step (Bertsekas' two-metric method
+    [2]_). The norm of the trust region and the preconditioner are those of several columns, without
+    the fixed variables. Success means that the optimality is at most `tol` and that Lanczos' method
+    found no negative curvature among the variables strictly within their bounds. Variables on a
+    bound whose gradient vanishes, as in a column of zeros, are tested with one random direction
+    that leads inward. A start from the data is that of the fit without bounds, where each x_i takes
+    the sign that is nearer to its bounds and is then projected; so is an x0 of zeros. Another x0 is
+    scaled to the minimum on its ray, and projected, if that lowers the cost. Even if no bound is
+    active, the steps are not those of a fit without bounds, and the result differs by rounding. It
+    has ``n_blocks`` too; for a vector x, blocks are numbers and take no pass of their own.
+
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
     Dense A and Y take 1 MiB, or what their layout needs, see `LeastSquares`, and what it converts.
     With several columns or a robust loss, at most 16 arrays of the shape of X and three of r×r
     blocks for each of its rows, or while the start is computed 12 arrays with two columns more than
     X. Besides there are the sums of each worker. For a sparse A, these are interleaved with
-    what they are computed from, and are rounded up: at most six arrays of the shape of X.
+    what they are computed from, and are rounded up: at most six arrays of the shape of X. Bounds
+    take 12 more arrays of the shape of x, and once more the blocks.
 
     References
     ----------
     .. [1] T. Steihaug, "The conjugate gradient method and trust regions in large scale
        optimization", SIAM J. Numer. Anal. 20 (1983), 626-637.
+    .. [2] D. P. Bertsekas, "Projected Newton methods for optimization problems with simple
+       constraints", SIAM J. Control Optim. 20 (1982), 221-246.
 
     Examples
     --------
@@ -216,6 +257,13 @@ def fit(
     >>> result = fit(A, A * np.outer([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]))
     >>> print(result.x.round(6), result.message.split(":")[0])
     [1. 2. 3.] converged
+
+    The same data with another sign, and x ≥ 0:
+
+    >>> x = np.array([1.0, 2.0, -3.0])
+    >>> result = fit(A, A * np.outer(x, x), bounds=(0, np.inf))
+    >>> result.success, result.active_mask
+    (True, array([ 0,  0, -1]))
 
     A matrix of rank 2, of which some entries are unknown:
 
@@ -239,41 +287,66 @@ def fit(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}")
     regularization = _validation.nonnegative("regularization", regularization)
-    problem = LeastSquares(
-        A,
-        Y,
-        rows=rows,
-        order=order,
-        uplo=uplo,
-        check_finite=check_finite,
-        workers=workers,
-        memory=memory,
-        progress=progress,
-        rank=rank,
-        bilinear=bilinear,
-        loss=loss,
-        f_scale=f_scale,
-    )
+    options: dict[str, Any] = {
+        "rows": rows,
+        "order": order,
+        "uplo": uplo,
+        "check_finite": check_finite,
+        "workers": workers,
+        "memory": memory,
+        "rank": rank,
+        "bilinear": bilinear,
+        "loss": loss,
+        "f_scale": f_scale,
+    }
+    if isinstance(A, LeastSquares):
+        _validation.only_defaults(Y, options, _DEFAULTS)
+        problem = A
+    else:
+        _validation.target_given(Y)
+        problem = LeastSquares(A, Y, progress=progress, **options)
+    builder = problem.builder
     if x0 is not None:
-        x0 = problem.builder._checked_point("x0", x0)
+        x0 = builder._checked_point("x0", x0)
         _validation.real("x0", x0.dtype, "least squares")
-    of = problem.builder._assembly.variables
+    of = builder._assembly.variables
     _validation.fits(
         f"what a fit of {of.count} rows and r = {of.rank} columns keeps",
         8 * of.size * (16 + 3 * of.rank) if of.rank > 1 else 0,
         "choose a smaller rank",
     )
+    limits = None
+    if bounds is not None:
+        _validation.only_squares(problem._loss.name)
+        shape = _shape_of(problem)
+        limits = _validation.bounds(bounds, shape)
+        if x0 is not None:
+            _validation.within("x0", x0.reshape(shape), limits)
     with (
         passes("fit", shown=progress) as bar,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        newton = _newton(problem, x0, regularization, tol, callback, bar)
+        newton = _newton(problem, x0, limits, regularization, tol, callback, bar)
         with last_x_saved(lambda: newton.x):
             return _shaped(problem, newton.run(max_iter))
 
 
+# The options of a problem, as fit has them if they are left out.
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(LeastSquares).parameters.items()
+    if parameter.default is not inspect.Parameter.empty
+}
+
+
 def _newton(
-    problem: LeastSquares, x0: Any, regularization: float, tol: float, callback: Any, bar: Any
+    problem: LeastSquares,
+    x0: Any,
+    limits: tuple[NDArray[Any], NDArray[Any]] | None,
+    regularization: float,
+    tol: float,
+    callback: Any,
+    bar: Any,
 ) -> Newton | BlockNewton:
     """The method for this problem. The one for a vector does without blocks."""
     builder, sums = problem.builder, problem._sums
@@ -283,6 +356,8 @@ def _newton(
         callback(_shaped(problem, state))
 
     told = shaped if callback is not None else None
+    if limits is not None:
+        return _bounded(problem, x0, limits, regularization, tol, told, bar)
     robust = problem._loss.name != "linear"
     if not (several or robust) and regularization == 0:
         x0 = x0 if x0 is None else x0.reshape(-1)
@@ -292,21 +367,47 @@ def _newton(
         if builder._rows.layout.bilinear:
             x0 = balanced(x0, max(of.row_offset, of.column_offset))
     if not robust or x0 is None:
-        squares = sums
-        if robust or not several:
-            squares = rank_sums_of(builder._rows, of, problem._target)
-        newton = BlockNewton(squares, x0, regularization, tol, told, bar)
+        newton = BlockNewton(problem._rank_sums, x0, regularization, tol, told, bar)
         if not robust:
             return newton
         x0 = newton.x
     return RobustNewton(sums, x0, regularization, tol, told, bar)
 
 
+def _bounded(
+    problem: LeastSquares,
+    x0: Any,
+    limits: tuple[NDArray[Any], NDArray[Any]],
+    regularization: float,
+    tol: float,
+    callback: Any,
+    bar: Any,
+) -> BoundedNewton:
+    """The method within bounds, from x0, or from the start of the method without bounds."""
+    builder = problem.builder
+    of, several = builder._assembly.variables, isinstance(builder._assembly, RankAssembly)
+    low, high = (np.ascontiguousarray(limit).reshape(of.shape) for limit in limits)
+    before = None
+    if x0 is None or not x0.any():
+        before = _newton(problem, x0, None, regularization, tol, None, bar)
+        x0 = nearest_with_sign(before.x.reshape(of.shape), low, high)
+    sums = problem._sums if several else OneColumn(problem._sums, builder._rows.diagonal())
+    x0 = np.array(x0, np.float64, order="C").reshape(of.shape)
+    newton = BoundedNewton(sums, x0, (low, high), regularization, tol, callback, bar)
+    if before is not None:
+        newton.count_also(before)
+    return newton
+
+
+def _shape_of(problem: LeastSquares) -> tuple[int, ...]:
+    """The shape that x has for the user."""
+    builder = problem.builder
+    return problem.shape[1:] if builder._rank is None else builder._assembly.variables.shape
+
+
 def _shaped(problem: LeastSquares, result: OptimizeResult) -> OptimizeResult:
     """The result with arrays of the shape that x has for the user."""
-    builder = problem.builder
-    shape = problem.shape[1:] if builder._rank is None else builder._assembly.variables.shape
-    for name in ("x", "grad"):
+    for name in ("x", "grad", "active_mask"):
         if name in result:
-            result[name] = result[name].reshape(shape)
+            result[name] = result[name].reshape(_shape_of(problem))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _validation
 from ._backends.align import align_target, target_source
+from ._backends.rank_sums import rank_sums_of
 from ._backends.robust_sums import Loss
 from ._matrix.entries import TARGETS, Entries
 from ._matrix.indices import frozen
@@ -17,6 +19,7 @@ from ._matrix.registry import source_of_rows
 from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
 from ._operators.least_squares_terms import least_squares_of
+from ._operators.rank_assembly import RankAssembly
 from ._validation import LossName, Order, Rows, Uplo
 from .builder import JacobianBuilder
 
@@ -531,6 +534,14 @@ class LeastSquares:
     @property
     def _sums(self) -> Any:
         return self._terms.sums
+
+    @functools.cached_property
+    def _rank_sums(self) -> Any:
+        """The sums of the squares for several columns, which any fit may need."""
+        of = self.builder._assembly
+        if isinstance(of, RankAssembly) and self._loss.name == "linear":
+            return self._sums
+        return rank_sums_of(of.rows, of.variables, self._target)
 
     def _point(self, x: Any) -> NDArray[Any]:
         point = self.builder._point(x)

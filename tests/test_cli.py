@@ -348,6 +348,25 @@ def test_fit_of_several_columns(folder, capsys):
         wrong_use(capsys, "fit", "S.npy", "S.npy", "-o", "x.npy", *options, message=message)
 
 
+def test_nonnegative_fit(folder, capsys):
+    x = np.array([1.0, 2.0, -3.0])
+    np.save("A.npy", np.ones((3, 3)))
+    np.save("Y.npy", np.outer(x, x))
+    np.save("x0.npy", x)
+    for output, options, columns in (("x.npy", [], 1), ("X.npy", ["--rank", "2"], 2)):
+        code, _, _ = run(capsys, "fit", "A.npy", "Y.npy", "-o", output, "--nonnegative", *options)
+        assert code == 0
+        found = np.load(output)
+        assert found.size == 3 * columns
+        assert (found >= 0).all()
+        assert (found == 0).any()
+    wrong_use(
+        capsys,
+        *("fit", "A.npy", "Y.npy", "-o", "y.npy", "--nonnegative", "--x0", "x0.npy"),
+        message=r"x0 must be within the bounds.* x0\[2\] = -3.0, whose bounds are 0.0 and inf",
+    )
+
+
 def test_fit_that_does_not_converge(problem, capsys):
     code, out, _ = run(
         capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15"

@@ -246,7 +246,9 @@ def test_counts_are_true(monkeypatch):
     result = fit(A, Y, np.ones(300), callback=seen.append)
     assert result.nfev == counted["gradient"]
     assert result.n_products == counted["beginning"] + counted["squares"] + counted["curvature"]
-    assert result.nit == len(seen) == seen[-1].nit
+    assert [state.nit for state in seen] == list(range(result.nit + 1))
+    np.testing.assert_allclose(seen[0].x, seen[0].x[0])  # on the ray through x0
+    assert seen[0].cost > result.cost
     assert (np.diff([s.cost for s in seen]) <= 1e-12 * result.cost).all()
     assert seen[-1].cost == result.cost
     np.testing.assert_array_equal(seen[-1].x, result.x)

@@ -135,7 +135,8 @@ def test_other_ends(Y):
     A = np.where(Y > -1, 1.0, 0.0)
     sums = DenseSums(A, A * Y, 2)
     assert run(sums, max_iter=1).status is FitStatus.MAX_ITER
-    assert run(sums, callback=stop).status is FitStatus.CALLBACK
+    stopped = run(sums, callback=stop)
+    assert (stopped.status, stopped.nit) == (FitStatus.CALLBACK, 0)
     assert run(sums, tol=0.0).status is FitStatus.ROUNDING
     assert run(DenseSums(A, A * Y * 1e160, 2)).status is FitStatus.OUT_OF_RANGE
     assert run(DenseSums(A, Y * np.nan, 2)).status is FitStatus.OUT_OF_RANGE

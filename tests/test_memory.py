@@ -131,6 +131,10 @@ def operations_of(form, size=K):
             f"value_and_grad{name}": (lambda p=fitted: fresh(p).value_and_grad(x), 8 * 16 * k),
             f"hessp{name}": (lambda p=fitted: fresh(p).hessp(x, x), 8 * 16 * k),
             f"fit{name}": (lambda B=B, C=C: fit(B, C, x, workers=2), dense + 8 * 20 * k),
+            f"fit within bounds{name}": (
+                lambda B=B, C=C: fit(B, C, x, workers=2, bounds=(x.min(), x.max())),
+                dense + 8 * 32 * k,
+            ),
             f"fit from data{name}": (lambda B=B, C=C: fit(B, C, workers=2), dense + 8 * 20 * k),
         }
     S = A + A.T
@@ -241,7 +245,7 @@ def test_high_water_mark_of_the_process(form):
         timeout=300,
     )
     lines = [line.split(";") for line in done.stdout.splitlines()]
-    assert len(lines) == (35 if form == "F" else 42)
+    assert len(lines) == (36 if form == "F" else 44)
     for name, found, allowed in lines:
         assert int(found) < int(allowed) + 6 * 2**20, (
             name

@@ -57,6 +57,10 @@ def operations(form, rank, *, bilinear):
             lambda: fit(A, Y, Z, max_iter=20, **form_of),
             CHECKS + 16 * z + 3 * blocks + SUMS * z + room,
         ),
+        "fit within bounds": (
+            lambda: fit(A, Y, Z, max_iter=20, bounds=(0, 1), **form_of),
+            CHECKS + 28 * z + 4 * blocks + SUMS * z + room,
+        ),
         "fit from A and Y": (
             lambda: fit(A, Y, max_iter=3, **form_of),
             CHECKS + max(16 * z + 3 * blocks, start) + SUMS * z + room,

@@ -1,8 +1,8 @@
-"""Inverse Cholesky factors of many small matrices, the diagonal blocks of JᵀJ of a rank-r fit."""
+"""Preconditioners of a fit, which are block diagonal matrices ``M = L Lᵀ`` with small blocks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 # A block gets this part of its trace on its diagonal. Blocks are singular in rows with fewer than r
 # entries, or if the rank is too large for the data.
 _SHIFT = 1e-10
+
+
+class Preconditioner(Protocol):
+    """Multiplies arrays of the shape (count, r) by ``L⁻¹`` and ``L⁻ᵀ``."""
+
+    def lower(self, v: NDArray[Any], /) -> NDArray[Any]: ...
+    def upper(self, u: NDArray[Any], /) -> NDArray[Any]: ...
 
 
 class BlockPreconditioner:
@@ -43,6 +50,52 @@ class BlockPreconditioner:
     def upper(self, u: NDArray[Any]) -> NDArray[Any]:
         """``L⁻ᵀ u``."""
         return np.einsum("iba,ib->ia", self._inverse, u)
+
+
+class Diagonal:
+    """The diagonal matrix M, for one column of variables; L⁻¹ is 0 where M is not positive."""
+
+    def __init__(self, diagonal: NDArray[Any]) -> None:
+        self._inverse = np.zeros(diagonal.shape)
+        np.divide(1.0, np.sqrt(diagonal), out=self._inverse, where=diagonal > 0)
+
+    def lower(self, v: NDArray[Any]) -> NDArray[Any]:
+        """``L⁻¹ v``."""
+        return self._inverse * v
+
+    def upper(self, u: NDArray[Any]) -> NDArray[Any]:
+        """``L⁻ᵀ u``."""
+        return self._inverse * u
+
+
+class Restricted:
+    """The blocks of some variables alone: L⁻¹ is 0 for the others.
+
+    Parameters
+    ----------
+    blocks : ndarray of shape (count, r, r)
+    shift : ndarray of shape (count,)
+    free : ndarray of bool, of shape (count, r)
+        The variables that remain.
+    """
+
+    def __init__(self, blocks: NDArray[Any], shift: NDArray[Any], free: NDArray[np.bool_]) -> None:
+        self._free = free
+        if free.shape[1] == 1:
+            self._inner: Preconditioner = Diagonal(blocks[:, :, 0] + shift[:, np.newaxis])
+            return
+        # A block without its fixed rows and columns. Their diagonal stays, and is not used.
+        kept = blocks * (free[:, :, np.newaxis] & free[:, np.newaxis, :])
+        np.einsum("iaa->ia", kept)[:] = np.einsum("iaa->ia", blocks)
+        self._inner = BlockPreconditioner(kept, shift)
+
+    def lower(self, v: NDArray[Any]) -> NDArray[Any]:
+        """``L⁻¹ v``."""
+        return self._inner.lower(self._free * v)
+
+    def upper(self, u: NDArray[Any]) -> NDArray[Any]:
+        """``L⁻ᵀ u``."""
+        return self._inner.upper(self._free * u)
 
 
 def _inverse_factors(matrices: NDArray[Any]) -> NDArray[Any]:

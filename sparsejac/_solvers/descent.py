@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
 from .._system.progress import time_left
+from .divergence import Divergence
 from .outlook import passes_left
 from .quartic import least_of_quartic
 from .status import FitStatus
@@ -28,11 +29,13 @@ class Descent:
     _callback: Any
     _in_range: bool
     _tol: float
-    _nit = _nfev = _n_products = _draws = _polished = 0
+    _nit = _nfev = _n_products = _n_blocks = _draws = _polished = 0
+    _told_nit = -1  # the number of steps at the last call of the callback
     _overflow = False
     _history: list[
         tuple[int, float, float]
     ]  # (passes, cost, optimality) at the start and each step
+    _degree: NDArray[Any]  # S 1
 
     def _evaluate(self, x: NDArray[Any]) -> Any:
         """The point at x, from one pass."""
@@ -79,13 +82,23 @@ class Descent:
         found: NDArray[Any] = self._at.x
         return found
 
+    def count_also(self, other: Descent) -> None:
+        """Add the passes of another fit to those of this one."""
+        self._nfev += other._nfev
+        self._n_products += other._n_products
+        self._n_blocks += other._n_blocks
+
     def run(self, max_iter: int) -> OptimizeResult:
         """Make steps until the fit has converged, or a limit is reached."""
         self._history = []
+        divergence = Divergence()
         while True:
             self._record()
             if not (self._in_range and self._is_finite()):
                 return self._result(FitStatus.OUT_OF_RANGE)
+            if not self._told():
+                return self._result(FitStatus.CALLBACK)
+            divergence.add(self._nit, self._at.cost, self._largest())
             if self._measured() <= self._tol:
                 if self._sharpened():
                     continue
@@ -102,7 +115,8 @@ class Descent:
                     if self._polished > _POLISH or not self._step():
                         return self._result(FitStatus.SADDLE)
             elif self._nit == max_iter:
-                return self._result(FitStatus.MAX_ITER)
+                diverges = divergence.seems()
+                return self._result(FitStatus.DIVERGES if diverges else FitStatus.MAX_ITER)
             else:
                 self._nit += 1
                 if not self._step():
@@ -110,11 +124,23 @@ class Descent:
                         return self._result(FitStatus.OUT_OF_RANGE)
                     if not self._leave():
                         return self._result(FitStatus.ROUNDING)
-            if self._callback is not None:
-                try:
-                    self._callback(self._state(x=self._at.x.copy()))
-                except StopIteration:
-                    return self._result(FitStatus.CALLBACK)
+
+    def _told(self) -> bool:
+        """Call the callback, once for each number of steps; False if it stops the fit."""
+        if self._callback is None or self._told_nit == self._nit:
+            return True
+        self._told_nit = self._nit
+        try:
+            self._callback(self._state(x=self._at.x.copy()))
+        except StopIteration:
+            return False
+        return True
+
+    def _largest(self) -> float:
+        """The largest |x_j| among the variables that F depends on."""
+        size = np.abs(self._at.x)
+        size = size if size.ndim == 1 else np.max(size, axis=1, initial=0.0)
+        return float(np.max(size, where=self._degree > 0, initial=0.0))
 
     def _record(self) -> None:
         """Record the current point. If it was sharpened, it takes the place of the one before."""

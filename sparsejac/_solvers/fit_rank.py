@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
 from . import float_range
-from .block_preconditioner import BlockPreconditioner
+from .block_preconditioner import BlockPreconditioner, Preconditioner
 from .descent import VISIBLE
 from .rank_points import RankPoint, RankSums
 from .rank_saddles import RankSaddles
 from .status import FitStatus
 from .steihaug import Step, steihaug
 
-_FORCING = 0.1  # conjugate gradients reduce the residual of a linear system by this factor
+_FORCING = 0.1
 # A step of Gauss and Newton should reduce the gradient by _FORCING. If it reduces it by less than
 # this factor, second derivatives pay.
 _SLOW = 0.5
 # Second derivatives are used below this optimality. Before, a step that changes the gradient less
 # than predicted shows only that x is far from a minimum.
-_NEAR = 0.01
+NEAR = 0.01
 # They are used above it as well after so many steps in a row that reduce the gradient slowly.
 _PATIENCE = 10
 _INNER = 500  # the largest number of conjugate gradient steps in one Newton step
-_ROUNDING = 1e-10  # a difference of costs below this, relative to the cost, is mostly rounding
+ROUNDING = 1e-10  # a difference of costs below this, relative to the cost, is mostly rounding
 _PRECISE = 0.01  # the largest relative change of x after which an optimality is precise enough
 
 
@@ -72,7 +72,7 @@ class BlockNewton(RankSaddles):
         self._radius = np.inf
         self._exact = self._damped = False
         self._in_vain = 0  # the number of steps in a row that have hardly reduced the gradient
-        self._free: RankPoint | None = None  # where rounding last ended the trust region
+        self._untrusted: RankPoint | None = None  # where rounding last ended the trust region
         self._move(self._start(x0))
 
     def _is_finite(self) -> bool:
@@ -94,22 +94,12 @@ class BlockNewton(RankSaddles):
         self._overflow = not np.isfinite(predicted)
         there = self._evaluate(at.x + s)
         gained = at.cost - there.cost
-        steepness = self._steepness_of(there.gradient)
-        if predicted < _ROUNDING * at.cost:
-            # The difference of costs is partly rounding, so the gradient may decide.
-            if steepness < self._steepness or gained > max(0.1 * predicted, VISIBLE * at.cost):
-                self._move(there)
-                return True
-            if gained < -VISIBLE * at.cost:
-                self._exact, self._radius = True, 0.25 * length
-                return True
-            if self._exact and (solved or self._free is at):
-                return False
-            self._exact, self._radius, self._free = True, np.inf, at
-            return True
+        if predicted < ROUNDING * at.cost:
+            return self._tiny_step(there, predicted, length, solved=solved)
+        steepness = self._steepness_of(there)
         slow = steepness > _SLOW * self._steepness
         self._in_vain = self._in_vain + 1 if slow else 0
-        near = self._measured() < _NEAR or self._in_vain > _PATIENCE
+        near = self._measured() < NEAR or self._in_vain > _PATIENCE
         if gained > 0.1 * predicted:
             if gained < 0.25 * predicted:
                 self._radius = 0.5 * length
@@ -123,6 +113,26 @@ class BlockNewton(RankSaddles):
             return True
         self._exact |= near
         return self._shorten(s, length, there)
+
+    def _tiny_step(
+        self, there: RankPoint, predicted: float, length: float, *, solved: bool
+    ) -> bool:
+        """End a step for which the difference of costs is partly rounding.
+
+        So the gradient may decide.
+        """
+        at, gained = self._at, self._at.cost - there.cost
+        lower = gained > max(0.1 * predicted, VISIBLE * at.cost)
+        if lower or self._steepness_of(there) < self._steepness:
+            self._move(there)
+            return True
+        if gained < -VISIBLE * at.cost:
+            self._exact, self._radius = True, 0.25 * length
+            return True
+        if self._exact and (solved or self._untrusted is at):
+            return False
+        self._exact, self._radius, self._untrusted = True, np.inf, at
+        return True
 
     def _shorten(self, s: NDArray[Any], length: float, there: RankPoint) -> bool:
         """Move along s, which leads too far; False if that does not lower the cost."""
@@ -145,9 +155,9 @@ class BlockNewton(RankSaddles):
         """
         x, rank = self._at.x, self._shape[1]
         square = self._square(x)
-        shift, preconditioner = self._shift, self._measure
-        if self._damped:
-            shift, preconditioner = self._damped_by(square)
+        damping = self._damping(square) if self._damped else None
+        shift = self._shift if damping is None else self._shift + damping
+        preconditioner = self._preconditioner(damping)
         column = shift[:, np.newaxis]
 
         def product(u: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -164,7 +174,7 @@ class BlockNewton(RankSaddles):
             product,
             preconditioner.lower(self._at.gradient).reshape(-1),
             np.ones(x.size),
-            enough=max(_FORCING, 0.3 * self._tol / self._measured()) ** 2,
+            enough=max(self._forcing(), 0.3 * self._tol / self._measured()) ** 2,
             radius=self._radius,
             limit=_INNER,
             unit=unit,
@@ -179,18 +189,26 @@ class BlockNewton(RankSaddles):
         """The Hessian without second derivatives of F, and without λ, times v."""
         return self._sums.normal(self._at.x, v)
 
-    def _damped_by(self, square: float) -> tuple[NDArray[Any], BlockPreconditioner]:
+    def _forcing(self) -> float:
+        """By which factor conjugate gradients reduce the residual of a linear system."""
+        return _FORCING
+
+    def _damping(self, square: float) -> NDArray[Any]:
         """Choose Levenberg's damping, which is added after the first step that fails.
 
         It grows with the gradient, and is relative to what the blocks would be if all rows of x
         had their average size. The blocks alone do not limit the step of a row whose neighbours
-        happen to be small. The result is λ plus the damping, and the preconditioner. `square` is
-        the squared length of x in the norm of the blocks.
+        happen to be small. `square` is the squared length of x in the norm of the blocks.
         """
         average = np.sqrt(square / float(np.sum(self._degree)))  # of ‖x_j‖²
         factor = min(1.0, self._measured()) * average / self._shape[1]
-        damping = factor * self._degree
-        return self._shift + damping, BlockPreconditioner(self._blocks, self._least + damping)
+        return factor * self._degree
+
+    def _preconditioner(self, damping: NDArray[Any] | None) -> Preconditioner:
+        """The B of the optimality, plus damping."""
+        if damping is None:
+            return self._measure
+        return BlockPreconditioner(self._blocks, self._least + damping)
 
     def _leave(self) -> bool | None:
         negative = None if self._norm == 0 else self._negative_curvature()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import float_range
-from .block_preconditioner import BlockPreconditioner
+from .block_preconditioner import BlockPreconditioner, Preconditioner
 from .descent import Descent
 
 _LEAST = 1e-4  # the lower bound of B, relative to its value if all rows were equal and F were Y
@@ -58,12 +58,11 @@ class RankPoints(Descent):
     _of: NDArray[Any] | None = None  # the x of the blocks, which is at or near self._at
     _length = 0.0  # the length of that x in the norm of the blocks
     _blocks: NDArray[Any]  # of JᵀJ
-    _measure: BlockPreconditioner  # the B of the optimality
+    _measure: Preconditioner  # the B of the optimality
     _steepness: float  # ‖B^-½ gradient‖ at self._at
 
     def __init__(self, sums: RankSums, regularization: float, bar: Any) -> None:
         self._sums, self._bar, self._lambda = sums, bar, regularization
-        self._n_blocks = 0
         self._shape = (sums.count, sums.rank)
         self._degree = sums.degree()
         squares = 2 * self._evaluate(np.zeros(self._shape)).cost
@@ -99,7 +98,7 @@ class RankPoints(Descent):
         if self._change() > _STALE:
             self._refresh()
         else:
-            self._steepness = self._steepness_of(at.gradient)
+            self._steepness = self._steepness_of(at)
 
     def _change(self) -> float:
         """How far the current x is from that of the blocks, relative to its length."""
@@ -120,12 +119,16 @@ class RankPoints(Descent):
         self._length = float(np.sqrt(self._square(self._of)))
         self._n_blocks += 1
         self._show_progress()
-        self._measure = BlockPreconditioner(self._blocks, self._least)
-        self._steepness = self._steepness_of(self._at.gradient)
+        self._prepare()
+        self._steepness = self._steepness_of(self._at)
 
-    def _steepness_of(self, gradient: NDArray[Any]) -> float:
-        """The length of a gradient in the norm of B⁻¹ at the current point."""
-        return length_of(self._measure.lower(gradient))
+    def _prepare(self) -> None:
+        """Derive from new blocks what `_steepness_of` needs."""
+        self._measure = BlockPreconditioner(self._blocks, self._least)
+
+    def _steepness_of(self, at: RankPoint) -> float:
+        """The length of the gradient at a point, in the norm of B⁻¹ at the current point."""
+        return length_of(self._measure.lower(at.gradient))
 
     def _measured(self) -> float:
         return self._steepness / self._norm if self._norm > 0 else self._steepness

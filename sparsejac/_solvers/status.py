@@ -64,6 +64,15 @@ class FitStatus(Status):
             "large to distinguish that curvature from zero"
         ),
     )
+    DIVERGES = (
+        5,
+        (
+            "some x seem to grow without bound while the cost falls ever more slowly, so these "
+            "data have no best x: after {nit} iterations, the optimality is {optimality:.2g}, tol "
+            "is {tol:.2g}; add regularization, or bounds that limit x; a less likely cause: "
+            "max_iter is small"
+        ),
+    )
     CALLBACK = 99, "stopped by the callback"
 
 

@@ -175,6 +175,7 @@ def fit(arguments: argparse.Namespace) -> int:
         regularization=arguments.regularization,
         loss=arguments.loss,
         f_scale=arguments.f_scale,
+        bounds=(0, np.inf) if arguments.nonnegative else None,
     )
     seconds = time.perf_counter() - started
     say(f"fit: {result.message}")

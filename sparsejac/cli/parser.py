@@ -169,6 +169,7 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
         metavar="LAMBDA",
         help="add LAMBDA ‖x‖²/2 to the cost (default: %(default)s)",
     )
+    to.add_argument("--nonnegative", action="store_true", help="find the best x ≥ 0")
     to.add_argument(
         "--loss",
         choices=get_args(_validation.LossName),
