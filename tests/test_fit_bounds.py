@@ -263,7 +263,7 @@ def test_statuses_and_counts(monkeypatch):
     assert (np.diff([state.cost for state in seen]) <= 1e-12 * result.cost).all()
     monkeypatch.setattr(BoundedNewton, "_lower_within", lambda *_: None)
     stuck = fit(np.ones((2, 2)), np.array([[0, 1.0], [1, 0]]) * -6, [1.0, 1.0], bounds=(-3, 3))
-    assert (stuck.status, stuck.success) in ((4, False), (1, True))
+    assert (stuck.status, stuck.success) == (4, False)
     nan = fit(A, Y, np.full(100, 1e200), bounds=POSITIVE)
     assert nan.status == 3
 
