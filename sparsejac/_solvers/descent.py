@@ -32,9 +32,8 @@ class Descent:
     _nit = _nfev = _n_products = _n_blocks = _draws = _polished = 0
     _told_nit = -1  # the number of steps at the last call of the callback
     _overflow = False
-    _history: list[
-        tuple[int, float, float]
-    ]  # (passes, cost, optimality) at the start and each step
+    # (passes, cost, optimality) at the start and each step
+    _history: list[tuple[int, float, float]]
     _degree: NDArray[Any]  # S 1
 
     def _evaluate(self, x: NDArray[Any]) -> Any:
