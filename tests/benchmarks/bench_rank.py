@@ -152,7 +152,7 @@ class Fit:
         self.given, self.options = (A, Y), options
         problem = LeastSquares(A, Y, **options)
         with np.errstate(all="ignore"):
-            self.start = _newton(problem, None, 0.0, 0.0, None, None).x.copy()
+            self.start = _newton(problem, None, None, 0.0, 0.0, None, None).x.copy()
         spread = np.random.default_rng(1).standard_normal(self.start.shape)
         self.random = spread * np.sqrt(np.mean(self.start**2))
 
