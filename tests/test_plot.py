@@ -315,8 +315,8 @@ def test_plot_of_a_command(problem, capsys, command, rest):
     ("file", "option", "pairs"),
     [
         ("map.cool", ["--cis-only", "--rescale"], "within"),
-        ("map_10.matrix", ["--trans-only"], "between"),
         *slow(
+            ("map_10.matrix", ["--trans-only"], "between"),
             ("map.cool", [], "all"),
             ("map.cool", ["--trans-only"], "between"),
             ("map.cool", ["--region", "chrB:100-"], "all"),

@@ -219,7 +219,9 @@ def test_no_support(support):
     assert result.unsupported_rows.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize(
+    "form", [np.asarray, lambda B: scipy.sparse.csr_array(np.array(B, np.float64))]
+)
 def test_support_that_is_not_total(form):
     for support in ("auto", "check"):
         result = symmetric_scaling(form(HALF), support=support)

@@ -21,7 +21,8 @@ def demo(arguments: argparse.Namespace) -> int:
     """Build and check the Jacobian of a small real network, and draw its pattern."""
     folder: Path = arguments.output
     with resources.as_file(resources.files("sparsejac") / "data" / "les_miserables.mtx") as path:
-        A = io.read_matrix(path).tocsr()
+        # The kernels that are compiled for it serve most matrices that a newcomer has.
+        A = io.read_matrix(path).astype(np.float64).tocsr()
     degree = A.sum(axis=0)
     x = 1 / np.sqrt(np.asarray(degree, dtype=np.float64).ravel())
     say(
