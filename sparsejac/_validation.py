@@ -170,9 +170,10 @@ def nonnegative(name: str, value: object) -> float:
 def scale(value: object) -> float:
     """Check f_scale."""
     found = nonnegative("f_scale", value)
-    if found == 0:
+    if not 1e-150 < found < 1e150:  # its square is a number
         raise ValueError(
-            "f_scale must be positive, got 0: give the size of a residual that is no outlier"
+            f"f_scale must be between 1e-150 and 1e150, got {value}: give the size of a residual "
+            "that is no outlier"
         )
     return found
 

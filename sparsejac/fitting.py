@@ -17,7 +17,7 @@ from ._solvers.fit import Newton
 from ._solvers.fit_bounds import BoundedNewton, nearest_with_sign
 from ._solvers.fit_rank import BlockNewton
 from ._solvers.fit_robust import RobustNewton
-from ._solvers.gauge import balanced
+from ._solvers.gauge import balanced, balanced_within
 from ._solvers.one_column import OneColumn
 from ._system.progress import passes
 from ._validation import LossName, Order, Rows, Uplo
@@ -349,7 +349,7 @@ def _newton(
     bar: Any,
 ) -> Newton | BlockNewton:
     """The method for this problem. The one for a vector does without blocks."""
-    builder, sums = problem.builder, problem._sums
+    builder = problem.builder
     of, several = builder._assembly.variables, isinstance(builder._assembly, RankAssembly)
 
     def shaped(state: OptimizeResult) -> None:
@@ -361,17 +361,21 @@ def _newton(
     robust = problem._loss.name != "linear"
     if not (several or robust) and regularization == 0:
         x0 = x0 if x0 is None else x0.reshape(-1)
-        return Newton(sums, builder._rows, x0, tol, told, bar)
+        return Newton(problem._sums, builder._rows, x0, tol, told, bar)
     if x0 is not None:
         x0 = np.array(x0, np.float64, order="C").reshape(of.shape)
         if builder._rows.layout.bilinear:
             x0 = balanced(x0, max(of.row_offset, of.column_offset))
+    newton = None
     if not robust or x0 is None:
         newton = BlockNewton(problem._rank_sums, x0, regularization, tol, told, bar)
         if not robust:
             return newton
         x0 = newton.x
-    return RobustNewton(sums, x0, regularization, tol, told, bar)
+    robust_newton = RobustNewton(problem._sums, x0, regularization, tol, told, bar)
+    if newton is not None:
+        robust_newton.count_also(newton)
+    return robust_newton
 
 
 def _bounded(
@@ -393,6 +397,8 @@ def _bounded(
         x0 = nearest_with_sign(before.x.reshape(of.shape), low, high)
     sums = problem._sums if several else OneColumn(problem._sums, builder._rows.diagonal())
     x0 = np.array(x0, np.float64, order="C").reshape(of.shape)
+    if builder._rows.layout.bilinear:
+        x0 = balanced_within(x0, max(of.row_offset, of.column_offset), low, high)
     newton = BoundedNewton(sums, x0, (low, high), regularization, tol, callback, bar)
     if before is not None:
         newton.count_also(before)

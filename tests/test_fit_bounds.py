@@ -12,6 +12,7 @@ from support import random_csr, slow
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers.fit_bounds import BoundedNewton
+from sparsejac._solvers.gauge import balanced_within
 from sparsejac._solvers.one_column import OneColumn
 
 POSITIVE = (0, np.inf)
@@ -364,3 +365,54 @@ def test_real_patterns(name, real_data):
     assert result.cost <= lbfgs(problem, result.x, *bounds).fun * (1 + 1e-12)
     other = lbfgs(problem, np.ones(k), *bounds)
     assert result.cost == pytest.approx(other.fun, rel=1e-8)
+
+
+# --- zeros that are no minimum --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("Y", "bilinear", "cost"),
+    [
+        ([[1.0, -3], [-4, -2]], True, 14.5),
+        ([[3.0, -4], [-4, -4]], True, 24.0),
+        ([[1.0, -5], [-5, 1]], False, 25.5),
+        (6 * np.eye(3) - 5, False, 76.0),
+    ],
+)
+def test_zeros_are_left_where_most_data_are_negative(Y, bilinear, cost):
+    """Few directions lead to a lower cost, and random ones do not."""
+    result = fit(np.ones(np.shape(Y)), Y, bilinear=bilinear, bounds=(0, np.inf))
+    assert result.success
+    assert result.cost == pytest.approx(cost)
+
+
+@pytest.mark.parametrize("mean", [-1.0, 0.0])
+def test_x_is_not_zero_if_an_entry_is_positive(mean):
+    for seed in range(15):
+        Y = np.random.default_rng(seed).standard_normal((6, 5)) + mean
+        result = fit(np.ones((6, 5)), Y, bilinear=True, bounds=(0, np.inf))
+        assert result.x.any()
+
+
+@pytest.mark.parametrize("bounds", [(0, np.inf), (-np.inf, np.inf), (0, 30)])
+@pytest.mark.parametrize("scale", [1e-5, 1e-10])
+def test_unbalanced_starts_within_bounds(scale, bounds):
+    rng = np.random.default_rng(0)
+    B, x0 = rng.random((5, 4)) + 0.1, rng.random(9) + 0.1
+    Y = B * np.outer(rng.random(5) + 0.1, rng.random(4) + 0.1)
+    x0[:5] *= scale
+    x0[5:] = np.minimum(x0[5:] / scale, bounds[1])
+    result = fit(B, Y, x0, bilinear=True, bounds=bounds)
+    assert result.success
+    assert result.cost < 1e-12
+
+
+def test_balanced_within():
+    Z = np.array([[1e8, 2e8], [3e8, 1e8], [1e-8, 4e-8], [2e-8, 1e-8]])
+    free = np.full(Z.shape, np.inf)
+    for low, high in ((-free, free), (0 * Z, free)):
+        found = balanced_within(Z, 2, low, high)
+        assert np.allclose(found[:2] @ found[2:].T, Z[:2] @ Z[2:].T)
+        assert found.max() < 100
+        assert (low <= found).all()
+    assert balanced_within(Z, 2, Z, Z) is Z

@@ -648,3 +648,19 @@ def test_a_real_map(real_data, tmp_path):
         )
         assert result.kept.sum() > 30
         np.testing.assert_array_equal(result.weight, expected.weight)
+
+
+def test_a_bin_that_is_far_too_large(tmp_path):
+    """One wrong digit must not take all memory."""
+    (tmp_path / "x.matrix").write_text(f"1 2 3\n{10**12} {10**12} 3\n")
+    with pytest.raises(MemoryError, match=r"whose largest bin is 10{12}.*check that bin"):
+        cool.balance(tmp_path / "x.matrix", mad_max=0, min_nnz=0, ignore_diags=0)
+
+
+def test_weights_do_not_replace_the_blacklist(mcool, tmp_path, capsys):
+    bed = tmp_path / "b.tsv"
+    bed.write_text("chrA\t0\t20\n")
+    code = cli.main(["scale", f"{mcool}::/resolutions/9", "--blacklist", str(bed), "-o", str(bed)])
+    assert code == 2
+    assert "is also an input: choose another name" in capsys.readouterr().err
+    assert bed.read_text() == "chrA\t0\t20\n"

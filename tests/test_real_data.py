@@ -72,7 +72,7 @@ def test_build_and_check_a_contact_map(real_data, tmp_path, capsys):
 
 def test_gzipped_matrix_market(real_data, tmp_path, capsys):
     A = scipy.sparse.load_npz(real_data("graph_airfoil.npz"))
-    scipy.io.mmwrite(tmp_path / "A.mtx", scipy.sparse.coo_matrix(A))
+    scipy.io.mmwrite(tmp_path / "A.mtx", scipy.sparse.coo_matrix(A).astype(np.float64))
     (tmp_path / "A.mtx.gz").write_bytes(gzip.compress((tmp_path / "A.mtx").read_bytes()))
     assert cli.main(["check", str(tmp_path / "A.mtx.gz")]) == 0
     assert "8 of 8 checks hold" in capsys.readouterr().out

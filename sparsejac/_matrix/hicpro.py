@@ -21,6 +21,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from .. import _validation
 from .blacklist import are_bounds, lines_of_bed
 from .indices import index_dtype
 from .market_faults import opened
@@ -57,7 +58,15 @@ class Triplets:
 
     @functools.cached_property
     def _triplets(self) -> Triple:
-        return _read(self.uri)
+        found = _read(self.uri)
+        if not self.named:
+            largest = int(found[1].max(initial=0))
+            _validation.fits(
+                f"{self.uri}, whose largest bin is {largest},",
+                16 * largest,
+                "check that bin, or pass a BED file of the bins",
+            )
+        return found
 
     @property
     def named(self) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
 from .block_preconditioner import Preconditioner, Restricted
+from .cone import Cone
 from .descent import VISIBLE
 from .fit_rank import NEAR, ROUNDING, BlockNewton
 from .rank_points import RankPoint, RankSums, length_of
@@ -227,8 +228,8 @@ class BoundedNewton(BlockNewton):
         """Find a direction of negative curvature that leads away from bounds.
 
         Only variables count whose gradient vanishes although they are on a bound. This is so if x
-        is zero in a column. One step of a power method from random numbers finds the direction, so
-        a negative curvature may be missed.
+        is zero in a column. Free variables may move with them. See `Cone` for the search, which may
+        miss a negative curvature.
         """
         at, root = self._at, np.sqrt(self._scale)
         small = self._tol * self._norm * root
@@ -236,19 +237,15 @@ class BoundedNewton(BlockNewton):
         if not idle.any():
             return None
         inward = np.where(at.x == self._low, 1.0, -1.0) * idle
+        free = (self._low < at.x) & (at.x < self._high) & (root > 0)
         inverse = np.divide(1.0, root, out=np.zeros(self._shape), where=root > 0)
-        v = inward * np.abs(self._random(self._shape[1])) * inverse
-        v = inward * np.maximum(-inward * self._curved(v), 0.0) * inverse**2
-        size = length_of(root * v)
-        if not 0 < size < np.inf:
+        value, u, norm = Cone(inward, idle | free).least(
+            lambda u: inverse * self._curved(inverse * u), self._random(self._shape[1])
+        )
+        if not value < -_NEGATIVE * norm:
             return None
-        v /= size
-        curved = self._curved(v)
-        curvature = float(np.sum(v * curved))
-        if not curvature < -_NEGATIVE * length_of(inverse * curved):
-            return None
-        self._curvature = curvature
-        return v, curvature
+        self._curvature = value / norm
+        return inverse * u, value
 
     def _lower_within(self, v: NDArray[Any], curvature: float) -> RankPoint | None:
         """Find a point of lower cost along v or -v; None if the cost does not fall visibly.

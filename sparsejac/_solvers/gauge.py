@@ -38,3 +38,25 @@ def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
             return root * np.concatenate([scaled[0] * factor, scaled[1] / factor])
         sides = (of_rows.Q @ (U * np.sqrt(s)), of_columns.Q @ (V.T * np.sqrt(s)))
         return root * np.concatenate([*sides])
+
+
+def balanced_within(
+    Z: NDArray[Any], split: int, low: NDArray[Any], high: NDArray[Any]
+) -> NDArray[Any]:
+    """The same for a Z that must stay within bounds.
+
+    If the balanced factors do not, positive multiples of the columns of Z are tried. They have its
+    signs. If they are not within the bounds either, Z stays as it is.
+    """
+    found = balanced(Z, split)
+    if found is Z:
+        return Z
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        largest = [np.max(np.abs(each), axis=0) for each in (Z[:split], Z[split:])]
+        factor = np.sqrt(largest[1]) / np.sqrt(largest[0])
+        factor = np.where((factor > 0) & (factor < np.inf), factor, 1.0)
+        multiples = np.concatenate([Z[:split] * factor, Z[split:] / factor])
+    for each in (found, multiples):
+        if np.all((low <= each) & (each <= high)):
+            return each
+    return Z

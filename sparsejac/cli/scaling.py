@@ -36,8 +36,13 @@ def scale(arguments: argparse.Namespace) -> int:
     is_map = triplets or map_files.is_map(arguments.A)
     path = Path(arguments.A if triplets or not is_map else map_files.split(arguments.A)[0])
     output: Path | None = arguments.output
-    inputs = [path, *(one for one in (arguments.target, arguments.bed) if one is not None)]
+    read = arguments.target, arguments.bed, arguments.blacklist
+    inputs = [path, *(Path(one) for one in read if one is not None)]
     _refuse_options_of_others(arguments, is_map=is_map)
+    if not arguments.write and (arguments.name is not None or arguments.force):
+        raise ValueError("--name and --force say how to write: pass --write as well")
+    if arguments.all:
+        return _scale_all(arguments)
     if output is not None:
         text = is_map and weights_text.is_text(output)
         check_output(output, output.suffix if text else ".npy", inputs)
@@ -46,10 +51,6 @@ def scale(arguments: argparse.Namespace) -> int:
                 map_.names()  # raises if they are not known
     if arguments.plot is not None:
         pictures.check_picture(arguments.plot, inputs)
-    if not arguments.write and (arguments.name is not None or arguments.force):
-        raise ValueError("--name and --force say how to write: pass --write as well")
-    if arguments.all:
-        return _scale_all(arguments)
     started, name, read_from = time.perf_counter(), _column(arguments), None
     if arguments.write:
         from .. import cool
