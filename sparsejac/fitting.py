@@ -218,7 +218,9 @@ def fit(
     minimum those of Newton, with the blocks of several columns as the preconditioner. A step that
     fails is shortened by trying points. The optimality is relative to the root of twice the cost
     at x = 0. In general the cost has more local minima than the squares have. So with too small an
-    `f_scale`, the fit finds a part of the data that fits well, and leaves the rest as outliers.
+    `f_scale`, the fit finds a part of the data that fits well, and leaves the rest as outliers. If
+    it is far below nearly all residuals, the cost hardly depends on x, and any x is optimal to
+    within `tol`, an x0 too.
 
     **Bounds.** With `bounds`, each step fixes the variables that are near a bound and whose
     gradient leads out of it; the others make a Newton step as above, also for a vector x. The
@@ -226,12 +228,14 @@ def fit(
     [2]_). The norm of the trust region and the preconditioner are those of several columns, without
     the fixed variables. Success means that the optimality is at most `tol` and that Lanczos' method
     found no negative curvature among the variables strictly within their bounds. Variables on a
-    bound whose gradient vanishes, as in a column of zeros, are tested with one random direction
-    that leads inward. A start from the data is that of the fit without bounds, where each x_i takes
-    the sign that is nearer to its bounds and is then projected; so is an x0 of zeros. Another x0 is
-    scaled to the minimum on its ray, and projected, if that lowers the cost. Even if no bound is
-    active, the steps are not those of a fit without bounds, and the result differs by rounding. It
-    has ``n_blocks`` too; for a vector x, blocks are numbers and take no pass of their own.
+    bound whose gradient vanishes, as in a column of zeros, are tested as well, together with those
+    within their bounds. This test is a search in a cone: 24 variables, each with the best partner,
+    and a power method. It may miss a negative curvature. A start from the data is that of the fit
+    without bounds, where each x_i takes the sign that is nearer to its bounds and is then
+    projected; so is an x0 of zeros. Another x0 is scaled to the minimum on its ray, and projected,
+    if that lowers the cost. Even if no bound is active, the steps are not those of a fit without
+    bounds, and the result differs by rounding. It has ``n_blocks`` too; for a vector x, blocks are
+    numbers and take no pass of their own.
 
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.

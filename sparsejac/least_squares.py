@@ -497,7 +497,7 @@ class LeastSquares:
         """``1/√diag(JᵀJ)`` at x, and 1 where the diagonal is not positive.
 
         These are the scales of ``x_scale="jac"`` of `scipy.optimize.least_squares`, which does not
-        accept an operator together with that option.
+        accept an operator together with that option. They do not depend on `loss`.
 
         Parameters
         ----------
