@@ -1158,7 +1158,7 @@ def shown():
 
 @forks
 @pytest.mark.parametrize(
-    "busy", ["adds", "streams", "compiles", *slow("makes a builder", "opens", "shows a bar")]
+    "busy", ["adds", *slow("streams", "compiles", "makes a builder", "opens", "shows a bar")]
 )
 def test_forked_while_another_thread(busy, tmp_path, monkeypatch):
     """The child can do all that the threads of its parent do."""

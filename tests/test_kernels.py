@@ -63,6 +63,7 @@ LOG = (
 )
 
 
+@pytest.mark.slow
 def test_compiled_kernels_are_kept_on_disk_and_announced(copy):
     """Another process finds them, also if it keeps its own elsewhere."""
     folder = copy / "sparsejac" / "_kernels" / "__pycache__"

@@ -231,7 +231,7 @@ for name, (function, allowed) in operations.items():
     not os.access("/proc/self/clear_refs", os.W_OK),
     reason="the high-water mark is reset the Linux way",
 )
-@pytest.mark.parametrize("form", ["F", *slow("C", "csr")])
+@pytest.mark.parametrize("form", slow("F", "C", "csr"))
 def test_high_water_mark_of_the_process(form):
     """tracemalloc sees NumPy's arrays; this sees everything: the compiled kernels', the threads',
     the allocator's.
