@@ -229,13 +229,13 @@ def fit(
     the fixed variables. Success means that the optimality is at most `tol` and that Lanczos' method
     found no negative curvature among the variables strictly within their bounds. Variables on a
     bound whose gradient vanishes, as in a column of zeros, are tested as well, together with those
-    within their bounds. This test is a search in a cone: 24 variables, each with the best partner,
-    and a power method. It may miss a negative curvature. A start from the data is that of the fit
-    without bounds, where each x_i takes the sign that is nearer to its bounds and is then
-    projected; so is an x0 of zeros. Another x0 is scaled to the minimum on its ray, and projected,
-    if that lowers the cost. Even if no bound is active, the steps are not those of a fit without
-    bounds, and the result differs by rounding. It has ``n_blocks`` too; for a vector x, blocks are
-    numbers and take no pass of their own.
+    within their bounds. This test is a search in a cone by a power method, and for up to 200 such
+    variables by 24 of them, each with the best partner. It may miss a negative curvature. A start
+    from the data is that of the fit without bounds, where each x_i takes the sign that is nearer to
+    its bounds and is then projected; so is an x0 of zeros. Another x0 is scaled to the minimum on
+    its ray, and projected, if that lowers the cost. Even if no bound is active, the steps are not
+    those of a fit without bounds, and the result differs by rounding. It has ``n_blocks`` too; for
+    a vector x, blocks are numbers and take no pass of their own.
 
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.

@@ -361,7 +361,7 @@ def test_real_patterns(name, real_data):
     problem, bounds = LeastSquares(A, Y), (0.5, 1.5)
     result = fit(problem, x0=np.ones(k), bounds=bounds)
     assert result.success
-    assert result.nfev + result.n_products < 100
+    assert result.nfev + result.n_products < 200  # L-BFGS-B takes 42 and 809
     assert result.cost <= lbfgs(problem, result.x, *bounds).fun * (1 + 1e-12)
     other = lbfgs(problem, np.ones(k), *bounds)
     assert result.cost == pytest.approx(other.fun, rel=1e-8)

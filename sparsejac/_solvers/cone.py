@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEPS = 10  # of the power method
+_STEPS = 8  # of the power method
 _COLUMNS = 24  # how many variables are tried as the first of a pair
+_FEW = 200  # if more variables have a sign, pairs of a few of them say little
 
 
 class Cone:
@@ -41,9 +42,12 @@ class Cone:
 
         The result is that number, u, and an estimate of the norm of K. `product` multiplies by K.
         """
-        pair, norm = self._best_pair(product, random)
-        found, at = np.inf, pair
-        for start in (pair, self.project(self._signs * np.abs(random)), self.project(random)):
+        starts, norm = [self.project(self._signs * np.abs(random))], 0.0
+        if np.count_nonzero(self._signs) <= _FEW:
+            pair, norm = self._best_pair(product, random)
+            starts += [pair, self.project(random)]
+        found, at = np.inf, starts[0]
+        for start in starts:
             u = start
             for _ in range(_STEPS):
                 length = float(np.sqrt(np.sum(u * u)))
