@@ -364,7 +364,7 @@ def test_real_patterns(name, real_data):
     assert result.nfev + result.n_products < 200  # L-BFGS-B takes 42 and 809
     assert result.cost <= lbfgs(problem, result.x, *bounds).fun * (1 + 1e-12)
     other = lbfgs(problem, np.ones(k), *bounds)
-    assert result.cost == pytest.approx(other.fun, rel=1e-8)
+    assert result.cost <= other.fun * (1 + 1e-8)  # on Enron's mail it stops above
 
 
 # --- zeros that are no minimum --------------------------------------------------------------------
