@@ -203,7 +203,7 @@ def test_squares_that_underflow(bilinear):
 
 
 def test_second_derivatives_are_used_where_steps_are_slow():
-    """Gauss-Newton steps would take 610."""
+    """Gauss-Newton steps alone would take 140."""
     U = np.random.default_rng(2).standard_normal((8, 5))
     slow = fit(np.ones((8, 8)) - 0.5 * np.eye(8), -U @ U.T, rank=5, regularization=0.1)
     assert slow.success

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._matrix.variables import Variables
+from .._validation import LossName
 from .protocol import Backend
 from .rank_sums import RankSums, rank_sums_of, silence
 
-LOSSES = "linear", "soft_l1", "huber", "cauchy", "arctan"
+LOSSES = get_args(LossName)  # kernels know them by their places
 
 
 class Loss(NamedTuple):
-    """ρ, and the scale C of the cost ``½ C² Σ ρ(r²/C²)``. Kernels number ρ as LOSSES does."""
+    """ρ, and the scale C of the cost ``½ C² Σ ρ(r²/C²)``."""
 
     name: str
     scale: float

@@ -11,7 +11,7 @@ from .descent import VISIBLE
 from .fit_rank import BlockNewton
 from .rank_points import RankPoint, RankSums
 
-_HALVINGS = 30  # how often a step along negative curvature is halved
+_SHORTER = 30  # how often a step is made shorter
 
 
 class RobustSums(RankSums, Protocol):
@@ -45,7 +45,7 @@ class RobustNewton(BlockNewton):
         """
         at = self._at
         slope = float(np.sum(at.gradient * s))
-        for _ in range(_HALVINGS):
+        for _ in range(_SHORTER):
             bend = there.cost - at.cost - slope
             shorter = -slope / (2 * bend) if slope < 0 < bend < np.inf else 0.1
             shorter = min(max(shorter, 0.1), 0.5)
@@ -67,7 +67,7 @@ class RobustNewton(BlockNewton):
             return None
         usual = max(float(np.sum(degree * at.x**2)), self._expected * float(np.sum(degree)))
         s = np.sqrt(usual / length) * (-v if np.sum(at.gradient * v) > 0 else v)
-        for _ in range(_HALVINGS):
+        for _ in range(_SHORTER):
             there = self._evaluate(at.x + s)
             if there.cost < (1 - visible) * at.cost:
                 return there
