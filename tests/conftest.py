@@ -1,9 +1,13 @@
 """Hypothesis profiles, the choice of tests, and the folder of real matrices: shared/data beside the
 checkout.
 
-By default pytest leaves out the tests that are marked as `slow`, and 39 of 40 cases of each
-`cross_product`. The option `--whole` takes all of them. Without it the tests may use
-`compiled_versions.LIMIT` compiled versions of the kernels.
+By default pytest leaves out the tests that are marked as `slow` or `long`, and 39 of 40 cases of
+each `cross_product`. The option `--whole` takes all of them but those marked as `long`, which
+`--long` takes. Without either the tests may use `compiled_versions.LIMIT` compiled versions of the
+kernels.
+
+The profile `everyday` of Hypothesis tries the same few examples each time, so that a failure is due
+to a change. The profile `long` tries many, and others each time: HYPOTHESIS_PROFILE=long.
 """
 
 import os
@@ -15,13 +19,13 @@ from pathlib import Path
 import pytest
 from compiled_versions import LIMIT, Counter
 from hypothesis import HealthCheck, settings
+from tried import Summary
 
 # The first example of a dtype compiles kernels, so a deadline would measure the compiler.
-_common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
-settings.register_profile("dev", max_examples=10, **_common)
-settings.register_profile("ci", max_examples=60, **_common)
-settings.register_profile("large", max_examples=1000, **(_common | {"derandomize": False}))
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+_common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("everyday", max_examples=20, derandomize=True, **_common)
+settings.register_profile("long", max_examples=2000, derandomize=False, **_common)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "everyday"))
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,11 +37,16 @@ def pytest_addoption(parser):
         help="also the tests marked as slow, and all of each cross product, not one case in forty",
     )
     parser.addoption(
+        "--long",
+        action="store_true",
+        help="all tests, those included that take minutes",
+    )
+    parser.addoption(
         "--max-versions",
         type=int,
         metavar="N",
         help="fail if the tests use more than N compiled versions of the kernels, 0 for any number "
-        f"(default: {LIMIT}, and 0 with --whole)",
+        f"(default: {LIMIT}, and 0 with --whole or --long)",
     )
 
 
@@ -45,11 +54,13 @@ def pytest_configure(config):
     """Register our markers, and those of SciPy's own tests, some of which test_operator.py runs."""
     limit = config.getoption("max_versions")
     if limit is None:
-        limit = 0 if config.getoption("whole") else LIMIT
+        limit = 0 if config.getoption("whole") or config.getoption("long") else LIMIT
     config.pluginmanager.register(Counter(limit), "compiled_versions")
+    config.pluginmanager.register(Summary(), "tried")
     config.addinivalue_line(
         "markers", "slow: takes long, or needs kernels of a rare dtype; run with --whole"
     )
+    config.addinivalue_line("markers", "long: takes minutes; run with --long")
     config.addinivalue_line(
         "markers", "cross_product: one case in forty is run, all of them with --whole"
     )
@@ -68,17 +79,22 @@ def pytest_collection_modifyitems(config, items):
     A checksum of its name decides on a case of a cross product, so each process takes the same
     ones.
     """
-    if config.getoption("whole"):
+    if config.getoption("long"):
         return
+    whole = config.getoption("whole")
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("slow")
-        or (item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 40)
+        if item.get_closest_marker("long")
+        or (not whole and (item.get_closest_marker("slow") or _is_left_out(item)))
     ]
     config.hook.pytest_deselected(items=left_out)
     out = set(left_out)
     items[:] = [item for item in items if item not in out]
+
+
+def _is_left_out(item):
+    return item.get_closest_marker("cross_product") and zlib.crc32(item.name.encode()) % 40
 
 
 @pytest.fixture(scope="session", autouse=True)
