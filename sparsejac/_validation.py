@@ -949,3 +949,14 @@ def type_name(value: object) -> str:
         if kind.__module__ == "builtins"
         else f"{kind.__module__.split('.')[0]}.{kind.__qualname__}"
     )
+
+
+def matplotlib_is_there() -> None:
+    """Say how to install matplotlib if it is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401  # whether it is there
+    except ImportError:
+        raise ImportError(
+            "pictures need matplotlib, which is not installed: pip install '.[plot]' in a clone of "
+            "the project, or pip install matplotlib"
+        ) from None

@@ -8,18 +8,17 @@ The maps are in ``.cool``, ``.mcool`` and ``.scool`` files, or in the text files
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeResult
 
 from . import _validation
-from ._matrix import columns, contact_map, contacts, hicpro, map_files, weights_text
-from ._solvers import balancing
+from ._matrix import columns, contact_map, contacts, map_files, weights_text
+from ._solvers import balanced_files, balancing
 from ._solvers.balancing_options import Options
 from ._solvers.scaling_state import Examination
 
@@ -262,12 +261,14 @@ def balance(
         memory=memory,
     )
     _check_flags(store=store, overwrite=overwrite)
-    read_from = prepare(uri, store_name, overwrite=overwrite) if store else None
+    read_from = balanced_files.prepare(uri, store_name, overwrite=overwrite) if store else None
     result = balancing.balanced(uri, options)
     if store:
-        _mark_divisive(result, store_name)
+        balanced_files.mark_divisive(result, store_name)
         if result.success:
-            write_balanced({uri: result}, store_name, overwrite=overwrite, read=read_from)
+            balanced_files.write_balanced(
+                {uri: result}, store_name, overwrite=overwrite, read=read_from
+            )
     else:
         result.stats["divisive_weights"] = False
     return result
@@ -349,99 +350,23 @@ def balance_all(
             raise TypeError(
                 f"balance_all got the option {name!r}: it takes those of balance, except bed and x0"
             )
-    checked, uris = options_of_all(**options), map_files.maps_of(path)
-    read_from = prepare_all(path, uris, store_name, overwrite=overwrite) if store else None
-    results = dict(balanced_each(uris, checked))
+    checked, uris = balanced_files.options_of_all(**options), map_files.maps_of(path)
+    read_from = (
+        balanced_files.prepare_all(path, uris, store_name, overwrite=overwrite) if store else None
+    )
+    results = dict(balanced_files.balanced_each(uris, checked))
     done = {uri: result for uri, result in results.items() if result.success}
     for result in done.values():
         if store:
-            _mark_divisive(result, store_name)
+            balanced_files.mark_divisive(result, store_name)
     if store and done:
-        write_balanced(done, store_name, overwrite=overwrite, read=read_from)
+        balanced_files.write_balanced(done, store_name, overwrite=overwrite, read=read_from)
     return results
-
-
-def options_of_all(**options: Any) -> Options:
-    blacklist = options.get("blacklist")
-    if not isinstance(blacklist, (str, os.PathLike, type(None))):
-        raise TypeError(
-            "blacklist must be a BED file for several maps, in which bins have different numbers, "
-            f"got {_validation.type_name(blacklist)}"
-        )
-    return Options(**options)
-
-
-def balanced_each(uris: list[str], options: Options) -> Iterator[tuple[str, OptimizeResult]]:
-    """Balance each map. A map that raises an error yields a result with the error."""
-    for uri in uris:
-        try:
-            result = balancing.balanced(uri, options)
-            result.stats["divisive_weights"] = False
-        except (OSError, ValueError, TypeError, MemoryError) as error:
-            result = OptimizeResult(success=False, status=-1, message=str(error), error=error)
-        yield uri, result
 
 
 def _check_flags(**flags: bool) -> None:
     for name, flag in flags.items():
         _validation.flag(name, flag)
-
-
-def _mark_divisive(result: OptimizeResult, name: str) -> None:
-    """Say whether the column has 1/weight."""
-    divisive = result.stats["divisive_weights"] = name in columns.DIVISIVE
-    if divisive:
-        result.message += (
-            f"; the column {name!r} is for 1/weight, as cooler divides by columns of this name"
-        )
-
-
-def prepare(uri: str | os.PathLike[str], name: str, *, overwrite: bool) -> columns.Identity:
-    """Refuse a column that cannot be written, and return the identity of the file.
-
-    This is called before anything is computed.
-    """
-    columns.check_name(name)
-    if hicpro.is_triplets(uri):
-        raise ValueError(
-            f"{os.fsdecode(uri)} cannot hold weights, as it is text of HiC-Pro: write them into "
-            "another file"
-        )
-    columns.recover(uri)
-    columns.check(uri, name, overwrite=overwrite)
-    return columns.file_of(uri)
-
-
-def prepare_all(
-    path: str | os.PathLike[str], uris: list[str], name: str, *, overwrite: bool
-) -> columns.Identity:
-    """Do the same for all maps of a file that can be read."""
-    columns.check_name(name)
-    for uri in uris:
-        try:
-            with contact_map.reading(uri):
-                pass
-        except (OSError, ValueError, TypeError, MemoryError):
-            continue  # the result of this map has the error
-        prepare(uri, name, overwrite=overwrite)
-    return columns.file_of(path)
-
-
-def write_balanced(
-    results: Mapping[Any, OptimizeResult],
-    name: str,
-    *,
-    overwrite: bool,
-    read: columns.Identity | None,
-) -> None:
-    """Write the weights of some maps of a file, which must not have changed since `prepare`."""
-    uri = next(iter(results))
-    columns.check_unchanged(uri, read)
-    values = {
-        os.fsdecode(one): _column(one, result.weight, result.stats, name)
-        for one, result in results.items()
-    }
-    columns.write(uri, name, values, overwrite=overwrite, read=read)
 
 
 def write_weights(
@@ -511,40 +436,9 @@ def write_weights(
     """
     columns.check_name(name)
     overwrite = _validation.flag("overwrite", overwrite)
-    column = _column(uri, weight, stats, name)
-    prepare(uri, name, overwrite=overwrite)
+    column = balanced_files.column_of(uri, weight, stats, name)
+    balanced_files.prepare(uri, name, overwrite=overwrite)
     columns.write(uri, name, {os.fsdecode(uri): column}, overwrite=overwrite)
-
-
-def _column(
-    uri: str | os.PathLike[str], weight: ArrayLike, stats: Mapping[str, Any], name: str
-) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Return the numbers and the attributes of a column."""
-    if not isinstance(stats, Mapping):
-        raise TypeError(
-            f"stats must be a mapping of attributes, got {_validation.type_name(stats)}"
-        )
-    with contact_map.reading(uri) as map_:
-        k = map_.k
-    values = _weights_of(uri, weight, k)
-    column, attributes = values, dict(stats)
-    if name in columns.DIVISIVE:
-        with np.errstate(all="ignore"):
-            column = 1 / values
-        if not np.array_equal(np.isinf(column), values == 0):
-            raise ValueError(
-                f"weight must have reciprocals, which are what is written into {name!r}, but "
-                "1/weight overflows"
-            )
-    if name in columns.DIVISIVE or "divisive_weights" in attributes:
-        attributes["divisive_weights"] = name in columns.DIVISIVE
-    return column, attributes
-
-
-def _weights_of(uri: Any, weight: ArrayLike, k: int) -> NDArray[np.float64]:
-    values = _validation.vector("weight", weight, k, f"one for each bin of {uri}", finite=False)
-    _validation.real("weight", values.dtype, "a column of weights", "pass weight.real")
-    return values.astype(np.float64)
 
 
 def export_weights(
@@ -621,5 +515,5 @@ def export_weights(
     weights_text.check_output(path)
     with contacts.opened(uri, bed) as map_:
         names, chromosomes, bounds = map_.names(), map_.chromosomes(), map_.bounds()
-        values = _weights_of(uri, weight, map_.k)
+        values = balanced_files.weights_of(uri, weight, map_.k)
     weights_text.write(path, names, chromosomes, bounds, values)

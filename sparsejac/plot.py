@@ -299,7 +299,7 @@ def _draw_range(
 
 def _axes(ax: Any) -> Any:
     """The Axes to draw on."""
-    check_installed()
+    _validation.matplotlib_is_there()
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -316,7 +316,7 @@ def _axes(ax: Any) -> Any:
 
 def _figure(figure: Any) -> Any:
     """The figure to draw on."""
-    check_installed()
+    _validation.matplotlib_is_there()
     if figure is None:
         import matplotlib.pyplot as plt
 
@@ -329,14 +329,3 @@ def _figure(figure: Any) -> Any:
             "plt.figure()"
         )
     return figure
-
-
-def check_installed() -> None:
-    """Say how to install matplotlib if it is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401  # whether it is there
-    except ImportError:
-        raise ImportError(
-            "pictures need matplotlib, which is not installed: pip install '.[plot]' in a clone of "
-            "the project, or pip install matplotlib"
-        ) from None

@@ -42,7 +42,7 @@ CHAIN = [
     ["_solvers"],
     [
         *("builder", "least_squares", "row_sums", "fitting", "rectangular", "scaling"),
-        *("cool", "distributed", "io", "plot", "testing"),
+        *("cool", "distributed", "io", "plot", "testing", "_identities"),
     ],
     ["__init__"],
     ["cli"],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _validation, io, plot, testing
+from .. import _identities, _validation, io, plot
 from .._system import machine
 from .._system.outputs import complete_or_absent
 from .._validation import Order, Rows
@@ -135,7 +135,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def print_verdicts(A: Any, x: Any, *, rows: Rows, order: Order, seed: int) -> int:
     passed = []
-    for check in testing.verdicts(A, x, rows=rows, order=order, seed=seed):
+    for check in _identities.verdicts(A, x, rows=rows, order=order, seed=seed):
         passed.append(check.passed)
         verdict = "holds" if check.passed else "FAILS"
         say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import _validation
 from .._system import outputs
-from ..plot import check_installed
 from .common import check_output
 
 _DPI = 120
@@ -16,7 +16,7 @@ _DPI = 120
 
 def new_figure(width: float, height: float) -> Any:
     """A figure of so many inches, which pyplot does not know, so that no window opens."""
-    check_installed()
+    _validation.matplotlib_is_there()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import io, plot
 from .._matrix import columns, contacts, hicpro, map_files, weights_text
+from .._solvers import balanced_files
 from .._solvers.status import ScalingStatus
 from ..scaling import symmetric_scaling
 from . import pictures
@@ -53,9 +54,7 @@ def scale(arguments: argparse.Namespace) -> int:
         pictures.check_picture(arguments.plot, inputs)
     started, name, read_from = time.perf_counter(), _column(arguments), None
     if arguments.write:
-        from .. import cool
-
-        read_from = cool.prepare(arguments.A, name, overwrite=arguments.force)
+        read_from = balanced_files.prepare(arguments.A, name, overwrite=arguments.force)
     result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
     _report(arguments, result, time.perf_counter() - started)
     if output is not None:
@@ -69,19 +68,17 @@ def scale(arguments: argparse.Namespace) -> int:
 
 def _scale_all(arguments: argparse.Namespace) -> int:
     """Balance all maps of a file, and write the columns of those that are balanced."""
-    from .. import cool
-
     for name in ("output", "plot", "bed"):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} is for one map, and --all is for all maps of a file")
-    options = cool.options_of_all(**_map_options(arguments))
+    options = balanced_files.options_of_all(**_map_options(arguments))
     uris, read_from = map_files.maps_of(arguments.A), None
     if arguments.write:
-        read_from = cool.prepare_all(
+        read_from = balanced_files.prepare_all(
             arguments.A, uris, _column(arguments), overwrite=arguments.force
         )
     done, codes, started = {}, [], time.perf_counter()
-    for uri, result in cool.balanced_each(uris, options):
+    for uri, result in balanced_files.balanced_each(uris, options):
         say(uri)
         codes.append(_code(result))
         if result.status < 0:
@@ -139,10 +136,9 @@ def _column(arguments: argparse.Namespace) -> str:
 def _write_columns(
     arguments: argparse.Namespace, results: Mapping[str, Any], read: columns.Identity | None
 ) -> None:
-    from .. import cool
 
     name = _column(arguments)
-    cool.write_balanced(results, name, overwrite=arguments.force, read=read)
+    balanced_files.write_balanced(results, name, overwrite=arguments.force, read=read)
     how = ", as 1/weight, by which cooler divides" if name in columns.DIVISIVE else ""
     where = arguments.A if len(results) == 1 else f"{len(results)} maps of {arguments.A}"
     say(f'   weights written to column "{name}" of {where}{how}')
