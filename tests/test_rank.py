@@ -374,9 +374,9 @@ def test_the_smallest(r, shape, form):
 
 
 @pytest.mark.parametrize("form", ["C", "csr"])
-@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (2, 5)])
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (2, 5), (0, 1), (1, 0), (0, 3), (1, 1)])
 @pytest.mark.parametrize("r", [2, 8])
-def test_a_single_row_or_column(r, shape, form):
+def test_no_row_or_a_single_one(r, shape, form):
     for rows, order in cases(True):
         everything_is_right(shape, form, r, bilinear=True, rows=rows, order=order)
 
