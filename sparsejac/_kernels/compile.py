@@ -7,6 +7,8 @@ import functools
 import hashlib
 import logging
 import os
+import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +66,13 @@ def _kernel(**options):
         @functools.wraps(function)
         def run(*args):
             chosen = compiled if of_sparse is None or args[1] is None else sparse
-            # Kernels raise nothing: an error is one of Numba's, and has come before anything ran.
-            try:  # contextlib.suppress takes as long as a small call
+            # It is not run again after an error. The handler of a signal may have raised that when
+            # the kernel had ended, and sums would be added twice.
+            try:
                 return chosen(*args)
-            except (MemoryError, KeyboardInterrupt):  # which say nothing of the cache
+            except BaseException:
                 _give_locks_back()
                 raise
-            except Exception:  # noqa: BLE001, S110  # of whatever kind, it is tried once more
-                pass
-            try:  # if it could not be saved (the disk is full), it is in memory by now
-                return chosen(*args)
-            except (MemoryError, KeyboardInterrupt):
-                _give_locks_back()
-                raise
-            except Exception as error:
-                raise RuntimeError(
-                    _CACHE.format(function.__name__, chosen.stats.cache_path, error)
-                ) from error
 
         run.combine = _add  # type: ignore[attr-defined]
         run.compiled, run.sparse = compiled, sparse  # type: ignore[attr-defined]  # for tests
@@ -106,8 +98,55 @@ def _compiled(function, options):
     if hasattr(file, "_source_stamp"):
         file._source_stamp = _STAMP
     _look_in_the_package(file)
+    _tolerate_errors_of_the_cache(compiled)
     announcement.kernels.add(compiled)
     return compiled
+
+
+def _tolerate_errors_of_the_cache(compiled):
+    """Let a kernel run that cannot be saved, and name the cache if none can be loaded.
+
+    Numba calls both methods before the kernel runs.
+    """
+    cache = getattr(compiled, "_cache", None)
+    if cache is None:  # NUMBA_DISABLE_JIT=1
+        return
+    save, load = cache.save_overload, cache.load_overload
+
+    def save_overload(*args):
+        try:
+            save(*args)
+        except Exception as error:  # of whatever kind: it is in memory by now
+            if _is_of_a_signal(error):
+                raise
+
+    def load_overload(*args):
+        try:
+            return load(*args)
+        except MemoryError:
+            raise
+        except Exception as error:  # of whatever kind, it is tried once more
+            if _is_of_a_signal(error):
+                raise
+        try:
+            return load(*args)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if _is_of_a_signal(error):
+                raise
+            name, folder = compiled.py_func.__name__, compiled.stats.cache_path
+            raise RuntimeError(_CACHE.format(name, folder, error)) from error
+
+    cache.save_overload, cache.load_overload = save_overload, load_overload
+
+
+def _is_of_a_signal(error):
+    """Whether a handler of a signal raised the exception, such as the time limit of a user."""
+    handlers = {
+        getattr(signal.getsignal(each), "__code__", None) for each in signal.valid_signals()
+    }
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _give_locks_back():

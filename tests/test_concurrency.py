@@ -1,0 +1,248 @@
+"""Threads, processes and signals: several use one builder, operator or problem at the same time.
+
+Each result is compared bit by bit with the one that a single thread gets.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.sparse
+from support import integers, slow
+
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, io
+from sparsejac._backends import threads as _threads
+
+K = 60
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*:DeprecationWarning")
+
+
+# --- one object, several threads ------------------------------------------------------------------
+
+
+def dense():
+    B = np.triu(integers((K, K), seed=1, low=1))
+    return (B + np.triu(B, 1).T) * np.pi  # so that sums round, and their order shows
+
+
+def sparse():
+    B = dense()
+    return scipy.sparse.csr_array(B * (B > 8))
+
+
+def mapped(folder):
+    np.save(folder / "A.npy", dense())
+    return str(folder / "A.npy")
+
+
+def blocks(folder):
+    A = sparse()
+    io.write_csr_blocks(folder / "A", ((i, A[i : i + 16]) for i in range(0, K, 16)), shape=A.shape)
+    return str(folder / "A")
+
+
+def function(folder):
+    A, buffer = dense(), np.empty((K, K))
+
+    def rows(start, stop):  # it uses the memory of its result again
+        buffer[: stop - start] = A[start:stop]
+        return buffer[: stop - start]
+
+    return rows
+
+
+SOURCES = {
+    "dense": lambda folder: dense(),
+    "csr": lambda folder: sparse(),
+    "npy": mapped,
+    "blocks": blocks,
+    "function": function,
+}
+X, V = np.random.default_rng(0).random((2, 8, K)) + 0.5
+
+
+class Shared:
+    """One builder, one operator, one problem and the row sums of one A, and what they must give."""
+
+    def __init__(self, A, name):
+        A_ = sparse() if name in ("csr", "blocks") else dense()
+        Y = A_.copy() if scipy.sparse.issparse(A_) else A_ + 1
+        self.builder = JacobianBuilder(A, rows="stored", workers=2)
+        self.problem = LeastSquares(A, Y, rows="stored", workers=2)
+        self.sums = RowSums(A, workers=2)
+        self.operator = self.builder.operator(X[0])
+        self.w = np.random.default_rng(1).random(self.builder.shape[0])
+
+    def calls(self, n):
+        """What is computed at the n-th x, by an operation after the other."""
+        x, v, b, p = X[n], V[n], self.builder, self.problem
+        return {
+            "value": lambda: b.value(x),
+            "tocsr": lambda: b.tocsr(x).data,
+            "J v": lambda: self.operator @ v,
+            "J.T w": lambda: self.operator.T @ (self.w * (n + 1)),
+            "normal v": lambda: b.operator(x).normal() @ v,
+            "hessian v": lambda: b.hessian(self.w) @ v,
+            "slice": lambda: b.slice(x, n).data,
+            "blocks": lambda: np.concatenate([J.data for _, J in b.iter_csr(x, block_rows=500)]),
+            "cost and gradient": lambda: np.append(*p.value_and_grad(x)[::-1]),
+            "hessp": lambda: p.hessp(x, v),
+            "fun": lambda: p.fun(x),
+            "row sums": lambda: self.sums.value(x),
+        }
+
+
+def at_once(act, threads, seconds):
+    """Call ``act(n)`` on threads, again and again for so long: how many calls there were."""
+    end, counts, errors = time.monotonic() + seconds, [0] * threads, []
+
+    def run(n):
+        try:
+            while not errors and (not counts[n] or time.monotonic() < end):
+                counts[n] += act(n)
+        except BaseException as error:  # noqa: BLE001  # the main thread raises it
+            errors.append(error)
+
+    running = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(seconds + 120)
+    assert not any(thread.is_alive() for thread in running), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return sum(counts)
+
+
+SECONDS = [
+    0.05,
+    pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(60, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_eight_threads(source, seconds, tmp_path, monkeypatch, tried):
+    """Each has its own x, its own matrix for `out=`, and keeps the last results of the others."""
+    monkeypatch.setattr(_threads, "_INLINE", 0)
+    shared = Shared(SOURCES[source](tmp_path), source)
+    expected = [{name: call() for name, call in shared.calls(n).items()} for n in range(8)]
+    own = [shared.builder.tocsr(x) for x in X]
+    kept = [{} for _ in range(8)]
+
+    def act(n):
+        calls = shared.calls(n)
+        for name, call in calls.items():
+            found = call()
+            assert found.tobytes() == expected[n][name].tobytes(), name
+            last = kept[n].get(name)
+            assert last is None or last.tobytes() == expected[n][name].tobytes(), name
+            kept[n][name] = found
+        own[n].data[:] = np.nan
+        assert shared.builder.tocsr(X[n], out=own[n]) is own[n]
+        assert own[n].data.tobytes() == expected[n]["tocsr"].tobytes()
+        return len(calls) + 1
+
+    tried("calls of eight threads", at_once(act, 8, seconds))
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_builders_that_are_made_at_once(seconds, tmp_path, tried):
+    """Of one A, dense, sparse or streamed; each is dropped as the next is made."""
+    given = {name: make(tmp_path) for name, make in SOURCES.items()}
+    expected = {name: JacobianBuilder(A, rows="stored").value(X[0]) for name, A in given.items()}
+
+    def act(n):
+        for name, A in given.items():
+            assert JacobianBuilder(A, rows="stored").value(X[0]).tobytes() == (
+                expected[name].tobytes()
+            ), name
+        if n == 0:
+            gc.collect()
+        return len(given)
+
+    tried("builders that are made at once", at_once(act, 8, seconds))
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.usefixtures("dirty_results")
+def test_recycled_memory_across_threads(seconds, tried):
+    """A result that one thread made is dropped by another one, while others ask for the next."""
+    builder = JacobianBuilder(dense(), workers=2)
+    operator = builder.operator(X[0])
+    expected = [operator @ v for v in V]
+    handed = [expected[n].copy() for n in range(8)]
+
+    def act(n):
+        found = operator @ V[n]
+        assert found.tobytes() == expected[n].tobytes()
+        other = handed[n - 1]  # of a neighbour
+        assert other.tobytes() == expected[n - 1].tobytes()
+        handed[n] = found if n % 2 else found[:]
+        return 1
+
+    tried("results that another thread drops", at_once(act, 8, seconds))
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are those of POSIX")
+
+
+class TimeIsUp(Exception):
+    """A time limit as users set it: a handler of SIGALRM raises it."""
+
+
+@contextlib.contextmanager
+def time_limits():
+    """The times at which a time limit came."""
+    came = []
+
+    def handler(*_):
+        came.append(time.monotonic())
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield came
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@timers
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_time_limit_ends_a_call_or_comes_after_it(workers, seconds, monkeypatch, tried):
+    """It may come when a kernel ends. The kernel is not run once more: it would add twice."""
+    monkeypatch.setattr(_threads, "_INLINE", 0 if workers > 1 else 2**40)
+    A = np.tile(dense(), (6, 6))
+    operator = JacobianBuilder(A, workers=workers).operator(np.ones(6 * K))
+    random, w = np.random.default_rng(0), np.ones(36 * K**2)
+    expected, heard, calls = operator.T @ w, 0, 0
+    with time_limits() as came:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or calls < 300 or not heard:
+            calls += 1
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 6e-4))
+                found = operator.T @ w
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except TimeIsUp:
+                heard += 1
+            else:
+                assert found.tobytes() == expected.tobytes()
+            assert len(came) == heard, "a time limit was swallowed"
+    assert (operator.T @ w).tobytes() == expected.tobytes()
+    tried("calls with a time limit", calls)
