@@ -51,6 +51,18 @@ def test_a_bilinear_problem():
     assert fit(problem, bounds=(0, 10)).active_mask.shape == (12,)
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_cost_is_never_negative(rank):
+    """Half of a symmetric matrix is read. What its diagonal counts too often is subtracted."""
+    shape = (1,) if rank is None else (1, rank)
+    for a in np.random.default_rng(0).random(40):
+        A = np.array([[a]])
+        result = fit(A, 1e20 * A, np.ones(shape), rank=rank)
+        assert result.success
+        assert 0 <= result.cost <= 1e-31 * 1e40
+        assert LeastSquares(A, 1e20 * A, rank=rank).cost(result.x) >= 0
+
+
 def test_no_work_is_done_twice(monkeypatch):
     """Neither A nor Y is checked, aligned, or tested for symmetry again."""
     A, Y = data("csr")

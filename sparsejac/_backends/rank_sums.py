@@ -12,7 +12,7 @@ from .._matrix.entries import TARGETS, Entries
 from .._matrix.variables import Variables
 from .protocol import Backend
 from .rank_reduction import LargestOf, RankReduction
-from .sums import absolute_squares
+from .sums import absolute_squares, doubled
 from .threads import ThreadBackend
 
 silence = functools.partial(np.errstate, over="ignore", invalid="ignore")  # as in the kernels
@@ -98,7 +98,7 @@ class RankSums:
             a = self._diagonal
             with silence():
                 r = a * np.sum(Z * Z, axis=1) - self._y_diagonal
-                squares = 2 * squares - float(np.sum(r * r)) if squares < np.inf else squares
+                squares = doubled(squares, r * r)
                 gradient *= 2
                 gradient -= (2 * a * r)[:, np.newaxis] * Z
         return squares / 2, gradient

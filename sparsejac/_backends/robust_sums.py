@@ -11,6 +11,7 @@ from .._matrix.variables import Variables
 from .._validation import LossName
 from .protocol import Backend
 from .rank_sums import RankSums, rank_sums_of, silence
+from .sums import doubled
 
 LOSSES = get_args(LossName)  # kernels know them by their places
 
@@ -58,7 +59,7 @@ class RobustSums(RankSums):
             a, r = self.on_diagonal(Z)
             with silence():
                 rho, slope, _ = self.loss.at(r)
-                total = 2 * total - float(np.sum(rho)) if total < np.inf else total
+                total = doubled(total, rho)
                 gradient *= 2
                 gradient -= (2 * a * slope * r)[:, np.newaxis] * Z
         return total * self.loss.scale**2 / 2, gradient

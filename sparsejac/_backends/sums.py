@@ -84,11 +84,10 @@ class Sums:
             a, b = self._diagonal, self._y_diagonal
             with _silence():
                 degree = 2 * degree - 2 * a**2
-                norm, overlap, size = (
-                    2 * total - float(np.sum(own)) if total < np.inf else total
-                    for total, own in ((norm, b * b), (overlap, a * b), (size, np.abs(a * b)))
-                )
-        return degree, float(np.maximum(norm, 0.0)), overlap, size  # NaN stays
+                if overlap < np.inf:
+                    overlap = 2 * overlap - float(np.sum(a * b))
+                norm, size = doubled(norm, b * b), doubled(size, np.abs(a * b))
+        return degree, norm, overlap, size
 
     def nonzeros(self) -> NDArray[Any]:
         """For each variable, the number of nonzero entries of A in its row and its column.
@@ -110,7 +109,7 @@ class Sums:
             a = self._diagonal
             with _silence():
                 r = a * x * x - self._y_diagonal
-                squares = 2 * squares - float(np.sum(r * r)) if squares < np.inf else squares
+                squares = doubled(squares, r * r)
                 found *= 2
                 gradient -= 2 * a * r * x
                 scale -= 2 * (a * x) ** 2
@@ -141,6 +140,17 @@ def sums_of(backend: Backend, target: Any) -> Sums:
         return Sums(backend, target, gram=gram, diagonal=a)
     half = Entries(y.along_contiguous_axis().values, gram.pattern, TARGETS)
     return Sums(gram, half, diagonal=a, y_diagonal=backend.diagonal_of(target))
+
+
+def doubled(total: float, diagonal: NDArray[Any]) -> float:
+    """A sum over all of a symmetric matrix, from that over its upper triangle.
+
+    Its terms are not negative. If little but the diagonal is left, the difference is rounding, and
+    may have either sign.
+    """
+    if not total < np.inf:  # NaN stays
+        return total
+    return max(2 * total - float(np.sum(diagonal)), 0.0)
 
 
 def absolute_squares(x: NDArray[Any]) -> NDArray[Any]:
