@@ -117,7 +117,8 @@ def fit(
         its upper bound, and 0 elsewhere.
 
         With `bounds`, the optimality is ``‖D^½ p‖ / ‖Y‖``, where p is the step nearest to
-        ``-D⁻¹ grad`` for which ``x + p`` is within the bounds, and D is a diagonal in any case.
+        ``-D⁻¹ grad`` for which ``x + p`` is within the bounds, and D is a diagonal in any case. If
+        Y is zero, ``‖Y‖`` stands for the size of F at the x nearest to zero.
         ``grad`` is the gradient itself.
 
         The optimality does not depend on the scale of A and Y. D has a lower bound, so that x may

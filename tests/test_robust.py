@@ -189,6 +189,15 @@ def test_negative_curvature_is_left():
     assert problem.cost(result.x) == pytest.approx(result.cost)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1.0])
+def test_data_that_are_zero(scale):
+    """The best x is zero, on whatever scale A is."""
+    A = scale * np.diag([1.0, 1.0, 0.0])
+    for loss in ("huber", "arctan"):
+        result = fit(A, np.zeros((3, 3)), np.ones(3), loss=loss)
+        assert (result.success, result.cost, result.x.tolist()) == (True, 0, [0, 0, 1])
+
+
 def test_workers_make_no_difference():
     A, Y = problem(shape=(900, 900), symmetric=True)
     bits = {

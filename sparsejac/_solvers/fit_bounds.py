@@ -73,13 +73,23 @@ class BoundedNewton(BlockNewton):
         super().__init__(sums, x0, regularization, tol, callback, bar)
 
     def _start(self, x0: NDArray[Any] | None) -> RankPoint:
-        at = self._evaluate(np.array(x0, np.float64, order="C"))
-        if not self._in_range or self._norm == 0:
+        x0 = np.array(x0, np.float64, order="C")
+        if self._in_range and self._norm == 0:
+            return self._nearest_to_zero(x0)
+        at = self._evaluate(x0)
+        if not self._in_range:
             return at
         best = self._best_on_ray(at)
         x = self._clipped(best.x)
         there = best if np.array_equal(x, best.x) else self._evaluate(x)
         return there if there.cost < at.cost else at
+
+    def _nearest_to_zero(self, x0: NDArray[Any]) -> RankPoint:
+        """The start if Y is zero. The size of F there takes the place of that of Y."""
+        counts = (self._degree > 0)[:, np.newaxis] | (self._lambda > 0)
+        at = self._evaluate(self._clipped(np.where(counts, 0.0, x0)))
+        self._measure_by(float(np.sqrt(2 * at.cost)))
+        return at
 
     def _clipped(self, x: NDArray[Any]) -> NDArray[Any]:
         return np.clip(x, self._low, self._high)

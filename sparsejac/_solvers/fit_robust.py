@@ -32,7 +32,10 @@ class RobustNewton(BlockNewton):
     _sums: RobustSums
 
     def _start(self, x0: NDArray[Any] | None) -> RankPoint:
-        return self._evaluate(np.zeros(self._shape) if x0 is None else x0)
+        x = np.zeros(self._shape) if x0 is None else x0
+        if self._in_range and self._norm == 0:  # Y is zero, and so is the best x
+            x = np.where((self._degree > 0)[:, np.newaxis] | (self._lambda > 0), 0.0, x)
+        return self._evaluate(x)
 
     def _gauss_newton(self, v: NDArray[Any]) -> NDArray[Any]:
         return self._sums.robust_normal(self._at.x, v)

@@ -67,11 +67,15 @@ class RankPoints(Descent):
         self._degree = sums.degree()
         squares = 2 * self._evaluate(np.zeros(self._shape)).cost
         self._in_range = self._can_be_squared(squares)
-        self._norm = float(np.sqrt(squares))
-        total = float(np.sum(self._degree))
-        # the average of ‖x_j‖² if F were Y
-        self._expected = self._norm * np.sqrt(2 / total) if total > 0 else 0.0
         self._shift = np.full(sums.count, regularization)
+        self._measure_by(float(np.sqrt(squares)))
+
+    def _measure_by(self, norm: float) -> None:
+        """Set the size of F to which the optimality is relative, in general ``‖Y‖``."""
+        self._norm = norm
+        total = float(np.sum(self._degree))
+        # the average of ‖x_j‖² if F were of this size
+        self._expected = norm * np.sqrt(2 / total) if total > 0 else 0.0
         self._least = self._shift + _LEAST * self._expected * self._degree
 
     def _can_be_squared(self, squares: float) -> bool:
