@@ -210,6 +210,31 @@ def test_a_saddle_within_bounds_is_left():
     assert sorted(both.active_mask.tolist()) == [-1, 1]
 
 
+def test_variables_that_leave_a_bound_do_not_take_others_across_theirs():
+    """The gradient of x_1 vanishes. Only an x_0 below its bound would lower the cost with it."""
+    A = np.array([[2, 0.5, 1, 0.5], [0.5, 0, 0, 0], [1, 0, 0, 0.5], [0.5, 0, 0.5, -1]])
+    Y = -np.array([[1.8, 0.3, 0.9, 0.9], [0.3, 0, 0, 0], [0.9, 0, 0, 0.6], [0.9, 0, 0.6, 0.3]])
+    result = fit(A, Y, [0, 0, 0.4, 0.4], bounds=POSITIVE)
+    assert (result.status, result.active_mask.tolist()) == (1, [-1, -1, -1, 0])
+    assert result.x[3] == pytest.approx(np.sqrt(0.3))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_data_that_are_zero(scale):
+    """The best x is the one nearest to zero, on whatever scale A is."""
+    low, high = np.array([-1.0, 1.0, 0.0, -3.0]), np.array([2.0, 2.0, np.inf, -2.0])
+    for rank in (None, 1):
+        shape = (4,) if rank is None else (4, 1)
+        for x0 in (None, np.array([1.5, 1.5, 1.5, -2.5]).reshape(shape)):
+            A = scale * np.ones((4, 4))
+            bounds = low.reshape(shape), high.reshape(shape)
+            result = fit(A, np.zeros((4, 4)), x0, bounds=bounds, rank=rank)
+            assert result.success
+            np.testing.assert_array_equal(result.x.ravel(), [0, 1, 0, -2])
+    few = fit(np.diag([scale, 0]), np.zeros((2, 2)), [0.5, 0.5], bounds=(-1, 1))
+    np.testing.assert_array_equal(few.x, [0, 0.5])  # no entry of A depends on the second one
+
+
 def test_a_column_that_is_small_at_the_start():
     """The size of its gradient then changes by a large factor, while x hardly does."""
     x = np.array([1.0, 2.0, -3.0])

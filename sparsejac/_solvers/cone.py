@@ -75,7 +75,8 @@ class Cone:
             one.flat[p] = signs.flat[p]
             image = product(one)
             norm = max(norm, float(np.sqrt(np.sum(image * image))))
-            entries = np.where(signs != 0, signs * image, -np.abs(image) * self._allowed)
+            entries = np.where(signs != 0, signs * image, -np.abs(image))
+            entries[~self._allowed] = np.inf
             q = int(np.argmin(entries))
             if entries.flat[q] < least:
                 least, best = float(entries.flat[q]), one
