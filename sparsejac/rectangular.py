@@ -17,6 +17,9 @@ from ._system.progress import passes
 
 _Support = Literal["auto", "check", "drop", "skip"]
 _Targets = tuple[NDArray[np.float64], NDArray[np.float64]]
+# The logarithms of the ends of the range of normal float64 numbers, and a margin
+_LOWEST = math.log(np.finfo(np.float64).tiny) + 1
+_HIGHEST = math.log(np.finfo(np.float64).max) - 1
 
 
 def row_column_scaling(
@@ -66,7 +69,7 @@ def row_column_scaling(
     -------
     result : scipy.optimize.OptimizeResult
         * ``r``, ``c``: float64, shapes (m,) and (n,), positive and finite. Their geometric means
-          are equal.
+          are equal, unless numbers would then leave the range of float64.
         * ``residual``: the largest of ``|r ∘ (A c) - row_target| / row_target`` and
           ``|c ∘ (Aᵀ r) - column_target| / column_target``.
         * ``residual_after_dropping``: the same without the entries that were dropped.
@@ -153,13 +156,13 @@ def row_column_scaling(
     support = _validation.choice("support", support, _Support)
     A = _validation.rectangular_matrix(A)
     targets = _targets(row_target, column_target, *A.shape)
-    *targets_in_units, unit = _in_integers(*targets)
     graph = BipartiteRows(A)
     sums = _products(graph, check_finite=check_finite, workers=workers)
     with passes("scale", shown=progress) as bar:
         scaling = BipartiteScaling(graph, sums, tol, max_products, support, bar)
-        found = scaling.run(graph.join(*targets_in_units), None)
-    return _result(found, graph, math.sqrt(unit))
+        scaling.proportions = _proportions(graph, *targets)
+        found = scaling.run(graph.join(*targets), None)
+    return _result(found, graph, *targets)
 
 
 def _products(graph: BipartiteRows, *, check_finite: bool, workers: int | None) -> RowProducts:
@@ -185,33 +188,35 @@ def _targets(row_target: ArrayLike, column_target: ArrayLike | None, m: int, n: 
     return rows, columns
 
 
-def _in_integers(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> tuple[Any, Any, float]:
-    """Targets in the proportions of integers if rows have one target, and columns have another.
+def _proportions(
+    graph: BipartiteRows, rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """The proportions of targets as integers, if rows have one target, and columns have another.
 
     The verdict on the support of A is then exact. For 3 rows and 7 columns, 1 and 3/7 become 7 and
-    3. The last result is the number by which the targets were divided.
+    3. The result is None for other targets.
     """
     m, n = rows.size, columns.size
     if m == n or 0 in (m, n) or np.ptp(rows) > 0 or np.ptp(columns) > 0:
-        return rows, columns, 1.0
+        return None
     common = math.gcd(m, n)
-    return (
-        np.full(m, float(n // common)),
-        np.full(n, float(m // common)),
-        float(rows[0]) / (n // common),
-    )
+    return graph.join(np.full(m, float(n // common)), np.full(n, float(m // common)))
 
 
-def _result(found: OptimizeResult, graph: BipartiteRows, factor: float) -> OptimizeResult:
-    """The result in terms of A's rows and columns. Both of r and c are multiplied by a factor."""
+def _result(
+    found: OptimizeResult,
+    graph: BipartiteRows,
+    row_target: NDArray[np.float64],
+    column_target: NDArray[np.float64],
+) -> OptimizeResult:
+    """The result in terms of A's rows and columns."""
     r, c = graph.split(found.x)
     rows, columns = graph.nodes(found.unsupported_rows)
-    # The logarithm of what takes the geometric means of r and c to their common one.
-    half = 0.5 * float(np.mean(np.log(c)) - np.mean(np.log(r))) if 0 not in graph.shape else 0.0
+    half = _half_of_the_ratio(r, c, row_target, column_target) if 0 not in graph.shape else 0.0
     kept = ("residual", "residual_after_dropping", "nit", "n_products", "history")
     return OptimizeResult(
-        r=_times(r, factor, half),
-        c=_times(c, factor, -half),
+        r=_times(r, half),
+        c=_times(c, -half),
         **{name: found[name] for name in kept},
         unsupported_rows=rows,
         unsupported_columns=columns,
@@ -222,9 +227,36 @@ def _result(found: OptimizeResult, graph: BipartiteRows, factor: float) -> Optim
     )
 
 
-def _times(u: NDArray[Any], factor: float, logarithm: float) -> NDArray[Any]:
-    """``u factor exp(logarithm)``, which stays positive and finite."""
-    with np.errstate(all="ignore"):
-        # Two factors overflow later than one.
-        moved = u * math.exp(0.5 * logarithm) * (factor * math.exp(0.5 * logarithm))
-        return np.clip(moved, np.nextafter(0, 1), np.finfo(np.float64).max)
+def _half_of_the_ratio(
+    r: NDArray[Any],
+    c: NDArray[Any],
+    row_target: NDArray[np.float64],
+    column_target: NDArray[np.float64],
+) -> float:
+    """The logarithm of what takes the geometric means of r and c to their common one.
+
+    If numbers would then leave the range of float64, or lose digits, it is the nearest one for
+    which that is not so. It is 0 if there is none. The products ``A c = row_target / r`` and
+    ``Aᵀ r`` count as well.
+    """
+    log_r, log_c = np.log(r), np.log(c)
+    low, high = _room(log_r, np.log(row_target))
+    low_c, high_c = _room(log_c, np.log(column_target))
+    low, high = max(low, -high_c), min(high, -low_c)
+    if low > high:
+        return 0.0
+    return min(max(0.5 * float(np.mean(log_c) - np.mean(log_r)), low), high)
+
+
+def _room(log_u: NDArray[Any], log_target: NDArray[Any]) -> tuple[float, float]:
+    """Between which logarithms of a factor u and target/u are normal float64 numbers."""
+    low = np.maximum(_LOWEST, log_target - _HIGHEST) - log_u
+    high = np.minimum(_HIGHEST, log_target - _LOWEST) - log_u
+    return float(np.max(low)), float(np.min(high))
+
+
+def _times(u: NDArray[Any], logarithm: float) -> NDArray[Any]:
+    """``u exp(logarithm)``"""
+    # Two factors overflow later than one.
+    moved: NDArray[Any] = u * math.exp(0.5 * logarithm) * math.exp(0.5 * logarithm)
+    return moved

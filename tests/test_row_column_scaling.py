@@ -2,12 +2,13 @@
 
 import re
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.sparse
 from scipy.optimize import linprog
-from support import random_csr
+from support import random_csr, slow
 
 from sparsejac import row_column_scaling, symmetric_scaling
 from sparsejac._system import machine as _machine
@@ -318,6 +319,38 @@ def test_out_of_range():
     tiny = row_column_scaling(np.full((2, 2), 1e-320), 1e308)
     assert tiny.status == 3
     assert tiny.message.startswith("r, c or a product with A leaves the range of numbers")
+
+
+def exact_residual(A, result, p, q):
+    """The residual in rational numbers, which neither overflow nor underflow."""
+    B, r, c = ([Fraction(float(u)) for u in v] for v in (A.ravel(), result.r, result.c))
+    n = len(c)
+    lines = [
+        *((r[i] * sum(B[i * n + j] * c[j] for j in range(n)), p[i]) for i in range(len(r))),
+        *((c[j] * sum(B[i * n + j] * r[i] for i in range(len(r))), q[j]) for j in range(n)),
+    ]
+    return float(max(abs(total / Fraction(float(d)) - 1) for total, d in lines))
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2, 53, 135, 171, 203], *slow(range(300))])
+def test_the_residual_is_that_of_r_and_c(seeds):
+    """Also near the ends of the range, where r and c cannot have equal geometric means."""
+    statuses = set()
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        shape = tuple(rng.integers(1, 5, 2).tolist())
+        size = rng.choice([50, 150, 300])
+        A = rng.lognormal(size=shape) * 10.0 ** rng.uniform(-size, size, shape)
+        p, q = targets(*shape, seed=seed)
+        if seed % 3 == 0:
+            p, q = np.full(shape[0], 1 / shape[0]), np.full(shape[1], 1 / shape[1])
+        unit = 10.0 ** rng.choice([0, -100, 100, -250, 250])
+        most = int(rng.choice([5, 2000]))
+        result = row_column_scaling(A, p * unit, q * unit, support="skip", max_products=most)
+        expected = exact_residual(A, result, p * unit, q * unit)
+        assert result.residual == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        statuses.add(int(result.status))
+    assert {1, 3} <= statuses
 
 
 def test_progress(capsys):

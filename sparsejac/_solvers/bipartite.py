@@ -31,6 +31,11 @@ class BipartiteScaling(Scaling):
     ) -> None:
         super().__init__(sums, tol, max_products, support, None, bar)
         self._graph = graph
+        # integers in the proportions of the targets, if these are known
+        self.proportions: NDArray[np.float64] | None = None
+
+    def _examined_targets(self, d: NDArray[Any]) -> NDArray[Any]:
+        return d if self.proportions is None else self.proportions
 
     def _may_examine(self, mode: str) -> bool:
         # If all entries are positive, the product of the two targets is a matrix with their sums.

@@ -303,7 +303,7 @@ class Scaling(ScalingState):
         mode, self._support = self._support, "skip"
         if not self._may_examine(mode):
             return None
-        found = examine(self._sums, self._kept, d)
+        found = examine(self._sums, self._kept, self._examined_targets(d))
         if found.rows.size or (found.unsupported and mode != "drop"):
             return self._unsupported(found)
         if found.unsupported:
@@ -311,6 +311,10 @@ class Scaling(ScalingState):
             self._found = found
             self._limit -= 1  # for the residual of A itself
         return None
+
+    def _examined_targets(self, d: NDArray[Any]) -> NDArray[Any]:
+        """The targets, or numbers in their proportions for which the verdict is exact."""
+        return d
 
     def _may_examine(self, mode: str) -> bool:
         """Whether an examination is needed and fits into memory."""

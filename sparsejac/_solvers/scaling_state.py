@@ -250,7 +250,7 @@ class ScalingState:
         with np.errstate(all="ignore"):
             back = np.ldexp(self._in_user_units(x), -self._shift)
             moved = not np.array_equal(back[kept], x[kept])
-            if moved or (status is ScalingStatus.OUT_OF_RANGE and not self._exceeds_limit(1)):
+            if moved or status is ScalingStatus.OUT_OF_RANGE:
                 self._record_again(back, d)
             self._dropped = self._residual
             if self._found.unsupported and status not in IMPOSSIBLE:
