@@ -319,16 +319,17 @@ class JacobianBuilder:
         [0 0 0 1 1 2] [0 1 2 1 2 2]
         """
         pattern, m = self._pattern, self.shape[0]
-        dtype, k, width = self._assembly.columns_dtype, pattern.k, pattern.width
+        dtype = self._assembly.columns_dtype
         self._assembly.check_vector_fits("row_pairs", 2 * m * dtype.itemsize)
         i, j = (allocated((m,), dtype) for _ in range(2))
-        if pattern.implicit is None:
-            self._rows.map("pairs", width, i, j, structure=True)
-        else:  # entries that A does not store have rows as well
-            i.reshape(k, width)[:] = np.arange(k, dtype=dtype)[:, np.newaxis]
-            j.reshape(k, width)[:] = np.arange(width, dtype=dtype)
-        # A file with a single line may be read along either axis.
-        return (j, i) if self._rows.layout.pairs_transposed else (i, j)
+        if pattern.implicit is None and not pattern.is_full:
+            self._rows.map("pairs", pattern.width, i, j, structure=True)
+            return (j, i) if self._rows.layout.pairs_transposed else (i, j)
+        # All pairs have rows. Their order is J's, and not that in which a file may have them.
+        lines, others = self._rows.source.shape[:: -1 if self._order == "F" else 1]
+        i.reshape(lines, others)[:] = np.arange(lines, dtype=dtype)[:, np.newaxis]
+        j.reshape(lines, others)[:] = np.arange(others, dtype=dtype)
+        return (j, i) if self._order == "F" else (i, j)
 
     # --- results that depend on x
 

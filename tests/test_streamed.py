@@ -226,6 +226,15 @@ def test_dtypes(sources, kind, dtype):
     same(streamed.operator(x).normal() @ v, there.operator(x).normal() @ v)
 
 
+@pytest.mark.parametrize("kind", ["npy", "fortran", "csr", "csc"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pairs_of_all_rows_do_not_depend_on_the_order_of_the_file(sources, kind, order):
+    A = matrix(K, "csr" if kind in SPARSE else "C")
+    pairs = JacobianBuilder(getattr(sources, kind)(A), order=order).row_pairs()
+    expected = np.divmod(np.arange(K * K), K)
+    same(np.stack(pairs), np.stack(expected[:: 1 if order == "C" else -1]).astype(np.int32))
+
+
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_small(sources, k):
     A = matrix(k)
