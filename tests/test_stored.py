@@ -561,8 +561,8 @@ def test_missing():
         ("indptr", lambda a: a.astype(float), r"indptr\.npy must have integers, got float64"),
         ("shape", lambda a: a[:1], ""),
         ("shape", lambda a: -a, "shape"),
-        ("shape", lambda a: a[0], "not iterable"),
-        ("shape", lambda a: a.astype(float), r"shape\.npy must have integers, got float64"),
+        ("shape", lambda a: a[0], "must be a vector"),
+        ("shape", lambda a: a.astype(float), r"shape\.npy must have two integers"),
     ],
 )
 def test_damaged(name, change, words):

@@ -91,15 +91,16 @@ class CsrSource(Source):
             )
         is_short = indices.dtype.itemsize < 8 and data.size < 2**31
         self.index_dtype = np.dtype(np.int32 if is_short else np.int64)
-        self.indptr = frozen(np.asarray(indptr, self.index_dtype))
-        if (
-            self.indptr[0] != 0
-            or self.indptr[-1] != data.size
-            or np.any(self.indptr[1:] < self.indptr[:-1])
+        if (  # as they are, because 2**32 is 0 in int32
+            not indptr.size
+            or indptr[0] != 0
+            or indptr[-1] != data.size
+            or np.any(indptr[1:] < indptr[:-1])
         ):
             raise _validation.bad_structure(
                 name, "csr", f"indptr must rise from 0 to the {data.size} values"
             )
+        self.indptr = frozen(np.asarray(indptr, self.index_dtype))
         self.columns = StoredColumns(indices, self.index_dtype)
         self.on_diagonal = np.empty(self.k, self.index_dtype)
         for i0, i1, base, block in self.columns.blocks(self.indptr):

@@ -54,18 +54,46 @@ def files(path: Path) -> list[Path]:
     return found
 
 
+def not_vector(path: Path, name: str, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"{path} does not hold a CSR matrix: {name}.npy must be a vector, got shape {shape}: "
+        f"{_ANEW}"
+    )
+
+
+def size(path: Path, shape: NDArray[Any]) -> tuple[int, int]:
+    """The rows and columns that ``shape.npy`` has."""
+    if shape.ndim != 1:
+        raise not_vector(path, "shape", shape.shape)
+    sizes = shape.tolist()
+    if shape.dtype.kind not in "iu" or len(sizes) != 2 or not 0 <= min(sizes) <= max(sizes) < 2**63:
+        raise ValueError(
+            f"{path} does not hold a CSR matrix: shape.npy must have two integers, the numbers of "
+            f"rows and columns, got {sizes[:10]} ({shape.dtype}): {_ANEW}"
+        )
+    m, n = sizes
+    return m, n
+
+
 def read(path: Path) -> Any:
     """The matrix as a csr_array. Large arrays are mapped.
 
     SciPy's routines trust index arrays, so they are read once, and checked.
     """
     data, indices, indptr, shape = map(_load, files(path))
+    sizes = size(path, shape)
     try:
-        for name, array in (("indices", indices), ("indptr", indptr), ("shape", shape)):
+        for name, array in (("indices", indices), ("indptr", indptr)):
             if array.dtype.kind not in "iu":
                 raise ValueError(f"{name}.npy must have integers, got {array.dtype}")
-        J = scipy.sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist()))
-        J.check_format()
+        if data.dtype == np.float16:
+            raise ValueError("data.npy has float16, which SciPy's sparse routines refuse")
+        J = scipy.sparse.csr_array((data, indices, indptr), shape=sizes)
+        J.check_format()  # it does not look at a structure whose last pointer is not positive
+        if indptr[-1] != data.size or (indptr[1:] < indptr[:-1]).any():
+            raise ValueError(
+                f"index pointer values must form a non-decreasing sequence from 0 to {data.size}"
+            )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a CSR matrix ({error}): {_ANEW}") from None
     return J

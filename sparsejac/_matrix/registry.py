@@ -213,10 +213,13 @@ def _npy_numbers(name: str, path: str) -> tuple[FileNumbers, tuple[int, ...], bo
 
 def _of_folder(name: str, path: Path, *, square: bool) -> CsrSource:
     """The source of the matrix in a folder of `sparsejac.io.write_csr_blocks`."""
-    data, indices, indptr, shape = (
-        _npy_numbers(name, str(file))[0] for file in csr_folder.files(path)
-    )
-    m, n = size = tuple(_read(shape).tolist())
+    (data, _), (indices, _), (indptr, _), (shape, _) = arrays = [
+        _npy_numbers(name, str(file))[:2] for file in csr_folder.files(path)
+    ]
+    for file, (_, lengths) in zip(csr_folder.NAMES, arrays, strict=True):
+        if len(lengths) != 1:
+            raise csr_folder.not_vector(path, file, lengths)
+    m, n = size = csr_folder.size(path, _read(shape))
     _check_shape(name, size, square=square)
     source = CsrSource(data, indices, _read(indptr), name=name, width=n)
     if source.k != m:
