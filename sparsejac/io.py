@@ -51,6 +51,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
         index outside the matrix, a line of a Matrix Market file that does not fit its header (the
         message names the line), and a ``symmetric`` file with entries of both triangles. If it is a
         folder that version 0.1 wrote; the message has the command that converts it.
+    MemoryError
+        If it does not fit into memory.
 
     Notes
     -----
@@ -97,6 +99,8 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
         If the file is missing or cannot be read.
     ValueError
         If it is of another format, truncated or damaged, or does not hold a vector.
+    MemoryError
+        If it does not fit into memory.
 
     Notes
     -----
@@ -116,6 +120,8 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     if len(shape) != 1 and not (len(shape) == 2 and 1 in shape):
         raise ValueError(f"{path} does not hold a vector: its array has shape {shape}")
     if scipy.sparse.issparse(vector):
+        size = max(shape) * vector.dtype.itemsize
+        _validation.fits(f"the vector in {path}", size, "leave out variables without an entry")
         vector = vector.toarray()
     return np.asarray(vector).reshape(-1)
 

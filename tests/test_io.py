@@ -164,7 +164,7 @@ def test_archives_and_arrays_with_the_others_name(good):
         io.read_matrix("a.npz")
     np.savez("two.npz", a=np.eye(2), b=np.eye(2))
     with pytest.raises(
-        ValueError, match=r"two\.npz cannot be read.*one array was expected, it has 2: a, b"
+        ValueError, match=r"two\.npz cannot be read.*one array was expected, it has 2: 'a', 'b'"
     ):
         io.read_matrix("two.npz")
 

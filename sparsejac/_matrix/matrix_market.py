@@ -19,9 +19,9 @@ import scipy.sparse
 
 from .market_faults import blame, infinite, opened, out_of_range, wrong_dense, wrong_sparse
 from .market_header import DTYPES, MAX_LINE, UNFINISHED, Header, read_header, shown
+from .npy import INFLATED
 
 _BLOCK = 2**18  # how many bytes of text are checked at a time
-_INFLATED = 1032  # the most bytes to which a byte of a .gz can expand
 _EMPTY = re.compile(rb"(?:[ \t]*+\r?\n)+")
 
 
@@ -30,7 +30,7 @@ def read(path: Path) -> Any:
     zipped = path.name.lower().endswith(".gz")
     with opened(path) as file:
         header = read_header(file)
-        size = path.stat().st_size * (_INFLATED if zipped else 1)
+        size = path.stat().st_size * (INFLATED if zipped else 1)
         if header.entries * header.smallest > size:  # check this before memory is allocated
             raise ValueError(
                 f"it is truncated: line {header.size_line} says that {header.entries} lines follow"
@@ -40,7 +40,8 @@ def read(path: Path) -> Any:
             try:
                 # From SciPy 1.15 on, mmread takes an option for the class of sparse matrices.
                 new = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
-                matrix = scipy.io.mmread(body, **({"spmatrix": False} if new else {}))
+                with np.errstate(invalid="ignore"):  # see the end of this function
+                    matrix = scipy.io.mmread(body, **({"spmatrix": False} if new else {}))
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  # a number is too large, or lines are missing
@@ -63,6 +64,10 @@ def read(path: Path) -> Any:
         blame(path, header, wrong)
         if wrong is not infinite:  # the file itself may contain inf
             raise ValueError("it has changed while it was read: read it anew")
+    if header.symmetry == "skew-symmetric" and header.format == "coordinate":
+        # SciPy multiplies the mirrored triangle by -1, which makes NaN of the 1 in inf + 1j.
+        data, count = matrix.data, header.entries
+        data[count:] = -data[:count][matrix.row[:count] != matrix.col[:count]]
     return matrix
 
 

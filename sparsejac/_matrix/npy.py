@@ -12,6 +12,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _validation
+
+INFLATED = 1032  # the most bytes to which a byte of a .gz or of an archive can expand
 _PIECE = 2**24  # how many bytes are read from an archive at a time
 # A smaller array is read: an empty one cannot be mapped, and a small one need not be.
 _MAPPED = 2**16
@@ -106,6 +109,7 @@ def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray
         with archive.open(info) as file:
             shape, in_columns, dtype = header(file, kinds)
             check_size(shape, dtype, info.file_size - file.tell())
+            _check_fits(name, info, archive)
             array = np.empty(math.prod(shape), dtype)
             view = memoryview(array.view(np.uint8).data)
             while view:
@@ -117,3 +121,14 @@ def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray
     except ValueError as error:
         raise ValueError(f"its array {name!r} cannot be read: {error}") from None
     return array.reshape(shape, order="F" if in_columns else "C")
+
+
+def _check_fits(name: str, info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> None:
+    """Refuse a size of a member that its bytes cannot have, and one that is too large."""
+    most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: INFLATED}.get(info.compress_type)
+    there = min(info.compress_size, Path(str(archive.filename)).stat().st_size)
+    if most is not None and info.file_size > most * there:
+        raise ValueError(
+            f"its {there} bytes cannot hold the {info.file_size} that were announced: it is damaged"
+        )
+    _validation.fits(f"the array {name!r}", info.file_size, "take a smaller one, or a .npy")

@@ -17,6 +17,7 @@ from . import npy
 
 _FORMATS = ("csr", "csc", "bsr", "coo", "dia")
 _ANEW = "write it anew with scipy.sparse.save_npz"
+_LISTED = 10  # how many names of arrays a message lists
 _PIECE = 2**16  # how many indices are checked at a time
 
 
@@ -27,10 +28,13 @@ def read(path: Path) -> Any:
             raise ValueError("it is not an archive; name it .npy if it is an array")
         with zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if len(set(names)) < len(names):
+                raise ValueError("it has two arrays of one name: write it anew")
             if "format" in names and len(names) > 1:
                 return _sparse(archive, names)
             if len(names) != 1:
-                raise ValueError(f"one array was expected, it has {len(names)}: {', '.join(names)}")
+                listed = ", ".join(map(repr, names[:_LISTED])) + ", …" * (len(names) > _LISTED)
+                raise ValueError(f"one array was expected, it has {len(names)}: {listed}")
             return npy.member(archive, names[0])
 
 
