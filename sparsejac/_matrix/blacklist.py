@@ -58,10 +58,14 @@ def bins_of_bed(
         out[part] |= (starts[part] < end) & (ends[part] > begin)
     if unknown and not known:
         raise ValueError(
-            f"{path} names no chromosome of {map_.uri}: it has {', '.join(list(unknown)[:3])}, "
-            f"and the map has {', '.join(names[:3])}; use the same names"
+            f"{path} names no chromosome of {map_.uri}: it has {_shortened(list(unknown)[:3])}, "
+            f"and the map has {_shortened(names[:3])}; use the same names"
         )
     return out, list(unknown)
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(name if len(name) <= 40 else f"{name[:40]}…" for name in names)
 
 
 def _intervals(path: str) -> Iterator[tuple[str, int, int]]:
@@ -86,7 +90,7 @@ def are_bounds(start: str, end: str) -> bool:
 def lines_of_bed(path: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a BED file, and their numbers."""
     # The names may have any encoding, and the file may begin with a byte order mark.
-    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape"}
+    how: dict[str, Any] = {"mode": "rt", "encoding": "utf-8", "errors": "surrogateescape"}
     try:
         with gzip.open(path, **how) if path.endswith(".gz") else Path(path).open(**how) as lines:
             for number, line in enumerate(lines, 1):
@@ -94,6 +98,7 @@ def lines_of_bed(path: str) -> Iterator[tuple[int, str]]:
                     raise ValueError(
                         f"{path} cannot be read as a BED file: line {number} is not text"
                     )
-                yield number, line
+                # Python's utf-8-sig would also drop a part of a mark that is all of the file.
+                yield number, line.removeprefix("\ufeff") if number == 1 else line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} cannot be read as a BED file: {error}") from None

@@ -44,10 +44,11 @@ class Map:
                 raise self._no_map(f"it has no table {missing[0]!r}")
             mode = self.group.attrs.get("storage-mode", "symmetric-upper")
         mode = mode.decode(errors="replace") if isinstance(mode, bytes) else mode
-        if mode != "symmetric-upper":
+        if not isinstance(mode, str) or mode != "symmetric-upper":  # it may be an array
+            words = " ".join(repr(mode).split())[:80]
             raise ValueError(
                 f"{uri} is not stored as the upper triangle of a symmetric matrix, but as "
-                f"{mode!r}: make it with symmetric_upper=True"
+                f"{words}: make it with symmetric_upper=True"
             )
         self.k = self._column("bins/start").size
         self.nnz = self._column("pixels/bin2_id").size
