@@ -23,6 +23,7 @@ from ._system.outputs import (
 )
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
+_LONGEST = 600  # characters of an error of a reader
 _FORMATS = "Matrix Market (.mtx, .mtx.gz), .npz or .npy"
 
 
@@ -390,6 +391,7 @@ def _read(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # a damaged file makes the readers raise almost anything
-        raise ValueError(
-            f"{path} cannot be read as {_FORMATS}: {str(error) or 'it is truncated'}"
-        ) from None
+        words = " ".join(str(error).split()) or "it is truncated"
+        if len(words) > _LONGEST:  # an archive's may quote all of the file
+            words = f"{words[:_LONGEST]}…"
+        raise ValueError(f"{path} cannot be read as {_FORMATS}: {words}") from None

@@ -14,6 +14,7 @@ import argparse
 import collections
 import faulthandler
 import gc
+import importlib
 import os
 import random
 import resource
@@ -143,18 +144,27 @@ def try_each(trial, runs, seed):
             trial(data)
         except BaseException:
             Path("fault").write_bytes(data)
+            print(f"the input is {os.path.abspath('fault')}", file=sys.stderr)
             raise
     return trial.counts
+
+
+def instrument():
+    """Have the modules of the readers tell libFuzzer which lines are reached."""
+    import atheris
+
+    with atheris.instrument_imports(include=["sparsejac._matrix", "sparsejac.io"]):
+        for module in ("sparsejac.io", "sparsejac.cool"):
+            importlib.import_module(module)
 
 
 def guided(trial, runs, seed, corpus):
     """Try inputs by libFuzzer, which keeps those that reach new lines."""
     import atheris
 
-    with atheris.instrument_imports(include=["sparsejac._matrix", "sparsejac.io"]):
-        pass
     Path(corpus).mkdir(exist_ok=True)
-    for data in trial.seeds():
+    seeds = trial.seeds()
+    for data in seeds:
         trial(data)
         Path(corpus, f"seed-{zlib.crc32(data)}").write_bytes(data)
     limit_memory()
@@ -171,6 +181,7 @@ def guided(trial, runs, seed, corpus):
 
     def mutate(data, most, number):
         rng = random.Random(number)
+        data = rng.choice(seeds) if rng.random() < 0.3 else data  # the others are mostly refused
         result = changed(trial.reader, data, rng, lambda part: atheris.Mutate(part, LARGEST))
         return result if len(result) <= most else data
 
@@ -200,12 +211,9 @@ def main():
         prefix="fuzzing-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
     )
     os.chdir(folder)
+    if arguments.guided:
+        instrument()
     for name in arguments.readers:
-        if arguments.guided:
-            import atheris
-
-            with atheris.instrument_imports(include=["sparsejac._matrix", "sparsejac.io"]):
-                pass
         trial = Trial(name)
         sys.unraisablehook = lambda stray, of=trial: of.stray.append(repr(stray.exc_value))
         if given is not None:

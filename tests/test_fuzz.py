@@ -287,3 +287,18 @@ def test_long_names_in_messages(here):
     Path("A.npz").write_bytes(content.replace(b"B.npy", b"A.npy"))
     with pytest.raises(ValueError, match="it has two arrays of one name: write it anew"):
         read_matrix("A.npz")
+
+
+def test_an_error_that_quotes_the_file(here):
+    content = archive(A=array_bytes(np.eye(9)))
+    at = content.index(b"PK\3\4") + 26  # the length of the name in front of the member
+    Path("A.npz").write_bytes(content[:at] + b"\xff\0" + content[at + 2 :])
+    with pytest.raises(ValueError, match=r"^A\.npz cannot be read as .{630,680}…$"):
+        read_matrix("A.npz")
+
+
+@pytest.mark.parametrize("read", [read_matrix, JacobianBuilder])
+def test_a_length_that_is_a_boolean(here, read):
+    Path("A.npy").write_bytes(array_file("<f8", (True, 1), bytes(8)))
+    with pytest.raises(ValueError, match=r"header is damaged \(its shape is \(True, 1\)\)"):
+        read("A.npy")

@@ -67,6 +67,8 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
         )
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}, with a negative length")
+    if any(isinstance(length, bool) for length in shape):  # NumPy's parser takes them for integers
+        raise ValueError(f"its header is damaged (its shape is {shape})")
     return tuple(map(int, shape)), bool(in_columns), dtype
 
 
