@@ -381,6 +381,20 @@ def test_no_row_or_a_single_one(r, shape, form):
         everything_is_right(shape, form, r, bilinear=True, rows=rows, order=order)
 
 
+@pytest.mark.parametrize("form", ["C", "F", "csr", "csc"])
+@pytest.mark.parametrize("shape", [(0, 1), (1, 0), (0, 3)])
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_a_without_rows_or_columns(order, shape, form):
+    x, stored = np.ones(sum(shape)), np.zeros(shape, np.bool_)
+    for dtype in (np.float64, np.int8):
+        A = handed(np.zeros(shape, dtype), stored, form)
+        problem = LeastSquares(A, A, bilinear=True, order=order)
+        assert_same(problem.builder.value(x), np.zeros(0))
+        assert_same(problem.jac(x).T @ np.zeros(0), np.zeros(x.size))
+        assert_same(problem.fun(x), np.zeros(0))
+        assert_same(problem.grad(x), np.zeros(x.size))
+
+
 @both_forms
 @pytest.mark.parametrize("r", [2, 8])
 def test_an_a_without_entries(r, bilinear):

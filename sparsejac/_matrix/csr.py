@@ -77,7 +77,7 @@ class CsrSource(Source):
         self.name, self.data, self.extra, self._width = name, data, 0, width
         self.sequential, self.uplo = data.sequential or indices.sequential, uplo
         self.dtype, self.k, self.stored_indices = data.dtype, indptr.size - 1, indices
-        self.transposed = transposed and not self.k == self.width <= 1
+        self.transposed = transposed and (self.k, self.width) not in ((0, 0), (1, 1))
         if (
             indices.dtype.kind not in "iu"
             or indptr.dtype.kind not in "iu"

@@ -123,7 +123,7 @@ class Entries(Aligned):
             return self.values, self._pattern.base
         base, before = self._pattern.start(i0), self._pattern.base
         if self.values.ndim == 2:
-            first = before // self._pattern.width
+            first = before // max(self._pattern.width, 1)
             block = self.values[i0 - first : i1 - first]
         else:
             base = int(self._pattern.lo[i0])

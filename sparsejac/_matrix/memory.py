@@ -190,7 +190,7 @@ class CsrMemory(MemorySource, CsrSource):
         self.name, self.values, self.dtype, self._width = name, values, values.dtype, width
         self.columns, self.indptr = frozen(indices), frozen(indptr)
         self.k, self.index_dtype = indptr.size - 1, indptr.dtype
-        self.transposed = transposed and not self.k == self.width <= 1
+        self.transposed = transposed and (self.k, self.width) not in ((0, 0), (1, 1))
         self.on_diagonal = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -267,7 +267,7 @@ class DensePattern(Pattern):
         return c0, max(c0, c1)
 
     def next_block(self, i0: int, entries: int, rows: int) -> int:
-        return i0 + max(rows, entries // self.width)
+        return i0 + max(rows, entries // max(self.width, 1))
 
     def _is_beyond_diagonal(self, i: int, entry: int) -> bool:
         return entry > i * self.width + i
