@@ -368,12 +368,32 @@ def test_nonnegative_fit(folder, capsys):
 
 
 def test_fit_that_does_not_converge(problem, capsys):
-    code, out, _ = run(
-        capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--max-iter", "1", "--tol", "1e-15"
-    )
+    few = ("--max-iter", "1", "--tol", "1e-15")
+    code, out, _ = run(capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", *few)
     assert code == 1
     assert "fit: the maximum of 1 iterations was reached" in out
-    assert np.load("x.npy").shape == (3,)
+    assert out.endswith("   the last x written to x.unfinished.npy, and nothing to x.npy\n")
+    assert np.load("x.unfinished.npy").shape == (3,)
+    assert not os.path.exists("x.npy")
+    for _ in range(9):  # it is replaced, and may be the start of the next run
+        again = run(
+            capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--x0", "x.unfinished.npy", *few
+        )
+        assert again[0] in (0, 1)
+    code = run(capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", "--x0", "x.unfinished.npy")[0]
+    assert (code, np.load("x.npy").shape) == (0, (3,))
+    code, out, _ = run(
+        capsys, "fit", "A.npy", "Y.npy", "-o", "F.npz", "--rank", "2", "--bilinear", *few
+    )
+    assert code == 1
+    assert "   the last X and Y written to F.unfinished.npz, and nothing to F.npz\n" in out
+    assert set(np.load("F.unfinished.npz")) == {"X", "Y"}
+    np.save("B.unfinished.npy", np.load("A.npy"))
+    wrong_use(
+        capsys,
+        *("fit", "B.unfinished.npy", "Y.npy", "-o", "B.npy"),
+        message="output B.unfinished.npy is also an input",
+    )
 
 
 def test_fit_wrong_use(problem, capsys):
@@ -645,7 +665,10 @@ def test_scale_options(folder, capsys):
     half = np.zeros((4, 4))
     half[:3, :3] = [[1, 1, 0], [1, 0, 1], [0, 1, 0]]
     np.save("H.npy", half)
-    code, out, _ = run(capsys, "scale", "H.npy")
+    np.save("x.npy", before := np.load("x.npy"))
+    code, out, _ = run(capsys, "scale", "H.npy", "-o", "x.npy")
+    assert out.endswith("   nothing is written to x.npy, because that is no scaling\n")
+    np.testing.assert_array_equal(np.load("x.npy"), before)
     assert (code, "row 3 has no entries; --min-nnz 1 leaves such rows out" in out) == (1, True)
     code, out, _ = run(capsys, "scale", "H.npy", "--min-nnz", "1", "--support", "check")
     assert (code, "no total support: 2 of its entries" in out) == (1, True)

@@ -151,7 +151,9 @@ def fit(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{output} would hold a matrix X: give --rank, or a name with .npy")
     suffix = ".npz" if output.suffix == ".npz" else ".npy"
     inputs = [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None]
+    unfinished = output.with_name(f"{output.stem}.unfinished{suffix}")
     check_output(output, suffix, inputs)
+    check_output(unfinished, suffix, [arguments.A, arguments.Y])  # --x0 may be replaced
     if arguments.plot is not None:
         pictures.check_picture(arguments.plot, inputs)
     refuse_maps(arguments.A, arguments.Y)
@@ -186,18 +188,29 @@ def fit(arguments: argparse.Namespace) -> int:
         f"   cost {cost}{more} = {result.cost:.10g} after {result.nit} steps, "
         f"{result.nfev + result.n_products} passes over A, in {seconds:.3f} s, compiling included"
     )
-    if suffix == ".npz":
-        split = A.shape[0] if arguments.bilinear else len(result.x)
-        arrays = {"X": result.x[:split], "Y": result.x[split:]}
-        with complete_or_absent(output) as file:
-            np.savez(file, **(arrays if arguments.bilinear else {"X": result.x}))
-        say(f"   {' and '.join(arrays if arguments.bilinear else 'X')} written to {output}")
-    else:
-        io.write_vector(output, result.x)
-        say(f"   x written to {output}")
+    _write_fitted(output if result.success else unfinished, result, arguments, A.shape[0])
     if arguments.plot is not None:
         figure = pictures.new_figure(7, 5)
         plot.convergence(result, ax=figure.subplots())
         pictures.save(figure, arguments.plot)
         say(f"   picture written to {arguments.plot}")
     return ExitCode.DONE if result.success else ExitCode.FAILED
+
+
+def _write_fitted(path: Path, result: Any, arguments: argparse.Namespace, m: int) -> None:
+    """Write x, or the factors X and Y, of which the first has m rows."""
+    what = "x"
+    if path.suffix == ".npz":
+        split = m if arguments.bilinear else len(result.x)
+        arrays = {"X": result.x[:split]}
+        if arguments.bilinear:
+            arrays["Y"] = result.x[split:]
+        with complete_or_absent(path) as file:
+            np.savez(file, **arrays)
+        what = " and ".join(arrays)
+    else:
+        io.write_vector(path, result.x)
+    if result.success:
+        say(f"   {what} written to {path}")
+    else:
+        say(f"   the last {what} written to {path}, and nothing to {arguments.output}")

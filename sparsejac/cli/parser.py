@@ -23,7 +23,8 @@ _FILES = (
 _CODES_OF_SCALE = (
     "Exit code: 0 x scales the matrix; 1 it does not; 2 wrong use; 3 x scales the matrix "
     "without the entries that were dropped (--support drop); 4 some chromosomes have no "
-    "scaling (--cis-only). Weights are written into maps only if the exit code is 0. With "
+    "scaling (--cis-only). With 1 and 2, nothing is written but a picture. Weights are written "
+    "into maps only if the exit code is 0. With "
     "--all, the weights of each map that is balanced are written, and the exit code is 0 if "
     "all are, and otherwise 2 if a map raised an error, or 1, 3 or 4, in this order."
 )
@@ -147,7 +148,8 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
         metavar="x.npy",
         help=(
             "the file to write; with --rank it may end in .npz, which then holds an array X, and "
-            "with --bilinear an array Y"
+            "with --bilinear an array Y; if the fit does not succeed, its last x is written to "
+            "x.unfinished.npy instead, from which --x0 can go on"
         ),
     )
     to.add_argument(

@@ -58,7 +58,10 @@ def scale(arguments: argparse.Namespace) -> int:
     result = _scale_map(arguments) if is_map else _scale_matrix(arguments)
     _report(arguments, result, time.perf_counter() - started)
     if output is not None:
-        _write_output(arguments, output, result, is_map=is_map)
+        if _code(result) == ExitCode.FAILED:
+            say(f"   nothing is written to {output}, because that is no scaling")
+        else:
+            _write_output(arguments, output, result, is_map=is_map)
     if arguments.write and result.success:
         _write_columns(arguments, {arguments.A: result}, read_from)
     if arguments.plot is not None:
