@@ -5,20 +5,14 @@ Each result is compared bit by bit with the one that a single thread gets.
 
 import contextlib
 import gc
-import multiprocessing
-import os
-import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.sparse
-from support import integers, slow
+from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, io
 from sparsejac._backends import threads as _threads
