@@ -1,0 +1,94 @@
+"""Measures which branches of sparsejac the tests take: `cover.py [RUN [TEST ...]]`.
+
+Two runs are put together. In the first one the kernels are compiled, and all default tests run. In
+the second one the kernels are functions of Python, whose lines are seen, and those tests run that
+need kernels. There a test that takes long is left out, as its matrix is made for compiled kernels.
+What the second run writes also tells `mutate` which tests run a line.
+
+RUN is `compiled` or `python`, to make one of these runs alone, or to add some tests to it. With
+`report` what they have found is reported once more.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DATA = ROOT / ".mutation"
+NEEDED = 98.0  # percent
+WITHOUT_KERNELS = """
+    cli cluster columns compiled_versions completeness cool distributed faults io memory platforms
+    plot progress promises rank_memory readme real_data recycling turns
+"""  # files of tests that are about files, processes and memory
+
+
+def run(name, *arguments, **environment):
+    """Run the tests under coverage, and write what they have run to a file of this name."""
+    DATA.mkdir(exist_ok=True)
+    for old in DATA.glob(f"{name}-part*"):
+        old.unlink()
+    measured = {
+        "COVERAGE_FILE": str(DATA / f"{name}-part"),
+        "COVERAGE_RCFILE": str(HERE / "coveragerc"),
+    }
+    path = os.pathsep.join(map(str, (ROOT, HERE)))
+    known = os.environ | measured | {"PYTHONPATH": path} | environment
+    options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--max-versions=0", "--tb=line"]
+    command = [sys.executable, "-m", "coverage", "run", *options, *arguments]
+    # A failure is for the other tests to tell. Some tests know that kernels are compiled.
+    subprocess.run(command, cwd=ROOT, env=known, check=False)
+    combine(name, *DATA.glob(f"{name}-part*"))
+
+
+def combine(name, *parts):
+    command = ["combine", "-q", "--append", f"--data-file={DATA / name}", *map(str, parts)]
+    subprocess.run([sys.executable, "-m", "coverage", *command], cwd=ROOT, check=True)
+
+
+def run_in_python(*tests):
+    """All tests that need kernels, or the tests that are given."""
+    left_out = [f"--ignore=tests/test_{name}.py" for name in WITHOUT_KERNELS.split()]
+    options = ["-p", "recorder", "--seconds=3", f"--seconds-file={DATA / 'seconds.json'}"]
+    # Numbers of NumPy warn of an overflow, where compiled code does not.
+    options += ["-W", "ignore::RuntimeWarning"]
+    run(
+        "python",
+        *options,
+        *(tests or ("tests", *left_out)),
+        NUMBA_DISABLE_JIT="1",
+        COVERAGE_CONTEXTS="1",
+    )
+
+
+def run_compiled(*tests):
+    run("compiled", *tests)
+
+
+def report():
+    """Print what is not covered. Returns 1 if it is too much."""
+    (DATA / "both").unlink(missing_ok=True)
+    parts = [DATA / name for name in ("python", "compiled") if (DATA / name).exists()]
+    keep = ["combine", "-q", "--keep", f"--data-file={DATA / 'both'}", *map(str, parts)]
+    options = [f"--rcfile={HERE / 'coveragerc'}", f"--data-file={DATA / 'both'}"]
+    show = ["report", *options, f"--fail-under={NEEDED}"]
+    for command in (keep, show):
+        done = subprocess.run([sys.executable, "-m", "coverage", *command], cwd=ROOT, check=False)
+    return min(done.returncode, 1)
+
+
+def main():
+    what, *tests = sys.argv[1:] or ["all"]
+    if not tests and what != "report":  # from the beginning
+        for name in {"all": ("python", "compiled")}.get(what, (what,)):
+            (DATA / name).unlink(missing_ok=True)
+    if what in ("all", "compiled"):
+        run_compiled(*tests)
+    if what in ("all", "python"):
+        run_in_python(*tests)
+    return report()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
