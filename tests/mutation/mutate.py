@@ -40,7 +40,7 @@ PRELOADED = """
     numpy scipy.sparse.linalg scipy.sparse.csgraph scipy.optimize numba llvmlite.binding pandas
     h5py cooler zarr pylops tqdm matplotlib.pyplot xml.etree.ElementTree unittest.mock
 """
-LONGEST = 60  # tests for one mutant
+LONGEST = 60  # of the fastest tests for one mutant
 
 
 class Place(NamedTuple):
@@ -93,21 +93,30 @@ class Selection:
         inside = any(body <= mutant.line <= end for _, body, end in self._functions)
         return found if found or inside else self._all
 
-    def tests(self, mutant, budget):
-        """First what has killed others, then one case of each test, the fastest first."""
-        found = self._covering(mutant) - self.failing
-        killers = sorted(found & set(self.kills), key=lambda test: -self.kills[test])[:4]
-        cases, order = collections.Counter(), []
-        for test in sorted(found, key=self.seconds.get):
-            name = test.partition("[")[0]
-            cases[name] += 1
-            order.append((cases[name], self.seconds[test], test))
+    def tests(self, mutant, budget, *, fastest=True):
+        """First what has killed others. Then one case of each test, the fastest first, or any."""
+        found = sorted(self._covering(mutant) - self.failing, key=self.seconds.get)
+        killers = sorted(set(found) & set(self.kills), key=lambda test: -self.kills[test])[:4]
+        if fastest:
+            cases = collections.Counter()
+            order = []
+            for test in found:
+                cases[test.partition("[")[0]] += 1
+                order.append(cases[test.partition("[")[0]])
+            found = [test for _, test in sorted(zip(order, found, strict=True), key=_first)]
+        else:
+            random.Random(mutant.change).shuffle(found)
         chosen, total = [], 0.0
-        for test in dict.fromkeys([*killers, *(test for *_, test in sorted(order))]):
+        for test in dict.fromkeys([*killers, *found]):
             if total + self.seconds[test] <= budget or not chosen:
                 chosen.append(test)
                 total += self.seconds[test]
-        return [*self.also, *chosen[:LONGEST]], total + 10 * len(self.also)
+        chosen = chosen[: LONGEST if fastest else None]
+        return [*self.also, *chosen], total + 10 * len(self.also)
+
+
+def _first(pair):
+    return pair[0]
 
 
 class Tester:
@@ -119,9 +128,9 @@ class Tester:
 
     def is_killed(self, mutant):
         """Whether a test notices it: the few best ones first, then those that take longer."""
-        for budget in (self.budget, 6 * self.budget):
+        for budget, fastest in ((self.budget, True), (10 * self.budget, False)):
             while True:
-                tests, expected = self.selection.tests(mutant, budget)
+                tests, expected = self.selection.tests(mutant, budget, fastest=fastest)
                 if not tests:
                     return False
                 killer = self.runs.run(self.file, mutant.source, tests, 10 + 3 * expected)
