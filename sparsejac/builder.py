@@ -343,7 +343,8 @@ class JacobianBuilder:
         Returns
         -------
         f : ndarray, shape (m,)
-            0 for rows without a stored entry of A.
+            0 for rows without a stored entry of A. An entry overflows, or underflows, only if its
+            exact value does.
 
         Raises
         ------
@@ -356,7 +357,8 @@ class JacobianBuilder:
 
         Notes
         -----
-        **Memory.** The result (m numbers), and a copy of x.
+        **Memory.** The result (m numbers), and a copy of x. If products ``x_i x_j`` leave the range
+        of the dtype, x is copied once more, with k integers, and F takes several times as long.
 
         Examples
         --------

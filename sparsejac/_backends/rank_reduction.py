@@ -18,15 +18,16 @@ class LargestOf(Reduction):
 
     several, interleaved, inputs = True, False, 2
 
-    def __init__(self, of: Variables, width: int, Z: NDArray[Any]) -> None:
-        self._places, self._Z = (width, of.row_offset, of.column_offset), frozen(Z)
+    def __init__(self, of: Variables, width: int, *Z: NDArray[Any]) -> None:
+        """Z is its exponents and its numbers if they are of any size."""
+        self._places, self._Z = (width, of.row_offset, of.column_offset), tuple(map(frozen, Z))
         self.shape, self.dtype = (of.count, 2), np.dtype(np.float64)
 
     def part(self) -> NDArray[Any]:
         return np.zeros(self.shape)
 
     def arguments(self, args: tuple[Any, ...], out: NDArray[Any]) -> tuple[Any, ...]:
-        return (*args, *self._places, self._Z, out)
+        return (*args, *self._places, *self._Z, out)
 
     def sums(self, out: NDArray[Any]) -> NDArray[Any]:
         return out

@@ -12,6 +12,7 @@ from .._matrix.entries import TARGETS, Entries
 from .._matrix.variables import Variables
 from .protocol import Backend
 from .rank_reduction import LargestOf, RankReduction
+from .sizes import products_hold, split
 from .sums import absolute_squares, doubled
 from .threads import ThreadBackend
 
@@ -156,8 +157,10 @@ class RankSums:
 
     def max_abs(self, Z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The largest ``|F_ij|`` of the stored rows, and of the stored columns."""
-        of = LargestOf(self.of, self._rows.pattern.width, np.ascontiguousarray(Z))
-        found = self._rows.reduce("rank_max_abs", of)
+        holds, Z = products_hold(Z, Z, self.rank), np.ascontiguousarray(Z)
+        given = (Z,) if holds else split(Z)
+        of = LargestOf(self.of, self._rows.pattern.width, *given)
+        found = self._rows.reduce("rank_max_abs" if holds else "max_abs_of_any_size", of)
         return found[:, 0], found[:, 1]
 
 

@@ -57,6 +57,7 @@ _MODULES = (
     "rank",
     "rank_maps",
     "robust",
+    "any_size",
 )
 # called with the name of each kernel that is going to be compiled
 listeners: list[Callable[[str], object]] = []

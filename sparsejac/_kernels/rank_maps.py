@@ -14,7 +14,7 @@ from .row import _NO_SIGN, _absolute, _cell, _cells, _columns, _width
 
 @_map_part
 def _dot(Z, i, V, j):
-    total = Z.dtype.type(0)
+    total = -Z.dtype.type(0)  # so that the sign of a zero stays
     for c in range(Z.shape[1]):
         total += Z[i, c] * V[j, c]
     return total

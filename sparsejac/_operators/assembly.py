@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._backends.protocol import CACHES, Backend
+from .._backends.rank_sums import RankSums
+from .._backends.sizes import products_hold, split
 from .._backends.sums import Sums, absolute_squares
 from .._matrix.entries import wide
 from .._matrix.indices import Indices, frozen, index_dtype
@@ -25,6 +27,8 @@ from .._matrix.variables import Variables
 from .._system.recycling import allocated
 from .base import silence
 from .hermitian import HessianOperator, NormalOperator
+
+NO_NUMBERS = frozen(np.empty(0))  # in place of a target
 
 
 class Assembly:
@@ -65,13 +69,22 @@ class Assembly:
 
     def value(self, x: NDArray[Any], what: str = "the value of F", target: Any = None) -> Any:
         """F, or with a target F - Y, in the order of J's rows. `what` names it in messages."""
-        none = (self._no_target, 0) if target is None else ()
+        kernel, of_x, nothing = self._value, (*self._places, x), self._no_target
+        if not products_hold(x, x, self.variables.rank):
+            of_x = *self._all_places, *split(x.reshape(self.variables.shape))
+            kernel, nothing = "value_of_any_size", NO_NUMBERS
+        none = (nothing, 0) if target is None else ()
         shape, how = (self.shape[0],), {} if target is None else {"target": target}
-        return self.mapped(what, self._value, *none, *self._places, x, shape=shape, **how)
+        return self.mapped(what, kernel, *none, *of_x, shape=shape, **how)
 
     _value = "value"
     _no_target: Any = None  # in place of Y
-    _places: tuple[int, ...] = ()  # what tells kernels to which variables a row and a column belong
+    _places: tuple[Any, ...] = ()  # what tells kernels to which variables a row and a column belong
+
+    @property
+    def _all_places(self) -> tuple[Any, ...]:
+        """The same for kernels that are for any number of columns of variables."""
+        return self._pattern.width, self.variables.row_offset, self.variables.column_offset
 
     def product(self, x: NDArray[Any], X: NDArray[Any]) -> Any:
         """``J X`` in the dtype of x, for a vector X, or for each column of a matrix."""
@@ -79,9 +92,29 @@ class Assembly:
             self.mapped, "the product J @ x", shape=(self.shape[0], *X.shape[1:])
         )
         x = frozen(x)  # it is not read-only any more if it was pickled
+        if not products_hold(x, X, 2):
+            return self._product_of_any_size(x, X)
         if X.ndim == 1:
             return mapped("matvec", *self.rows.pair(x, X))
         return mapped("matmat", x, X, columns=X.shape[1])
+
+    def _product_of_any_size(self, x: NDArray[Any], X: NDArray[Any]) -> Any:
+        """`product` where a product of two numbers leaves the range of their dtype."""
+        if X.ndim == 2:
+            return self._each_product(x, X)
+        (of_x, x), (of_v, v) = (split(each.reshape(self.variables.shape)) for each in (x, X))
+        args, shape = (*self._all_places, of_x, of_v, x, v), self.shape[:1]
+        return self.mapped("the product J @ x", "matvec_of_any_size", *args, shape=shape)
+
+    def _each_product(self, x: NDArray[Any], X: NDArray[Any]) -> Any:
+        """`product` for a matrix X, one column after the other."""
+        if self.rows.local:
+            nbytes = self.shape[0] * X.shape[1] * X.dtype.itemsize
+            self.check_vector_fits("the product J @ x", nbytes)
+        found = np.empty((self.shape[0], X.shape[1]), x.dtype)
+        for c, column in enumerate(columns_of(X)):
+            found[:, c] = self.product(x, column)
+        return found
 
     def transposed_product(
         self, x: NDArray[Any], X: NDArray[Any], *, conjugate: bool
@@ -98,10 +131,15 @@ class Assembly:
 
     def max_abs(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The largest absolute value in each row and in each column of F."""
-        layout = self.rows.layout
+        layout, wide_x = self.rows.layout, x.astype(wide(x.dtype))
         with silence():
-            size = frozen(np.abs(x.astype(wide(x.dtype))))
-            found = self.rows.reduce("max_abs", (size,), outputs=2).astype(x.real.dtype)
+            if products_hold(wide_x, wide_x, 1):
+                size = frozen(np.abs(wide_x))
+                found = self.rows.reduce("max_abs", (size,), outputs=2)
+            else:
+                sums = RankSums(self.rows, self.variables)
+                found = np.stack(sums.max_abs(wide_x[:, np.newaxis]))
+            found = found.astype(x.real.dtype)
         if layout.side is not None:  # an entry of a triangle stands for (j, i), too
             found[:] = np.maximum(*found)
         i, j = found[::-1] if layout.transposed else found
@@ -302,6 +340,11 @@ def placed(
     dtype = index_dtype(*shape, numbers.size)
     indices = i.astype(dtype, copy=False), j.astype(dtype, copy=False)
     return scipy.sparse.coo_array((numbers, indices), shape=shape).tocsr()
+
+
+def columns_of(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The columns of a matrix, each contiguous."""
+    return (np.ascontiguousarray(column) for column in X.T)
 
 
 def _owner(array: NDArray[Any]) -> NDArray[Any]:

@@ -50,6 +50,11 @@ class JacobianOperator(Operator):
     accumulated in double precision, in an order that depends on A alone. So the bits of a result do
     not depend on the number of workers.
 
+    **Range.** An entry of ``J @ v`` overflows, or underflows, only if one of its two exact terms
+    does. If products ``x_i v_j`` leave the range of the dtype, it takes several times as long, and
+    copies of x and v with as many integers. In the sums of ``J.T @ w`` and of JᴴJ, a product of two
+    or more factors of a term may leave the range of float64: it is infinite or NaN then, or 0.
+
     Examples
     --------
     >>> import numpy as np

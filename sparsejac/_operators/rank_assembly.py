@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,12 @@ from numpy.typing import NDArray
 
 from .._backends.protocol import Backend
 from .._backends.rank_sums import RankSums
+from .._backends.sizes import products_hold
 from .._matrix.entries import wide
 from .._matrix.indices import frozen
 from .._matrix.pattern import RowOffset
 from .._matrix.variables import Variables, variables_of
-from .assembly import Assembly, placed
+from .assembly import NO_NUMBERS, Assembly, columns_of, placed
 from .base import silence
 from .hermitian import HessianOperator, NormalOperator
 from .rank_hermitian import RankHessian, RankNormal
@@ -29,27 +28,21 @@ class RankAssembly(Assembly):
     """
 
     _value = "rank_value"
-    _no_target = frozen(np.empty(0))
+    _no_target = NO_NUMBERS
 
     def __init__(self, rows: Backend, variables: Variables) -> None:
         super().__init__(rows, variables)
-        places = variables.row_offset, variables.column_offset
-        self._places = self._pattern.width, *places
+        self._places = self._all_places
         self._of_rank = f", for r = {variables.rank},"
         self._sums = RankSums(rows, variables)
 
     def product(self, x: NDArray[Any], X: NDArray[Any]) -> Any:
-        shape, mapped = self.variables.shape, functools.partial(self.mapped, "the product J @ x")
-        if X.ndim == 1:
-            args = *self._places, frozen(x), frozen(X.reshape(shape))
-            return mapped("rank_matvec", *args, shape=self.shape[:1])
-        if self.rows.local:
-            nbytes = self.shape[0] * X.shape[1] * X.dtype.itemsize
-            self.check_vector_fits("the product J @ x", nbytes)
-        found = np.empty((self.shape[0], X.shape[1]), x.dtype)
-        for c, column in enumerate(_columns(X)):
-            found[:, c] = self.product(x, column)
-        return found
+        if X.ndim == 2:
+            return self._each_product(x, X)
+        if not products_hold(x, X, 2 * self.variables.rank):
+            return self._product_of_any_size(x, X)
+        args = *self._places, frozen(x), frozen(X.reshape(self.variables.shape))
+        return self.mapped("the product J @ x", "rank_matvec", *args, shape=self.shape[:1])
 
     def transposed_product(
         self, x: NDArray[Any], X: NDArray[Any], *, conjugate: bool
@@ -57,7 +50,7 @@ class RankAssembly(Assembly):
         if X.ndim == 1:
             return self.weighted(x, X, conjugate=conjugate).reshape(-1)
         found = np.empty((self.variables.size, X.shape[1]), x.dtype)
-        for c, column in enumerate(_columns(X)):
+        for c, column in enumerate(columns_of(X)):
             found[:, c] = self.transposed_product(x, column, conjugate=conjugate)
         return found
 
@@ -82,8 +75,8 @@ class RankAssembly(Assembly):
             m, n = self.rows.source.shape
             whole = np.maximum(i, j)  # each variable is of rows only, or of columns only
             i, j = whole[:m], whole[m : m + n]
-        dtype = x.real.dtype
-        return i.astype(dtype), j.astype(dtype)
+        with silence():
+            return i.astype(x.real.dtype), j.astype(x.real.dtype)
 
     def normal(self, x: NDArray[Any], damping: float) -> NormalOperator:
         return RankNormal(self, self._sums, x, damping)
@@ -126,7 +119,3 @@ def assembly_of(rows: Backend, rank: int) -> Assembly:
     """The assembly for so many variables for each row of A."""
     of = variables_of(rows.source, rows.layout, rank)
     return Assembly(rows, of) if rank == 1 and not rows.layout.bilinear else RankAssembly(rows, of)
-
-
-def _columns(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (np.ascontiguousarray(column) for column in X.T)

@@ -1,0 +1,204 @@
+"""Numbers at the edge of their dtypes, against exact fractions.
+
+An entry of F, of the residuals, of J and of J v is right to a few units in the last place, wherever
+its exact value is in the range of its dtype. It does not matter in which order A_ij, x_i and x_j
+could be multiplied without leaving the range.
+"""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import settings
+from kinds import Sliced
+from support import slow_except
+
+from sparsejac import JacobianBuilder
+from sparsejac._backends.sizes import products_hold, split
+
+FORMS = {
+    "C": np.asarray,
+    "csr": scipy.sparse.csr_array,
+    "streamed": Sliced,
+}
+# How far x, v and A reach, as powers of ten: J v multiplies x by v.
+RANGES = {
+    "one product is in range": (150, 150, 300),
+    "no product need be in range": (320, 320, 320),
+    "small x": ((-320, -150), (-320, -150), (200, 305)),
+    "large x": ((150, 307), (150, 307), (-320, -200)),
+    "subnormal A": (60, 60, (-323, -308)),
+}
+
+
+def powers(rng, reach, shape, dtype=np.float64):
+    """Numbers of either sign, and zeros. Half of them are at one of the two ends."""
+    low, high = reach if isinstance(reach, tuple) else (-reach, reach)
+    factor = 38 / 308 if np.finfo(dtype).bits == 32 else 1
+    exponents = rng.uniform(low, high, shape)
+    ends = rng.choice([low, high], shape)
+    exponents = np.where(rng.random(shape) < 0.5, exponents, ends) * factor
+    with np.errstate(over="ignore", under="ignore"):
+        found = (rng.choice([-1, 1], shape) * rng.uniform(1, 9, shape)).astype(dtype)
+        found = (found * np.power(10.0, exponents)).astype(dtype)
+    found[~np.isfinite(found)] = np.finfo(dtype).max
+    found[rng.random(shape) < 0.1] = 0
+    return found
+
+
+def fractions(B):
+    return [[Fraction(float(b)) for b in row] for row in B]
+
+
+class Exact:
+    """F, J v and the entries of J as fractions, beside the sums of the sizes of their terms."""
+
+    def __init__(self, A, Z, V, pairs, *, bilinear):
+        self._A, self._Z, self._V, self._pairs = fractions(A), fractions(Z), fractions(V), pairs
+        self._below = len(A) if bilinear else 0  # where the variables of A's columns begin
+
+    def _terms(self, *factors):
+        for i, j in self._pairs:
+            a, s, t = self._A[i][j], i, self._below + j
+            yield [
+                a * p * q for left, right in factors for p, q in zip(left[s], right[t], strict=True)
+            ]
+
+    def value(self):
+        return list(self._terms((self._Z, self._Z)))
+
+    def product(self):
+        return list(self._terms((self._V, self._Z), (self._Z, self._V)))
+
+    def jacobian(self):
+        rank = len(self._Z[0])
+        J = {}
+        for row, (i, j) in enumerate(self._pairs):
+            s, t = i, self._below + j
+            for c, (one, other) in itertools.product(range(rank), ((s, t), (t, s))):
+                at = row, one * rank + c
+                J[at] = J.get(at, 0) + self._A[i][j] * self._Z[other][c]
+        return J
+
+
+def assert_right(found, terms, *, roundings):
+    """Each number is the sum of its exact terms but for so many roundings of each.
+
+    It is infinite only if the exact sum is beyond the largest number, up to these roundings.
+    """
+    limits = np.finfo(found.dtype)
+    unit, last = Fraction(float(limits.eps)) / 2, Fraction(float(limits.smallest_subnormal))
+    largest = Fraction(float(limits.max))
+    for number, of in zip(found.tolist(), terms, strict=True):
+        exact, size = sum(of), sum(map(abs, of))
+        slack = size * unit * roundings * (1 + unit * roundings)
+        if not np.isfinite(number):
+            assert abs(exact) + slack >= largest
+            assert (number > 0) == (exact > 0)
+        else:
+            assert abs(Fraction(number) - exact) <= slack + last, (number, float(exact))
+
+
+def case(reach, seed, dtype, rank, *, bilinear):
+    rng = np.random.default_rng(seed)
+    of_x, of_v, of_a = RANGES[reach]
+    m, n = (3, 4) if bilinear else (4, 4)
+    shape = (m + n if bilinear else n, rank or 1)
+    A = powers(rng, of_a, (m, n), dtype)
+    return A, powers(rng, of_x, shape, dtype), powers(rng, of_v, shape, dtype)
+
+
+EVERY_DAY = [("one product is in range", "C", "float64", None, False)]
+EVERY_DAY.append(("one product is in range", "csr", "float64", None, False))
+EVERY_DAY.append(("subnormal A", "C", "float64", None, False))
+
+
+@pytest.mark.parametrize(
+    ("reach", "form", "dtype", "rank", "bilinear"),
+    slow_except(
+        EVERY_DAY,
+        itertools.product(RANGES, FORMS, ["float64", "float32"], [None, 2], [False, True]),
+    ),
+)
+def test_maps_in_exact_arithmetic(reach, form, dtype, rank, bilinear, tried):
+    count = settings().max_examples // 4
+    for seed in range(count):
+        A, Z, V = case(reach, seed, dtype, rank, bilinear=bilinear)
+        order, rows = "CF"[seed % 2], ["all", "stored"][seed // 2 % 2]
+        if form == "streamed":
+            order = "C"  # its rows are read one after the other
+        x, v = (Z, V) if rank else (Z[:, 0], V[:, 0])
+        how = {"rows": rows, "order": order, "rank": rank, "bilinear": bilinear}
+        builder = JacobianBuilder(FORMS[form](A), **how)
+        i, j = builder.row_pairs()
+        pairs = list(zip(i.tolist(), j.tolist(), strict=True))
+        exact, r = Exact(A, Z, V, pairs, bilinear=bilinear), rank or 1
+        assert_right(builder.value(x), exact.value(), roundings=r + 1)
+        J = builder.operator(x)
+        assert_right(J @ v.ravel(), exact.product(), roundings=2 * r + 1)
+        both = (J @ np.stack([v.ravel(), x.ravel()], axis=1)).T
+        assert_right(np.ascontiguousarray(both[0]), exact.product(), roundings=2 * r + 1)
+        entries = J.tocsr().tocoo()
+        of_J = exact.jacobian()
+        terms = [[of_J[at]] for at in zip(entries.row, entries.col, strict=True)]
+        assert_right(entries.data, terms, roundings=1)
+        _assert_largest(builder.max_abs(x), exact.value(), pairs, roundings=r + 2)
+    tried("problems in exact fractions", count)
+
+
+def _assert_largest(found, terms, pairs, *, roundings):
+    """The largest sizes of rows and columns. A cancelled sum is compared with its terms."""
+    limits = np.finfo(found[0].dtype)
+    unit, last = Fraction(float(limits.eps)), Fraction(float(limits.smallest_subnormal))
+    for axis, numbers in enumerate(found):
+        for at, number in enumerate(numbers.tolist()):
+            some = [of for of, pair in zip(terms, pairs, strict=True) if pair[axis] == at]
+            exact = max((abs(sum(of)) for of in some), default=0)
+            allowed = max((sum(map(abs, of)) for of in some), default=0) * unit * roundings + last
+            if np.isfinite(number):
+                assert abs(Fraction(number) - exact) <= allowed
+            else:
+                assert exact + allowed >= Fraction(float(limits.max))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_products_in_range_are_told_from_others(dtype, tried):
+    """No sum of products is said to be in range that is not, and few the other way round."""
+    count, wrong = 10 * settings().max_examples, 0
+    limits = np.finfo(dtype)
+    low, high = Fraction(float(limits.smallest_normal)), Fraction(float(limits.max))
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        reach = float(rng.choice([140, 153, 154, 155, 160, 320]))
+        x, v = powers(rng, reach, 3, dtype), powers(rng, rng.uniform(0, reach), 2, dtype)
+        sizes = [abs(p * q) for p in fractions([x])[0] for q in fractions([v])[0] if p * q]
+        inside = all(size >= low for size in sizes) and 3 * max(sizes, default=0) <= high
+        said = products_hold(x, v, 3)
+        assert inside or not said
+        wrong += said != inside
+    assert wrong < count / 20
+    tried("pairs of vectors", count)
+
+
+@pytest.mark.parametrize("x", [[np.nan, 1e200], [np.inf, 1e-200], [0.0, 0.0], []])
+def test_nothing_is_said_of_what_has_no_size(x):
+    assert products_hold(np.array(x), np.array(x), 1)
+
+
+@pytest.mark.parametrize(
+    "x", [[5e-324, -1.0], [0.0, 1.7e308], [1e-310 + 2e300j, -3j], np.array([1e-45, 3e38], "f4")]
+)
+def test_numbers_split_exactly(x):
+    x = np.array(x)
+    exponents, near_one = split(x)
+    assert near_one.dtype == x.dtype
+    for given, n, one in zip(x.tolist(), exponents.tolist(), near_one.tolist(), strict=True):
+        size = max(abs(complex(one).real), abs(complex(one).imag))
+        assert 0.5 <= size < 1 if given else (size == 0 and n < -5000)
+        power = Fraction(2) ** max(n, -1100)
+        for part in ("real", "imag"):
+            of_one = Fraction(getattr(complex(one), part))
+            lost = abs(of_one * power - Fraction(getattr(complex(given), part)))
+            assert lost <= power / 2**1074  # of a part that is far smaller than the other
