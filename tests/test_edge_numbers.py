@@ -15,7 +15,7 @@ from hypothesis import settings
 from kinds import Sliced
 from support import slow_except
 
-from sparsejac import JacobianBuilder
+from sparsejac import JacobianBuilder, LeastSquares, RowSums
 from sparsejac._backends.sizes import products_hold, split
 
 FORMS = {
@@ -202,3 +202,92 @@ def test_numbers_split_exactly(x):
             of_one = Fraction(getattr(complex(one), part))
             lost = abs(of_one * power - Fraction(getattr(complex(given), part)))
             assert lost <= power / 2**1074  # of a part that is far smaller than the other
+
+
+# --- zeros, integers, duplicates ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize(
+    ("how", "scale"),
+    slow_except(
+        [({}, 1.0)],
+        itertools.product([{}, {"rank": 1}, {"bilinear": True}], [1.0, 1e-200, 1e200]),
+    ),
+)
+def test_signs_of_zeros_are_those_of_the_products(form, how, scale):
+    """The numbers of F and of J, one factor of which is 0.0 or -0.0. The structure is the same."""
+    signed = np.array([0.0, -0.0, 1.0, -1.0])
+    A, x = np.tile(signed, (4, 1)), signed * scale
+    z = np.concatenate([x, x]) if how.get("bilinear") else x
+    held = form(np.ones((4, 4)))
+    held = A if isinstance(held, np.ndarray) else _with_data(held, A)
+    builder = JacobianBuilder(held, rows="all", **how)
+    f = builder.value(z if "rank" not in how else z[:, np.newaxis])
+    exact = A * np.outer(signed, signed)
+    assert np.signbit(f).tolist() == np.signbit(exact).ravel().tolist()
+    J, plain = builder.tocsr(z), JacobianBuilder(np.ones((4, 4)), **how).tocsr(z)
+    np.testing.assert_array_equal(J.indices, plain.indices)
+    expected = []
+    for i, j in itertools.product(range(4), repeat=2):
+        at_i, at_j = A[i, j] * x[j], A[i, j] * x[i]  # of the columns i and j of J
+        if how.get("bilinear"):
+            expected += [at_i, at_j]  # column j is behind all columns i
+        else:
+            expected += [at_i, at_j] if i < j else [at_j, at_i] if i > j else [at_i]
+    assert np.signbit(J.data).tolist() == np.signbit(expected).tolist()
+
+
+def _with_data(S, A):
+    """A sparse matrix that stores all numbers of A, zeros included."""
+    return scipy.sparse.csr_array((A.ravel(), S.indices, S.indptr), shape=A.shape)
+
+
+LARGE = [2**53 + 1, 2**53 + 3, 2**62 + 2**9 + 1, 2**63 - 1]
+
+
+@pytest.mark.parametrize("dtype", slow_except(["uint64"], ["uint64", "int64"]))
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+def test_large_integers_are_rounded_to_the_nearest_float(dtype, form):
+    """As NumPy converts them, and nowhere wrapped: squares and sums of float64 hold more."""
+    more = [2**64 - 1, 2**63 + 1] if dtype == "uint64" else [-(2**63), -(2**53) - 1]
+    numbers = LARGE + more + [1] * 3
+    A, ones = form(np.array(numbers, dtype).reshape(3, 3)), np.ones(3)
+    assert JacobianBuilder(A).value(ones).tolist() == [float(number) for number in numbers]
+    squares = [float(number) ** 2 for number in numbers]
+    assert LeastSquares(A, 0 * A).cost(ones) == pytest.approx(sum(squares) / 2, rel=1e-15)
+    rows, _ = JacobianBuilder(A).max_abs(ones)
+    expected = np.abs(np.array(list(map(float, numbers))).reshape(3, 3)).max(axis=1)
+    assert rows.tolist() == expected.tolist()
+    symmetric = form(np.full((3, 3), max(numbers), dtype))
+    assert RowSums(symmetric).value(ones).tolist() == [3 * float(max(numbers))] * 3
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "float32"])
+@pytest.mark.parametrize("format_", ["coo", "csr", "csc"])
+def test_sums_of_duplicates_do_not_wrap(dtype, format_):
+    """Of an A, and of a Y whose structure is that of A."""
+    most = np.finfo(dtype).max if dtype == "float32" else np.iinfo(dtype).max
+    numbers = np.array([most // 2, most // 2, most // 2, 1], dtype)
+    at = np.array([0, 0, 0, 1], np.int32), np.array([1, 1, 1, 0], np.int32)
+    A = scipy.sparse.coo_array((numbers, at), shape=(2, 2))
+    if format_ == "csr":
+        A = scipy.sparse.csr_array((numbers, at[1], np.array([0, 3, 4], np.int32)), shape=(2, 2))
+    elif format_ == "csc":
+        A = scipy.sparse.csc_array((numbers, at[0], np.array([0, 1, 4], np.int32)), shape=(2, 2))
+        A.indices, A.data = np.array([1, 0, 0, 0], np.int32), numbers[::-1].copy()
+    exact = np.inf if dtype == "float32" else float(3 * int(most // 2))
+    how = {"rows": "stored", "check_finite": False}
+    found = JacobianBuilder(A, **how).value(np.ones(2)).tolist()
+    assert found == [pytest.approx(exact, rel=1e-15), 1.0]
+    ones = scipy.sparse.csr_array(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    residuals = LeastSquares(ones, A, check_finite=False).fun(np.zeros(2)).tolist()
+    assert residuals == [pytest.approx(-exact, rel=1e-15), -1.0]
+
+
+def test_many_duplicates_of_float32_are_summed_in_double_precision():
+    numbers = np.full(100_000, 0.1, np.float32)
+    at = np.zeros(numbers.size, np.int32)
+    A = scipy.sparse.coo_array((numbers, (at, at)), shape=(1, 1))
+    exact = np.float32(numbers.size * float(numbers[0]))
+    assert JacobianBuilder(A, rows="stored").value(np.ones(1)) == exact

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _kernels, _validation
 from .._validation import Uplo
+from .entries import wide
 from .indices import Indices, frozen, index_dtype
 
 
@@ -134,10 +135,25 @@ def _summed(source: Any, *, to_csc: bool) -> tuple[NDArray[Any], Indices, Indice
         return matrix
 
     result = convert(source)
-    if result.dtype.kind in "iu" and result.dtype.itemsize < 8 and result.nnz < source.nnz:
-        # Sums of duplicates may pass the range of a small dtype: 100 + 100 is -56 in int8.
-        result = convert(source.astype(np.int64))
+    if result.nnz < source.nnz:
+        result = _wider(result, source, convert)
     return result.data, result.indices, result.indptr
+
+
+def _wider(result: Any, source: Any, convert: Any) -> Any:
+    """`result` with sums of duplicates from a wider dtype, if those of its own may be wrong."""
+    dtype = result.dtype
+    if dtype.kind in "fc" and dtype.itemsize < wide(dtype).itemsize:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return convert(source.astype(wide(dtype))).astype(dtype)
+    if dtype.kind in "iu" and dtype.itemsize < 8:
+        return convert(source.astype(np.int64))  # 100 + 100 is -56 in int8
+    if dtype.kind in "iu":
+        doubles = convert(source.astype(np.float64))
+        # A sum that is right but for a multiple of 2⁶⁴ is right if it is in this range.
+        if np.abs(doubles.data).max(initial=0) > np.iinfo(dtype).max // 2:
+            return doubles
+    return result
 
 
 def completed(A: Any, uplo: Uplo) -> Any:
