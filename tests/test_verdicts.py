@@ -254,6 +254,29 @@ def test_any_fit(problem):
     run(problem)
 
 
+@pytest.mark.parametrize("seeds", [[33, 72, 80], pytest.param(range(500), marks=pytest.mark.long)])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_starts_that_are_saddles(rank, seeds, tried):
+    """Equal x are stationary if all rows of Y have one sum. The curvature alone tells the rest."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        k = int(rng.integers(2, 7))
+        numbers = rng.standard_normal(k)
+        i = np.arange(k)
+        distance = np.abs(i[:, np.newaxis] - i)
+        Y = numbers[np.minimum(distance, k - distance)]
+        Y += 0.1 - min(float(np.mean(Y)), 0.0)
+        x0 = np.full((k, rank or 1), np.sqrt(float(np.mean(Y)) / (rank or 1)))
+        problem = Problem(
+            np.ones((k, k)), Y, np.ones((k, k), bool), sparse=False, rank=rank, rows=None,
+            x0=x0 if rank else x0[:, 0], bilinear=False, loss="linear", f_scale=1.0, bounds=None,
+            regularization=0.0,
+        )  # fmt: skip
+        assert np.max(np.abs(problem.dense(x0).gradient)) < 1e-12
+        run(problem)
+    tried("fits", len(seeds))
+
+
 @pytest.mark.long
 @given(problems(quick=False))
 def test_any_fit_of_any_kind(problem):

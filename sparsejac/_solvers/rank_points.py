@@ -110,11 +110,18 @@ class RankPoints(Descent):
             return 0.0
         if self._of is None or not self._length > 0:
             return np.inf
-        return float(np.sqrt(self._square(self._at.x - self._of))) / self._length
+        moved = self._at.x - self._of
+        # The blocks may be singular, and then do not see a move, as where columns are equal.
+        plain = np.sqrt(self._weighed(moved) / (self._weighed(self._of) or 1.0))
+        return max(float(np.sqrt(self._square(moved))) / self._length, float(plain))
 
     def _square(self, v: NDArray[Any]) -> float:
         """The squared length of v in the norm of the blocks."""
         return float(np.sum(v * np.einsum("iab,ib->ia", self._blocks, v)))
+
+    def _weighed(self, v: NDArray[Any]) -> float:
+        """The squared length of v in the norm of the blocks, if all rows of x were equal."""
+        return float(np.sum(self._degree[:, np.newaxis] * v * v))
 
     def _refresh(self) -> None:
         """Compute the blocks at the current point."""
