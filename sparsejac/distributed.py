@@ -29,7 +29,7 @@ from ._backends.cluster_source import ClusterSource
 from ._backends.failures import BackendTimeoutError, LostPartsError, WorkersDiedError
 from ._operators.assembly import canonical
 from ._operators.rank_assembly import assembly_of
-from ._system.outputs import check_output_folder, complete_or_absent_folder
+from ._system.outputs import check_output_folder, complete_or_absent_folder, naming
 from .builder import JacobianBuilder
 
 try:
@@ -466,6 +466,8 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
 
     Raises
     ------
+    OSError
+        If it cannot be written, for instance because the disk is full. `path` is then absent.
     ValueError
         If the folder exists and is not empty, or cannot be made; and as `csr_blocks` raises it.
     TypeError
@@ -500,14 +502,15 @@ def write_blocks(path: str | os.PathLike[str], builder: JacobianBuilder, x: Arra
     files["indptr"] = m + 1, index
     call, row, entry, written = backend.source.transport.call, 0, 0, []
     with complete_or_absent_folder(path) as folder:
-        for name, (count, kind) in files.items():
-            _make_file(folder / f"{name}.npy", count, kind)
-        np.save(folder / "shape.npy", np.array([m, n]))
+        with naming(path):
+            for name, (count, kind) in files.items():
+                _make_file(folder / f"{name}.npy", count, kind)
+            np.save(folder / "shape.npy", np.array([m, n]))
         where = str(folder)
         for part, count, nnz in zip(
             backend.source.parts, backend.lengths, backend.nnz_of_parts, strict=True
         ):
-            written.append(call(_write_block, part, *arguments, where, row, entry))
+            written.append(call(_write_block, part, *arguments, where, str(path), row, entry))
             row, entry = row + count, entry + nnz * builder._assembly.variables.rank
         backend.source.transport.gather(written)
 
@@ -525,6 +528,7 @@ def _write_block(
     x: NDArray[Any],
     implicit: bool,
     folder: str,
+    path: str,
     row: int,
     entry: int,
 ) -> None:
@@ -535,8 +539,23 @@ def _write_block(
         ("indptr", J.indptr[1:], row + 1),
     ):
         if numbers.size:
-            file = np.load(Path(folder) / f"{name}.npy", mmap_mode="r+")
-            file[start : start + numbers.size] = numbers
-            if name == "indptr":
-                file[start : start + numbers.size] += entry
-            file.flush()
+            added = entry if name == "indptr" else 0
+            with naming(Path(path)):
+                _write_numbers(Path(folder) / f"{name}.npy", start, numbers, added)
+
+
+def _write_numbers(path: Path, start: int, numbers: NDArray[Any], added: int) -> None:
+    """Write numbers into a ``.npy``, from the number `start` on, with `added` added to each.
+
+    They are not written through a mapping: if the disk is full, the system would kill the process.
+    """
+    with path.open("r+b") as file:
+        np.lib.format.read_magic(file)
+        _, _, dtype = np.lib.format.read_array_header_1_0(file)
+        file.seek(start * dtype.itemsize, os.SEEK_CUR)
+        numbers = numbers.astype(dtype, copy=added != 0)
+        if added:
+            numbers += added
+        file.write(np.ascontiguousarray(numbers).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())

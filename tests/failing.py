@@ -8,11 +8,13 @@ as where there is no memory, or after that, as Ctrl-C does.
 import contextlib
 import gc
 import inspect
+import io
 import itertools
 import os
 import sys
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -139,11 +141,16 @@ _WRITES = frozenset({
 })  # fmt: skip
 
 
+# Of these, the ones that need space on a disk.
+_NEED_SPACE = frozenset({"write", "writelines", "flush", "fsync", "replace", "mkdir"})
+
+
 class Steps:
     """Counts the calls that write, of C functions, and does something before the n-th of them."""
 
-    def __init__(self):
+    def __init__(self, *, need_space=False):
         self._count, self._nth, self._act = itertools.count(1), None, None
+        self._names = _NEED_SPACE if need_space else _WRITES
 
     def counted(self, act):
         """Call `act`, and return how many such calls it makes."""
@@ -160,13 +167,16 @@ class Steps:
         return next(self._count) - 1
 
     def _see(self, frame, event, called):
-        if event == "c_call" and called.__name__ in _WRITES and not _writes_text(called):
+        if event == "c_call" and called.__name__ in self._names and self._is_on_disk(called):
             number = next(self._count)
             if number == self._nth:
                 self._act()
 
-
-def _writes_text(called):
-    """Whether a call writes to a standard stream."""
-    owner = getattr(called, "__self__", None)
-    return owner in (sys.stdout, sys.stderr) or getattr(owner, "name", None) in (1, 2)
+    def _is_on_disk(self, called):
+        """Whether a call is one of a file, or of the system. That of a text, say, is not."""
+        owner = getattr(called, "__self__", None)
+        if isinstance(owner, types.ModuleType):
+            return True
+        if not isinstance(owner, io.IOBase) or isinstance(owner, io.BytesIO | io.StringIO):
+            return False
+        return getattr(owner, "name", None) not in (1, 2, "<stdout>", "<stderr>")
