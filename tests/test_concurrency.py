@@ -5,14 +5,20 @@ Each result is compared bit by bit with the one that a single thread gets.
 
 import contextlib
 import gc
+import multiprocessing
+import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.sparse
-from support import integers
+from support import integers, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, io
 from sparsejac._backends import threads as _threads
@@ -240,3 +246,177 @@ def test_a_time_limit_ends_a_call_or_comes_after_it(workers, seconds, monkeypatc
             assert len(came) == heard, "a time limit was swallowed"
     assert (operator.T @ w).tobytes() == expected.tobytes()
     tried("calls with a time limit", calls)
+
+
+INTERRUPTED = """
+import random, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import sparsejac._kernels.compile as compile
+compile._STAMP = [("another", 0, 0)]  # what is kept on disk is for other files: all is compiled
+import numpy as np
+from sparsejac import JacobianBuilder, LeastSquares
+
+class TimeIsUp(Exception):
+    pass
+
+def handler(*_):
+    came.append(time.monotonic())
+    raise (KeyboardInterrupt, TimeIsUp)[len(came) % 2]
+
+came, heard, rng, B = [], 0, random.Random(int(sys.argv[1])), np.arange(36.0).reshape(6, 6)
+signal.signal(signal.SIGALRM, handler)
+builder, problem = JacobianBuilder(B, workers=2), LeastSquares(B, B + 1, workers=2)
+x, w = np.arange(1.0, 7), np.arange(36.0)
+calls = [
+    lambda: builder.value(x),
+    lambda: builder.tocsr(x).data,
+    lambda: builder.operator(x).T @ w,
+    lambda: problem.grad(x * (1 + len(came))) / (1 + len(came)) ** 3,
+]
+found = []
+for call in calls:
+    for attempt in range(int(sys.argv[2])):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-3, 0.4))
+            call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except (KeyboardInterrupt, TimeIsUp):
+            heard += 1
+        except Exception as error:  # Numba may raise its own error, of what was raised
+            chain = [error]
+            while chain[-1] is not None:
+                chain.append(chain[-1].__cause__ or chain[-1].__context__)
+            heard += any(isinstance(each, TimeIsUp) for each in chain) or "TimeIsUp" in repr(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    with ThreadPoolExecutor(1) as pool:  # no lock is left with this thread
+        found.append(pool.submit(call).result(120))
+F = B * np.outer(x, x)
+J = np.array([B[i, j] * ((np.arange(6) == i) * x[j] + (np.arange(6) == j) * x[i])
+              for i in range(6) for j in range(6)])
+print((found[0] == F.ravel()).all(), (found[1] == JacobianBuilder(B).tocsr(x).data).all(),
+      (found[2] == J.T @ w).all(), len(came) == heard, heard)
+"""
+
+
+@timers
+@pytest.mark.parametrize(
+    ("seed", "attempts"),
+    [
+        pytest.param(0, 4, marks=pytest.mark.slow),
+        *(pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(1, 6)),
+    ],
+)
+def test_interrupted_while_kernels_are_compiled(seed, attempts, tmp_path, tried):
+    """Ctrl-C and time limits end a compilation. The next call compiles anew, and is right."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(seed), str(attempts)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )
+    *right, heard = done.stdout.split()
+    assert right == ["True"] * 4, done.stdout + done.stderr
+    tried("interrupts while kernels are compiled", int(heard))
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def in_another_process(pickled, n):
+    """What the copy of a builder and an operator gives there, on threads of its own."""
+    builder, operator = pickle.loads(pickled)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append((operator.T @ operator.dot(V[n])).tobytes()))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {*found}, builder.value(X[n]).tobytes()
+
+
+@pytest.mark.parametrize("source", ["dense", *slow("csr", "npy", "blocks")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in multiprocessing.get_all_start_methods()
+    ],
+)
+def test_processes_while_threads_run(method, source, tmp_path, monkeypatch, tried):
+    """They are started by a fork, or anew, while threads of ours compute."""
+    monkeypatch.setattr(_threads, "_INLINE", 0)
+    builder = JacobianBuilder(SOURCES[source](tmp_path), rows="stored", workers=2)
+    operator = builder.operator(X[0])
+    pickled, stop = pickle.dumps((builder, operator)), []
+    expected = [
+        ((operator.T @ (operator @ v)).tobytes(), builder.value(x).tobytes())
+        for x, v in zip(X, V, strict=True)
+    ]
+
+    def busy():
+        while not stop:
+            operator.T @ (operator @ V[0])
+
+    threads = [threading.Thread(target=busy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        context = multiprocessing.get_context(method)
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            for _ in range(3):
+                found = list(pool.map(in_another_process, [pickled] * 8, range(8), timeout=200))
+                assert found == [({product}, value) for product, value in expected]
+    finally:
+        stop.append(True)
+        for thread in threads:
+            thread.join()
+    tried(f"calls in processes, by {method}", 24)
+
+
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+
+
+@forking
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(2, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.long)]
+)
+def test_forks_while_threads_begin_and_end(seconds, tmp_path, monkeypatch, tried):
+    """Each child computes with what its parent has: pools, locks and recycled memory are free."""
+    monkeypatch.setattr(_threads, "_INLINE", 0)
+    shared = Shared(mapped(tmp_path), "npy")
+    here = Shared(sparse(), "csr")
+    expected = [{n: c().tobytes() for n, c in each.calls(1).items()} for each in (shared, here)]
+    forks = []
+
+    def child():
+        for each, wanted in zip((shared, here), expected, strict=True):
+            each.problem._last = None
+            for name, call in each.calls(1).items():
+                if call().tobytes() != wanted[name]:
+                    return 1
+        return 0
+
+    def act(n):
+        if n:
+            for each in (shared, here):
+                each.problem._last = None
+                for call in each.calls(n).values():
+                    call()
+            return 0
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            try:
+                os._exit(child())
+            finally:
+                os._exit(2)
+        forks.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return 1
+
+    tried("forks while threads run", at_once(act, 4, seconds))
+    assert set(forks) == {0}
