@@ -36,7 +36,9 @@ Importing Numba takes longer than importing everything else. So the modules of t
 imported when the first kernel is asked for.
 """
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -66,6 +68,7 @@ listeners: list[Callable[[str], object]] = []
 @functools.cache
 def compiled_kernel(name: str) -> Callable[..., Any]:
     """The kernel of this name, which is compiled when it is first called."""
+    _load_numba()
     for module in _MODULES:
         kernel: Callable[..., Any] | None = getattr(
             import_module(f"{__package__}.{module}"), name, None
@@ -73,6 +76,37 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
         if kernel is not None:
             return kernel
     raise AttributeError(f"there is no kernel {name!r}")
+
+
+@functools.cache
+def _load_numba() -> None:
+    """Import Numba, and let it fill its tables, on a thread that no signal interrupts.
+
+    If Ctrl-C left the tables filled in part, no kernel could be compiled in this process any more.
+    So it is raised when they are full.
+    """
+    thread = threading.Thread(target=_fill_tables, daemon=True)
+    raised: list[BaseException] = []
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+        _fill_tables()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:  # noqa: BLE001  # a signal's handler may raise any
+            raised.append(error)
+    if raised:
+        raise raised[0]
+
+
+def _fill_tables() -> None:
+    with contextlib.suppress(Exception):  # the import of the kernels raises it again
+        compiler_lock = import_module("numba.core.compiler_lock")
+        target = import_module("numba.core.registry").cpu_target
+        with compiler_lock.global_compiler_lock:
+            target.typing_context.refresh()
+            target.target_context.refresh()
 
 
 @functools.cache
