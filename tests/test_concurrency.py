@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse
-from support import integers, slow
+from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, io
 from sparsejac._backends import threads as _threads
@@ -339,12 +339,13 @@ def in_another_process(pickled, n):
     return {*found}, builder.value(X[n]).tobytes()
 
 
-@pytest.mark.parametrize("source", ["dense", *slow("csr", "npy", "blocks")])
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "method",
+    ("method", "source"),
     [
-        pytest.param(each, marks=pytest.mark.slow)
-        for each in multiprocessing.get_all_start_methods()
+        (method, source)
+        for method in multiprocessing.get_all_start_methods()
+        for source in (("dense", "csr", "npy", "blocks") if method == "fork" else ("npy",))
     ],
 )
 def test_processes_while_threads_run(method, source, tmp_path, monkeypatch, tried):
@@ -368,14 +369,13 @@ def test_processes_while_threads_run(method, source, tmp_path, monkeypatch, trie
     try:
         context = multiprocessing.get_context(method)
         with ProcessPoolExecutor(2, mp_context=context) as pool:
-            for _ in range(3):
-                found = list(pool.map(in_another_process, [pickled] * 8, range(8), timeout=200))
-                assert found == [({product}, value) for product, value in expected]
+            found = list(pool.map(in_another_process, [pickled] * 8, range(8), timeout=200))
+        assert found == [({product}, value) for product, value in expected]
     finally:
         stop.append(True)
         for thread in threads:
             thread.join()
-    tried(f"calls in processes, by {method}", 24)
+    tried(f"calls in processes, by {method}", 8)
 
 
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
@@ -407,7 +407,7 @@ def test_forks_while_threads_begin_and_end(seconds, tmp_path, monkeypatch, tried
                 each.problem._last = None
                 for call in each.calls(n).values():
                     call()
-            return 0
+            return 1
         pid = os.fork()
         if pid == 0:
             signal.alarm(60)
@@ -418,5 +418,6 @@ def test_forks_while_threads_begin_and_end(seconds, tmp_path, monkeypatch, tried
         forks.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         return 1
 
-    tried("forks while threads run", at_once(act, 4, seconds))
+    at_once(act, 4, seconds)
     assert set(forks) == {0}
+    tried("forks while threads run", len(forks))

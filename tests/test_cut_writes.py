@@ -132,6 +132,9 @@ WRITERS = {
 }
 
 
+SOME = ["write_csr_blocks", "fit", "balance", "export_weights, compressed"]
+
+
 def content(path):
     """What a file or a folder holds, or None if it is absent. It raises if that is damaged."""
     path = Path(path)
@@ -212,12 +215,12 @@ def writer(request, tmp_path):
     return Writer(request.param, tmp_path / "first")
 
 
-def each_writer(default):
+def each_writer(default, slowly=tuple(WRITERS)):
     return pytest.mark.parametrize(
         ("writer", "most"),
         [
-            *((name, 5) for name in default),
-            *(pytest.param(name, 8, marks=pytest.mark.slow) for name in WRITERS),
+            *((name, 4) for name in default),
+            *(pytest.param(name, 5, marks=pytest.mark.slow) for name in slowly),
             *(pytest.param(name, 10**6, marks=pytest.mark.long) for name in WRITERS),
         ],
         indirect=["writer"],
@@ -345,7 +348,7 @@ def test_a_disk_that_is_full_at_any_write(writer, most, tried):
     tried("writes to a full disk", len(numbers))
 
 
-@each_writer(["write_vector"])
+@each_writer(["write_vector"], SOME)
 def test_a_disk_that_is_full_at_any_byte(writer, most, tried):
     """A limit of the size of files cuts writes short, as the end of a disk does."""
     resource = pytest.importorskip("resource", reason="it limits the size of files")
@@ -405,7 +408,7 @@ def test_a_small_disk(name, small_disk):
     assert os.listdir(small_disk) == []
 
 
-@each_writer([])
+@each_writer([], SOME)
 def test_a_failure_of_any_kind_at_any_write(writer, most, tried):
     """An interrupt, and an error that nobody expects: no file is left in part."""
     steps, numbers = Steps(), numbers_of(writer, most)
@@ -438,7 +441,7 @@ MAPS = ["scale a map", "scale all maps", "balance", "balance_all"]
 
 @pytest.mark.parametrize(
     "writer",
-    [MAPS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MAPS[1:])],
+    [pytest.param(name, marks=pytest.mark.slow) for name in MAPS],
     indirect=True,
 )
 def test_a_lock_that_another_program_has(writer, tried):
