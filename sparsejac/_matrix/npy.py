@@ -7,7 +7,7 @@ import math
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,14 +91,14 @@ def load(path: Path) -> NDArray[Any]:
     """The array in a ``.npy``, which is mapped if it is large."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        shape, _, dtype = header(file)
+        shape, in_columns, dtype = header(file)
         check_size(shape, dtype, size - file.tell())
+        order: Literal["C", "F"] = "F" if in_columns else "C"
+        # NumPy's load would parse the header again, and warn of one that Python 2 wrote.
         if size < _MAPPED or 0 in shape:
-            file.seek(0)
-            array: NDArray[Any] = np.load(file, allow_pickle=False)
-            return array
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped
+            return np.frombuffer(file.read(), dtype).copy().reshape(shape, order=order)
+        start = file.tell()
+    return np.memmap(path, dtype, "r", start, shape, order)
 
 
 def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray[Any]:

@@ -158,6 +158,8 @@ def _dia(
         )
     _flat("offsets", offsets, len(data))
     m, n = shape
+    if m + n >= 2**63:  # SciPy adds them in int64
+        raise ValueError(f"its 'shape' must have a sum below 2**63, got {shape}: {_ANEW}")
     inside = (offsets >= min(1 - m, 0)) & (offsets < max(n, 1))
     if not inside.all():
         data, offsets = data[inside], offsets[inside]
