@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from . import _validation
+from ._matrix.conversions import csr_arrays
 from ._operators.jacobian import JacobianOperator
 from ._validation import Order, Rows
 from .builder import JacobianBuilder
@@ -84,7 +85,10 @@ def verdicts(
 
 def matrix_in_memory(A: Any, bilinear: bool) -> Any:
     """Return A as a matrix in memory, which is square unless F is bilinear."""
-    return _validation.matrix(A, square=not _validation.flag("bilinear", bilinear))
+    A = _validation.matrix(A, square=not _validation.flag("bilinear", bilinear))
+    if scipy.sparse.issparse(A):  # SciPy would write beyond its arrays
+        csr_arrays(A, transposed=False)
+    return A
 
 
 def sizes_of(A: Any, rank: int | None, bilinear: bool) -> tuple[int, int, int]:
