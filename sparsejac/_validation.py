@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -247,18 +248,21 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     if type(value) is np.ndarray:
         float_dtype(name, value.dtype)
         return value
+    it = "its" if " " in name else name  # it may be words
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, and its mask would be lost: pass {name}.filled(0), or "
+            f"{name} is a masked array, and its mask would be lost: pass {it}.filled(0), or "
             "the entries to keep as a sparse matrix"
         )
     if scipy.sparse.issparse(value):
         raise TypeError(
-            f"{name} must be a dense array, got a sparse {type_name(value)}: pass {name}.toarray()"
+            f"{name} must be a dense array, got a sparse {type_name(value)}: pass {it}.toarray()"
         )
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
         hint = ""
-        if hasattr(value, "__array__"):
+        if isinstance(value, (str, os.PathLike)):
+            hint = f": pass sparsejac.io.read_{'matrix' if name == 'A' else 'vector'}({name})"
+        elif hasattr(value, "__array__"):
             hint = f": pass np.asarray({name}), which keeps only its values, in their order"
         raise TypeError(f"{name} must be a NumPy array{alternative}, got {type_name(value)}{hint}")
     try:
@@ -348,6 +352,11 @@ def bounds(value: object, shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray
 
 
 def _bound(name: str, value: object, shape: tuple[int, ...]) -> NDArray[Any]:
+    if value is None:
+        raise TypeError(
+            f"{name} must be a number or an array, got None: pass -np.inf below or np.inf above "
+            "for variables without that bound"
+        )
     given = array(name, value)
     real(name, given.dtype, "least squares")
     size = int(np.prod(shape))
@@ -422,18 +431,15 @@ def vector(name: str, value: object, length: int, of: str, *, finite: bool) -> N
     """Return `value` as a vector of `length` numbers, without a copy."""
     result = array(name, value)
     if result.shape != (length,):
+        hint = ""
+        if result.ndim > 1 and result.size == length:
+            hint = f": pass {name}.ravel() if its {length} values are meant"
         raise ValueError(
             f"{name} must be a vector of length {length}, {of}, got an array of shape "
-            f"{result.shape}"
+            f"{result.shape}{hint}"
         )
-    if (
-        finite
-        and result.dtype.kind in "fc"
-        and not all(np.isfinite(piece).all() for _, piece in pieces(result))
-    ):
-        raise ValueError(
-            f"{name} must be finite: pass check_finite=False to compute with its values"
-        )
+    if finite:
+        finite_blocks(name, result, lambda i: (i,))
     return result
 
 
@@ -710,11 +716,28 @@ def matrix(A: object, *, square: bool = True) -> Any:
     return A
 
 
+def lengths(name: str, shape: Any) -> tuple[int, ...]:
+    """Return the shape that an object with rows says it has."""
+    try:
+        found = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        found = (-1,)
+    if min(found, default=0) < 0:
+        raise ValueError(
+            f"{name}.shape must be integers, 0 or more, got {shape!r}: pass an object that says "
+            "how many rows and columns it has"
+        )
+    return found
+
+
 def wrong_shape(name: str, shape: tuple[int, ...], *, square: bool) -> ValueError:
     kind = "square matrix" if square else "matrix with rows and columns"
     hint = ""
     if square and len(shape) == 2 and name == "A":
-        hint = ": pass bilinear=True for A ∘ (X Yᵀ) with variables for both rows and columns"
+        hint = (
+            ": where it is taken, pass bilinear=True for A ∘ (X Yᵀ), with variables for both rows "
+            "and columns; row_column_scaling takes any shape"
+        )
     return ValueError(f"{name} must be a {kind}, got shape {shape}{hint}")
 
 

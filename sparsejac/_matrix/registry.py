@@ -144,7 +144,7 @@ def _find(name: str, A: Any, *, square: bool) -> Source | None:
             raise _validation.bilinear_function(name)
         source = FunctionRows(A, name)
     elif _has_rows(name, A):
-        _check_shape(name, tuple(A.shape), square=square)
+        _check_shape(name, _validation.lengths(name, A.shape), square=square)
         _validation.float_dtype(name, np.dtype(A.dtype))
         source = ObjectRows(A, name)
     return source

@@ -9,8 +9,9 @@ from .._validation import REPLACE
 
 # names of arguments that messages may tell users to pass
 _ARGUMENTS = frozenset({
-    "bed", "bilinear", "blacklist", "check_finite", "cis_only", "dtype", "groups", "ignore_diags",
-    "mad_max", "mask", "max_iter", "max_products", "memory", "min_count", "min_nnz", "order",
+    "bed", "bilinear", "blacklist", "check_finite", "cis_only", "dtype", "f_scale", "groups",
+    "ignore_diags", "loss", "mad_max", "mask", "max_iter", "max_products", "memory", "min_count",
+    "min_nnz", "order",
     "overwrite", "pairs", "rank", "region", "regularization", "rescale", "rows", "support",
     "target", "tol", "trans_only", "uplo", "workers", "x0",
 })  # fmt: skip
