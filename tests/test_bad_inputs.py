@@ -174,6 +174,7 @@ def occurs(message, quoted):
     return all(len(part.strip()) < SHORTEST for part in message.split(HOLE))
 
 
+@pytest.mark.slow
 def test_each_message_occurs_in_a_test():
     """A message that has no text of some length between its values is not compared."""
     quoted = " ".join("\n".join(texts_of_tests()).split())
