@@ -110,6 +110,6 @@ def _check_whole(source: Source, uplo: Uplo | None, settings: Settings) -> None:
 def _is_zero(source: Source, triangle: Triangle, settings: Settings) -> bool:
     """Whether Y is zero in a triangle, without its diagonal. This takes a pass."""
     stored: Triangle = "upper" if (triangle == "upper") != source.transposed else "lower"
-    part = Layout(side=Side(stored, offset=1))
+    part = Layout(source.transposed, side=Side(stored, offset=1))
     backend = backend_of(source, part, settings._replace(check_finite=False))
     return not np.any(backend.reduce("nonzeros", frozen(np.ones(source.k))))

@@ -229,7 +229,7 @@ class ClusterBackend(Backend):
 
     def _is_symmetric(self, target: ClusterTarget | None) -> bool:
         """Whether A and a target are symmetric to the bit, and all of J's rows count."""
-        if self.layout.side is not None or self.layout.mirrored or self.dtype.kind == "c":
+        if self.layout.side is not None or self.dtype.kind == "c":
             return False
         return self._a_is_symmetric and (target is None or target.is_symmetric)
 

@@ -66,25 +66,22 @@ class Layout:
         symmetric A this may differ from `transposed`.
     side : Side or None
         The columns of each stored row that are visited: those on one side of the diagonal, or all.
-    mirrored : bool
-        A visited entry stands for (i, j) and (j, i).
     implicit_rows : bool
         J has a row for each place (i, j), whether or not a sparse A stores an entry there.
     bilinear : bool
         The rows and the columns of A have variables of their own, and A need not be square.
     """
 
-    transposed: bool = False
+    transposed: bool
     rows_in_order: bool = True
     pairs_transposed: bool = False
     side: Side | None = None
-    mirrored: bool = False
     implicit_rows: bool = False
     bilinear: bool = False
 
     def half(self) -> Layout:
         """The layout of a sum over the upper triangle of an A that is symmetric."""
-        return replace(self, side=Side("upper"), mirrored=True, implicit_rows=False)
+        return replace(self, side=Side("upper"), implicit_rows=False)
 
 
 def is_wanted_transposed(rows: Rows, order: Order, uplo: Uplo | None) -> bool:
@@ -120,9 +117,12 @@ def layout_of(source: Source, rows: Rows, order: Order, *, bilinear: bool = Fals
 def layout_of_sums(
     source: Source, offset: int, groups: ColumnRanges | None, pairs: Pairs
 ) -> Layout:
-    """The layout of products with a symmetric A. One side of its diagonal is visited."""
+    """The layout of products with a symmetric A. One side of its diagonal is visited.
+
+    An entry there stands for (i, j) and (j, i).
+    """
     side = Side(source.stored_triangle, offset, groups, pairs)
-    return Layout(transposed=source.transposed, side=side, mirrored=True)
+    return Layout(transposed=source.transposed, side=side)
 
 
 def layout_of_whole(source: Source) -> Layout:

@@ -61,14 +61,14 @@ class Place(NamedTuple):
 class Selection:
     """Which tests are run for a mutant of this file, and in which order."""
 
-    def __init__(self, file, seconds, also):
+    def __init__(self, file, seconds, given):
         from coverage import CoverageData
 
         path = str(ROOT / file)
+        self.seconds, self.given, self.kills = seconds, given, collections.Counter()
+        self.failing = set()
         data = CoverageData(str(DATA / "python"))
         data.read()
-        self.seconds, self.also, self.kills = seconds, also, collections.Counter()
-        self.failing = set()
         self._by_line = {
             line: {test for test in tests if test in seconds}
             for line, tests in data.contexts_by_lineno(path).items()
@@ -95,6 +95,8 @@ class Selection:
 
     def tests(self, mutant, budget, *, fastest=True):
         """First what has killed others. Then one case of each test, the fastest first, or any."""
+        if self.given:
+            return self.given, 10 * len(self.given)
         found = sorted(self._covering(mutant) - self.failing, key=self.seconds.get)
         killers = sorted(set(found) & set(self.kills), key=lambda test: -self.kills[test])[:4]
         if fastest:
@@ -112,7 +114,7 @@ class Selection:
                 chosen.append(test)
                 total += self.seconds[test]
         chosen = chosen[: LONGEST if fastest else None]
-        return [*self.also, *chosen], total + 10 * len(self.also)
+        return chosen, total
 
 
 def _first(pair):
@@ -122,9 +124,9 @@ def _first(pair):
 class Tester:
     """Runs the mutants of one file."""
 
-    def __init__(self, runs, file, seconds, also, budget):
+    def __init__(self, runs, file, seconds, given, budget):
         self.file, self.budget, self.runs = file, budget, runs
-        self.selection = Selection(file, seconds, also)
+        self.selection = Selection(file, seconds, given)
 
     def is_killed(self, mutant):
         """Whether a test notices it: the few best ones first, then those that take longer."""
@@ -135,6 +137,8 @@ class Tester:
                     return False
                 killer = self.runs.run(self.file, mutant.source, tests, 10 + 3 * expected)
                 if killer is None:
+                    if self.selection.given:
+                        return False
                     break
                 if self._is_right(killer):
                     self.selection.kills[killer] += 1
@@ -198,7 +202,7 @@ def arguments():
     parser.add_argument("--sample", type=int, help="only so many mutants, chosen at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of tests for each")
-    parser.add_argument("--also", nargs="*", default=[], help="tests that are run before others")
+    parser.add_argument("--tests", nargs="*", default=[], help="run no others, such as new ones")
     parser.add_argument("--list", action="store_true", help="print the mutants alone")
     return parser.parse_args()
 
@@ -277,7 +281,7 @@ class Session:
 
     def _test(self, runs, chosen, note):
         for file in dict.fromkeys(file for file, _ in chosen):
-            tester = Tester(runs, file, self.seconds, self.given.also, self.given.budget)
+            tester = Tester(runs, file, self.seconds, self.given.tests, self.given.budget)
             for mutant in (mutant for of, mutant in chosen if of == file):
                 note(file, mutant, tester.is_killed(mutant))
 
@@ -305,7 +309,7 @@ class Session:
         def note(file, mutant, killed):
             os.write(pipe, b"killed\n" if killed else b"survives\n")
 
-        files = sorted({test.partition("::")[0] for test in (*self.seconds, *self.given.also)})
+        files = sorted({test.partition("::")[0] for test in self.given.tests or self.seconds})
         mutated = sorted({file for file, _ in chosen})
         plugin = InPlace(mutated, lambda runs: self._test(runs, chosen, note))
         return int(pytest.main([*OPTIONS.split(), *files], plugins=[plugin]))

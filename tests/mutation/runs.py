@@ -145,6 +145,13 @@ class InPlace:
 
     def run(self, file, source, tests, seconds):
         items = [self._items[test] for test in tests if test in self._items]
+        items += [
+            item
+            for test in tests
+            if test not in self._items
+            for name, item in self._items.items()
+            if name.startswith(test)
+        ]
         return in_a_child(lambda pipe: self._child(pipe, file, source, items), seconds)
 
     def _child(self, pipe, file, source, items):
