@@ -95,7 +95,7 @@ def test_the_wanted_axis_gives_rows_in_order(uplo):
         wanted = is_wanted_transposed(rows, order, uplo)
         assert layout_of(source(wanted, uplo), rows, order).rows_in_order
         if rows == "upper" and not uplo:  # both triangles are there: it is read as it lies
-            assert not wanted
+            assert wanted is False
         else:
             assert not layout_of(source(not wanted, uplo), rows, order).rows_in_order
 

@@ -6,6 +6,7 @@ changed file: what a file does when it is imported cannot be put in place. Neith
 
 import contextlib
 import gc
+import importlib
 import importlib.machinery
 import importlib.util
 import linecache
@@ -107,9 +108,8 @@ class InPlace:
         self._failed = False
 
     def pytest_sessionstart(self):
-        from sparsejac import _kernels
-        from sparsejac._kernels import generate
-
+        # `from sparsejac._kernels import generate` would first import all kernels.
+        generate = importlib.import_module("sparsejac._kernels.generate")
         write = generate.written_out
 
         def written_out(*given):
@@ -118,9 +118,10 @@ class InPlace:
             return function
 
         generate.written_out = written_out
-        for module in _kernels._MODULES:
+        for module in sys.modules["sparsejac._kernels"]._MODULES:
             importlib.import_module(f"sparsejac._kernels.{module}")
         generate.written_out = self._write = write
+        assert self._written
         for file in self._files:  # what is not loaded cannot be changed
             importlib.import_module(_name(file))
 
@@ -181,8 +182,7 @@ class InPlace:
         module = sys.modules[_name(file)]
         if not any(given[2].__module__ == module.__name__ for given, _ in self._written):
             return
-        from sparsejac._kernels import generate
-
+        generate = sys.modules["sparsejac._kernels.generate"]
         generate._trees.cache_clear()
         _show_source(path, source)
         for given, function in self._written:
