@@ -94,13 +94,14 @@ def test_losses_are_those_of_scipy(name):
     large = robust._rho(loss, 1e200)
     limits = {"soft_l1": 2e100, "huber": 2e100, "cauchy": 200 * np.log(10), "arctan": np.pi / 2}
     assert large == pytest.approx(limits[name], rel=1e-14)
+    assert robust._rho(loss, np.inf) == (np.pi / 2 if name == "arctan" else np.inf)
 
 
 @pytest.mark.usefixtures("losses")
 def test_robust_reductions():
     """With Huber's loss and C = 2 at both sides of its border, |r| = 2."""
     huber, xv = robust.HUBER, -2.5
-    for xx, slope, bend, rho in ((-1.0, 1.0, 1.0, 0.25), (6.0, 2 / 22, 0.0, 2 * 11 - 1.0)):
+    for xx, slope, bend, rho in ((-1.5, 1.0, 1.0, 0.0625), (6.0, 2 / 22, 0.0, 2 * 11 - 1.0)):
         r = a * xx - y
         assert robust._gradient(a, y, xx, huber, 0.5) == pytest.approx((a * slope * r, 0, rho))
         assert robust._normal(a, y, xx, xv, huber, 0.5) == pytest.approx((9 * slope * xv, 0, 0))
