@@ -55,7 +55,7 @@ def steihaug(
         Hd, dHd = product(d)
         alpha = rz / dHd if dHd > 0 else np.inf
         beyond = ss + alpha * (2 * sd + alpha * dd) if alpha < np.inf else np.inf
-        if beyond >= radius * radius or alpha == np.inf:
+        if beyond >= radius * radius:
             negative = d if dHd < 0 else None
             # Go to the boundary, or, if the radius is infinite, as far as x is long.
             square = radius * radius if radius < np.inf else max(4 * ss, max_square)

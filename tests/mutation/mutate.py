@@ -130,6 +130,7 @@ class Tester:
     def __init__(self, runs, file, seconds, given, budget):
         self.file, self.budget, self.runs = file, budget, runs
         self.selection = Selection(file, seconds, given)
+        runs.left_out = self.selection.failing
 
     def is_killed(self, mutant):
         """Whether a test notices it: the few best ones first, then those that take longer."""
