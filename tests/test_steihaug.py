@@ -12,8 +12,12 @@ g = rng.standard_normal(8)
 inverse = rng.uniform(0.5, 2, 8)
 
 
-def step_of(H, *, radius=np.inf, limit=100, unit=1.0, max_square=0.0, enough=1e-24):
+def step_of(
+    H, *, g=g, radius=np.inf, limit=100, unit=1.0, max_square=0.0, enough=1e-24, count=None
+):
     def product(d):
+        if count is not None:
+            count.append(1)
         Hd = H @ d
         return Hd, float(d @ Hd)
 
@@ -58,6 +62,26 @@ def test_the_limit_of_steps():
     assert step.length < step_of(CONVEX).length
 
 
+@pytest.mark.parametrize("enough", [0.3, 1e-3, 1e-6])
+def test_it_ends_when_the_residual_is_small_enough(enough):
+    """`enough` is relative: it is the same for a gradient of any size."""
+    for size in (1e-3, 1.0, 1e3):
+        step = step_of(CONVEX, g=size * g, enough=enough, count=(count := []))
+        assert step.solved
+        before = step_of(CONVEX, g=size * g, enough=enough, limit=len(count) - 1)
+        assert not before.solved
+        for each, small in ((step, True), (before, False)):
+            r = size * g + CONVEX @ each.s
+            assert (r @ (inverse * r) <= enough * size**2 * (g @ (inverse * g))) == small
+
+
+def test_without_a_gradient_there_is_no_step():
+    for H in (CONVEX, INDEFINITE):
+        step = step_of(H, g=np.zeros(8), radius=1.0)
+        np.testing.assert_array_equal(step.s, 0)
+        assert (step.predicted, step.negative) == (0, None)
+
+
 def test_negative_curvature_goes_to_the_boundary():
     step = step_of(INDEFINITE, radius=1.5)
     assert step.length == pytest.approx(1.5, rel=1e-12)
@@ -66,6 +90,12 @@ def test_negative_curvature_goes_to_the_boundary():
     assert far.negative @ INDEFINITE @ far.negative < 0
     assert far.length >= 3 - 1e-12
     assert_consistent(far, INDEFINITE)
+    late = np.diag([1.0, 2, 3, 4, 5, 6, 7, -0.01])
+    weak = step_of(late, g=1e-3 * g, max_square=0.0, count=(count := []))
+    assert -1 < weak.negative @ late @ weak.negative < 0
+    before = step_of(late, g=1e-3 * g, limit=len(count) - 1)
+    assert weak.length == pytest.approx(2 * before.length)  # or twice as long as the step so far
+    assert len(count) > 1
 
 
 def test_no_curvature_is_no_negative_curvature():
