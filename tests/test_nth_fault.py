@@ -199,12 +199,12 @@ def test_any_call_fails(source, name, step, tmp_path, other_thread, tried):
 
 @pytest.mark.parametrize(("source", "name", "step"), [CASES[1], *CASES[len(QUICK) :]])
 def test_failed_calls_keep_no_memory(source, name, step, tmp_path, other_thread, tried):
-    """The same calls fail twice: after the second time, no more is allocated than after the first.
+    """The same calls fail again and again, and no more is allocated after that than before.
 
-    Less than half a kilobyte each remains: here an array of k×k numbers has more.
+    An array of k×k numbers takes over a kilobyte here.
     """
     subject, faults = Subject(source, name, tmp_path), NthCall()
-    numbers = numbers_of(faults, subject, 5 * step)
+    numbers = numbers_of(faults, subject, max(step // 4, 1))
 
     def fail():
         for nth in numbers:
@@ -217,8 +217,9 @@ def test_failed_calls_keep_no_memory(source, name, step, tmp_path, other_thread,
     fail()
     tracemalloc.start()
     try:
-        first, second = fail(), fail()
+        held_then = [fail() for _ in range(4)]
     finally:
         tracemalloc.stop()
-    assert second - first < 512 * len(numbers) + 8192
-    tried("calls that fail, counted in bytes", 3 * len(numbers))
+    growth = np.diff(held_then).min()  # caches grow in some of the rounds, and a leak in each
+    assert growth < 200 * len(numbers) + 1000
+    tried("calls that fail, counted in bytes", 5 * len(numbers))
