@@ -2,12 +2,10 @@
 change of what was passed. The inputs are data: see `bad_inputs` and `bad_files`.
 """
 
-import ast
 import pickle
 import re
 import shlex
 import warnings
-from pathlib import Path
 
 import bad_files
 import bad_inputs
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-import sparsejac
 from sparsejac import cli
 
 NOTICE = "compiling the kernels"
@@ -123,62 +120,3 @@ def test_bad_commands(folder, capsys, tried):
 def test_there_are_many_bad_inputs():
     groups = [*bad_inputs.GROUPS, *bad_files.GROUPS]
     assert sum(len(group.bad) for group in groups) + len(bad_files.COMMANDS) >= 500
-
-
-# --- each message of the package occurs in a test -------------------------------------------------
-
-PACKAGE, TESTS = Path(sparsejac.__file__).parent, Path(__file__).parent
-HOLE = "\0"  # where a message has a value
-SHORTEST = 10  # characters of a text that tells a message from others
-
-
-def text_of(node):
-    """The text of a string, with holes for its values; None for anything else."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(p.value if isinstance(p, ast.Constant) else HOLE for p in node.values)
-    return None
-
-
-def messages():
-    """The messages of errors that are made in the package, with the places."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-                continue
-            if re.search(r"(Error|Exception)$", node.func.id):
-                for argument in node.args[-1:]:
-                    if (text := text_of(argument)) is not None:
-                        yield f"{path.relative_to(PACKAGE)}:{node.lineno}", text
-
-
-def texts_of_tests():
-    """All texts in the tests, without the marks of regular expressions."""
-    for path in sorted([*TESTS.glob("*.py")]):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (text := text_of(node)) is not None:
-                for part in re.split(r"(?:\.\*\??|…|\||\0|\.\+|\.\{[\d,]+\})", text):
-                    plain = re.sub(r"\\(.)", r"\1", part).strip()
-                    yield plain.strip("()^$")
-
-
-def occurs(message, quoted):
-    """Whether the tests have three words in a row of a message, or all of a shorter part."""
-    for part in message.split(HOLE):
-        words = part.split()
-        for i in range(max(len(words) - 2, 1)):
-            text = " ".join(words[i : i + 3])
-            if len(text) >= SHORTEST and text in quoted:
-                return True
-    return all(len(part.strip()) < SHORTEST for part in message.split(HOLE))
-
-
-@pytest.mark.slow
-def test_each_message_occurs_in_a_test():
-    """A message that has no text of some length between its values is not compared."""
-    quoted = " ".join("\n".join(texts_of_tests()).split())
-    found = dict(messages())
-    assert len(found) > 200
-    lacking = {place: text for place, text in found.items() if not occurs(text, quoted)}
-    assert not lacking

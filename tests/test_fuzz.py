@@ -225,9 +225,17 @@ def folder(here):
 @pytest.mark.parametrize(
     ("name", "array", "words"),
     [
-        ("indptr", [0, 1, 2, -(2**63)], "non-decreasing sequence from 0 to 3|rise from 0 to the 3"),
+        (
+            "indptr",
+            [0, 1, 2, -(2**63)],
+            "index pointer values must form a non-decreasing sequence from 0 to|rise from 0",
+        ),
         ("indptr", [0, 1, 2, 2**32 + 3], "should be less than|rise from 0 to the 3"),
-        ("indptr", [0, 2, 1, 0], "non-decreasing sequence from 0 to 3|rise from 0 to the 3"),
+        (
+            "indptr",
+            [0, 2, 1, 0],
+            "index pointer values must form a non-decreasing sequence from 0 to|rise from 0",
+        ),
         ("indptr", np.zeros(0, int), "index pointer size|rise from 0 to the 3"),
         ("shape", [3, 3, 3], r"two integers, the numbers of rows and columns, got \[3, 3, 3\]"),
         ("shape", [3.0, 3.0], r"two integers.*got \[3.0, 3.0\] \(float64\): write it anew"),
@@ -309,7 +317,7 @@ def test_a_length_that_is_a_boolean(here, read):
 def test_diagonals_of_a_matrix_that_is_too_large_for_int64(here):
     A = {"format": b"dia", "shape": [2**63 - 1, 4], "data": [[1.0]], "offsets": [0]}
     np.savez("A.npz", **A)
-    with pytest.raises(ValueError, match="its 'shape' must have a sum below"):
+    with pytest.raises(ValueError, match=r"its 'shape' must have a sum below 2\*\*63"):
         read_matrix("A.npz")
 
 

@@ -299,7 +299,7 @@ def test_a_matrix_that_does_not_fit_is_not_a_broken_file(good, monkeypatch):
     def full(*_, **__):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("numpy.load", full)
+    monkeypatch.setattr("numpy.frombuffer", full)
     with pytest.raises(MemoryError, match="no room"):
         io.read_matrix("a.npy")
 

@@ -210,7 +210,9 @@ def test_docstrings(documented):
 def test_every_error_message_is_matched_by_a_test():
     """Each `raise` of the package has words that occur, literally, in what a test expects."""
     tests = "\n".join(
-        path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")
+        path.read_text(encoding="utf-8")
+        for names in ("test_*.py", "bad_*.py")
+        for path in Path(__file__).parent.glob(names)
     )
     tests = tests.replace("\\", "")
     missing = []
