@@ -319,6 +319,7 @@ class JacobianBuilder:
         [0 0 0 1 1 2] [0 1 2 1 2 2]
         """
         pattern, m = self._pattern, self.shape[0]
+        pattern.check_unchanged()
         dtype = self._assembly.columns_dtype
         self._assembly.check_vector_fits("row_pairs", 2 * m * dtype.itemsize)
         i, j = (allocated((m,), dtype) for _ in range(2))
