@@ -77,7 +77,7 @@ def _shuffled(matrix):
 def _duplicates(matrix):
     """Each number is the sum of two that are stored; 0 is one of them, so that none overflows."""
     values, i, j = _triplets(matrix)
-    both = [np.concatenate(pair) for pair in ((values, 0 * values), (i, i), (j, j))]
+    both = [np.concatenate(pair) for pair in ((values, np.zeros_like(values)), (i, i), (j, j))]
     return scipy.sparse.coo_array((both[0], tuple(both[1:])), shape=matrix.shape)
 
 
