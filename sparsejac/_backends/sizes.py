@@ -38,7 +38,8 @@ def products_hold(x: NDArray[Any], v: NDArray[Any], terms: int) -> bool:
 def _extent(numbers: NDArray[Any]) -> tuple[int, int]:
     """The bits of the smallest and of the largest size. Parts of complex numbers count alone."""
     parts = numbers.astype(wide(numbers.dtype), copy=False).reshape(-1)
-    least, most = compiled_kernel("extent")(frozen(parts.view(np.int64)))
+    # They are NumPy's integers where kernels run as Python, and those would overflow.
+    least, most = map(int, compiled_kernel("extent")(frozen(parts.view(np.int64))))
     return least + 1, most
 
 
