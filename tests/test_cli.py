@@ -603,6 +603,22 @@ def test_interrupted(folder):
     assert not [name for name in os.listdir() if "J.npz" in name]
 
 
+def test_interrupted_while_something_is_made(folder, monkeypatch, capsys):
+    """A ZipFile without all of its attributes cannot be closed, and is deleted without a word."""
+
+    class HalfMade:
+        def __del__(self):
+            raise AttributeError("half made")
+
+    def read(path):
+        half_made = HalfMade()
+        raise KeyboardInterrupt(len([half_made]))
+
+    monkeypatch.setattr("sparsejac.io.read_matrix", read)
+    assert cli.main(["check", "A.npy"]) == 130
+    assert capsys.readouterr().err == "sparsejac check: interrupted\n"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is POSIX")
 def test_progress_is_seen_on_a_terminal_when_it_takes_long(folder, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 from hypothesis import settings
 from kinds import Sliced
-from support import slow_except
+from support import slow, slow_except
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
 from sparsejac._backends.sizes import products_hold, split
@@ -247,7 +247,7 @@ LARGE = [2**53 + 1, 2**53 + 3, 2**62 + 2**9 + 1, 2**63 - 1]
 
 
 @pytest.mark.parametrize("dtype", slow_except(["uint64"], ["uint64", "int64"]))
-@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("form", [np.asarray, *slow(scipy.sparse.csr_array)])
 def test_large_integers_are_rounded_to_the_nearest_float(dtype, form):
     """As NumPy converts them, and nowhere wrapped: squares and sums of float64 hold more."""
     more = [2**64 - 1, 2**63 + 1] if dtype == "uint64" else [-(2**63), -(2**53) - 1]
@@ -263,7 +263,7 @@ def test_large_integers_are_rounded_to_the_nearest_float(dtype, form):
     assert RowSums(symmetric).value(ones).tolist() == [3 * float(max(numbers))] * 3
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", *slow("uint8", "int32", "int64", "uint64", "float32")])
 @pytest.mark.parametrize("format_", ["coo", "csr", "csc"])
 def test_sums_of_duplicates_do_not_wrap(dtype, format_):
     """Of an A, and of a Y whose structure is that of A."""

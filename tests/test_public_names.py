@@ -90,7 +90,13 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize(("function", "call"), RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        pytest.param(*of, id=name, marks=[pytest.mark.slow] * (name == "robust fit"))
+        for name, of in RESULTS.items()
+    ],
+)
 def test_fields_of_a_result_are_documented(function, call):
     result = call()
     assert isinstance(result, OptimizeResult)

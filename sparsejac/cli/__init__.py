@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = as_typed(message, arguments)
         print(f"sparsejac {arguments.command}: error: {message}", file=sys.stderr)
         return ExitCode.MISUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        _delete_locals(interruption)
         print(f"sparsejac {arguments.command}: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     return code
+
+
+def _delete_locals(interruption: KeyboardInterrupt) -> None:
+    """Delete what was at work, and let nothing say so.
+
+    An object that was interrupted while it was made may raise an error when it is deleted, as a
+    ZipFile does. Python would print that.
+    """
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    traceback.clear_frames(interruption.__traceback__)
+    sys.unraisablehook = before
