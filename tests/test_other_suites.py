@@ -48,7 +48,12 @@ LEAST_SQUARES = of_scipy("scipy.optimize.tests.test_least_squares")
 
 def as_part_of_j(M):
     """M as a product with a Jacobian of ours in its middle. It is never formed."""
-    M = M if scipy.sparse.issparse(M) else np.asarray(M)
+    if scipy.sparse.issparse(M):  # other index types need rare kernels
+        M = scipy.sparse.csr_array(M)
+        short = M.indices.astype(np.int32), M.indptr.astype(np.int32)
+        M = scipy.sparse.csr_array((M.data, *short), shape=M.shape)
+    else:
+        M = np.asarray(M)
     m, n = M.shape
     J = JacobianBuilder(M, bilinear=True).operator(np.ones(m + n))
     rows = scipy.sparse.kron(scipy.sparse.eye_array(m), np.ones((1, n)))
