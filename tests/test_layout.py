@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from sparsejac._matrix.indices import frozen
 from sparsejac._matrix.layout import (
     Side,
     is_wanted_transposed,
@@ -33,8 +34,8 @@ def source(transposed=False, uplo=None, shape=(K, K)):
         k=k,
         width=width,
         pattern=lambda ranges, *, implicit_rows: CsrPattern(
-            np.arange(k + 1, dtype=np.int32) * np.int32(width),
-            np.tile(np.arange(width, dtype=np.int32), k),
+            frozen(np.arange(k + 1, dtype=np.int32) * np.int32(width)),
+            frozen(np.tile(np.arange(width, dtype=np.int32), k)),
             ranges,
             implicit_rows=implicit_rows,
         ),
@@ -174,7 +175,7 @@ def sparse_case(k, width, side=None, *, implicit=False, seed=0):
     left, right = ranges if ranges else (np.zeros(k, int), np.full(k, width))
     stored = [np.flatnonzero(row).tolist() for row in mask]
     places = [[j for j in stored[i] if left[i] <= j < right[i]] for i in range(k)]
-    indptr, indices = A.indptr.astype(np.int32), A.indices.astype(np.int32)
+    indptr, indices = (frozen(each.astype(np.int32)) for each in (A.indptr, A.indices))
     pattern = CsrPattern(indptr, indices, ranges, implicit_rows=implicit, width=width)
     return pattern, stored, places, [range(b, e) for b, e in itertools.pairwise(indptr.tolist())]
 
