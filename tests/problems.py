@@ -222,13 +222,16 @@ def _given(whole, uplo, form):
 def point(problem, x=None):
     """x in the layout that was drawn."""
     x = problem.x if x is None else x
+    form = problem.x_form
+    if not x.size or (form == "list" and x.dtype in (np.float32, np.complex64)):
+        form = "C"  # a list has no single precision
     return {
         "C": x.copy,
         "F": lambda: np.asfortranarray(x),
         "reversed": lambda: np.ascontiguousarray(x[::-1])[::-1],
         "swapped": lambda: x.astype(x.dtype.newbyteorder()),
         "list": x.tolist,
-    }[problem.x_form if x.size and x.dtype != np.float32 else "C"]()
+    }[form]()
 
 
 @st.composite
