@@ -235,6 +235,27 @@ def test_data_that_are_zero(scale):
     np.testing.assert_array_equal(few.x, [0, 0.5])  # no entry of A depends on the second one
 
 
+@pytest.mark.parametrize("width", [1e-3, 1e-6, 1e-10])
+def test_narrow_bounds_end(width):
+    """All variables that moved to their other bound at once would move back, again and again."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        k = int(rng.integers(1, 8))
+        A, Y = rng.standard_normal((2, k, k))
+        for x0 in (None, width * rng.uniform(-1, 1, k)):
+            costs = []
+            result = fit(
+                A,
+                Y,
+                x0,
+                bounds=(-width, width),
+                callback=lambda state, c=costs: c.append(state.cost),
+            )
+            assert result.status in (1, 2, 4)
+            assert np.all(np.abs(result.x) <= width)
+            assert result.cost <= costs[0] * (1 + 1e-12)
+
+
 def test_a_column_that_is_small_at_the_start():
     """The size of its gradient then changes by a large factor, while x hardly does."""
     x = np.array([1.0, 2.0, -3.0])

@@ -23,6 +23,7 @@ _ARMIJO = 1e-4
 _SHORT = 0.1  # a step is short if it is shorter than this, relative to x
 _TRIALS = 8  # how often a Newton step is shortened
 _GRADIENT_TRIALS = 30  # how often a step along the projected gradient is shortened
+_SNAPS = 1000  # how often variables are moved onto bounds at the end, at most
 _NEGATIVE = 1e-8  # a curvature is negative if it is below minus this, relative to the Hessian
 
 
@@ -56,6 +57,7 @@ class BoundedNewton(BlockNewton):
        constraints", SIAM J. Control Optim. 20 (1982), 221-246.
     """
 
+    _snaps = 0  # how often variables were moved onto bounds at the end
     _free: NDArray[np.bool_]  # the variables that make a Newton step
     _scale: NDArray[Any]  # D
 
@@ -126,14 +128,26 @@ class BoundedNewton(BlockNewton):
         return super()._sharpened() or self._snapped()
 
     def _snapped(self) -> bool:
-        """Move variables onto their bounds, if their step of the optimality ends there."""
+        """Move variables onto their bounds, if their step of the optimality ends there.
+
+        If the bounds are narrow, all moves together may raise the cost, and the next moves would
+        lead back. The steepest one alone is then tried. The slopes at both ends give the change of
+        the cost, which may be far below the rounding of the cost.
+        """
         at, p = self._at, self._projected(self._at)
         x = np.where((p < 0) & (p <= self._low - at.x), self._low, at.x)
         x = np.where((p > 0) & (p >= self._high - at.x), self._high, x)
-        if np.array_equal(x, at.x):
-            return False
-        self._move(self._evaluate(x))
-        return True
+        moves = x - at.x
+        steepest = np.zeros(x.size, np.bool_)
+        steepest[np.argmin(at.gradient * moves)] = True
+        one = np.where(steepest.reshape(x.shape), x, at.x)
+        for there in (x, one) if moves.any() and self._snaps < _SNAPS else ():
+            found = self._evaluate(there)
+            if float(np.sum((at.gradient + found.gradient) * (there - at.x))) < 0:
+                self._snaps += 1
+                self._move(found)
+                return True
+        return False
 
     def _step(self) -> bool:
         at = self._at
