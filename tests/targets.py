@@ -190,9 +190,9 @@ def is_outside(problem, target):
 
 @st.composite
 def targets(draw, problem, quick):
-    symmetric = problem.whole.shape[0] == problem.whole.shape[1] and (
-        _is_upper(problem) or draw(st.booleans())
-    )
+    likely = [True, True, True, False] if _is_upper(problem) else [True, False]
+    is_square = problem.whole.shape[0] == problem.whole.shape[1]
+    symmetric = is_square and draw(st.sampled_from(likely))
     forms = [*MEMORY, *VECTORS[:2]] if quick else [*MEMORY, *RARE, *STREAMED, *STREAMED, *VECTORS]
     form = draw(st.sampled_from(forms))
     if form == "cool" and not (symmetric and problem.whole.shape[0]):
