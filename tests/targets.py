@@ -199,7 +199,7 @@ def targets(draw, problem, quick):
         form = "csr"
     dtypes = QUICK_DTYPES if quick else ["int32", "float64"] if form == "cool" else REAL_DTYPES
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
-    if quick and form in SPARSE:
+    if quick and (form in SPARSE or (problem.sparse and dtype.kind == "b")):
         dtype = np.dtype("float64")
     if form == "list":
         dtype = np.dtype("float64")
