@@ -37,12 +37,13 @@ class Dense:
         count, r = X.shape
         n = count * r
         self.X, self.rank, self.regularization = X, r, regularization
-        J, rest, y, a = (np.zeros((len(pairs), *shape)) for shape in ((n,), (), (), ()))
+        J, rest, y, a, size = (np.zeros((len(pairs), *shape)) for shape in ((n,), (), (), (), ()))
         nodes = [(i, len(A) + j) if bilinear else (i, j) for i, j in pairs]
         self.degree = np.zeros(count)
         for row, ((i, j), (p, q)) in enumerate(zip(pairs, nodes, strict=True)):
             a[row], y[row] = A[i, j], Y[i, j]
             rest[row] = A[i, j] * sum(X[p, c] * X[q, c] for c in range(r)) - Y[i, j]
+            size[row] = abs(Y[i, j]) + abs(A[i, j]) * sum(np.abs(X[p] * X[q]))
             for c in range(r):
                 J[row, p * r + c] += A[i, j] * X[q, c]
                 J[row, q * r + c] += A[i, j] * X[p, c]
@@ -52,9 +53,9 @@ class Dense:
         self.norm = float(np.sqrt(scale**2 * np.sum(rho(loss, (y / scale) ** 2)[0])))
         self.cost = float(scale**2 * np.sum(value) + regularization * np.sum(X * X)) / 2
         self.gradient = J.T @ (slope * rest) + regularization * X.ravel()
-        self.terms = np.abs(J).T @ (slope * (np.abs(rest) + np.abs(y))) + regularization * np.abs(
-            X.ravel()
-        )  # a bound of what the gradient adds up
+        self.squares = float(np.sum(size * size))  # of what the residuals add up
+        # a bound of what the gradient adds up
+        self.terms = np.abs(J).T @ (slope * size) + regularization * np.abs(X.ravel())
         weights = slope + 2 * (rest / scale) ** 2 * bend
         self.hessian = J.T @ (weights[:, np.newaxis] * J) + regularization * np.eye(n)
         for row, (p, q) in enumerate(nodes):
