@@ -1,5 +1,7 @@
 """`fit` within bounds: minima that SciPy finds too, conditions of second order, and messages."""
 
+import types
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -11,6 +13,7 @@ from scipy.optimize import Bounds, least_squares, minimize
 from support import random_csr, slow
 
 from sparsejac import LeastSquares, fit
+from sparsejac._solvers.descent import Descent
 from sparsejac._solvers.fit_bounds import BoundedNewton
 from sparsejac._solvers.gauge import balanced_within
 from sparsejac._solvers.one_column import OneColumn
@@ -254,6 +257,15 @@ def test_narrow_bounds_end(width):
             assert result.status in (1, 2, 4)
             assert np.all(np.abs(result.x) <= width)
             assert result.cost <= costs[0] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("optimality", [1e-170, 5e-324])
+def test_an_optimality_that_is_almost_zero(optimality):
+    """The square of its quotient with tol would overflow. There is nothing to solve then."""
+    fit_ = types.SimpleNamespace(_tol=1e-9)
+    assert Descent._enough(fit_, 0.1, optimality) == 1
+    assert Descent._enough(fit_, 0.1, 1e-3) == pytest.approx(0.01)
+    assert Descent._enough(fit_, 0.1, 1e-9) == pytest.approx(0.09)
 
 
 def test_a_column_that_is_small_at_the_start():

@@ -192,6 +192,11 @@ class Descent:
             there = self._evaluate(at.x + best * s)
         return there if there.cost < at.cost * (1 if visible else 1 + VISIBLE) else None
 
+    def _enough(self, forcing: float, optimality: float) -> float:
+        """By which square a linear system is solved well enough: 1 if there is nothing to solve."""
+        # The square of a larger quotient might overflow, as far below tol.
+        return min(max(forcing, 0.3 * self._tol / optimality), 1.0) ** 2
+
     def _count_product(self) -> None:
         self._n_products += 1
         self._show_progress()

@@ -173,7 +173,7 @@ class Newton(Saddles):
             product,
             gradient,
             inverse,
-            enough=max(_FORCING, 0.3 * self._tol / self._optimality(self._at)) ** 2,
+            enough=self._enough(_FORCING, self._optimality(self._at)),
             radius=self._radius,
             limit=_INNER,
             unit=unit,

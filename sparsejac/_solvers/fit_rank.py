@@ -174,7 +174,7 @@ class BlockNewton(RankSaddles):
             product,
             preconditioner.lower(self._at.gradient).reshape(-1),
             np.ones(x.size),
-            enough=max(self._forcing(), 0.3 * self._tol / self._measured()) ** 2,
+            enough=self._enough(self._forcing(), self._measured()),
             radius=self._radius,
             limit=_INNER,
             unit=unit,
