@@ -304,7 +304,8 @@ def test_a_fit_that_starts_where_one_ended(problem):
     check(problem, again, seen, 200)
     if first.success:
         size = problem.dense(first.x).norm
-        assert again.success
+        # Within bounds, a search may find a curvature that it missed before.
+        assert again.success or (problem.options["bounds"] is not None and again.status == 4)
         assert again.cost <= first.cost + 1e-12 * size**2
 
 
