@@ -275,38 +275,42 @@ calls = [
     lambda: builder.operator(x).T @ w,
     lambda: problem.grad(x * (1 + len(came))) / (1 + len(came)) ** 3,
 ]
+def limited(call):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-3, 0.4))
+        call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
 found = []
 for call in calls:
     for attempt in range(int(sys.argv[2])):
+        lost.clear()
+        raised = False
         try:
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-3, 0.4))
-            call()
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            limited(call)
         except (KeyboardInterrupt, TimeIsUp):
-            heard += 1
+            raised = True
         except Exception as error:  # Numba may raise its own error, of what was raised
             chain = [error]
             while chain[-1] is not None:
                 chain.append(chain[-1].__cause__ or chain[-1].__context__)
-            heard += any(isinstance(each, TimeIsUp) for each in chain) or "TimeIsUp" in repr(error)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            raised = any(isinstance(each, TimeIsUp) for each in chain) or "TimeIsUp" in repr(error)
+        heard += raised or bool(lost)
     with ThreadPoolExecutor(1) as pool:  # no lock is left with this thread
         found.append(pool.submit(call).result(120))
 F = B * np.outer(x, x)
 J = np.array([B[i, j] * ((np.arange(6) == i) * x[j] + (np.arange(6) == j) * x[i])
               for i in range(6) for j in range(6)])
 print((found[0] == F.ravel()).all(), (found[1] == JacobianBuilder(B).tocsr(x).data).all(),
-      (found[2] == J.T @ w).all(), len(came) == heard + len(lost), heard)
+      (found[2] == J.T @ w).all(), len(came) == heard, len(came), heard)
 """
 
 
 @timers
 @pytest.mark.parametrize(
     ("seed", "attempts"),
-    [
-        pytest.param(0, 4, marks=pytest.mark.slow),
-        *(pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(1, 6)),
-    ],
+    [pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(1, 6)],
 )
 def test_interrupted_while_kernels_are_compiled(seed, attempts, tmp_path, tried):
     """Ctrl-C and time limits end a compilation. The next call compiles anew, and is right."""
@@ -318,7 +322,8 @@ def test_interrupted_while_kernels_are_compiled(seed, attempts, tmp_path, tried)
         check=False,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
     )
-    *right, heard = done.stdout.split()
+    assert done.returncode == 0, done.stderr
+    *right, _, heard = done.stdout.split()
     assert right == ["True"] * 4, done.stdout + done.stderr
     tried("interrupts while kernels are compiled", int(heard))
 
