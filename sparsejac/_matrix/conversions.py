@@ -66,13 +66,13 @@ def csr_arrays(
                     name, "coo", f"it has an index {axis} outside 0 … {size - 1}"
                 )
     elif A.format == "bsr":
+        # SciPy does not look at a structure whose last pointer is not positive, or multiplies it.
+        if A.indptr.size and (A.indptr[-1] < 0 or (A.indptr[1:] < A.indptr[:-1]).any()):
+            raise _validation.bad_structure(name, "bsr", "indptr must start at 0 and not decrease")
         try:
             type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
         except ValueError as error:
             raise _validation.bad_structure(name, "bsr", str(error)) from None
-        # SciPy does not look at a structure whose last pointer is not positive.
-        if A.indptr[-1] < 0 or (A.indptr[1:] < A.indptr[:-1]).any():
-            raise _validation.bad_structure(name, "bsr", "indptr must start at 0 and not decrease")
     elif A.format == "lil":
         for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):
             if len(columns) != len(row) or (columns and not 0 <= min(columns) <= max(columns) < n):
