@@ -50,8 +50,10 @@ def _solved(problems):
     numbers = [sums.shape[1] for sums, _ in blocks]
     count = sum(numbers)
     eye = scipy.sparse.eye_array(count)
-    t = scipy.sparse.block_diag([targets[:, np.newaxis] for _, targets in blocks])
-    P = scipy.sparse.block_diag([sums for sums, _ in blocks])
+    t = scipy.sparse.block_diag(
+        [scipy.sparse.coo_array(targets[:, np.newaxis]) for _, targets in blocks]
+    )
+    P = scipy.sparse.block_diag([scipy.sparse.coo_array(sums) for sums, _ in blocks])
     zeros = scipy.sparse.csr_array((count, len(problems)))
     solution = linprog(  # the variables are P, s and t
         np.concatenate([np.zeros(count), -np.ones(count), np.zeros(len(problems))]),

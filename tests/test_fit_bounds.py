@@ -279,7 +279,8 @@ def test_a_column_that_is_small_at_the_start():
 
 
 def test_connected_parts_have_signs_of_their_own():
-    Y = scipy.sparse.block_diag([np.ones((3, 3)), 4 * np.ones((2, 2))]).tocsr()
+    parts = np.ones((3, 3)), 4 * np.ones((2, 2))
+    Y = scipy.sparse.block_diag([scipy.sparse.coo_array(part) for part in parts]).tocsr()
     A = Y.astype(bool).astype(float)
     np.testing.assert_allclose(fit(A, Y, bounds=POSITIVE).x, [1, 1, 1, 2, 2], rtol=1e-6)
 

@@ -187,7 +187,8 @@ def test_sizes_that_an_archive_cannot_hold(here, method, packed, monkeypatch):
     monkeypatch.setattr("numpy.empty", None)
     Path("A.npz").write_bytes(announced(2**31, method, packed=packed))
     with pytest.raises(
-        ValueError, match=r"A\.npz .* bytes cannot hold the 21\d+ that were announced"
+        ValueError,  # Python 3.13 notices that the member would reach into the directory
+        match=r"A\.npz .*( bytes cannot hold the 21\d+ that were announced|possible zip bomb)",
     ):
         read_matrix("A.npz")
 
