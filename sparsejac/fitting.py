@@ -172,7 +172,7 @@ def fit(
     the point is a saddle. The fit then goes to the best point on the line along the Ritz vector, in
     either direction, and continues. This counts as a step. So success means that no Ritz value is
     below -1e-8. In a large problem six steps can miss a negative eigenvalue that is small or
-    belongs to few variables.
+    belongs to few variables. Up to 30 variables take as many steps as there are variables.
 
     **Start.** If most of ``A∘Y`` is positive, all x_j are equal at the start. Otherwise the start
     is in the direction in which the cost falls fastest from x = 0. Lanczos' method finds the most

@@ -10,6 +10,7 @@ from support import random_csr, slow_except
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers import fit as _fit
+from sparsejac._solvers import rank_saddles as _rank_saddles
 from sparsejac._solvers import saddles as _saddles
 from sparsejac._solvers.lanczos import Lanczos
 from sparsejac._solvers.quartic import least_of_quartic
@@ -98,11 +99,28 @@ def test_at_most_six_products_more(monkeypatch):
         checked = fit(matrix, data, np.ones(k))
         with monkeypatch.context() as patch:
             patch.setattr(_saddles, "_RITZ", 0)
+            patch.setattr(_saddles, "_FEW", 0)
             unchecked = fit(matrix, data, np.ones(k))
         assert checked.success
         assert checked.nfev == unchecked.nfev
         assert checked.n_products - unchecked.n_products == min(6, k)
         np.testing.assert_array_equal(checked.x, unchecked.x)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_few_variables_are_searched_to_the_end(rank, monkeypatch):
+    """With 20 variables, six steps of Lanczos might miss a negative curvature."""
+    k, searched = 20 // (rank or 1), []
+
+    def lanczos(product, start, steps):
+        searched.append(steps)
+        return Lanczos(product, start, steps)
+
+    for module in (_saddles, _rank_saddles):
+        monkeypatch.setattr(module, "Lanczos", lanczos)
+    Y = np.random.default_rng(0).random((k, k))
+    assert fit(np.ones((k, k)), Y, np.ones((k, rank) if rank else k), rank=rank).success
+    assert set(searched) == {20}
 
 
 def test_each_time_that_a_saddle_is_left_is_a_step():

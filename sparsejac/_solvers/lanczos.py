@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
 
 # If a new direction is this short, relative to the operator's norm, it is rounding, and the space
 # is invariant.
@@ -44,9 +45,8 @@ class Lanczos:
         self.value = self.norm = 0.0
         self._weights: list[float] = []
         if diagonal and np.isfinite(sum(diagonal) + sum(off_diagonal)):
-            values, vectors = np.linalg.eigh(
-                np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
-            )
+            # NumPy's eigh fails for some of these matrices.
+            values, vectors = eigh_tridiagonal(diagonal, off_diagonal, lapack_driver="stev")
             self.value, self.norm = float(values[0]), float(np.max(np.abs(values)))
             self._weights = vectors[:, 0].tolist()
 
