@@ -996,7 +996,10 @@ def shoot():
 sys.unraisablehook = lambda _: None  # Python swallows some interrupts; the next comes soon
 gc.collect()
 before, stop, count, end = held(), False, 0, time.monotonic() + float(sys.argv[2])
-threading.Thread(target=shoot, daemon=True).start()
+try:
+    threading.Thread(target=shoot, daemon=True).start()
+except KeyboardInterrupt:  # the first one may come before `start` returns
+    pass
 while not stop:
     try:
         while time.monotonic() < end:
