@@ -98,8 +98,7 @@ def test_at_most_six_products_more(monkeypatch):
         )
         checked = fit(matrix, data, np.ones(k))
         with monkeypatch.context() as patch:
-            patch.setattr(_saddles, "_RITZ", 0)
-            patch.setattr(_saddles, "_FEW", 0)
+            patch.setattr(_saddles, "steps_for", lambda size: 0)
             unchecked = fit(matrix, data, np.ones(k))
         assert checked.success
         assert checked.nfev == unchecked.nfev

@@ -141,7 +141,9 @@ class BoundedNewton(BlockNewton):
         steepest = np.zeros(x.size, np.bool_)
         steepest[np.argmin(at.gradient * moves)] = True
         one = np.where(steepest.reshape(x.shape), x, at.x)
-        for there in (x, one) if moves.any() and self._snaps < _SNAPS else ():
+        # each takes a pass over A
+        tried = (x, one)[: np.count_nonzero(moves)] if self._snaps < _SNAPS else ()
+        for there in tried:
             found = self._evaluate(there)
             if float(np.sum((at.gradient + found.gradient) * (there - at.x))) < 0:
                 self._snaps += 1

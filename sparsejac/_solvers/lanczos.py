@@ -12,6 +12,8 @@ from scipy.linalg import eigh_tridiagonal
 # If a new direction is this short, relative to the operator's norm, it is rounding, and the space
 # is invariant.
 _INVARIANT = 1e-10
+_STEPS = 6  # how many products with the Hessian search for negative curvature
+_FEW = 30  # up to so many variables take as many products as there are variables
 
 
 class Lanczos:
@@ -84,3 +86,8 @@ class Lanczos:
 
 def _length(v: NDArray[Any]) -> float:
     return float(np.sqrt(np.sum(v * v)))
+
+
+def steps_for(size: int) -> int:
+    """How many steps search for negative curvature among so many variables."""
+    return size if size <= _FEW else _STEPS

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .lanczos import Lanczos
+from .lanczos import Lanczos, steps_for
 from .rank_points import length_of
 from .rank_start import RankStart
 
 _NEGATIVE = 1e-8  # a curvature is negative if it is below minus this, relative to the Hessian
-_RITZ = 6  # how many products with the Hessian search for negative curvature
-_FEW = 30  # up to so many variables take as many products as there are variables
 
 
 class RankSaddles(RankStart):
@@ -41,7 +39,7 @@ class RankSaddles(RankStart):
             length = length_of(negative)
             if 0 < length < np.inf:
                 start += (length_of(start) / length) * negative
-        ritz = Lanczos(product, start.reshape(-1), start.size if start.size <= _FEW else _RITZ)
+        ritz = Lanczos(product, start.reshape(-1), steps_for(start.size))
         self._curvature = ritz.value / ritz.norm if ritz.norm > 0 else 0.0
         if self._curvature >= -_NEGATIVE:
             return None

@@ -11,14 +11,12 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from .descent import VISIBLE
 from .fit_points import Point, Points, reciprocal, weighted_norm
-from .lanczos import Lanczos
+from .lanczos import Lanczos, steps_for
 
 SWEEPS = 10  # the largest number of sweeps of a start
 _VANISHED = 1e-6  # x_j counts as zero if x_j² is below this, relative to its average if F were Y
 _NEGATIVE = 1e-8  # a curvature is negative if it is below minus this, relative to the Hessian
 _LANCZOS = 8  # how many vectors Lanczos' method keeps where x is zero
-_RITZ = 6  # how many products with the Hessian search for negative curvature
-_FEW = 30  # up to so many variables take as many products as there are variables
 _SMOOTH = 5  # how many averages over neighbours smooth an estimate of the size of x
 _SPREAD = 24  # steps of the power method, whose vector reaches all connected parts
 
@@ -84,7 +82,7 @@ class Saddles(Points):
             if np.count_nonzero(start) > 1:
                 start -= float(np.sum(start * known)) * known
         del known
-        ritz = Lanczos(product, start, start.size if start.size <= _FEW else _RITZ)
+        ritz = Lanczos(product, start, steps_for(start.size))
         norm = max(ritz.norm, largest)
         self._curvature = ritz.value / norm if norm > 0 else 0.0
         return None if self._curvature >= -_NEGATIVE else (root * ritz.vector(), ritz.value)
