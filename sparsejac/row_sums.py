@@ -80,7 +80,8 @@ class RowSums:
     ``uplo``, holds one triangle only.
 
     **Sums** are accumulated in float64 over one side of the diagonal. Each entry counts for both
-    sides, so a product reads half of a symmetric A.
+    sides, so a product reads half of a symmetric A. Their error is at most ``2 k ε Σ|terms|``, and
+    the rounding to the dtype of the result.
 
     Examples
     --------
