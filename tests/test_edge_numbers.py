@@ -6,6 +6,7 @@ could be multiplied without leaving the range.
 """
 
 import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -161,6 +162,92 @@ def _assert_largest(found, terms, pairs, *, roundings):
                 assert abs(Fraction(number) - exact) <= allowed
             else:
                 assert exact + allowed >= Fraction(float(limits.max))
+
+
+class Gaussian:
+    """A complex number of two fractions. `reach` bounds what its parts were added up from."""
+
+    def __init__(self, real, imag, reach):
+        self.parts, self.reach = (real, imag), reach
+
+    @classmethod
+    def of(cls, z):
+        real, imag = Fraction(float(z.real)), Fraction(float(z.imag))
+        return cls(real, imag, abs(real) + abs(imag))
+
+    def __mul__(self, other):
+        (a, b), (c, d) = self.parts, other.parts
+        return Gaussian(a * c - b * d, a * d + b * c, self.reach * other.reach)
+
+    def __add__(self, other):
+        (a, b), (c, d) = self.parts, other.parts
+        return Gaussian(a + c, b + d, self.reach + other.reach)
+
+
+def assert_complex_right(found, exact):
+    """Each part is right but for some roundings, and finite unless what it is made of is not."""
+    limits = np.finfo(found.dtype)
+    unit, last = Fraction(float(limits.eps)), Fraction(float(limits.smallest_subnormal))
+    for number, of in zip(found.tolist(), exact, strict=True):
+        slack = 8 * unit * of.reach
+        for part, exact_part in zip((number.real, number.imag), of.parts, strict=True):
+            if np.isfinite(part):
+                assert abs(Fraction(part) - exact_part) <= slack + 4 * last
+            else:
+                assert 4 * of.reach >= Fraction(float(limits.max))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["complex128", "complex64"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reach", RANGES)
+def test_complex_maps_in_exact_arithmetic(reach, form, dtype, tried):
+    count, real = settings().max_examples // 4, np.dtype(dtype).type(0).real.dtype
+    for seed in range(count):
+        one = case(reach, seed, real, None, bilinear=False)
+        other = case(reach, seed + count, real, None, bilinear=False)
+        with np.errstate(invalid="ignore"):
+            A, Z, V = ((p + 1j * q).astype(dtype) for p, q in zip(one, other, strict=True))
+        x, v = Z[:, 0], V[:, 0]
+        builder = JacobianBuilder(FORMS[form](A))
+        i, j = builder.row_pairs()
+        a, xs, vs = (list(map(Gaussian.of, each)) for each in (A[i, j], x, v))
+        pairs = list(zip(a, i.tolist(), j.tolist(), strict=True))
+        assert_complex_right(builder.value(x), [a * (xs[s] * xs[t]) for a, s, t in pairs])
+        product = [a * (vs[s] * xs[t] + xs[s] * vs[t]) for a, s, t in pairs]
+        assert_complex_right(builder.operator(x) @ v, product)
+    tried("problems in exact fractions", count)
+
+
+@pytest.mark.parametrize("reach", RANGES)
+def test_sums_are_right_where_products_of_some_factors_are_in_range(reach, tried):
+    """The stated range of ``J.T @ w`` and of JᵀJ: it is that of each product of two or more
+    factors of a term.
+    """
+    limits, tested = np.finfo(np.float64), 0
+    smallest, largest = Fraction(float(limits.smallest_normal)), Fraction(float(limits.max))
+    for seed in range(10 * settings().max_examples):
+        A, Z, V = case(reach, seed, np.float64, None, bilinear=False)
+        a, x, v, w = A[0, 1], Z[:2, 0], V[0, 0], V[1, 0]
+        A = scipy.sparse.csr_array(([a], ([0], [1])), shape=(2, 2))
+        J = JacobianBuilder(A, rows="stored").operator(x)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            of_w, of_v = (J.T @ [w])[0], (J.normal() @ [v, 0.0])[0]
+        for found, factors in ((of_w, (a, w, x[1])), (of_v, (a, a, x[1], x[1], v))):
+            exact = [Fraction(float(factor)) for factor in factors]
+            sizes = {
+                abs(math.prod(some))
+                for n in range(2, len(exact) + 1)
+                for some in itertools.combinations(exact, n)
+            }
+            if all(size == 0 or smallest <= size <= largest / 2 for size in sizes):
+                value = math.prod(exact)
+                assert abs(Fraction(float(found)) - value) <= 4 * abs(value) * Fraction(
+                    float(limits.eps)
+                )
+                tested += 1
+    assert tested > 0
+    tried("terms of sums in exact fractions", tested)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -55,7 +55,8 @@ class JacobianOperator(Operator):
     **Range.** An entry of ``J @ v`` overflows, or underflows, only if one of its two exact terms
     does. If products ``x_i v_j`` leave the range of the dtype, it takes 10 to 30 times as long, and
     copies of x and v with as many integers. In the sums of ``J.T @ w`` and of JᴴJ, a product of two
-    or more factors of a term may leave the range of float64: it is infinite or NaN then, or 0.
+    or more factors of a term may leave the range of float64: the sum is infinite or NaN then, or
+    the term has lost digits or is 0.
 
     Examples
     --------
