@@ -157,7 +157,11 @@ QUICK = [("sparse", "J.T w"), ("npy", "tocsr"), ("function", "grad"), ("csr", "v
 CASES = [
     *((*case, 61) for case in QUICK),
     *(pytest.param(*case, 997, marks=pytest.mark.slow) for case in EVERY),
-    *(pytest.param(*case, 1, marks=pytest.mark.long) for case in EVERY),
+    # The steps of a fit make the same calls again and again. Of these every eleventh fails.
+    *(
+        pytest.param(*case, 11 if case[1].startswith("fit") else 1, marks=pytest.mark.long)
+        for case in EVERY
+    ),
 ]
 each_case = pytest.mark.parametrize(("source", "name", "step"), CASES)
 
