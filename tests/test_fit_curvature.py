@@ -316,7 +316,8 @@ def test_conjugate_gradients_tell_what_curvature_they_met():
     ],
 )
 def test_the_least_of_a_quartic(coefficients, backwards, best):
-    found, fall = least_of_quartic(*coefficients, backwards=backwards)
+    with np.errstate(all="raise"):
+        found, fall = least_of_quartic(*coefficients, backwards=backwards)
     assert found == pytest.approx(best, abs=1e-6)
     powers = [found**n for n in (1, 2, 3, 4)]
     assert fall == pytest.approx(-float(np.dot(coefficients, powers)) if found else 0, rel=1e-9)

@@ -461,6 +461,10 @@ def test_the_examination_needs_memory(monkeypatch):
         MemoryError, match=r'examination of A\'s support would take .* leave out support="check"'
     ):
         symmetric_scaling(A, support="check")
+    # A positive diagonal, however small, needs no examination.
+    A = scipy.sparse.csr_array(HALF + 0.01 * np.eye(3))
+    for support in ("check", "drop", "drop_rows"):
+        assert symmetric_scaling(A, support=support).success
 
 
 # --- how it ends ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 from linear_programs import Problem, possible_entries
 
@@ -265,6 +266,61 @@ def test_forms_and_modes(form, count, tried):
     for problem, entries in zip(kept, possible_entries(kept), strict=True):
         np.testing.assert_array_equal(entries, problem.A > 0)
     tried("small matrices with a linear program", count * (len(modes) + 1))
+
+
+# The row 0 has its own entry, and one in a bipartite part of 2 or 4 rows, which has a matching.
+PENDANT_2 = np.array([[1.0, 1, 0], [1, 0, 1], [0, 1, 0]])
+PENDANT_4 = np.block(
+    [[np.ones((1, 1)), np.eye(1, 4)], [np.eye(4, 1), 1 - np.kron(np.eye(2), np.ones((2, 2)))]]
+)
+LOOP = np.array([[1.0, 1], [1, 0]])  # a bipartite part of 2 rows, with one more entry in the row 0
+TRIANGLE = 1 - np.eye(3)
+# Parts of 4, 3, 3, 2 and 1 rows. The entries that connect them have no support.
+CHAIN = scipy.linalg.block_diag(PENDANT_4[1:, 1:], TRIANGLE, TRIANGLE, 1 - np.eye(2), 1)
+for i, j in ((0, 4), (10, 4), (10, 7), (12, 10)):
+    CHAIN[i, j] = CHAIN[j, i] = 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "left_out"),
+    [
+        ([PENDANT_2], [0]),
+        ([PENDANT_2, PENDANT_4], [0, 3]),
+        ([PENDANT_4, PENDANT_2, PENDANT_2], [0, 5, 8]),
+        ([LOOP], [1]),
+        ([LOOP, PENDANT_2], [1, 2]),
+        ([PENDANT_2, LOOP, np.eye(2)], [0, 4]),
+        ([CHAIN], [4, 5, 6, 10, 11]),  # the last row stays, as what it is connected to goes
+    ],
+)
+def test_which_rows_are_left_out(parts, left_out):
+    """Of two parts that an entry without support connects, the smaller one is left out. For an
+    entry that connects rows of one bipartite part, it is what they are matched with.
+    """
+    A = scipy.linalg.block_diag(*parts)
+    for form, options in FORMS.values():
+        result = symmetric_scaling(form(A), support="drop_rows", **options)
+        assert result.success
+        kept = np.ones(len(A), bool)
+        kept[left_out] = False
+        np.testing.assert_array_equal(result.kept, kept)
+
+
+@pytest.mark.parametrize(
+    ("entries", "targets", "count"),
+    [
+        ([(0, 1), (0, 2)], [1, 1, 1, 1, 1, 1], 2),  # for the second one the row 0 is used up
+        ([(1, 2), (0, 0)], [1, 1, 1, 1, 1, 1], 3),
+        ([(0, 1)], [1, 2, 1, 1, 2, 1], 0),  # with these targets, rows are not matched one to one
+    ],
+)
+def test_how_many_rows_of_a_bipartite_part_are_left(entries, targets, count):
+    A = np.kron(1 - np.eye(2), np.ones((3, 3)))
+    for i, j in entries:
+        A[i, j] = A[j, i] = 1.0
+    d = np.array(targets, float)
+    kept = symmetric_scaling(A, d, support="drop_rows").kept
+    assert np.count_nonzero(kept) == count
 
 
 RECTANGULAR_FORMS = [np.asarray, np.asfortranarray, scipy.sparse.csr_array, scipy.sparse.csc_array]

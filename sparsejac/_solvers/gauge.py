@@ -19,9 +19,9 @@ def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
     by numbers. Nothing is done if one of them is zero, or has a number that is not finite.
     """
     X, Y = Z[:split], Z[split:]
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         lengths = [float(np.max(np.abs(each), initial=0.0)) for each in (X, Y)]
-        if not (min(lengths) > 0 and max(lengths) < np.inf):
+        if not all(0 < length < np.inf for length in lengths):
             return Z
         # No square may overflow or underflow.
         scaled = [each / length for each, length in zip((X, Y), lengths, strict=True)]
@@ -31,7 +31,7 @@ def balanced(Z: NDArray[Any], split: int) -> NDArray[Any]:
         if np.all((ratio <= _ALIKE) & (ratio >= 1 / _ALIKE)):
             return Z
         of_rows, of_columns = (np.linalg.qr(each) for each in scaled)
-        U, s, V = np.linalg.svd(of_rows.R @ of_columns.R.T, full_matrices=False)
+        U, s, V = np.linalg.svd(of_rows.R @ of_columns.R.T)
         if s.size < Z.shape[1] or s[-1] <= 1e-10 * s[0]:
             middle = [float(np.median(of)) or 1.0 for of in (of_x, of_y)]
             factor = np.sqrt(middle[1] / middle[0])
