@@ -354,3 +354,33 @@ def test_targets_that_are_rounded(count, tried):
             assert not result.success or is_scaled(A, result, tenths)
             assert result.status != 4
     tried("small matrices with a linear program", len(problems))
+
+
+SHORT = np.array([[1.0, 1], [1, 0]])  # the row 1 lacks support if its target is the larger one
+
+
+def test_the_limits_of_verdicts():
+    """They are exact for integers whose sum is below 2³⁰. Else a lack of less than 1e-12 is not
+    found, and nothing is said of a lack of total support.
+    """
+    third, last = 2.0**28 + 1, 2.0**29 - 3
+    assert symmetric_scaling(PENDANT_2, [last, third, third], support="check").status == 5
+    assert symmetric_scaling(PENDANT_2, [last + 1, third, third], support="check").status != 5
+    for scale in (1.0, 3.0, 1e-200):
+        for lack, status in ((1.5e-12, 4), (5e-13, 0)):
+            d = np.array([1, 1 + lack]) * scale
+            assert symmetric_scaling(SHORT, d, support="check", max_products=9).status == status
+    # The hub's target suffices, or does not, for the three others.
+    star = np.array([[0, 1.0, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    for hub, short in ((9.7, [0]), (5.3, [1, 2, 3])):
+        result = symmetric_scaling(star, [hub, np.pi, 2, 2], support="check")
+        assert (result.status, result.unsupported_rows.tolist()) == (4, short)
+
+
+@pytest.mark.parametrize("support", ["check", "drop", "drop_rows"])
+def test_no_verdict_on_rounded_targets(support):
+    """The entry (0, 0) takes the excess of the row 0, which is lost in integers below 2³⁰."""
+    A = scipy.linalg.block_diag(SHORT, 1.0)
+    result = symmetric_scaling(A, [1 + 2e-13, 1, np.pi], support=support, max_products=9)
+    assert result.status == 0
+    assert result.kept.all()

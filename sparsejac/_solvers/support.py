@@ -107,8 +107,6 @@ def examine(sums: RowProducts, kept: NDArray[np.bool_], d: NDArray[np.float64]) 
 
     The result is proved for A and d as float64 numbers.
     """
-    if has_positive_diagonal(sums, kept):
-        return make_support()
     return _examined(graph_of(sums, kept), kept, d)[0]
 
 
@@ -123,10 +121,7 @@ def supported_rows(
     with which they are matched are left out. The two rows of the entry can be matched with each
     other, so the rest of the part still has a matching.
     """
-    kept = kept.copy()
-    if has_positive_diagonal(sums, kept):
-        return kept
-    graph = graph_of(sums, kept)
+    kept, graph = kept.copy(), graph_of(sums, kept)
     while kept.any():
         graph = graph.within(kept)
         found, partner = _examined(graph, kept, d)
@@ -156,19 +151,19 @@ def _rows_to_leave_out(
         neighbours = scipy.sparse.coo_array(
             (np.ones(2 * a.size, np.int8), (np.append(a, b), np.append(b, a)))
         ).tocsr()
-        sizes = np.bincount(part[kept], minlength=neighbours.shape[0])
+        sizes = np.bincount(part[kept])
         concerned = np.unique(np.append(a, b))
         stays, goes = np.zeros(sizes.size, np.bool_), np.zeros(sizes.size, np.bool_)
         for number in concerned[np.argsort(-sizes[concerned], kind="stable")]:
             others = neighbours.indices[neighbours.indptr[number] : neighbours.indptr[number + 1]]
             goes[number] = stays[others].any()
             stays[number] = not goes[number]
-        return np.flatnonzero(kept & goes[np.minimum(part, sizes.size - 1)] & (part < sizes.size))
+        rows = np.flatnonzero(kept)
+        return rows[goes[part[rows]]]
     # The row and column of an entry are matched with each other, and their partners are left out.
     # Each row is used once.
     taken, out = np.zeros(k, np.bool_), np.zeros(k, np.bool_)
-    for row, column in zip(i.tolist(), j.tolist(), strict=True):
-        ends = [row, column]
+    for ends in np.stack([i, j], axis=1):
         if not taken[ends].any():
             taken[ends] = True
             out[ends if partner is None else partner[ends]] = True
@@ -193,11 +188,11 @@ def _examined(
         reached = breadth_first_order(residual, 2 * k, return_predecessors=False)
         short = np.sort(reached[reached < k])
         into = np.sort(reached[(reached >= k) & (reached < 2 * k)] - k)
-        if exact or _exceeds(d[short], d[into]):
+        if _exceeds(d[short], d[into]):
             return make_support(short)._replace(columns=into), None
     if not exact:  # with rounded targets, sums may differ although those of d are equal
         return make_support(), None
-    _, label = connected_components(residual, directed=True, connection="strong")
+    _, label = connected_components(residual, connection="strong")
     bad = label[i] != label[k + j]
     bad_own = own[label[own] != label[k + own]]
     partner = None
@@ -212,12 +207,9 @@ def _examined(
 def _exceeds(more: NDArray[np.float64], less: NDArray[np.float64]) -> bool:
     """Whether the sum of some targets exceeds that of others by more than the user's rounding.
 
-    The sign of ``math.fsum`` is exact, so this is a proof.
+    ``math.fsum`` rounds but once, so this is a proof.
     """
-    return (
-        math.fsum(more) > (1 + 1e-12) * math.fsum(less)
-        and math.fsum([*more.tolist(), *(-less).tolist()]) > 0
-    )
+    return math.fsum(more) > (1 + 1e-12) * math.fsum(less)
 
 
 def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[np.int32], bool]:
@@ -231,17 +223,12 @@ def _integers(d: NDArray[np.float64], kept: NDArray[np.bool_]) -> tuple[NDArray[
     ratios = [float(value).as_integer_ratio() for value in values]
     denominator = max(ratio[1] for ratio in ratios)
     whole = [numerator * (denominator // power) for numerator, power in ratios]
-    common, largest = 0, whole[-1]
-    for number in whole:
-        common = math.gcd(common, number)
-        if largest // common >= _CAPACITY:
-            break
-    else:
-        whole = [number // common for number in whole]
-        total = sum(number * count for number, count in zip(whole, counts.tolist(), strict=True))
-        if total < _CAPACITY:
-            result[kept] = np.array(whole, np.int32)[which]
-            return result, True
+    common = math.gcd(*whole)
+    whole = [number // common for number in whole]
+    total = sum(number * count for number, count in zip(whole, counts.tolist(), strict=True))
+    if total < _CAPACITY:
+        result[kept] = np.array(whole, np.int32)[which]
+        return result, True
     result[kept] = np.floor(d[kept] * (_CAPACITY / np.sum(d[kept])))
     return result, False
 
@@ -263,7 +250,7 @@ def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, An
     source, sink = 2 * k, 2 * k + 1
     graph = scipy.sparse.csr_array(
         (
-            np.concatenate([np.minimum(capacity[rows], capacity[columns]), capacity, capacity]),
+            np.concatenate([capacity[rows], capacity, capacity]),
             (
                 np.concatenate([rows, np.full(k, source, rows.dtype), k + all_rows]),
                 np.concatenate([k + columns, all_rows, np.full(k, sink, rows.dtype)]),
@@ -272,7 +259,7 @@ def _flow(rows: Any, columns: Any, capacity: NDArray[np.int32]) -> tuple[Any, An
         shape=(2 * k + 2, 2 * k + 2),
     )
     flow = maximum_flow(graph, source, sink).flow.tocoo()
-    positive = (flow.data > 0) & (flow.row < k) & (flow.col >= k) & (flow.col < 2 * k)
+    positive = (flow.data > 0) & (flow.row < k)
     f_rows, f_columns, f = flow.row[positive], flow.col[positive] - k, flow.data[positive]
     sent = np.bincount(f_rows, weights=f, minlength=k)
     return f_rows, f_columns, np.flatnonzero(sent < capacity)
