@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse
 from support import assert_same, integers, matrix, random_csr, slow, toarray
 
-from sparsejac import JacobianBuilder
+from sparsejac import JacobianBuilder, LeastSquares
 from sparsejac._backends import partition as _partition
 from sparsejac._backends import pool as _pool
 from sparsejac._backends import threads as _threads
@@ -240,6 +240,23 @@ def test_pickles(form, rows):
     assert_same(J, builder.tocsr(x).toarray())
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, scipy.sparse.csc_array])
+def test_pickles_have_the_bits_of_sums(form, order):
+    """Also where NumPy's pickles lose the byte order: in those of Fortran's order."""
+    rng = np.random.default_rng(0)
+    A = form(rng.random((9, 9)) * 10.0 ** rng.integers(-6, 7, (9, 9)))
+    if not scipy.sparse.issparse(A):
+        A = A.astype(">f8")
+    x, v = rng.random((2, 9))
+    builder, problem = JacobianBuilder(A, order=order), LeastSquares(A, 2 * A, order=order)
+    again = pickle.loads(pickle.dumps((builder, problem)))
+    products = [each.operator(x).normal() @ v for each in (builder, again[0])]
+    assert products[0].tobytes() == products[1].tobytes()
+    assert (again[1].hess(x) @ v).tobytes() == (problem.hess(x) @ v).tobytes()
+    assert again[1].grad(x).tobytes() == problem.grad(x).tobytes()
+
+
 def test_a_pickle_holds_a_once():
     A = large("csr")
     size = A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
@@ -294,7 +311,7 @@ def test_no_thread_to_be_had(monkeypatch):
 INTERRUPTED = """
 import signal, sys, time
 import numpy as np
-from sparsejac import JacobianBuilder
+from sparsejac import JacobianBuilder, LeastSquares
 
 k = 1200
 A = np.ones((k, k))

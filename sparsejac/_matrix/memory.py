@@ -37,6 +37,12 @@ class MemorySource(Source):
     zero_copy = True
     values: NDArray[Any]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # NumPy pickles numbers in Fortran order in the machine's byte order. Sums over these would
+        # have other bits.
+        self.values = self.values.astype(self.dtype, copy=False)
+
     def with_values(self, values: NDArray[Any]) -> Self:
         """A matrix of the same structure with other numbers."""
         result = copy(self)
@@ -194,7 +200,7 @@ class CsrMemory(MemorySource, CsrSource):
         self.on_diagonal = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         self.columns, self.indptr = frozen(self.columns), frozen(self.indptr)
 
     @property
