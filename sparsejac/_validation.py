@@ -14,6 +14,7 @@ from scipy.optimize import Bounds
 
 from ._system import machine
 from ._system.recycling import Recycler
+from ._system.signals import unless_signalled
 
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
@@ -267,7 +268,7 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
         raise TypeError(f"{name} must be a NumPy array{alternative}, got {type_name(value)}{hint}")
     try:
         result = np.asarray(value)
-    except ValueError as error:  # a ragged list
+    except unless_signalled(ValueError) as error:  # a ragged list
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
     float_dtype(name, result.dtype)
     return result
@@ -500,7 +501,7 @@ def _bounds(array: NDArray[Any]) -> NDArray[np.int64]:
         starts = np.append(np.zeros(min(1, array.size), np.int64), np.flatnonzero(changes) + 1)
         names = array[starts].tolist()
         distinct = len(set(names))
-    except (TypeError, ValueError) as error:
+    except unless_signalled(TypeError, ValueError) as error:
         raise ValueError(
             "groups must be labels that can be compared, such as strings or integers: "
             f"{' '.join(str(error).split())}"

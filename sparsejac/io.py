@@ -21,6 +21,7 @@ from ._system.outputs import (
     complete_or_absent_folder,
     naming,
 )
+from ._system.signals import unless_signalled
 
 __all__ = ["read_matrix", "read_vector", "write_csr", "write_csr_blocks", "write_vector"]
 _LONGEST = 600  # characters of an error of a reader
@@ -362,7 +363,7 @@ def _rows_of(
     try:
         J = scipy.sparse.csr_array(J)
         J.check_format()  # readers rely on it
-    except ValueError as error:
+    except unless_signalled(ValueError) as error:
         raise ValueError(
             f"blocks must be consistent matrices, but the one at row {row} is not, build it "
             f"anew: {error}"
@@ -390,7 +391,7 @@ def _read(path: Path) -> Any:
         return reader(path)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  # a damaged file makes the readers raise almost anything
+    except unless_signalled(Exception) as error:  # a damaged file can raise any
         words = " ".join(str(error).split()) or "it is truncated"
         if len(words) > _LONGEST:  # an archive's may quote all of the file
             words = f"{words[:_LONGEST]}…"

@@ -14,6 +14,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .._matrix import csr_folder, npy
+from .._system.signals import unless_signalled
 
 _ROWS = 4  # the kernels of sums take so many dense rows at a time
 
@@ -51,7 +52,7 @@ def of_path(path: str, count: int) -> tuple[list[Block], int]:
         ) from None
     try:
         return of_rows(zarr.open_array(path, mode="r"), count)
-    except (FileNotFoundError, ValueError) as error:
+    except unless_signalled(FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"{path} is no .npy, no folder of write_csr_blocks, and no Zarr array ({error})"
         ) from None
@@ -107,7 +108,7 @@ def _of_npz(files: Sequence[str], pattern: str) -> tuple[list[Block], int]:
                     shape = tuple(map(int, np.lib.format.read_array(member)))
                 with archive.open("data.npy") as member:
                     (stored,), _, dtype = npy.header(member)
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        except unless_signalled(zipfile.BadZipFile, KeyError, ValueError) as error:
             raise ValueError(
                 f"{file} is not a sparse matrix of scipy.sparse.save_npz ({error})"
             ) from None

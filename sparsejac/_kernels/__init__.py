@@ -36,7 +36,6 @@ Importing Numba takes longer than importing everything else. So the modules of t
 imported when the first kernel is asked for.
 """
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -44,6 +43,8 @@ from importlib import import_module
 from typing import Any
 
 from numpy.typing import NDArray
+
+from .._system.signals import suppress
 
 # Columns of dense rows that are treated together for several columns of variables. What they need
 # stays in the cache. A kernel works in 17 numbers for each.
@@ -101,7 +102,7 @@ def _load_numba() -> None:
 
 
 def _fill_tables() -> None:
-    with contextlib.suppress(Exception):  # the import of the kernels raises it again
+    with suppress(Exception):  # the import of the kernels raises it again
         compiler_lock = import_module("numba.core.compiler_lock")
         target = import_module("numba.core.registry").cpu_target
         with compiler_lock.global_compiler_lock:

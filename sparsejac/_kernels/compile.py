@@ -2,13 +2,10 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, call-arg, index"
 
-import contextlib
 import functools
 import hashlib
 import logging
 import os
-import signal
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from llvmlite.binding.ffi import lib as llvm
 from numba.core import caching, event
 from numba.core.compiler_lock import global_compiler_lock
 
+from .._system.signals import suppress, unless_signalled
 from . import listeners
 
 
@@ -89,9 +87,9 @@ def _add(total, part):
 def _compiled(function, options):
     try:
         compiled = numba.njit(**_ALWAYS, cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available": no folder is writable
+    except unless_signalled(RuntimeError):  # "no locator available": no folder is writable
         compiled = numba.njit(**_ALWAYS, **options)(function)
-        with contextlib.suppress(Exception):  # of whatever kind, each process compiles it then
+        with suppress(Exception):  # of whatever kind, each process compiles it then
             compiled._cache = _read_only_cache(function)
     file: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     _name_by_signature(file)
@@ -114,39 +112,25 @@ def _tolerate_errors_of_the_cache(compiled):
     save, load = cache.save_overload, cache.load_overload
 
     def save_overload(*args):
-        try:
+        with suppress(Exception):  # of whatever kind: it is in memory by now
             save(*args)
-        except Exception as error:  # of whatever kind: it is in memory by now
-            if _is_of_a_signal(error):
-                raise
 
     def load_overload(*args):
         try:
             return load(*args)
         except MemoryError:
             raise
-        except Exception as error:  # of whatever kind, it is tried once more
-            if _is_of_a_signal(error):
-                raise
+        except unless_signalled(Exception):  # of whatever kind, it is tried once more
+            pass
         try:
             return load(*args)
         except MemoryError:
             raise
-        except Exception as error:
-            if _is_of_a_signal(error):
-                raise
+        except unless_signalled(Exception) as error:
             name, folder = compiled.py_func.__name__, compiled.stats.cache_path
             raise RuntimeError(_CACHE.format(name, folder, error)) from error
 
     cache.save_overload, cache.load_overload = save_overload, load_overload
-
-
-def _is_of_a_signal(error):
-    """Whether a handler of a signal raised the exception, such as the time limit of a user."""
-    handlers = {
-        getattr(signal.getsignal(each), "__code__", None) for each in signal.valid_signals()
-    }
-    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _give_locks_back():
@@ -210,7 +194,7 @@ def _load_or_none(load):
     """Make a `load` that finds nothing where it cannot read. The kernel is compiled then."""
 
     def load_or_none(key):
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             return load(key)
 
     return load_or_none

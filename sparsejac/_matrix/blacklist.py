@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._system.signals import unless_signalled
 from .region import BinTable
 
 _BOUND = re.compile(r"0{0,99}[0-9]{1,18}")  # a longer bound of an interval may not fit into int64
@@ -22,7 +23,7 @@ def numbered_bins(blacklist: Any, k: int) -> NDArray[Any]:
     needed = f"blacklist must be the numbers of bins, integers from 0 to {k - 1}"
     try:
         bins = np.asarray(blacklist)
-    except ValueError:  # a ragged list
+    except unless_signalled(ValueError):  # a ragged list
         raise ValueError(f"{needed}, got a list whose items differ in length") from None
     if bins.ndim != 1 or (bins.size and bins.dtype.kind not in "iu"):
         hint = (

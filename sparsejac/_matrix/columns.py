@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .. import _validation
 from .._system.files import sync_folder, temporary_name
+from .._system.signals import suppress, unless_signalled
 from . import contact_map, map_files
 from .numbers import identity
 from .overlay import Overlay
@@ -180,7 +181,9 @@ def _set(column: Any, key: Any, value: Any) -> None:
     try:
         if np.asarray(value).nbytes < _ATTRIBUTE:
             column.attrs[key] = value
-    except (TypeError, ValueError, OverflowError, UnicodeError, RuntimeError, OSError) as error:
+    except unless_signalled(
+        TypeError, ValueError, OverflowError, UnicodeError, RuntimeError, OSError
+    ) as error:
         raise TypeError(
             f"stats[{key!r}] cannot be an attribute of HDF5, which holds numbers, strings and "
             f"arrays of them, got {value!r}: {error}"
@@ -281,7 +284,7 @@ def _locked(path: Path) -> Iterator[int]:
         )
     try:
         file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
+    except unless_signalled(OSError) as error:
         raise _not_written(path, error) from error
     try:
         _lock(path, file)
@@ -301,7 +304,7 @@ def _lock(path: Path, file: int) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except unless_signalled(OSError) as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise OSError(
                 error.errno,
@@ -353,9 +356,9 @@ def _as_oserror(path: Path, uri: Any) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except OSError as error:
+    except unless_signalled(OSError) as error:
         raise _not_written(path, error) from error
-    except Exception as error:  # HDF5 may raise errors of any class
+    except unless_signalled(Exception) as error:  # HDF5 may raise errors of any class
         if isinstance(error, (ValueError, TypeError)) and str(error).startswith(
             (os.fsdecode(uri), "stats")
         ):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._system.signals import unless_signalled
+
 _CELLS = 2**27  # bytes of the largest mask that marks the regions of a virtual dataset
 Intervals = NDArray[np.int64]  # shape (n, 2): the first index and the end, along one axis
 
@@ -183,13 +185,13 @@ class _Source:
                 try:
                     self._file = h5py.File(path, "r")
                     break
-                except OSError:  # HDF5 then tries the next path
+                except unless_signalled(OSError):  # HDF5 then tries the next path
                     continue
             file = self._file
         try:
             found = None if file is None else file[self._source_name]
-        except (KeyError, OSError, RuntimeError):  # the source is missing, or a broken link
-            found = None
+        except unless_signalled(KeyError, OSError, RuntimeError):
+            found = None  # the source is missing, or a broken link
         return found if isinstance(found, h5py.Dataset) else None
 
     def __exit__(self, *_: object) -> None:

@@ -15,6 +15,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._system.signals import unless_signalled
 from .completeness import check_complete
 from .indices import index_dtype
 from .map_files import maps_in, opened, unreadable
@@ -69,11 +70,11 @@ class Map:
         """Make errors of h5py name the file and what was read. They may be of any class."""
         try:
             yield
-        except (MemoryError, ValueError) as error:
+        except unless_signalled(MemoryError, ValueError) as error:
             if isinstance(error, MemoryError) or str(error).startswith(self.uri):
                 raise
             raise unreadable(self.uri, what, error) from None
-        except Exception as error:  # noqa: BLE001
+        except unless_signalled(Exception) as error:
             raise unreadable(self.uri, what, error) from None
 
     def _wrong(self, name: str, reason: str) -> ValueError:

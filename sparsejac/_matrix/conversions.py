@@ -12,6 +12,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _kernels, _validation
+from .._system.signals import unless_signalled
 from .._validation import Uplo
 from .entries import wide
 from .indices import Indices, frozen, index_dtype
@@ -71,7 +72,7 @@ def csr_arrays(
             raise _validation.bad_structure(name, "bsr", "indptr must start at 0 and not decrease")
         try:
             type(A)((A.data, A.indices, A.indptr), shape=A.shape).check_format(full_check=True)
-        except ValueError as error:
+        except unless_signalled(ValueError) as error:
             raise _validation.bad_structure(name, "bsr", str(error)) from None
     elif A.format == "lil":
         for i, (columns, row) in enumerate(zip(A.rows, A.data, strict=True)):

@@ -10,7 +10,7 @@ import io
 import os
 import shlex
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from .._system.signals import suppress, unless_signalled
 from . import npy
 from .indices import index_dtype
 
@@ -94,7 +95,7 @@ def read(path: Path) -> Any:
             raise ValueError(
                 f"index pointer values must form a non-decreasing sequence from 0 to {data.size}"
             )
-    except (TypeError, ValueError) as error:
+    except unless_signalled(TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a CSR matrix ({error}): {_ANEW}") from None
     return J
 
@@ -102,7 +103,7 @@ def read(path: Path) -> Any:
 def _load(file: Path) -> NDArray[Any]:
     try:
         return npy.load(file)
-    except ValueError as error:
+    except unless_signalled(ValueError) as error:
         raise ValueError(f"{file} cannot be read as a .npy: {error}: {_ANEW}") from None
 
 

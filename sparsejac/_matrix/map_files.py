@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .._system.signals import unless_signalled
+
 SUFFIXES = (".cool", ".mcool", ".scool")
 
 
@@ -53,7 +55,7 @@ def maps_of(path: str | os.PathLike[str]) -> list[str]:
         for folder in ("resolutions", "cells"):
             try:
                 found += [f"/{folder}/{name}" for name in file.get(folder, ())]
-            except Exception as error:  # noqa: BLE001  # a damaged file may raise any error
+            except unless_signalled(Exception) as error:  # a damaged file may raise any error
                 raise unreadable(os.fsdecode(path), f"the group /{folder}", error) from None
         found = sorted(found, key=_natural) or maps_in(file)
     if not found:
@@ -76,11 +78,11 @@ def opened(uri: str | os.PathLike[str], cache: int) -> Iterator[tuple[Any, str |
         raise IsADirectoryError(f"{path} is a folder, and not a contact map")
     try:
         file = h5py.File(path, "r", rdcc_nbytes=cache)
-    except OSError as error:
+    except unless_signalled(OSError) as error:
         if error.errno is not None:  # there is no permission, or the file is locked
             raise OSError(error.errno, f"{path} cannot be opened: {error}") from error
         raise _no_hdf5(text, error) from error
-    except Exception as error:  # a damaged file may raise any error
+    except unless_signalled(Exception) as error:  # a damaged file may raise any error
         raise _no_hdf5(text, error) from error
     with file:
         yield file, group
@@ -113,7 +115,7 @@ def maps_in(file: Any) -> list[str]:
 
     try:
         file.visititems(collect)
-    except Exception:  # noqa: BLE001  # a damaged file may raise any error; keep the maps found
+    except unless_signalled(Exception):  # a damaged file may raise any error; keep the maps found
         return found
     return sorted(found, key=_natural)
 

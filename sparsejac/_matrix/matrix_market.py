@@ -17,6 +17,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
+from .._system.signals import unless_signalled
 from .market_faults import blame, infinite, opened, out_of_range, wrong_dense, wrong_sparse
 from .market_header import DTYPES, MAX_LINE, UNFINISHED, Header, read_header, shown
 from .npy import INFLATED
@@ -44,7 +45,7 @@ def read(path: Path) -> Any:
                     matrix = scipy.io.mmread(body, **({"spmatrix": False} if new else {}))
             except MemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001  # a number is too large, or lines are missing
+            except unless_signalled(Exception) as error:  # a number is too large, say
                 body.raise_error()
                 blame(path, header, out_of_range(header))
                 raise ValueError(str(error)) from None

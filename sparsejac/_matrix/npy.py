@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._system.signals import unless_signalled
 
 INFLATED = 1032  # the most bytes to which a byte of a .gz or of an archive can expand
 _PIECE = 2**24  # how many bytes are read from an archive at a time
@@ -57,7 +58,7 @@ def header(file: IO[bytes], kinds: str = "biufc") -> tuple[tuple[int, ...], bool
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's parser warns of damaged text
             shape, in_columns, dtype = read(io.BytesIO(length + text))
-    except Exception as error:  # noqa: BLE001  # a damaged header can make the parser raise any error
+    except unless_signalled(Exception) as error:  # a damaged header can make the parser raise any
         raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from None
     if dtype.hasobject:
         raise ValueError(_PICKLED)
@@ -120,7 +121,7 @@ def member(archive: zipfile.ZipFile, name: str, kinds: str = "biufc") -> NDArray
                     raise ValueError("it is truncated")
                 view = view[count:]
             file.read(1)
-    except ValueError as error:
+    except unless_signalled(ValueError) as error:
         raise ValueError(f"its array {name!r} cannot be read: {error}") from None
     return array.reshape(shape, order="F" if in_columns else "C")
 

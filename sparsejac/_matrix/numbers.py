@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._system.locks import OwnedLock
+from .._system.signals import unless_signalled
 from .buffers import Buffer
 
 _PIECE = 2**26  # bytes of one read: macOS refuses 2**31
@@ -211,7 +212,7 @@ def _mappings() -> list[Mapping] | None:
     """List the files that this process has mapped. It is None if only Linux would know them."""
     try:
         text = _MAPS.read_bytes()
-    except OSError:
+    except unless_signalled(OSError):
         return None
     return [
         Mapping(int(begin, 16), int(end, 16), write + share == b"ws", int(inode))
@@ -222,7 +223,7 @@ def _mappings() -> list[Mapping] | None:
 def _inode(path: str) -> int | None:
     try:
         return Path(path).stat().st_ino
-    except OSError:
+    except unless_signalled(OSError):
         return None
 
 

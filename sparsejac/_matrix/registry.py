@@ -13,6 +13,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._system.signals import unless_signalled
 from .._validation import Order, Rows, Uplo
 from . import csr_folder, npy, pixels
 from .buffers import Buffer
@@ -204,7 +205,7 @@ def _npy_numbers(name: str, path: str) -> tuple[FileNumbers, tuple[int, ...], bo
             shape, in_columns, dtype = npy.header(file)
             offset = file.tell()
             npy.check_size(shape, dtype, os.fstat(file.fileno()).st_size - offset)
-        except ValueError as error:
+        except unless_signalled(ValueError) as error:
             raise ValueError(f"{path}, of {name}, cannot be read as a .npy: {error}") from None
     mutable = _is_mapped_for_writing(_inode(path), _mappings())
     found = FileNumbers.of(name, path, offset, dtype, math.prod(shape), mutable=mutable)

@@ -12,6 +12,7 @@ from scipy.optimize import OptimizeResult
 
 from .. import _validation
 from .._matrix import columns, contact_map, hicpro
+from .._system.signals import unless_signalled
 from . import balancing
 from .balancing_options import Options
 
@@ -32,7 +33,7 @@ def balanced_each(uris: list[str], options: Options) -> Iterator[tuple[str, Opti
         try:
             result = balancing.balanced(uri, options)
             result.stats["divisive_weights"] = False
-        except (OSError, ValueError, TypeError, MemoryError) as error:
+        except unless_signalled(OSError, ValueError, TypeError, MemoryError) as error:
             result = OptimizeResult(success=False, status=-1, message=str(error), error=error)
         yield uri, result
 
@@ -71,7 +72,7 @@ def prepare_all(
         try:
             with contact_map.reading(uri):
                 pass
-        except (OSError, ValueError, TypeError, MemoryError):
+        except unless_signalled(OSError, ValueError, TypeError, MemoryError):
             continue  # the result of this map has the error
         prepare(uri, name, overwrite=overwrite)
     return columns.file_of(path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
+
+from .signals import suppress
 
 
 def temporary_name(path: Path) -> Path:

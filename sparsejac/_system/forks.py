@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from .signals import unless_signalled
+
 _Value = TypeVar("_Value")
 _KERNELS = (
     "compile",
@@ -118,7 +120,7 @@ def _take_locks() -> None:
         held.extend(filter(operator.methodcaller("acquire", timeout=_WRITING), locks))
     except KeyboardInterrupt:
         _thread.interrupt_main()  # Python drops exceptions here, so raise it after the fork
-    except Exception:  # noqa: BLE001, S110  # an import failed; the thread that imports reports it
+    except unless_signalled(Exception):  # an import failed; the thread that imports reports it
         pass
 
 

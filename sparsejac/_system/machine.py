@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
+
+from .signals import suppress, unless_signalled
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -59,5 +60,5 @@ def peak_memory() -> int | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:
+    except unless_signalled(OSError):
         return ""

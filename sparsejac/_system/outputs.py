@@ -6,11 +6,12 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from .files import sync_folder, temporary_name
+from .signals import suppress, unless_signalled
 
 _REPLACES_FOLDERS = os.name != "nt"  # Windows replaces no folder, not even an empty one
 
@@ -80,7 +81,7 @@ def naming(path: Path) -> Iterator[None]:
     """Make errors of the system name the output."""
     try:
         yield
-    except OSError as error:
+    except unless_signalled(OSError) as error:
         message = f"{path} cannot be written: {error.strerror or error}"
         raise (
             OSError(message) if error.errno is None else OSError(error.errno, message)
@@ -109,7 +110,7 @@ def complete_or_absent_folder(path: Path) -> Iterator[Path]:
         _copy_mode(path, part)
         try:
             part.replace(path)  # the system refuses this if `path` is a folder with files
-        except OSError:
+        except unless_signalled(OSError):
             check_output_folder(path)  # raises if another writer was first
             with naming(named):
                 if _REPLACES_FOLDERS or not path.is_dir():

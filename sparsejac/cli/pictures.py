@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import _validation
 from .._system import outputs
+from .._system.signals import unless_signalled
 from .common import check_output
 
 _DPI = 120
@@ -27,7 +28,7 @@ def check_picture(path: Path, sources: Sequence[Path]) -> None:
     figure = new_figure(1, 1)
     try:  # a format may need a program or a package that is missing
         figure.savefig(io.BytesIO(), format=path.suffix[1:])
-    except Exception as error:
+    except unless_signalled(Exception) as error:
         raise ValueError(
             "the picture must end in what matplotlib can write, such as .png, .svg or .pdf, got "
             f"{path} ({error})"

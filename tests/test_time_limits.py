@@ -1,0 +1,201 @@
+"""The handler of a signal raises while files are read or written: its exception is what is raised.
+
+Users set time limits in that way. The signal comes at any call of a function that our code makes.
+A reader that says of any error that the file cannot be read would hide it.
+"""
+
+import contextlib
+import functools
+import gzip
+import os
+import re
+import signal
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse
+from failing import NthCall
+from fuzz_readers import READERS
+
+import sparsejac
+from sparsejac import JacobianBuilder, cool, io
+from sparsejac._system import signals
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="signals of POSIX are sent"),
+    # The signal may come between the opening of a file and its `with`. Python then closes the file.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class TimeIsUp(Exception):
+    """A class of a user's own."""
+
+
+class NoNumber(ValueError):
+    """Our readers raise ValueError themselves."""
+
+
+class Limit:
+    """A handler that is an object. Its method, and a partial of that, are handlers too."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, *_):
+        raise self.kind("it took too long")
+
+    def ring(self, _text, _number, _frame):
+        self()
+
+    @property
+    def function(self):
+        def handler(*_):
+            raise self.kind("it took too long")
+
+        return handler
+
+
+KINDS = {
+    "own": lambda: Limit(TimeIsUp).function,
+    "TimeoutError": lambda: Limit(TimeoutError),
+    "ValueError": lambda: functools.partial(Limit(NoNumber).ring, "text"),
+}
+
+
+WANTED = {"own": TimeIsUp, "TimeoutError": TimeoutError, "ValueError": NoNumber}
+
+
+@contextlib.contextmanager
+def handled(handler):
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class AnyCall(NthCall):
+    """Leaves out what Python calls when an archive is deleted: it ignores an exception there."""
+
+    def _see(self, frame, event, called):
+        if frame.f_code.co_filename not in (gzip.__file__, zipfile.__file__):
+            super()._see(frame, event, called)
+
+
+def ring(_):
+    """Called by `NthCall` for the exception that it raises."""
+    signal.raise_signal(signal.SIGALRM)
+
+
+def rung(act, most):
+    """The exceptions that come if the signal does at any of the calls, or at so many of them."""
+    calls = AnyCall()
+    act()
+    count = calls.counted(act)
+    steps = range(1, count + 1) if count <= most else np.linspace(1, count, most).astype(int)
+    for nth in map(int, steps):
+        with pytest.raises(Exception, match="it took too long") as caught:
+            calls.fails(act, nth, ring)
+        yield nth, caught.value
+
+
+def check(act, kind, most):
+    handler = KINDS[kind]()
+    tries = 0
+    with handled(handler):
+        for nth, error in rung(act, most):
+            assert type(error) is WANTED[kind], (nth, repr(error))
+            assert str(error) == "it took too long", nth
+            tries += 1
+    return tries
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+HOW = [
+    ("TimeoutError", 12),
+    *(pytest.param(kind, 60, marks=pytest.mark.slow) for kind in KINDS),
+]
+
+
+@pytest.mark.parametrize(("kind", "most"), HOW)
+@pytest.mark.parametrize("name", [name for name in READERS if "streamed" not in name])
+def test_readers(here, name, kind, most, tried):
+    reader = READERS[name]
+    for file, part in zip(reader.names, reader.seeds()[0], strict=True):
+        path = Path(file)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(part)
+    tried("readers with a time limit", check(reader.read, kind, most))
+
+
+def write_blocks():
+    J = scipy.sparse.csr_array(np.eye(4))
+    io.write_csr_blocks(f"J{len(os.listdir())}", [(0, J)], shape=(4, 4))
+
+
+ACTS = {
+    "write_vector": lambda: io.write_vector("x.npy", np.ones(4)),
+    "write_csr_blocks": write_blocks,
+    "a builder of a .npy": lambda: JacobianBuilder("A.npy", workers=1),
+    "a builder of a folder": lambda: JacobianBuilder("A", workers=1, check_finite=False),
+}
+
+
+@pytest.mark.parametrize(("kind", "most"), HOW)
+@pytest.mark.parametrize("name", ACTS)
+def test_writers_and_builders(here, name, kind, most, tried):
+    np.save("A.npy", np.ones((4, 4)))
+    io.write_csr_blocks("A", [(0, scipy.sparse.csr_array(np.ones((4, 4))))], shape=(4, 4))
+    tried("writers with a time limit", check(ACTS[name], kind, most))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_maps(here, kind, monkeypatch):
+    """An error of one map is in its result, and the next one is balanced. A time limit is not."""
+    with h5py.File("A.mcool", "w") as several:
+        several.create_group("resolutions/10")
+    monkeypatch.setattr("sparsejac._solvers.balancing.balanced", lambda *_: ring(None))
+    with handled(KINDS[kind]()), pytest.raises(WANTED[kind], match="it took too long"):
+        cool.balance_all("A.mcool")
+
+
+def test_an_error_of_the_file_is_still_one(here):
+    """Also while a time limit is set that did not come."""
+    Path("A.npz").write_bytes(b"PK")
+    with (
+        handled(KINDS["own"]()),
+        pytest.raises(ValueError, match=r"A\.npz cannot be read as"),
+    ):
+        io.read_matrix("A.npz")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_ignored(kind):
+    """A time limit is not."""
+    with signals.suppress(ValueError, OSError):
+        raise OSError
+    with (
+        handled(KINDS[kind]()),
+        pytest.raises(Exception, match="it took too long"),
+        signals.suppress(Exception),
+    ):
+        ring(None)
+
+
+def test_no_clause_catches_any_exception():
+    """It would catch that of a handler: `unless_signalled` names the classes."""
+    files = list(Path(sparsejac.__file__).parent.rglob("*.py"))
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"except \(?[^:()]*\bException\b", text), path
+        assert "contextlib.suppress(Exception" not in text, path
+    assert len(files) > 100
