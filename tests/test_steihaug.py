@@ -75,11 +75,23 @@ def test_it_ends_when_the_residual_is_small_enough(enough):
             assert (r @ (inverse * r) <= enough * size**2 * (g @ (inverse * g))) == small
 
 
-def test_without_a_gradient_there_is_no_step():
-    for H in (CONVEX, INDEFINITE):
-        step = step_of(H, g=np.zeros(8), radius=1.0)
-        np.testing.assert_array_equal(step.s, 0)
-        assert (step.predicted, step.negative) == (0, None)
+@pytest.mark.parametrize("size", [0.0, 1e-170])  # the square of the other one underflows
+@pytest.mark.parametrize("radius", [1.0, np.inf])
+@pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.parametrize("H", [CONVEX, INDEFINITE, -CONVEX, np.zeros((8, 8))])
+def test_without_a_gradient_there_is_no_step(H, limit, radius, size):
+    step = step_of(H, g=size * g, radius=radius, limit=limit, max_square=9.0)
+    np.testing.assert_array_equal(step.s, 0)
+    assert (step.predicted, step.length) == (0, 0)
+    assert (step.solved, step.negative) == (True, None)
+
+
+@pytest.mark.parametrize("H", [-CONVEX, np.zeros((8, 8))])
+def test_a_direction_without_a_length(H):
+    """A large unit makes its length underflow, and no multiple of it reaches the boundary."""
+    step = step_of(H, g=1e-150 * g, radius=1.0, unit=1e200)
+    np.testing.assert_array_equal(step.s, 0)
+    assert (step.predicted, step.length, step.solved) == (0, 0, False)
 
 
 def test_negative_curvature_goes_to_the_boundary():

@@ -49,8 +49,9 @@ def steihaug(
     enough *= rz
     # ‖s‖², s·d and ‖d‖² in the norm of M, divided by the unit
     ss, sd, dd = 0.0, 0.0, rz / unit
-    solved = False
+    solved = rz == 0  # by s = 0; a direction of no length leads to no boundary
     negative = None
+    limit = 0 if solved else limit
     for _ in range(limit):
         Hd, dHd = product(d)
         alpha = rz / dHd if dHd > 0 else np.inf
@@ -59,9 +60,10 @@ def steihaug(
             negative = d if dHd < 0 else None
             # Go to the boundary, or, if the radius is infinite, as far as x is long.
             square = radius * radius if radius < np.inf else max(4 * ss, max_square)
-            alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd if dd > 0 else 0.0
-            _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
-            ss = square
+            if dd > 0:  # it underflows if d is tiny, and the step ends here
+                alpha = (np.sqrt(sd * sd + dd * (square - ss)) - sd) / dd
+                _kernels.cg_step(float(alpha), d, Hd, inverse, s, r)
+                ss = square
             break
         found = _kernels.cg_step(alpha, d, Hd, inverse, s, r)
         ss = beyond
