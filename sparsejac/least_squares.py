@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ._operators.hermitian import HessianOperator, NormalOperator
 from ._operators.jacobian import JacobianOperator
 from ._operators.least_squares_terms import least_squares_of
 from ._operators.rank_assembly import RankAssembly
+from ._system.forks import computed_once
 from ._validation import LossName, Order, Rows, Uplo
 from .builder import JacobianBuilder
 
@@ -535,7 +535,7 @@ class LeastSquares:
     def _sums(self) -> Any:
         return self._terms.sums
 
-    @functools.cached_property
+    @computed_once
     def _rank_sums(self) -> Any:
         """The sums of the squares for several columns, which any fit may need."""
         of = self.builder._assembly

@@ -8,20 +8,24 @@ import gc
 import multiprocessing
 import os
 import pickle
+import pkgutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
 from support import integers
 
+import sparsejac
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, io
 from sparsejac._backends import threads as _threads
+from sparsejac._matrix import hicpro
 
 K = 60
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*:DeprecationWarning")
@@ -428,3 +432,48 @@ def test_forks_while_threads_begin_and_end(seconds, tmp_path, monkeypatch, tried
     at_once(act, 4, seconds)
     assert set(forks) == {0}
     tried("forks while threads run", len(forks))
+
+
+@forking
+@pytest.mark.parametrize("name", ["rank sums", "bins", "triplets"])
+def test_a_fork_while_a_property_is_computed(name, tmp_path, monkeypatch):
+    """The one of another object is computed in the child: no lock of the class is held there."""
+    (tmp_path / "A.matrix").write_text("1 1 5\n1 2 3\n")
+    (tmp_path / "A_abs.bed").write_text("a 0 10 1\na 10 20 2\n")
+    of = hicpro.Triplets if name != "rank sums" else LeastSquares
+    arguments = (tmp_path / "A.matrix", None) if name != "rank sums" else (dense(), dense())
+    objects = [of(*arguments) for _ in range(2)]
+    attribute = {"rank sums": "_rank_sums", "bins": "_bins", "triplets": "_triplets"}[name]
+    module, function = {
+        "rank sums": ("least_squares", "rank_sums_of"),
+        "bins": ("_matrix.hicpro", "_read_bins"),
+        "triplets": ("_matrix.hicpro", "_read"),
+    }[name]
+    place = f"sparsejac.{module}.{function}"
+    began, over, compute = threading.Event(), threading.Event(), pkgutil.resolve_name(place)
+
+    def slow(*of):
+        began.set()
+        over.wait(60)
+        return compute(*of)
+
+    monkeypatch.setattr(place, slow)
+    thread = threading.Thread(target=getattr, args=(objects[0], attribute))
+    thread.start()
+    assert began.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        over.set()
+        os._exit(0 if getattr(objects[1], attribute) is not None else 1)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_property_takes_a_lock():
+    """The one lock of `functools.cached_property`, before Python 3.12, would be held at a fork."""
+    files = list(Path(sparsejac.__file__).parent.rglob("*.py"))
+    for path in files:
+        assert "@functools.cached_property" not in path.read_text(encoding="utf-8"), path
+    assert len(files) > 100

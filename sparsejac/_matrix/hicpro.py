@@ -8,7 +8,6 @@ triangle, unless its option says otherwise.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import os
 import re
@@ -22,6 +21,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._system.forks import computed_once
 from .blacklist import are_bounds, lines_of_bed
 from .indices import index_dtype
 from .market_faults import opened
@@ -47,7 +47,7 @@ class Triplets:
         self.uri = os.fsdecode(path)
         self._bed = _bed_beside(self.uri) if bed is None else os.fsdecode(bed)
 
-    @functools.cached_property
+    @computed_once
     def _bins(self) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
         if self._bed is None:
             raise ValueError(
@@ -56,7 +56,7 @@ class Triplets:
             )
         return _read_bins(self._bed)
 
-    @functools.cached_property
+    @computed_once
     def _triplets(self) -> Triple:
         found = _read(self.uri)
         if not self.named:
