@@ -965,6 +965,14 @@ def not_symmetric(i: int, j: int, needs: str) -> ValueError:
     )
 
 
+def one_sided(name: str, line: int) -> ValueError:
+    return ValueError(
+        f'rows="upper" reads {name} along its columns here, so that each triangle must have the '
+        f"entries of the other one, and {name} has an entry on one side of the diagonal only, in "
+        f"row and column {line}: pass {name}.T, or store zeros on both sides or on none"
+    )
+
+
 def type_name(value: object) -> str:
     """The name of the class of `value`, with its package."""
     kind = type(value)

@@ -165,7 +165,9 @@ class JacobianBuilder:
     of another process through a mapping of its own are not noticed.
 
     ``rows="upper"`` takes a pass that compares A u with Aᵀu for a random u. The products of a row
-    may differ by their rounding, and by √k times the tolerance of one entry.
+    may differ by their rounding, and by √k times the tolerance of one entry. An A that is stored
+    by its columns is read in the other triangle. It must store zeros on both sides of the diagonal
+    or on none, which takes a pass over the indices.
 
     **On a cluster.** What `sparsejac.distributed.rows` returns is an A whose rows are on the
     workers of a Dask cluster. F, the residuals and J v then stay there, as Dask arrays, and
@@ -233,7 +235,10 @@ class JacobianBuilder:
     ) -> None:
         symmetric = 'rows="upper"' if rows == "upper" and source.uplo is None else None
         layout = layout_of(source, rows, order, bilinear=bilinear)
-        self._set_up(checked_backend(source, layout, settings, symmetric), rows, order, rank)
+        backend = checked_backend(source, layout, settings, symmetric)
+        if symmetric is not None and source.transposed:
+            source.check_sides()
+        self._set_up(backend, rows, order, rank)
 
     def _set_up(self, backend: Backend, rows: Rows, order: Order, rank: int | None) -> None:
         """Set the attributes. Unpickling does this without the checks of `__init__`."""

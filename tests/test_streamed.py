@@ -207,6 +207,65 @@ def test_sparse(sources, block, kind, rows):
         compare_builders(streamed, JacobianBuilder(A, rows=rows, order=order))
 
 
+def with_zeros(side):
+    """A symmetric A that stores zeros on one side of the diagonal, or on both."""
+    A = scipy.sparse.dok_array(matrix(K, "csr", symmetric=True))
+    for i, j in ((1, 4), (3, 9), (3, 17)):
+        assert not A[i, j]
+        A[i, j] = A[j, i] = 7
+    A = scipy.sparse.coo_array(A)
+    i, j = A.coords
+    is_zero = A.data == 7
+    A.data[is_zero] = 0
+    dropped = {"upper": i > j, "lower": i < j, "both": i < 0, "crossed": (i < j) == (i + j < 18)}
+    kept = ~(is_zero & dropped[side])
+    return scipy.sparse.csr_array((A.data[kept], (i[kept], j[kept])), shape=A.shape)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", ["upper", *slow("all", "stored")])
+@pytest.mark.parametrize("side", ["upper", "lower", "both", "crossed"])
+@pytest.mark.parametrize("kind", ["csc", *slow("csr", "half_mapped", "folder_of_blocks")])
+def test_zeros_on_one_side(sources, kind, side, rows, order):
+    """J has the same rows as for an A in memory, or A is refused."""
+    A = with_zeros(side)
+    there = JacobianBuilder(A, rows=rows, order=order)
+    given = getattr(sources, kind)(A)
+    if rows == "upper" and kind == "csc" and side != "both":
+        with pytest.raises(ValueError, match="on one side of the diagonal only, in row and column"):
+            JacobianBuilder(given, rows=rows, order=order)
+        compare_builders(
+            JacobianBuilder(given.T, rows=rows, order=order),
+            JacobianBuilder(A.T.tocsr(), rows=rows, order=order),
+        )
+        return
+    compare_builders(JacobianBuilder(given, rows=rows, order=order), there)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("side", ["upper", "lower"])
+@pytest.mark.parametrize("uplo", ["U", "L"])
+@pytest.mark.parametrize("kind", ["csc", *slow("csr", "half_mapped", "folder_of_blocks")])
+def test_zeros_on_one_side_of_a_triangle(sources, kind, uplo, side, order):
+    A = with_zeros(side)
+    A = scipy.sparse.csr_array((scipy.sparse.triu if uplo == "U" else scipy.sparse.tril)(A))
+    options = {"rows": "upper", "order": order, "uplo": uplo}
+    streamed = JacobianBuilder(getattr(sources, kind)(A), **options)
+    compare_builders(streamed, JacobianBuilder(A, **options))
+
+
+def test_zeros_on_one_side_of_an_A_beside_a_streamed_Y(sources):
+    """A is read along the columns of Y."""
+    A, Y = with_zeros("upper"), matrix(K, "csr", symmetric=True)
+    with pytest.raises(ValueError, match=r"on one side .* 1: pass A\.T, or store zeros on both"):
+        LeastSquares(A, sources.csc(Y), rows="upper")
+    both = with_zeros("both")
+    there = LeastSquares(both, Y, rows="upper").value_and_grad(x)
+    cost, grad = LeastSquares(both, sources.csc(Y), rows="upper").value_and_grad(x)
+    assert cost == there[0]
+    same(grad, there[1])
+
+
 @pytest.mark.parametrize(
     "dtype", ["bool", "int8", ">f8", *slow("int64", "float32", "complex64", "complex128")]
 )

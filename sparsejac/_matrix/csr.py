@@ -150,6 +150,23 @@ class CsrSource(Source):
             for b0, b1 in row_blocks(self.indptr, u0, u1, entries):
                 yield number, b0, b1
 
+    def check_sides(self) -> None:
+        """Compare sums of random numbers, one for each column, modulo 2⁶⁴. It reads the indices."""
+        weights = np.random.default_rng(0).integers(2**64, size=self.k, dtype=np.uint64)
+        sums = np.zeros(self.k, np.uint64)
+        for i0, i1, base, columns in self._column_blocks():
+            ends = self.indptr[i0 : i1 + 1] - base
+            rows = np.repeat(np.arange(i0, i1), np.diff(ends))
+            right, left = columns > rows, columns < rows
+            np.add.at(sums, rows[right], weights[columns[right]])
+            np.subtract.at(sums, columns[left], weights[rows[left]])
+        if sums.any():
+            raise _validation.one_sided(self.name, int(np.argmax(sums != 0)))
+
+    def _column_blocks(self) -> Iterator[tuple[int, int, int, Any]]:
+        """Yield ``(i0, i1, base, columns)``."""
+        yield from self.columns.blocks(self.indptr)
+
     def check_outside(self) -> None:
         if self.uplo is not None:
             held = triangle(self.k, self.stored_triangle)

@@ -211,6 +211,11 @@ class CsrMemory(MemorySource, CsrSource):
     def stored_indices(self) -> MemoryNumbers:  # type: ignore[override]  # as above
         return MemoryNumbers(self.columns)
 
+    def _column_blocks(self) -> Iterator[tuple[int, int, int, Any]]:
+        for i0, i1 in row_blocks(self.indptr, 0, self.k, _ENTRIES):
+            base = int(self.indptr[i0])
+            yield i0, i1, base, self.columns[base : int(self.indptr[i1])]
+
     def has_structure_of(self, other: Source) -> bool:
         return (
             isinstance(other, CsrMemory)

@@ -160,5 +160,12 @@ class Source:
         """The triangle of the stored rows outside which there are numbers that do not count."""
         return None
 
+    def check_sides(self) -> None:
+        """Refuse a matrix that stores an entry on one side of the diagonal alone.
+
+        It is symmetric if that is zero, but J has a row for it, or not, by the triangle that is
+        read. A dense matrix stores all.
+        """
+
     def check_outside(self) -> None:
         """Refuse entries outside the triangle that `uplo` names. A dense matrix may have them."""
