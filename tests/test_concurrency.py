@@ -317,7 +317,7 @@ print((found[0] == F.ravel()).all(), (found[1] == JacobianBuilder(B).tocsr(x).da
     [pytest.param(seed, 25, marks=pytest.mark.long) for seed in range(1, 6)],
 )
 def test_interrupted_while_kernels_are_compiled(seed, attempts, tmp_path, tried):
-    """Ctrl-C and time limits end a compilation. The next call compiles anew, and is right."""
+    """Ctrl-C and time limits are raised when it has ended. The next call is right."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(seed), str(attempts)],
         capture_output=True,

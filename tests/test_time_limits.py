@@ -10,10 +10,15 @@ import gzip
 import os
 import re
 import signal
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import h5py
+import numba
 import numpy as np
 import pytest
 import scipy.sparse
@@ -21,8 +26,9 @@ from failing import NthCall
 from fuzz_readers import READERS
 
 import sparsejac
-from sparsejac import JacobianBuilder, cool, io
+from sparsejac import JacobianBuilder, _kernels, cool, io
 from sparsejac._system import signals
+from sparsejac._system.threads import undisturbed
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="signals of POSIX are sent"),
@@ -199,3 +205,79 @@ def test_no_clause_catches_any_exception():
         assert not re.search(r"except \(?[^:()]*\bException\b", text), path
         assert "contextlib.suppress(Exception" not in text, path
     assert len(files) > 100
+
+
+# --- what must not end halfway --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [1, 3])
+def test_undisturbed(kind, times):
+    """The function ends, on another thread, and then the exception is raised."""
+    steps, began = [], threading.Event()
+
+    def act(*args):
+        steps.append(args)
+        for _ in range(times):
+            began.wait()
+            began.clear()
+            os.kill(os.getpid(), signal.SIGALRM)
+            time.sleep(0.02)
+            began.set()
+        steps.append(threading.get_ident())
+
+    began.set()
+    with handled(KINDS[kind]()), pytest.raises(WANTED[kind], match="it took too long"):
+        undisturbed(act, 1, 2)
+    (args, thread) = steps
+    assert args == (1, 2)
+    assert thread != threading.get_ident()
+
+
+def test_undisturbed_without_a_signal():
+    """What the function returns and raises comes, and other threads call it themselves."""
+    assert undisturbed(divmod, 7, 4) == (1, 3)
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(divmod, 7, 0)
+    with ThreadPoolExecutor(1) as pool:
+        here = pool.submit(threading.get_ident).result()
+        assert pool.submit(undisturbed, threading.get_ident).result() == here
+
+
+def test_undisturbed_by_a_thread_that_dies(monkeypatch):
+    monkeypatch.setattr("_thread.start_new_thread", lambda *_: None)
+    with pytest.raises(MemoryError, match="there is no memory left for a thread"):
+        undisturbed(threading.get_ident)
+
+
+def test_undisturbed_without_a_thread(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", fails)
+    assert undisturbed(threading.get_ident) == threading.get_ident()
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="no kernel is compiled")
+@pytest.mark.parametrize("form", ["compiled", "sparse"])
+@pytest.mark.parametrize("name", ["csr_data", "squares_of_many", "csr_defect"])
+def test_kernels_are_compiled_undisturbed(name, form, monkeypatch):
+    """Loaded, too. Kernels share the tables that both change."""
+    found = getattr(_kernels.compiled_kernel(name), form)
+    threads = []
+    monkeypatch.setattr(found, "compile", lambda _: threads.append(threading.get_ident()))
+    found._compile_for_args(1.0, 2)
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_kernels_are_imported_undisturbed(monkeypatch):
+    threads = []
+
+    def imported(name):
+        threads.append(threading.get_ident())
+        return import_module(name)
+
+    monkeypatch.setattr(_kernels, "import_module", imported)
+    _kernels.compiled_kernel.__wrapped__("csr_defect")
+    assert set(threads) - {threading.get_ident()} == set(threads) != set()

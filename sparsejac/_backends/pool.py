@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .._system.threads import leave_no_record
+
 # The main thread and the pool must survive two kinds of exceptions.
 #
 # KeyboardInterrupt is raised in the main thread, between any two bytecodes. So that thread takes no
@@ -146,7 +148,7 @@ class _Job:
             if self.error is None:
                 self.error = error
         if self._last:
-            _leave_no_record()
+            leave_no_record()
         self._inside.discard(thread)
         if not self._inside:
             self.over = True
@@ -270,16 +272,6 @@ def _on_new_threads(job: _Job, count: int) -> None:
                 job.run()
 
     job.finish(start, lambda: started)
-
-
-def _leave_no_record() -> None:
-    """Remove the record that `threading` may have made of this thread.
-
-    It makes one if code asks for the current thread. Before Python 3.12 it never removes it.
-    """
-    records = getattr(threading, "_active", {})
-    if type(records.get(threading.get_ident())).__name__ == "_DummyThread":
-        records.pop(threading.get_ident(), None)
 
 
 def _pool(workers: int) -> list[_Thread]:

@@ -37,7 +37,6 @@ imported when the first kernel is asked for.
 """
 
 import functools
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -45,6 +44,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .._system.signals import suppress
+from .._system.threads import undisturbed
 
 # Columns of dense rows that are treated together for several columns of variables. What they need
 # stays in the cache. A kernel works in 17 numbers for each.
@@ -68,8 +68,16 @@ listeners: list[Callable[[str], object]] = []
 
 @functools.cache
 def compiled_kernel(name: str) -> Callable[..., Any]:
-    """The kernel of this name, which is compiled when it is first called."""
-    _load_numba()
+    """The kernel of this name, which is compiled when it is first called.
+
+    If Ctrl-C ended an import halfway, Numba's tables would be filled in part, and no kernel could
+    be compiled in this process any more.
+    """
+    return undisturbed(_imported, name)
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    _fill_tables()
     for module in _MODULES:
         kernel: Callable[..., Any] | None = getattr(
             import_module(f"{__package__}.{module}"), name, None
@@ -80,28 +88,8 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
 
 
 @functools.cache
-def _load_numba() -> None:
-    """Import Numba, and let it fill its tables, on a thread that no signal interrupts.
-
-    If Ctrl-C left the tables filled in part, no kernel could be compiled in this process any more.
-    So it is raised when they are full.
-    """
-    thread = threading.Thread(target=_fill_tables, daemon=True)
-    raised: list[BaseException] = []
-    try:
-        thread.start()
-    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
-        _fill_tables()
-    while thread.is_alive():
-        try:
-            thread.join()
-        except BaseException as error:  # noqa: BLE001  # a signal's handler may raise any
-            raised.append(error)
-    if raised:
-        raise raised[0]
-
-
 def _fill_tables() -> None:
+    """Let Numba fill its tables, which it would do at its first compilation."""
     with suppress(Exception):  # the import of the kernels raises it again
         compiler_lock = import_module("numba.core.compiler_lock")
         target = import_module("numba.core.registry").cpu_target

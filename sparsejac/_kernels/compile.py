@@ -16,6 +16,7 @@ from numba.core import caching, event
 from numba.core.compiler_lock import global_compiler_lock
 
 from .._system.signals import suppress, unless_signalled
+from .._system.threads import undisturbed
 from . import listeners
 
 
@@ -97,8 +98,18 @@ def _compiled(function, options):
         file._source_stamp = _STAMP
     _look_in_the_package(file)
     _tolerate_errors_of_the_cache(compiled)
+    _compile_undisturbed(compiled)
     announcement.kernels.add(compiled)
     return compiled
+
+
+def _compile_undisturbed(compiled):
+    """Compile and load on a thread that no signal interrupts.
+
+    Both change tables that all kernels share. Numba calls this method for arguments of new types.
+    """
+    if hasattr(compiled, "_compile_for_args"):  # it is not there with NUMBA_DISABLE_JIT=1
+        compiled._compile_for_args = functools.partial(undisturbed, compiled._compile_for_args)
 
 
 def _tolerate_errors_of_the_cache(compiled):
