@@ -366,6 +366,8 @@ def test_the_limits_of_verdicts():
     third, last = 2.0**28 + 1, 2.0**29 - 3
     assert symmetric_scaling(PENDANT_2, [last, third, third], support="check").status == 5
     assert symmetric_scaling(PENDANT_2, [last + 1, third, third], support="check").status != 5
+    large = np.array([2.0**40 + 1, 2.0**40])  # int32 does not hold them
+    assert symmetric_scaling(SHORT, large, support="check").status != 5
     for scale in (1.0, 3.0, 1e-200):
         for lack, status in ((1.5e-12, 4), (5e-13, 0)):
             d = np.array([1, 1 + lack]) * scale
