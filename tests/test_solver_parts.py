@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from sparsejac._solvers.descent import Descent
+from sparsejac._solvers.descent import VISIBLE, Descent
 from sparsejac._solvers.gauge import balanced
 from sparsejac._solvers.status import FitStatus
 
@@ -151,6 +151,38 @@ def test_lines_on_which_nothing_falls():
         with np.errstate(all="raise"):
             assert line._lower_along(at, v, curvature) is None
     assert line.count == 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "rise", "is_lower"),
+    [
+        (VISIBLE, -1e-6, True),
+        (VISIBLE, 0.0, False),
+        (VISIBLE, 0.5, False),
+        (0.0, 0.0, True),
+        (0.0, 0.5e-13, True),
+        (0.0, 1.5e-13, False),
+        (0.0, 0.5, False),
+    ],
+)
+def test_the_cost_there_decides(visible, rise, is_lower):
+    """The polynomial is right to within rounding only. Where the fall need not be visible, the cost
+    may rise by rounding.
+    """
+    line = Line(np.array([[1, -0.3], [-0.3, 1]]))
+    x, v = np.full(2, 0.5), np.array([1.0, -1.0])
+    at, curvature, exact = line._evaluate(x), line.curvature(x, v), line._evaluate
+    line._evaluate = lambda x: exact(x)._replace(cost=at.cost * (1 + rise))
+    assert (line._lower_along(at, v, curvature, visible=visible) is not None) == is_lower
+
+
+def test_a_fall_that_is_not_visible():
+    line = Line(np.array([[1, -0.3], [-0.3, 1]]) * (1 - 1e-9))
+    x = np.full(2, np.sqrt(0.35))
+    v, at = np.array([1.0, -1.0]), line._evaluate(x)
+    line._evaluate = lambda x: Point(x, 0.9 * at.cost, 0 * x)
+    assert line._lower_along(at, v, -1e-9) is None
+    assert line._lower_along(at, v, -1e-9, visible=0.0) is not None
 
 
 # --- how a descent ends ---------------------------------------------------------------------------
