@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from support import integers, matrix, np_matrix
 
-from sparsejac import JacobianBuilder, jacobian
+from sparsejac import JacobianBuilder, LeastSquares, jacobian
 from sparsejac._system import machine as _machine
 from sparsejac.cli import hints
 
@@ -495,6 +495,22 @@ def test_a_k_that_is_too_large_for_its_row_pointers(monkeypatch):
         "leave out rows and columns without entries",
     ):
         JacobianBuilder(A, rows="stored")
+
+
+def test_a_copy_of_the_target_that_cannot_fit(monkeypatch):
+    """Y is stored in another way than A, so its numbers are copied."""
+    dense, sparse = np.ones((6, 6)), scipy.sparse.csr_array(1 - np.eye(6))
+    monkeypatch.setattr("sparsejac._validation.LARGE", 1)
+    for A, Y, count in ((dense, sparse, 288), (sparse, sparse.toarray(), 240)):
+        monkeypatch.setattr(_machine, "available_memory", lambda: 10**6)
+        LeastSquares(A, Y)
+        monkeypatch.setattr(_machine, "available_memory", lambda count=count: count - 1)
+        with raises(
+            MemoryError,
+            f"a copy of Y with a number for each entry of A would take {count} bytes",
+            "pass a Y with the structure of A, or a sparse A",
+        ):
+            LeastSquares(A, Y)
 
 
 def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def _on_workers(Y: Any, backend: Backend) -> Any:
     return backend.aligned(Y)
 
 
-def target_source(Y: Any, *, bilinear: bool = False) -> Source | None:
+def target_source(Y: Any, *, bilinear: bool) -> Source | None:
     """The source of a Y that is not in memory, or None.
 
     A mapped vector has no source: its numbers are read along A's rows.
