@@ -126,6 +126,22 @@ def test_columns_and_np_matrix_keep_their_form():
     assert_same(op.rmatmat(np_matrix(np.eye(9))), op.tocsr().toarray().T)
 
 
+def test_batches_of_vectors_and_of_matrices():
+    """Vectors lie along the last axis, and matrices in the last two."""
+    op = operator(3)
+    M = op.tocsr().toarray()
+    for shape in ((3,), (2, 3), (2, 4, 3), (1, 3, 3)):
+        x = integers(shape, seed=2)
+        assert_same(op.matvec(x), x @ M.T)
+        w = integers((*shape[:-1], 9), seed=3)
+        assert_same(op.rmatvec(w), w @ M)
+    for shape in ((3, 5), (2, 3, 5), (4, 2, 3, 5), (4, 2, 3, 1)):
+        x = integers(shape, seed=4)
+        assert_same(op.matmat(x), M @ x)
+        w = integers((*shape[:-2], 9, 5), seed=5)
+        assert_same(op.rmatmat(w), M.T @ w)
+
+
 OPERANDS = [
     "bool",
     "int8",

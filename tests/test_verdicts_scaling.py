@@ -379,6 +379,13 @@ def test_the_limits_of_verdicts():
         assert (result.status, result.unsupported_rows.tolist()) == (4, short)
 
 
+def test_rows_that_are_left_out_are_not_named():
+    A = np.zeros((5, 5))
+    A[1, 2:] = A[2:, 1] = A[0, 4] = A[4, 0] = 1  # the row 1 is all that three others have
+    result = symmetric_scaling(A, mask=np.arange(5) == 0, support="check")
+    assert (result.status, result.unsupported_rows.tolist()) == (4, [2, 3, 4])
+
+
 @pytest.mark.parametrize("support", ["check", "drop", "drop_rows"])
 def test_no_verdict_on_rounded_targets(support):
     """The entry (0, 0) takes the excess of the row 0, which is lost in integers below 2³⁰."""
