@@ -21,6 +21,8 @@ def with_templates(source, arcs):
                 arcs |= {(a, node.lineno), (node.lineno, b)}
             elif a in inside and b not in inside:
                 arcs.add((node.lineno, b))
+                if isinstance(node, ast.For):  # the last copy is left as the others are
+                    arcs.add((a, node.lineno))
     seen = {line for arc in arcs for line in arc}
     for node in ast.walk(tree):  # a condition that does not hold is not entered
         if not isinstance(node, (ast.For, ast.If, ast.While)) or node.lineno not in seen:
