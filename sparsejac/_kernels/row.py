@@ -44,11 +44,10 @@ _prefetch: Any = _no_prefetch if getattr(config, "DISABLE_JIT", False) else _pre
 @_inline
 def _ahead(vector, indices, p):
     """Sparse rows: ask now for what entry p + `_AHEAD` needs of a vector or of a matrix."""
-    if indices is not None:
-        j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
-        if vector.ndim == 2:
-            j *= vector.shape[1]
-        _prefetch(vector, j)
+    j = np.int64(indices[min(p + _AHEAD, indices.size - 1)])
+    if vector.ndim == 2:
+        j *= vector.shape[1]
+    _prefetch(vector, j)
 
 
 @_inline
