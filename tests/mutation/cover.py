@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -26,6 +27,7 @@ WITHOUT_KERNELS = """
     cli columns compiled_versions completeness cool distributed faults io memory platforms
     plot progress promises rank_memory readme real_data turns
 """  # files of tests that are about files, processes and memory
+OF_RARE_KERNELS = "edge_numbers"
 
 
 def run(name, *arguments, **environment):
@@ -42,27 +44,22 @@ def run(name, *arguments, **environment):
     command = [sys.executable, "-m", "coverage", "run", *options, *arguments]
     # A failure is for the other tests to tell. Some tests know that kernels are compiled.
     subprocess.run(command, cwd=ROOT, env=known, check=False)
-    combine(name, *DATA.glob(f"{name}-part*"))
-
-
-def combine(name, *parts):
-    command = ["combine", "-q", "--append", f"--data-file={DATA / name}", *map(str, parts)]
+    time.sleep(5)  # processes that are about to end give their files other names
+    parts = map(str, DATA.glob(f"{name}-part*"))
+    command = ["combine", "-q", "--append", f"--data-file={DATA / name}", *parts]
     subprocess.run([sys.executable, "-m", "coverage", *command], cwd=ROOT, check=True)
 
 
 def run_in_python(*tests):
     """All tests that need kernels, or the tests that are given."""
-    left_out = [f"--ignore=tests/test_{name}.py" for name in WITHOUT_KERNELS.split()]
     options = ["-p", "recorder", "--seconds=3", f"--seconds-file={DATA / 'seconds.json'}"]
     # Numbers of NumPy warn of an overflow, where compiled code does not.
     options += ["-W", "ignore::RuntimeWarning"]
-    run(
-        "python",
-        *options,
-        *(tests or ("tests", *left_out)),
-        NUMBA_DISABLE_JIT="1",
-        COVERAGE_CONTEXTS="1",
-    )
+    left_out = [f"--ignore=tests/test_{name}.py" for name in WITHOUT_KERNELS.split()]
+    # Some tests are slow for their kernels alone, which no default test compiles.
+    slow = ["--whole", "-m", "slow", *(f"tests/test_{name}.py" for name in OF_RARE_KERNELS.split())]
+    for some in [tests] if tests else [("tests", *left_out), slow]:
+        run("python", *options, *some, NUMBA_DISABLE_JIT="1", COVERAGE_CONTEXTS="1")
 
 
 def run_compiled(*tests):
@@ -81,7 +78,7 @@ def report():
     options = [f"--rcfile={HERE / 'coveragerc'}", f"--data-file={DATA / 'both'}"]
     subprocess.run([sys.executable, "-m", "coverage", *keep], cwd=ROOT, check=True)
     _add_templates()
-    for show in (["report"], ["json", "-q", "-o", str(DATA / "both.json")]):
+    for show in (["report"], ["json", "-q", "-o", str(DATA / "summary.json")]):
         command = [sys.executable, "-m", "coverage", *show, *options]
         subprocess.run(command, cwd=ROOT, env=os.environ | PATH, check=True)
     return 0 if _print_packages() >= NEEDED else 1
@@ -90,7 +87,7 @@ def report():
 def _print_packages():
     """Print how many branches and lines of each package are covered. Returns that of branches."""
     counts = collections.defaultdict(collections.Counter)
-    for path, found in json.loads((DATA / "both.json").read_text())["files"].items():
+    for path, found in json.loads((DATA / "summary.json").read_text())["files"].items():
         package = Path(path).parent.as_posix()
         for name in (package, "all"):
             counts[name].update({of: found["summary"][of] for of in COUNTED})
