@@ -28,13 +28,14 @@ QUICK = ["npz", "mtx", "folder", "bed"]  # one of a kind
 
 def fuzzed(*arguments, timeout=600):
     """How many inputs were refused and read."""
+    path = filter(None, [str(FUZZING.parents[1]), os.environ.get("PYTHONPATH")])
     done = subprocess.run(
         [sys.executable, str(FUZZING), *map(str, arguments)],
         check=False,
         timeout=timeout,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(FUZZING.parents[1])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
     )
     assert done.returncode == 0, done.stderr[-5000:]
     found = re.findall(r"^.*: (\d+) refused, (\d+) read$", done.stdout, re.MULTILINE)

@@ -21,9 +21,10 @@ USE = (
 
 def python(program, folder, **environment):
     """Run a program with a copy of the package in `folder`, and return what it prints."""
+    others = os.environ.get("PYTHONPATH")  # those of a run that measures coverage
     environment = {
         **os.environ,
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), others])),
         "PYTHONWARNINGS": "error",
         **environment,
     }

@@ -45,9 +45,14 @@ def run(name, *arguments, **environment):
     # A failure is for the other tests to tell. Some tests know that kernels are compiled.
     subprocess.run(command, cwd=ROOT, env=known, check=False)
     time.sleep(5)  # processes that are about to end give their files other names
-    parts = map(str, DATA.glob(f"{name}-part*"))
-    command = ["combine", "-q", "--append", f"--data-file={DATA / name}", *parts]
-    subprocess.run([sys.executable, "-m", "coverage", *command], cwd=ROOT, check=True)
+    _coverage(name, "combine", "-q", "--append", *DATA.glob(f"{name}-part*"))
+
+
+def _coverage(name, command, *arguments):
+    """Run a command of coverage on the data file of this name."""
+    options = [f"--rcfile={HERE / 'coveragerc'}", f"--data-file={DATA / name}"]
+    program = [sys.executable, "-m", "coverage", command, *options, *map(str, arguments)]
+    subprocess.run(program, cwd=ROOT, env=os.environ | PATH, check=True)
 
 
 def run_in_python(*tests):
@@ -74,13 +79,10 @@ def report():
     """Print what is not covered, and how much is. Returns 1 if that is too little."""
     (DATA / "both").unlink(missing_ok=True)
     parts = [DATA / name for name in ("python", "compiled") if (DATA / name).exists()]
-    keep = ["combine", "-q", "--keep", f"--data-file={DATA / 'both'}", *map(str, parts)]
-    options = [f"--rcfile={HERE / 'coveragerc'}", f"--data-file={DATA / 'both'}"]
-    subprocess.run([sys.executable, "-m", "coverage", *keep], cwd=ROOT, check=True)
+    _coverage("both", "combine", "-q", "--keep", *parts)
     _add_templates()
-    for show in (["report"], ["json", "-q", "-o", str(DATA / "summary.json")]):
-        command = [sys.executable, "-m", "coverage", *show, *options]
-        subprocess.run(command, cwd=ROOT, env=os.environ | PATH, check=True)
+    _coverage("both", "report")
+    _coverage("both", "json", "-q", "-o", DATA / "summary.json")
     return 0 if _print_packages() >= NEEDED else 1
 
 
