@@ -31,12 +31,9 @@ LARGE = 2**26
 
 def human_bytes(count: int) -> str:
     """Format a number of bytes: 1536 → '1.5 KiB'."""
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if size < 1024 or unit == "EiB":
-            break
-        size /= 1024
-    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+    units = "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"
+    power = min(max(int(count).bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count} bytes" if power == 0 else f"{count / 1024**power:.1f} {units[power]}"
 
 
 # --- options --------------------------------------------------------------------------------------
