@@ -28,12 +28,15 @@ from sparsejac import (
     testing,
 )
 from sparsejac._backends import pool
-from sparsejac._matrix import conversions, hicpro, overlay, weights_text
-from sparsejac._matrix.memory import same_indices
+from sparsejac._matrix import conversions, hicpro, numbers, overlay, weights_text
+from sparsejac._matrix.memory import CsrMemory, same_indices
+from sparsejac._matrix.rows import rows_source
 from sparsejac._operators import raster
 from sparsejac._operators.assembly import Assembly
 from sparsejac._solvers import support
 from sparsejac._solvers.balancing import _note_unscaled
+from sparsejac._solvers.scaling import Scaling
+from sparsejac._solvers.scaling_state import ScalingState
 from sparsejac._solvers.status import ScalingStatus
 from sparsejac._system import forks, machine
 
@@ -59,7 +62,7 @@ def few_entries(k):
     return scipy.sparse.csr_array((np.arange(1.0, 5), (places, places[::-1])), shape=(k, k))
 
 
-@pytest.mark.parametrize(("rank", "k"), [(None, 66_000), (2, 33_000), (8, 9_000)])
+@pytest.mark.parametrize(("rank", "k"), [(None, 66_000), (2, 33_000), (12, 4_000)])
 def test_vectors_larger_than_the_caches(rank, k):
     """The kernels ask early for what the next entries need. That changes no number."""
     A, small = few_entries(k), few_entries(4)
@@ -240,6 +243,47 @@ def test_selections_of_hdf5():
     assert intervals() == []
 
 
+def test_a_block_of_a_wider_matrix():
+    message = "A must have blocks of rows of a 4x4 matrix, got 2x3 at row 0: .* whole rows"
+    with pytest.raises(ValueError, match=message):
+        rows_source(np.ones((2, 3)), 0, 4, "A")
+
+
+def test_rows_of_a_map_are_not_one_array_in_a_file(tmp_path):
+    mapped = np.lib.format.open_memmap(tmp_path / "A.npy", "w+", shape=(6, 6))
+    assert numbers.mapped_file(mapped) is not None
+    assert numbers.mapped_file(mapped[::2, ::2]) is None
+
+
+def test_the_upper_triangle_of_booleans_is_compared_as_numbers():
+    booleans = types.SimpleNamespace(values=np.array([True, False]))
+    found = CsrMemory._comparable(booleans)
+    assert (found.dtype, found.tolist()) == (np.uint8, [1, 0])
+
+
+def test_one_triangle_that_is_not_checked():
+    A = np.triu(integers((4, 4)))
+    for form in (np.asarray, scipy.sparse.csr_array):
+        how = {"uplo": "U", "rows": "stored" if form is not np.asarray else "all"}
+        found = JacobianBuilder(form(A), check_finite=False, **how).value(X[:4])
+        assert_same(found, JacobianBuilder(form(A), **how).value(X[:4]))
+
+
+def test_short_index_arrays():
+    """SciPy makes none, but takes over those that a user sets."""
+    A = scipy.sparse.csr_array(integers((4, 4)))
+    expected = A.data.tolist(), A.indices.tolist(), A.indptr.tolist()
+    for short in (np.int8, np.uint16):
+        A.indices, A.indptr = A.indices.astype(short), A.indptr.astype(short)
+        found = conversions.csr_arrays(A, transposed=False)
+        assert tuple(each.tolist() for each in found) == expected
+
+
+def test_a_triangle_that_a_map_does_not_hold():
+    with pytest.raises(ValueError, match=r"uplo must be \"U\" for a contact map, .* got 'L'"):
+        _validation.uplo_of("L", is_map=True)
+
+
 def test_sums_of_duplicates_of_long_integers():
     """They are exact, unless they would wrap."""
     places = np.array([[0, 0, 1], [0, 0, 1]], np.int32)
@@ -325,6 +369,40 @@ def test_integers_in_the_proportions_of_targets():
     found, exact = support._integers(np.array([1.0, 2.0**29, 2.0**30]), many > 0)
     assert not exact
     assert found[2] == pytest.approx(2 * found[1], rel=1e-6)
+
+    found, exact = support._integers(np.array([1.0, 2.0**29 + 1, 2.0**29 + 1]), many > 0)
+    assert not exact
+    assert found.tolist() == [0, 2**29 - 1, 2**29 - 1]
+
+
+def test_a_scaling_along_curves_is_stopped_by_the_callback(monkeypatch):
+    monkeypatch.setattr(Scaling, "_along_lines", lambda *_: None)
+    A, seen = np.random.default_rng(0).random((6, 6)) + 0.1, []
+
+    def stop(state):
+        seen.append(state.nit)
+        if len(seen) == 2:
+            raise StopIteration
+
+    result = symmetric_scaling(A + A.T, callback=stop)
+    assert (result.status, result.message) == (ScalingStatus.CALLBACK, "stopped by the callback")
+    assert len(seen) == 2
+
+
+def test_a_scaling_without_a_step_has_no_x():
+    assert ScalingState.last_x.fget(types.SimpleNamespace(_last=None)) is None
+
+
+def test_units_of_an_infinite_vector():
+    assert ScalingState._up(types.SimpleNamespace(_log_alpha=3), np.array([1.0, np.inf])) == -3
+
+
+def test_row_sums_that_are_zero_are_drawn():
+    pytest.importorskip("matplotlib")
+    from sparsejac import plot
+
+    nothing = types.SimpleNamespace(x=np.ones(3), kept=np.zeros(3, np.bool_))
+    assert plot.scaling(np.zeros((3, 3)), nothing).axes[2].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize("words", ["has converged", "lacks"])
