@@ -28,6 +28,7 @@ WITHOUT_KERNELS = """
     plot progress promises rank_memory readme real_data turns
 """  # files of tests that are about files, processes and memory
 OF_RARE_KERNELS = "edge_numbers"
+COMPILES_ALL = "tests/test_kernels.py::test_compile_leaves_nothing_to_compile"
 
 
 def run(name, *arguments, **environment):
@@ -68,11 +69,15 @@ def run_in_python(*tests):
 
 
 def run_compiled(*tests):
-    """All default tests, or the tests that are given."""
-    if not tests:  # what writes the code of a kernel for LLVM runs only while that is compiled
-        for old in (ROOT / "sparsejac").rglob("__pycache__/*.nb[ci]"):
-            old.unlink()
-    run("compiled", *tests)
+    """All default tests and the command that compiles all kernels, or the tests that are given."""
+    if tests:
+        run("compiled", *tests)
+        return
+    # What writes the code of a kernel for LLVM runs only while that is compiled.
+    for old in (ROOT / "sparsejac").rglob("__pycache__/*.nb[ci]"):
+        old.unlink()
+    run("compiled")
+    run("compiled", "--whole", COMPILES_ALL)
 
 
 def report():
