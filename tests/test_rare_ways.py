@@ -315,8 +315,10 @@ def test_indices_of_other_shapes_are_not_the_same():
 
 def test_a_line_longer_than_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(hicpro, "_BLOCK", 8)
+    file = io.BytesIO(b"1\t2\t3\n" + 400 * b"4")
     with pytest.raises(ValueError, match=r"^map\.matrix"):
-        list(hicpro._blocks("map.matrix", io.BytesIO(b"1\t2\t3\n" + 40 * b"4")))
+        list(hicpro._blocks("map.matrix", file))
+    assert file.tell() < 40  # the rest is not read
 
 
 def test_a_file_that_is_shorter_than_it_was(tmp_path):
