@@ -10,7 +10,6 @@ import os
 import sys
 import types
 from pathlib import Path
-from threading import Thread
 
 import in_process
 import numpy as np
@@ -21,7 +20,6 @@ from support import assert_same, integers, random_csr
 from sparsejac import (
     JacobianBuilder,
     LeastSquares,
-    _kernels,
     _validation,
     row_column_scaling,
     symmetric_scaling,
@@ -38,7 +36,7 @@ from sparsejac._solvers.balancing import _note_unscaled
 from sparsejac._solvers.scaling import Scaling
 from sparsejac._solvers.scaling_state import ScalingState
 from sparsejac._solvers.status import ScalingStatus
-from sparsejac._system import forks, machine
+from sparsejac._system import forks, machine, threads
 
 X = np.arange(1.0, 7)
 
@@ -125,25 +123,9 @@ def test_a_system_without_a_thread_left(monkeypatch):
     assert done == [0, 1, 2]
 
 
-def test_numba_is_loaded_without_a_thread(monkeypatch):
-    monkeypatch.setattr(Thread, "start", no_thread)
-    _kernels._load_numba.__wrapped__()
-
-
-def test_numba_is_loaded_to_the_end_if_interrupted(monkeypatch):
-    joined, join = [], Thread.join
-
-    def interrupted(self, *args):
-        joined.append(self)
-        if len(joined) == 1:
-            raise KeyboardInterrupt
-        join(self, *args)
-
-    monkeypatch.setattr(_kernels, "_fill_tables", lambda: __import__("time").sleep(0.05))
-    monkeypatch.setattr(Thread, "join", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _kernels._load_numba.__wrapped__()
-    assert not joined[0].is_alive()
+def test_what_no_signal_interrupts_is_done_without_a_thread(monkeypatch):
+    monkeypatch.setattr(threads._thread, "start_new_thread", no_thread)
+    assert threads.undisturbed(divmod, 7, 4) == (1, 3)
 
 
 def test_a_fork_waits_for_an_import_for_a_limited_time(monkeypatch):

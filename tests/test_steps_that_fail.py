@@ -141,7 +141,7 @@ def test_a_step_that_is_no_better_when_shortened(kind, monkeypatch):
         assert result.status == FitStatus.ROUNDING
         assert result.cost <= 0.01
         passes.append(result.nfev)
-    assert passes[0] == passes[1] == passes[2] - 1  # nothing is tried without a length
+    assert passes[0] == passes[1] < passes[2]  # nothing is tried without a length
 
 
 def test_a_step_of_nothing_is_tried_with_second_derivatives(monkeypatch):
