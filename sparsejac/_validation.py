@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import scipy.sparse
@@ -16,6 +17,8 @@ from ._system import machine
 from ._system.recycling import Recycler
 from ._system.signals import unless_signalled
 
+_Path = TypeVar("_Path", bound=str | os.PathLike[str])
+_Read = TypeVar("_Read")
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
@@ -664,6 +667,23 @@ def fits(what: str, count: int, hint: str, available: int | None = None) -> None
             f"{what} would take {count} bytes ({human_bytes(count)}), and "
             f"{human_bytes(available)} are available: {hint}"
         )
+
+
+def naming_its_file(read: Callable[[_Path], _Read]) -> Callable[[_Path], _Read]:
+    """Let a lack of memory name the file. It may be damaged, and only say that it is large."""
+
+    @functools.wraps(read)
+    def named(path: _Path) -> _Read:
+        try:
+            return read(path)
+        except unless_signalled(MemoryError) as error:
+            name, words = os.fsdecode(path), str(error)
+            if words.startswith(name):
+                raise
+            lack = "there is not enough memory for what its header announces"
+            raise MemoryError(f"{name} cannot be read: {words or lack}") from None
+
+    return named
 
 
 def wrong_length(name: str, shape: tuple[Any, ...], length: int) -> ValueError:

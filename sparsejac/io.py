@@ -371,6 +371,7 @@ def _rows_of(
     return J
 
 
+@_validation.naming_its_file
 def _read(path: Path) -> Any:
     name = path.name.lower()
     if name.endswith(".npy"):

@@ -106,7 +106,7 @@ class Trial:
         return "read"
 
     def _check_memory(self, error):
-        assert "would take" in str(error), repr(error)
+        assert str(error).startswith(self.reader.names), repr(error)
 
     def _check_error(self, error):
         message = str(error)

@@ -10,6 +10,8 @@ import gzip
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -23,10 +25,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 from failing import NthCall
-from fuzz_readers import READERS
+from fuzz_readers import READERS, array_bytes
 
 import sparsejac
 from sparsejac import JacobianBuilder, _kernels, cool, io
+from sparsejac._matrix import hicpro
 from sparsejac._system import signals
 from sparsejac._system.threads import undisturbed
 
@@ -205,6 +208,62 @@ def test_no_clause_catches_any_exception():
         assert not re.search(r"except \(?[^:()]*\bException\b", text), path
         assert "contextlib.suppress(Exception" not in text, path
     assert len(files) > 100
+
+
+# --- a lack of memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["npy", "npz", "mtx", "mtx.gz", "folder", "hicpro"])
+def test_a_lack_of_memory_names_the_file(here, name, most, tried):
+    """It comes at any call once the name of the file has been looked at."""
+    reader, calls = READERS[name], AnyCall()
+    for file, part in zip(reader.names, reader.seeds()[0], strict=True):
+        path = Path(file)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(part)
+    act = reader.read if name != "hicpro" else lambda: hicpro._read("A.matrix")
+    count, wrong = calls.counted(act), []
+    for nth in map(int, np.linspace(15 if name != "hicpro" else 3, 0.8 * count, most)):
+        error = calls.fails(act, nth, MemoryError)
+        # The parser of a header also raises a MemoryError if it is damaged.
+        assert isinstance(error, MemoryError) or "header is damaged" in str(error)
+        if not str(error).startswith((*reader.names, "A ")):
+            wrong.append((nth, str(error)))
+    assert not wrong
+    tried("readers without memory", most)
+
+
+ARCHIVE = """
+import resource, sys
+from sparsejac.io import read_matrix
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, size + 2**28))
+try:
+    read_matrix("A.npz")
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits as Linux has them")
+def test_an_archive_that_announces_a_dictionary(here):
+    """That of LZMA is allocated at once, and its size is in the header of the member."""
+    with zipfile.ZipFile("A.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("A.npy", array_bytes(np.eye(3)))
+    content = bytearray(Path("A.npz").read_bytes())
+    at = content.index(b"\x09\x04\x05\x00\x5d") + 5  # the version and the size of the properties
+    content[at : at + 4] = b"\xff\xff\xff\x7f"
+    Path("A.npz").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", ARCHIVE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(Path(sparsejac.__file__).parents[1])},
+    )
+    assert done.stdout.startswith("A.npz cannot be read: there is not enough memory for what its")
 
 
 # --- what must not end halfway --------------------------------------------------------------------

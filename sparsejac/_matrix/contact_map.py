@@ -70,11 +70,14 @@ class Map:
         """Make errors of h5py name the file and what was read. They may be of any class."""
         try:
             yield
-        except unless_signalled(MemoryError, ValueError) as error:
-            if isinstance(error, MemoryError) or str(error).startswith(self.uri):
+        except unless_signalled(MemoryError) as error:
+            if str(error).startswith(self.uri):
                 raise
-            raise unreadable(self.uri, what, error) from None
+            words = str(error) or "there is not enough memory"
+            raise MemoryError(f"{self.uri} cannot be read, {what}: {words}") from None
         except unless_signalled(Exception) as error:
+            if isinstance(error, ValueError) and str(error).startswith(self.uri):
+                raise
             raise unreadable(self.uri, what, error) from None
 
     def _wrong(self, name: str, reason: str) -> ValueError:

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from .. import _validation
 from .._system.signals import suppress, unless_signalled
 from . import npy
 from .indices import index_dtype
@@ -76,6 +77,7 @@ def size(path: Path, shape: NDArray[Any]) -> tuple[int, int]:
     return m, n
 
 
+@_validation.naming_its_file
 def read(path: Path) -> Any:
     """The matrix as a csr_array. Large arrays are mapped.
 

@@ -129,6 +129,7 @@ def _bed_beside(path: str) -> str | None:
 # --- the bins -------------------------------------------------------------------------------------
 
 
+@_validation.naming_its_file
 def _read_bins(path: str) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Read names, and for each bin the number of its chromosome, its start and its end."""
     names: dict[str, int] = {}
@@ -155,6 +156,7 @@ def _read_bins(path: str) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArra
 # --- the triplets ---------------------------------------------------------------------------------
 
 
+@_validation.naming_its_file
 def _read(path: str) -> Triple:
     """Read the numbers of the bins, from 1, and the counts."""
     parts: list[Triple] = [(np.empty(0), np.empty(0), np.empty(0))]
