@@ -288,3 +288,32 @@ def test_least_squares_with_exact_column_norms():
         x_scale=1 / builder.operator(x0).column_norms(),
     )
     np.testing.assert_allclose(found.x, answer, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind", "words"),
+    [
+        (None, TypeError, "x must be a NumPy array, got NoneType"),
+        ("text", TypeError, r"x must be a NumPy array, got str: pass sparsejac\.io\.read_vector"),
+        (b"text", TypeError, "x must be a NumPy array, got bytes"),
+        (np.str_("text"), TypeError, "x must have a dtype among bool, integers"),
+        ({0: 1.0}, TypeError, "x must be a NumPy array, got dict"),
+        ({1.0}, TypeError, "x must be a NumPy array, got set"),
+        ([[1.0], [1.0, 2.0]], ValueError, "x must be a rectangular array of numbers"),
+        (np.ma.masked_array(np.ones(3), [0, 1, 0]), TypeError, "x .*mask"),
+    ],
+)
+def test_what_is_no_factor(factor, kind, words):
+    """SciPy takes text for a number, and anything else for an array of objects."""
+    J = JacobianBuilder(np.ones((3, 3))).operator(np.ones(3))
+    for operator in (J, J.T, J.H, J.normal()):
+        for multiply in (
+            lambda A, x: A @ x,
+            lambda A, x: A * x,
+            lambda A, x: A.dot(x),
+            lambda A, x: A.__rmatmul__(x),
+            lambda A, x: A.__rmul__(x),
+        ):
+            with pytest.raises(kind, match=words):
+                multiply(operator, factor)
+    assert (2 * J).shape == (J * 2.0).shape == J.shape

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,19 @@ def sparse(
     k = diagonal.size
     own = np.arange(k, dtype=i.dtype)
     index_pairs = np.concatenate([i, j, own]), np.concatenate([j, i, own])
-    numbers = np.concatenate([entries, mirrored, diagonal])
-    return scipy.sparse.coo_array((numbers, index_pairs), shape=(k, k)).tocsr()
+    values = np.concatenate([entries, mirrored, diagonal])
+    return scipy.sparse.coo_array((values, index_pairs), shape=(k, k)).tocsr()
+
+
+def _check_factor(x: Any) -> None:
+    """Refuse what SciPy would take for a number, such as text, or for an array of one object.
+
+    It would also drop the mask of a masked array.
+    """
+    is_array = hasattr(x, "__array__") and not isinstance(x, (np.ma.MaskedArray, str, bytes))
+    is_factor = isinstance(x, (LinearOperator, numbers.Number)) or scipy.sparse.issparse(x)
+    if not (is_array or is_factor):
+        _validation.array("x", x)
 
 
 class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
@@ -204,9 +216,20 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         """
         if self._needs_no_check(x, self.shape[1]):
             return self._apply(x)
-        if isinstance(x, np.ma.MaskedArray):  # SciPy would drop the mask before it calls `matvec`
-            _validation.array("x", x)
+        _check_factor(x)
         return super().dot(x)
+
+    def __matmul__(self, x: Any) -> Any:
+        _check_factor(x)
+        return super().__matmul__(x)
+
+    def __rmatmul__(self, x: Any) -> Any:
+        _check_factor(x)
+        return super().__rmatmul__(x)
+
+    def __rmul__(self, x: Any) -> Any:
+        _check_factor(x)
+        return super().__rmul__(x)
 
     def _needs_no_check(self, x: object, length: int) -> bool:
         """Whether the operand needs no check. A solver calls `matvec` thousands of times."""
