@@ -476,3 +476,31 @@ def test_balanced_within():
         assert found.max() < 100
         assert (low <= found).all()
     assert balanced_within(Z, 2, Z, Z) is Z
+
+
+def narrow_problem(seed, width):
+    """A box around zero that is far smaller than the x of the data, and a start in it."""
+    rng = np.random.default_rng(seed)
+    k = rng.integers(1, 4)
+    A, Y = rng.standard_normal((2, k, k))
+    return A, Y, None if seed % 3 == 0 else rng.uniform(-width, width, k)
+
+
+@pytest.mark.parametrize("seeds", [range(12), *slow(range(12, 150))])
+@pytest.mark.parametrize("width", [1e-6, 1e-7, 1e-8, 1e-10])
+def test_bounds_far_below_the_usual_x(width, seeds, tried):
+    """Any point within them has a small optimality. The result is a minimum there nonetheless.
+
+    The cost is ``½ x·H x`` there, with H from A∘Y, up to what no float64 would show.
+    """
+    for seed in seeds:
+        A, Y, x0 = narrow_problem(seed, width)
+        result = fit(A, Y, x0, bounds=(-width, width), workers=1)
+        H = -(A * Y + (A * Y).T)
+        slope, x = H @ result.x / (np.sum(np.abs(H)) * width), result.x
+        left = np.where(x <= -width, np.minimum(slope, 0), slope)
+        left = np.where(x >= width, np.maximum(slope, 0), left)
+        if result.status != 0:  # its steps are those of the steepest descent at the end
+            assert np.max(np.abs(left)) < 1e-3, (seed, result.message)
+        assert result.status in (0, 1, 4), (seed, result.message)
+    tried("fits within narrow bounds", len(seeds))

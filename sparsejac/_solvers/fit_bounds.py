@@ -131,25 +131,54 @@ class BoundedNewton(BlockNewton):
         """Move variables onto their bounds, if their step of the optimality ends there.
 
         If the bounds are narrow, all moves together may raise the cost, and the next moves would
-        lead back. The steepest one alone is then tried. The slopes at both ends give the change of
-        the cost, which may be far below the rounding of the cost.
+        lead back. The steepest one alone, and a part of all moves, are then tried in turn. The
+        slopes at both ends give the change of the cost, which may be far below the rounding of the
+        cost.
         """
         at, p = self._at, self._projected(self._at)
         x = np.where((p < 0) & (p <= self._low - at.x), self._low, at.x)
         x = np.where((p > 0) & (p >= self._high - at.x), self._high, x)
-        moves = x - at.x
-        steepest = np.zeros(x.size, np.bool_)
-        steepest[np.argmin(at.gradient * moves)] = True
-        one = np.where(steepest.reshape(x.shape), x, at.x)
-        # each takes a pass over A
-        tried = (x, one)[: np.count_nonzero(moves)] if self._snaps < _SNAPS else ()
-        for there in tried:
-            found = self._evaluate(there)
-            if float(np.sum((at.gradient + found.gradient) * (there - at.x))) < 0:
-                self._snaps += 1
-                self._move(found)
-                return True
-        return False
+        moved = x != at.x
+        count = np.count_nonzero(moved)
+        if self._snaps >= _SNAPS or count == 0:  # each takes passes over A
+            return False
+        all_moves = self._evaluate(x)
+        found = all_moves if self._falls(at, all_moves) else None
+        if found is None:
+            slopes = np.divide(
+                np.abs(at.gradient), np.sqrt(self._scale), out=np.full(x.shape, -1.0), where=moved
+            )
+            steepest = np.zeros(x.size, np.bool_)
+            steepest[np.argmax(slopes)] = True
+            one = np.where(steepest.reshape(x.shape), x, at.x)
+            if count == 1 or self._snaps % 2:
+                found = self._lower_between(at, all_moves)
+            if found is None and count > 1:
+                found = self._lower_between(at, self._evaluate(one))
+        if found is None:
+            return False
+        self._snaps += 1
+        self._move(found)
+        return True
+
+    @staticmethod
+    def _falls(at: RankPoint, there: RankPoint) -> bool:
+        """Whether the cost falls, by the slopes at both ends."""
+        return float(np.sum((at.gradient + there.gradient) * (there.x - at.x))) < 0
+
+    def _lower_between(self, at: RankPoint, there: RankPoint) -> RankPoint | None:
+        """The point `there` if its cost is lower, or else the one where the slope vanishes.
+
+        Within narrow bounds, a minimum between two bounds is as far from both as the bounds are.
+        """
+        if self._falls(at, there):
+            return there
+        s = there.x - at.x
+        first, last = (float(np.sum(each.gradient * s)) for each in (at, there))
+        if not first < 0:
+            return None
+        found = self._evaluate(self._clipped(at.x + first / (first - last) * s))
+        return found if self._falls(at, found) else None
 
     def _step(self) -> bool:
         at = self._at
@@ -169,10 +198,10 @@ class BoundedNewton(BlockNewton):
             goes_on = self._tiny_step(there, predicted, length, solved=solved)
             if self._at is there and not solved:
                 self._radius = 2 * length
-            return goes_on
+            return goes_on or self._snapped()
         found = self._searched(s, there)
         if found is None:
-            return False
+            return self._snapped()
         there, t = found
         if t < 1:
             self._radius = t * length
