@@ -282,6 +282,20 @@ def test_vectors_have_the_bits_of_the_last_call(form):
         there.hessian(there.operator(x) @ np.ones((K, 2)))
 
 
+def test_vectors_there_of_a_wrong_length():
+    """No vector comes to this process to be checked."""
+    M, x = FORMS["sparse"](np.ones((K, K))), np.ones(K)
+    there, smaller = (
+        JacobianBuilder(in_process.rows(each, [0, 3, K]), rows="stored").operator(x)
+        for each in (M, FORMS["sparse"](np.triu(np.ones((K, K)))))
+    )
+    for wrong in (smaller @ x, smaller @ np.ones((K, 3))):
+        message = rf"x must have shape \({K * K},\) or \({K * K}, c\), got \(21,"
+        with pytest.raises(ValueError, match=message):
+            there.T @ wrong
+    assert (there.T @ (there @ np.ones((K, 3)))).shape == (K, 3)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("support", ["auto", "check", "drop_rows"])
 def test_a_matrix_without_a_scaling(form, support):
