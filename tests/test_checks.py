@@ -513,6 +513,18 @@ def test_a_copy_of_the_target_that_cannot_fit(monkeypatch):
             LeastSquares(A, Y)
 
 
+def test_shapes_of_a_target_in_a_file(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "Y.h5", "w") as file:
+        Y = file.create_dataset("Y", data=np.ones(16))
+        with raises(TypeError, "Y must be a NumPy array", "got h5py.Dataset: pass np.asarray(Y)"):
+            LeastSquares(np.ones((4, 4)), Y)
+        A, wrong = (file.create_dataset(str(n), data=np.ones((4, n))) for n in (3, 2))
+        assert LeastSquares(A, A, bilinear=True).shape == (12, 7)
+        with raises(ValueError, "Y must be a 4x3 matrix as A is, got 4x2"):
+            LeastSquares(A, wrong, bilinear=True)
+
+
 def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(_machine, "_CGROUP", tmp_path)
     free = _machine.available_memory()

@@ -296,6 +296,26 @@ def test_vectors_there_of_a_wrong_length():
     assert (there.T @ (there @ np.ones((K, 3)))).shape == (K, 3)
 
 
+def test_targets_there_that_do_not_fit():
+    M = np.arange(1.0, K * K + 1).reshape(K, K)
+    there, smaller = (in_process.rows(each, [0, 3, len(each)]) for each in (M, M[:4, :4]))
+    Y, short = (JacobianBuilder(A).value(np.ones(A.shape[0])) for A in (there, smaller))
+    squares = (M - M[::-1, ::-1]) ** 2
+    assert LeastSquares(there, Y).cost(np.ones(K)) == 0
+    other = JacobianBuilder(in_process.rows(M[::-1, ::-1].copy(), [0, 3, K])).value(np.ones(K))
+    assert LeastSquares(there, other).cost(np.ones(K)) == np.sum(squares) / 2
+    message = rf"Y must be a {K}x{K} matrix as A is, or a vector of length {K * K} .* shape \(16,\)"
+    with pytest.raises(ValueError, match=message):
+        LeastSquares(there, short)
+    with pytest.raises(ValueError, match="Y must be stored as A is, which is read along its rows"):
+        LeastSquares(there, Y, order="F")
+    Y.dtype = np.dtype("c16")
+    with pytest.raises(TypeError, match="least squares is for real numbers, and Y is complex128"):
+        LeastSquares(there, Y)
+    with pytest.raises(ValueError, match="Y is on the workers of a cluster, and A is not"):
+        LeastSquares(M, there)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("support", ["auto", "check", "drop_rows"])
 def test_a_matrix_without_a_scaling(form, support):
