@@ -294,6 +294,18 @@ def test_a_target_that_holds_one_triangle(kinds, rows, uplo, held, name):
         LeastSquares(TRIANGLE[uplo](A3), Y, rows=rows, uplo=uplo)
 
 
+@pytest.mark.parametrize("name", ["C", "npy", "npy in columns"])
+def test_a_target_with_entries_next_to_the_diagonal_alone(kinds, name):
+    """They are enough to see which triangle it holds. A NaN is found after that."""
+    Y = np.eye(K) + np.eye(K, k=1)
+    for upper, side in ((Y, "upper"), (Y.T, "lower")):
+        with pytest.raises(ValueError, match=f"Y must be whole .* its {side} triangle only"):
+            LeastSquares(np.ones((K, K)), KINDS[name](kinds, upper), rows="all", uplo="U")
+    Y[1, 0] = Y[0, 1] = np.nan
+    with pytest.raises(ValueError, match="Y must be finite"):
+        LeastSquares(np.ones((K, K)), KINDS[name](kinds, Y), rows="all", uplo="U").cost(np.ones(K))
+
+
 def test_a_contact_map_as_a_target_holds_one_triangle(kinds):
     with pytest.raises(ValueError, match=r"Y must be whole for .* holds its upper triangle only"):
         LeastSquares(A3, kinds.cool(A3.astype(int)), rows="all")
@@ -308,6 +320,13 @@ def test_a_lower_target_where_the_upper_triangle_is_read(kinds, uplo, name):
             LeastSquares(own, KINDS[name](kinds, np.tril(A3)), rows="upper", uplo=uplo)
         problem = LeastSquares(own, KINDS[name](kinds, np.tril(A3).T), rows="upper", uplo=uplo)
         assert problem.cost([1.0, 2.0, 3.0]) == expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_lower_target_of_a_whole_matrix(kinds, order):
+    """It is refused along whichever axis it is read."""
+    with pytest.raises(ValueError, match=r"holds its lower triangle only: pass Y\.T"):
+        LeastSquares(kinds.npy(A3), kinds.npy(np.tril(A3)), rows="upper", order=order)
 
 
 @pytest.mark.parametrize("order", ORDERS)
