@@ -59,6 +59,14 @@ def test_columns_of_about_the_same_length_are_left_alone(factor, each):
     assert balanced(Z, 5) is Z
 
 
+def test_one_column_of_another_length_is_enough():
+    same = X[:5] / np.sqrt(np.sum(X[:5] ** 2, axis=0))
+    Z = np.concatenate([same * [1, 15, 1], same])
+    found = balanced(Z, 5)
+    assert found is not Z
+    np.testing.assert_allclose(product(found, 5), product(Z, 5))
+
+
 _DEPENDENT = [[1, 2, 3], [2, 4, 6], [1, 1, 1], [0, 1, 2]]
 
 
@@ -67,6 +75,9 @@ _DEPENDENT = [[1, 2, 3], [2, 4, 6], [1, 1, 1], [0, 1, 2]]
     [
         (1000 * X[:2], Y),  # fewer rows than columns
         (X, 1e-3 * Y[:2]),
+        (1e7 * X[:2] * [1000, 1, 1], Y),
+        (np.array([[1e4, 0.0], [3e4, 0]]), np.array([[0.0, 2.0], [0, 1]])),  # so is the product
+        (np.array([[1.0, 0, 0], [2, 0, 0]]), 1e-3 * Y),
         (np.array(_DEPENDENT) * 1e5, Y),
         (np.array([[1e4, 0.0]]), np.array([[0.0, 2.0]])),  # the product is zero
         (np.array([[1.0, 0, 0], [2, 0, 0]]), np.array([[300.0, 0, 0]])),  # most columns are zero
@@ -120,7 +131,7 @@ class Line(Descent):
 
     def least(self, x, v):
         """The least cost on the line, by trial."""
-        return min(self._evaluate(x + t * v).cost for t in np.linspace(-4, 4, 801))
+        return min(self._evaluate(x + t * v).cost for t in np.linspace(-8, 8, 1601))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -128,14 +139,15 @@ def test_the_best_point_on_a_line(seed):
     rng = np.random.default_rng(seed)
     Q = rng.standard_normal((4, 4))
     line, x = Line(Q + Q.T), 0.2 * rng.standard_normal(4)
-    v = np.linalg.eigh(Q + Q.T)[1][:, -1]
+    v = np.linalg.eigh(Q + Q.T)[1][:, -1] * (1, 0.3)[seed % 2]
     at, curvature = line._evaluate(x), line.curvature(x, v)
     assert curvature < 0
     line.count = 0
     found = line._lower_along(at, v, curvature)
-    assert line.count <= 2
+    assert line.count in (1, 2)
+    near = 0.02 if line.count == 1 else 1e-4  # of the way to the best point, or the best one
     least = line.least(x, v)
-    assert found.cost - least <= 0.02 * (at.cost - least)
+    assert found.cost - least <= near * (at.cost - least)
     assert found.cost == pytest.approx(line._evaluate(found.x).cost)
     assert found.cost < at.cost
 
