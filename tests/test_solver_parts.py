@@ -135,21 +135,35 @@ class Line(Descent):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_best_point_on_a_line(seed):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_point_on_a_line(seed, sign):
+    """At any size of Y, x and v."""
     rng = np.random.default_rng(seed)
-    Q = rng.standard_normal((4, 4))
-    line, x = Line(Q + Q.T), 0.2 * rng.standard_normal(4)
-    v = np.linalg.eigh(Q + Q.T)[1][:, -1] * (1, 0.3)[seed % 2]
+    Q, size = rng.standard_normal((4, 4)), (1, 1e-4)[seed % 2]
+    values, vectors = np.linalg.eigh(Q + Q.T)
+    v = sign * (1, 0.3)[seed % 2] * vectors[:, -1]
+    x = np.sqrt(size) * (0.3 * np.sqrt(values[-1]) * vectors[:, -1] + 0.2 * rng.random(4))
+    line = Line(size * (Q + Q.T))
     at, curvature = line._evaluate(x), line.curvature(x, v)
     assert curvature < 0
     line.count = 0
     found = line._lower_along(at, v, curvature)
-    assert line.count in (1, 2)
-    near = 0.02 if line.count == 1 else 1e-4  # of the way to the best point, or the best one
-    least = line.least(x, v)
-    assert found.cost - least <= near * (at.cost - least)
+    assert line.count == 2  # x is on one side
+    least = min(line.least(x, np.sqrt(size) * v), line.least(x, 3 * np.sqrt(size) * v))
+    assert found.cost - least <= 1e-4 * (at.cost - least)
     assert found.cost == pytest.approx(line._evaluate(found.x).cost)
     assert found.cost < at.cost
+
+
+def test_a_saddle_takes_one_pass():
+    """There the polynomial is even, and its minimum known."""
+    line = Line(np.array([[1, -0.3], [-0.3, 1]]))
+    x, v = np.full(2, np.sqrt(0.35)), np.array([1.0, -1.0])
+    at = line._evaluate(x)
+    line.count = 0
+    found = line._lower_along(at, v, line.curvature(x, v))
+    assert line.count == 1
+    assert found.cost == pytest.approx(line.least(x, v), abs=1e-4)
 
 
 def test_lines_on_which_nothing_falls():
