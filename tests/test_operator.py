@@ -102,6 +102,9 @@ def test_attributes():
     assert op.dtype == op.T.dtype == np.float64
     assert op.T.T is op
     assert op.H.H is op
+    assert op.H.T is op.T.H is op  # it is real
+    for of, dtype in (("c16", "c16"), ("c8", "c16"), ("f4", "f8"), ("i8", "f8"), (">f8", "f8")):
+        assert op._result_dtype(np.ones(7, of)) == np.dtype(dtype)
     assert operator(3, "complex128").H.H.dtype == np.complex128
 
 

@@ -185,10 +185,8 @@ class JacobianOperator(Operator):
         if conjugate:
             x = np.conj(x)
         total = self._assembly.transposed_product(frozen(x), X, conjugate=conjugate)
-        if doubled == dtype:
-            return total
         with silence():
-            return total.astype(dtype)
+            return total.astype(dtype, copy=False)
 
     def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
         if X.dtype == self.dtype:

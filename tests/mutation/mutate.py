@@ -25,7 +25,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from runs import OPTIONS, Anew, InPlace
+from runs import OPTIONS, Anew, InPlace, fits_in_place
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -255,9 +255,12 @@ class Session:
 
     def run(self):
         left = self._unexplained()
-        in_place = [each for each in left if each[1].in_function]
+        in_place, anew = [], []
+        for file, mutant in left:
+            fits = mutant.in_function and fits_in_place(file, mutant.source)
+            (in_place if fits else anew).append((file, mutant))
         self._in_another_process(in_place)
-        self._test(Anew(), [each for each in left if not each[1].in_function], self._note)
+        self._test(Anew(), anew, self._note)
         for file, counts in self.counts.items():
             print(f"{file}: {_said(counts)}")
         total = sum(self.counts.values(), collections.Counter())

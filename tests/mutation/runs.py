@@ -177,14 +177,10 @@ class InPlace:
     def _change(self, file, source):
         """Put the code of a changed file in place of what is loaded."""
         path = str(ROOT / file)
-        new = compile(source, path, "exec", dont_inherit=True)
-        old = compile(Path(path).read_text(), path, "exec", dont_inherit=True)
-        before = {_key(code): code for code in _codes(old)}
-        changed = {_key(code): code for code in _codes(new) if code != before.get(_key(code))}
+        changed = {key: code for key, (_, code) in _changed(file, source).items()}
         for key, code in changed.items():
             for function in self._functions.get(key, ()):
-                if len(code.co_freevars) == len(function.__code__.co_freevars):
-                    function.__code__ = code
+                function.__code__ = code
         templates = [key[1] for key in changed]
         module = sys.modules[_name(file)]
         if not any(given[2].__module__ == module.__name__ for given, _ in self._written):
@@ -195,6 +191,27 @@ class InPlace:
         for given, function in self._written:
             if given[2].__module__ == module.__name__ and given[2].__name__ in templates:
                 function.__code__ = self._write(*given).__code__
+
+
+def fits_in_place(file, source):
+    """Whether the code of all changed functions can be put in place.
+
+    Without its only `super()`, a function has one variable of a closure less.
+    """
+    return all(
+        old is not None and len(old.co_freevars) == len(new.co_freevars)
+        for old, new in _changed(file, source).values()
+    )
+
+
+def _changed(file, source):
+    """The functions that a changed file changes: {key: (code before, code after)}."""
+    path = str(ROOT / file)
+    new = compile(source, path, "exec", dont_inherit=True)
+    old = compile(Path(path).read_text(), path, "exec", dont_inherit=True)
+    before = {_key(code): code for code in _codes(old)}
+    pairs = {_key(code): (before.get(_key(code)), code) for code in _codes(new)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _key(code):
