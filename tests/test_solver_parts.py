@@ -79,6 +79,7 @@ _DEPENDENT = [[1, 2, 3], [2, 4, 6], [1, 1, 1], [0, 1, 2]]
         (np.array([[1e4, 0.0], [3e4, 0]]), np.array([[0.0, 2.0], [0, 1]])),  # so is the product
         (np.array([[1.0, 0, 0], [2, 0, 0]]), 1e-3 * Y),
         (np.array(_DEPENDENT) * 1e5, Y),
+        (np.outer([1e5, 2e5, 3e5, 4e5], [1, 2, 3]), Y),
         (np.array([[1e4, 0.0]]), np.array([[0.0, 2.0]])),  # the product is zero
         (np.array([[1.0, 0, 0], [2, 0, 0]]), np.array([[300.0, 0, 0]])),  # most columns are zero
     ],
@@ -141,7 +142,7 @@ def test_the_best_point_on_a_line(seed, sign):
     rng = np.random.default_rng(seed)
     Q, size = rng.standard_normal((4, 4)), (1, 1e-4)[seed % 2]
     values, vectors = np.linalg.eigh(Q + Q.T)
-    v = sign * (1, 0.3)[seed % 2] * vectors[:, -1]
+    v = sign * (1, 0.3)[seed % 2] * (vectors[:, -1] + 0.2 * rng.random(4))
     x = np.sqrt(size) * (0.3 * np.sqrt(values[-1]) * vectors[:, -1] + 0.2 * rng.random(4))
     line = Line(size * (Q + Q.T))
     at, curvature = line._evaluate(x), line.curvature(x, v)
