@@ -2,6 +2,7 @@
 or none of it is believed.
 """
 
+import itertools
 import os
 import tempfile
 
@@ -11,6 +12,7 @@ import pytest
 import scipy.sparse
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, symmetric_scaling
+from sparsejac.io import write_csr_blocks
 
 K = 40
 x, v = np.random.default_rng(0).uniform(0.5, 1.5, (2, K))
@@ -196,6 +198,36 @@ def test_a_target_that_changes(folder, kind):
     owner.change(np.nan)
     with pytest.raises(ValueError, match=r"Y must be finite, but Y\[0, 0\] = nan"):
         problem.cost(x)
+
+
+@pytest.mark.parametrize(
+    ("of_a", "as_vector"),  # a vector is read at once if A is in memory
+    [("csr", False), *itertools.product(["mapped csr", "npy"], [False, True])],
+)
+def test_a_target_of_another_structure_that_changes(folder, of_a, as_vector):
+    """Y is dense or a vector, and is aligned anew with the entries of A in each pass."""
+    D = BEFORE * (np.random.default_rng(2).random((K, K)) < 0.5)
+    S = scipy.sparse.csr_array(D)
+    if of_a == "npy":
+        np.save(f"{folder}/A.npy", D)
+        A, numbers = f"{folder}/A.npy", (2 * D).ravel()
+    else:
+        A, numbers = S, 2 * S.data
+    if of_a == "mapped csr":
+        write_csr_blocks(f"{folder}/A", [(0, S)], shape=S.shape)
+        A = f"{folder}/A"
+    if not as_vector:
+        numbers = 2 * D
+    np.save(f"{folder}/Y.npy", numbers)
+    Y = np.load(f"{folder}/Y.npy", mmap_mode="r+")
+    problem = LeastSquares(A, Y)
+    problem.cost(v)
+    place = np.unravel_index(np.flatnonzero(Y)[-1], Y.shape)
+    Y[place] += 1
+    assert problem.cost(x) == pytest.approx(LeastSquares(A, np.array(Y)).cost(x), rel=1e-13)
+    Y[place] = np.nan
+    with pytest.raises(ValueError, match=r"Y must be finite, but Y\[\d+, \d+\] = nan"):
+        problem.cost(v)
 
 
 def test_an_a_in_memory_beside_a_target_on_disk(folder):
