@@ -220,7 +220,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         return super().dot(x)
 
     def __matmul__(self, x: Any) -> Any:
-        _check_factor(x)
+        if not self._needs_no_check(x, self.shape[1]):
+            _check_factor(x)
         return super().__matmul__(x)
 
     def __rmatmul__(self, x: Any) -> Any:
