@@ -1381,7 +1381,7 @@ PLACES_OF_FAILURE = [
     (_pool._Job, "run"), (_pool._Job, "_take"), (_pool._Job, "_find_lost"),
     (_pool._Job, "_wait"), (_pool._Thread, "lives"),
     (_pool.InOrder, "wait"), (_pool.InOrder, "done"), (_protocol.Reduction, "part"),
-    (_pool, "_leave_no_record"), (_pool, "_run"), (_pool, "_serve"),
+    (_pool, "leave_no_record"), (_pool, "_run"), (_pool, "_serve"),
     (_pool, "_taken_lock"), (_numbers, "File"), (_stream_pass, "Buffer"), (_csr, "frozen"),
 ]  # fmt: skip
 

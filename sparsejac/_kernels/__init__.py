@@ -37,6 +37,7 @@ imported when the first kernel is asked for.
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -64,6 +65,9 @@ _MODULES = (
 )
 # called with the name of each kernel that is going to be compiled
 listeners: list[Callable[[str], object]] = []
+import_lock = (
+    threading.RLock()
+)  # a fork takes it: a child cannot go on with another thread's import
 
 
 @functools.cache
@@ -77,13 +81,14 @@ def compiled_kernel(name: str) -> Callable[..., Any]:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    _fill_tables()
-    for module in _MODULES:
-        kernel: Callable[..., Any] | None = getattr(
-            import_module(f"{__package__}.{module}"), name, None
-        )
-        if kernel is not None:
-            return kernel
+    with import_lock:
+        _fill_tables()
+        for module in _MODULES:
+            kernel: Callable[..., Any] | None = getattr(
+                import_module(f"{__package__}.{module}"), name, None
+            )
+            if kernel is not None:
+                return kernel
     raise AttributeError(f"there is no kernel {name!r}")
 
 

@@ -25,21 +25,7 @@ from typing import Any, Generic, TypeVar, overload
 from .signals import unless_signalled
 
 _Value = TypeVar("_Value")
-_KERNELS = (
-    "compile",
-    "row",
-    "stores",
-    "walks",
-    "generate",
-    "maps",
-    "assembly",
-    "reductions",
-    "residuals",
-    "structure",
-    "vectors",
-)
-# modules that any thread may import on first use
-_IMPORTED = ("numba", "tqdm", *(f"sparsejac._kernels.{part}" for part in _KERNELS))
+_IMPORTED = ("numba", "tqdm")  # that any thread may import on first use
 # h5py also takes its lock before a fork, and its import needs that lock.
 _WITH_OWN_LOCK = ("h5py", "cooler")
 _COMPILATION = 300.0  # seconds that a fork waits for a compilation
@@ -105,6 +91,8 @@ def _take_locks() -> None:
     # each lock and appends it to the list. None marks the end of the list for `_release_locks`.
     held = _holding.locks = [None]
     try:
+        locks = _attribute("sparsejac._kernels", "import_lock")
+        held.extend(filter(operator.methodcaller("acquire", timeout=_COMPILATION), locks))
         for module in _IMPORTED:  # a module that is partly imported would stay so in the child
             if module in sys.modules:
                 importlib.import_module(module)  # waits for a thread that imports it
