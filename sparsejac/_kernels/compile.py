@@ -108,8 +108,18 @@ def _compile_undisturbed(compiled):
 
     Both change tables that all kernels share. Numba calls this method for arguments of new types.
     """
-    if hasattr(compiled, "_compile_for_args"):  # it is not there with NUMBA_DISABLE_JIT=1
-        compiled._compile_for_args = functools.partial(undisturbed, compiled._compile_for_args)
+    if not hasattr(compiled, "_compile_for_args"):  # it is not there with NUMBA_DISABLE_JIT=1
+        return
+    compile_for = compiled._compile_for_args
+
+    def compile_or_give_locks_back(*args):
+        try:
+            return compile_for(*args)
+        except BaseException:
+            _give_locks_back()
+            raise
+
+    compiled._compile_for_args = functools.partial(undisturbed, compile_or_give_locks_back)
 
 
 def _tolerate_errors_of_the_cache(compiled):
