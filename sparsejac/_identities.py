@@ -63,10 +63,12 @@ def verdicts(
     else:
         x = _validation.point("x", x, A.shape, rank, bilinear=bilinear, finite=True).reshape(-1)
     x = x.astype(np.result_type(builder.dtype, _validation.float_dtype("x", x.dtype)))
-    if J is not None and getattr(J, "shape", None) != (m, size):
+    if isinstance(J, np.ndarray) or not (J is None or hasattr(J, "shape")):
+        J = _validation.array("J", J)
+    if J is not None and J.shape != (m, size):
         raise ValueError(
-            f"J must have shape {(m, size)}, a row for each of the {m} entries of F that "
-            f"rows={rows!r} asks for, got {getattr(J, 'shape', None)}"
+            f"J must have shape {(m, size)}, a row for each of the {m} entries of F that `rows` "
+            f"asks for, got {J.shape}"
         )
     _validation.fits(
         "the check", 16 * (m + size) * x.dtype.itemsize, 'take rows="stored" for a sparse A'

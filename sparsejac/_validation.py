@@ -262,7 +262,8 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
         hint = ""
         if isinstance(value, (str, os.PathLike)):
-            hint = f": pass sparsejac.io.read_{'matrix' if name == 'A' else 'vector'}({name})"
+            what = "matrix" if name in ("A", "J") else "vector"
+            hint = f": pass sparsejac.io.read_{what}({name})"
         elif hasattr(value, "__array__"):
             hint = f": pass np.asarray({name}), which keeps only its values, in their order"
         raise TypeError(f"{name} must be a NumPy array{alternative}, got {type_name(value)}{hint}")

@@ -39,7 +39,8 @@ class JacobianBuilder:
         or complex128. A is never written to, and its structure must not change. A dense A is
         referenced, not copied. So is a sparse A in canonical CSR format, or in canonical CSC format
         with either ``order="F"`` or ``uplo="L"``, but not both; with ``rows="upper"`` and no
-        `uplo`, CSR only. If the values of a referenced A change, later calls use the new values.
+        `uplo`, CSR only. If the values of a referenced A change in place, later calls use the new
+        values.
         Other sparse formats are converted once, here, and duplicates are summed. An A that is not
         in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
@@ -135,14 +136,16 @@ class JacobianBuilder:
     run on one block while the next one is read. A may be
 
     * the path of a ``.npy``, or a `numpy.memmap` of a file that is contiguous there. To treat a
-      mapped file as an A in memory, pass ``np.asarray(A)``;
+      mapped file as an A in memory, pass ``np.asarray(A)``. A mapping that copies what is written
+      to it (mode ``"c"``) counts as an A in memory, too: its file must not change;
     * a CSR or CSC matrix with arrays that are mapped from files, or the path of a folder that
       `sparsejac.io.write_csr_blocks` wrote;
     * a dataset of h5py, an array of Zarr, or another object with ``shape``, ``dtype``, and rows to
       slice. Its chunks should have few rows, as no chunk is read twice in a pass. Missing data in
-      HDF5 are refused: chunks, a dataset that was never written, external files, and the sources of
-      a virtual dataset. Chunks that a Zarr array does not store are zeros if its ``fill_value`` is
-      0, and are refused otherwise;
+      HDF5 are refused: chunks, a dataset that was never written, external files, the sources of a
+      virtual dataset, and the end of a file that is cut short while it is open for reading. Chunks
+      that a Zarr array does not store are zeros if its ``fill_value`` is 0, and are refused
+      otherwise. A write to a dataset or an array is not refused: the new numbers are used;
     * the path of a ``.cool``, which holds one triangle (``rows="upper"``);
     * a function ``rows(start, stop)`` that returns an array of shape ``(stop - start, k)``, the
       same each time. It is called for row 0 when the builder is made, to find k and the dtype. A
@@ -436,7 +439,7 @@ class JacobianBuilder:
         ------
         ValueError
             If x has another shape, or is not finite; if `out` comes from another builder, has
-            another dtype, or a changed structure.
+            another dtype, or other index arrays.
         TypeError
             If x is not an array of numbers.
         MemoryError

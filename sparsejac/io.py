@@ -35,8 +35,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
     ----------
     path : path_like
         Matrix Market (``.mtx``, ``.mtx.gz``), ``.npz`` (of `scipy.sparse.save_npz`, or of
-        `numpy.savez` with one array) or ``.npy``, which is mapped into memory and not read; or a
-        folder of `write_csr_blocks`, which stays on disk, too.
+        `numpy.savez` with one array) or ``.npy``, which is mapped and not read, unless it
+        is small; or a folder of `write_csr_blocks`, which stays on disk, too.
 
     Returns
     -------

@@ -244,6 +244,10 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
     AssertionError
         If the two sides differ by more than rounding errors, in their real or in their imaginary
         part.
+    ValueError
+        If `op` is not a matrix or an operator.
+    TypeError
+        If `op` is not an array of numbers.
 
     Notes
     -----
@@ -259,8 +263,13 @@ def assert_adjoint(op: Any, *, seed: int = 0) -> None:
     >>> from sparsejac.testing import assert_adjoint
     >>> assert_adjoint(JacobianBuilder(np.ones((4, 4))).operator([1, 2, 3, 4]))
     """
-    if not hasattr(op, "shape"):
-        op = np.asarray(op)
+    if isinstance(op, np.ndarray) or not hasattr(op, "shape"):
+        op = _validation.array("op", op)
+    if len(op.shape) != 2:
+        raise ValueError(
+            f"op must be an operator or a matrix of shape (m, n), got shape {op.shape}: a vector "
+            "is op[:, np.newaxis]"
+        )
     check = adjoint_check(
         op, np.random.default_rng(seed), _validation.float_dtype("op", np.dtype(op.dtype))
     )

@@ -521,8 +521,9 @@ OPTIONS = [
         Bad("without groups", lambda: "within", ValueError, 'pairs="within" needs groups: pass the label of each row')),
     options({"check_jacobian": TESTING["check_jacobian"]}, "J",
         Bad("another shape", lambda: A, ValueError, "J must have shape (16, 4), a row for each of the 16 entries"),
-        Bad("a list", lambda: [[1.0]], ValueError, "J must have shape (16, 4)…got None"),
-        Bad("text", lambda: "J.npz", ValueError, "J must have shape (16, 4)"),
+        Bad("a list", lambda: [[1.0]], ValueError, "J must have shape (16, 4)…got (1, 1)"),
+        Bad("text", lambda: "J.npz", TypeError, "J must be a NumPy array, got str: pass sparsejac.io.read_matrix(J)"),
+        Bad("masked", lambda: np.ma.ones((M, K)), TypeError, "J is a masked array, and its mask would be lost: pass J.filled(0)"),
         Bad("a wrong one", lambda: np.ones((M, K)), AssertionError, "J is not the Jacobian of A∘(xxᵀ) at x")),
 ]  # fmt: skip
 

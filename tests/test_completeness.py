@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import slow
 
-from sparsejac import JacobianBuilder, symmetric_scaling
+from sparsejac import JacobianBuilder, RowSums, symmetric_scaling
 from sparsejac._matrix.completeness import check_complete
 
 h5py = pytest.importorskip("h5py")
@@ -389,3 +389,24 @@ def test_shards(array):
     A[4:] = 3
     check_complete("A", A)
     check_complete("A", array(1.0, shape=(0, 0)))
+
+
+@pytest.mark.parametrize("chunks", [None, (2, K)])
+def test_a_file_that_is_cut_short_while_it_is_open(opened, chunks):
+    with h5py.File("cut.h5", "w") as file:
+        file.create_dataset("A", data=np.ones((K, K)), chunks=chunks)
+    A = opened("cut.h5")["A"]
+    builder, sums = JacobianBuilder(A), RowSums(A)
+    x = np.ones(K)
+    assert np.all(builder.value(x) == 1)
+    os.truncate("cut.h5", os.path.getsize("cut.h5") - 8)
+    match = r"A is in the file cut.h5, which has been cut short to \d+ of its \d+ bytes"
+    for call in (builder.value, builder.tocsr, sums.value, lambda _: JacobianBuilder(A)):
+        with pytest.raises(ValueError, match=match):
+            call(x)
+
+
+def test_a_file_that_is_written_to_is_not_taken_for_cut(opened):
+    file = opened("written.h5", "w")
+    A = file.create_dataset("A", data=np.ones((K, K)))
+    assert np.all(JacobianBuilder(A).value(np.ones(K)) == 1)

@@ -42,6 +42,7 @@ def check_complete(name: str, dataset: Any, hint: str = "write it anew") -> None
     else:
         view_of = getattr(dataset, "_dset", dataset)  # h5py's astype() returns a view
         if hasattr(getattr(view_of, "id", None), "get_space_status"):
+            _check_not_cut(name, view_of)
             _check_hdf5(name, view_of, hint, ())
 
 
@@ -68,6 +69,22 @@ def _check_zarr(name: str, array: Any, hint: str) -> None:
 
 
 # --- HDF5 -----------------------------------------------------------------------------------------
+
+
+def _check_not_cut(name: str, dataset: Any) -> None:
+    """Refuse a file that was cut short after it was opened. HDF5 reads what it lacks as zeros.
+
+    A file that is open for writing may end later, as HDF5 has not written all of it.
+    """
+    file = dataset.file
+    if file.driver != "sec2" or file.mode != "r":
+        return
+    there, wanted = os.fstat(file.id.get_vfd_handle()).st_size, file.id.get_filesize()
+    if there < wanted:
+        raise ValueError(
+            f"{name} is in the file {file.filename}, which has been cut short to {there} of its "
+            f"{wanted} bytes: what it lacks would be read as zeros, so write it anew"
+        )
 
 
 def _check_hdf5(name: str, dataset: Any, hint: str, inside: tuple[tuple[str, str], ...]) -> None:
