@@ -293,6 +293,13 @@ def test_least_squares_with_exact_column_norms():
     np.testing.assert_allclose(found.x, answer, rtol=1e-6)
 
 
+class Labelled:
+    """As a series of pandas, it has an index, which an array would lose."""
+
+    def __array__(self, *_, **__):
+        return np.ones(3)
+
+
 @pytest.mark.parametrize(
     ("factor", "kind", "words"),
     [
@@ -304,6 +311,7 @@ def test_least_squares_with_exact_column_norms():
         ({1.0}, TypeError, "x must be a NumPy array, got set"),
         ([[1.0], [1.0, 2.0]], ValueError, "x must be a rectangular array of numbers"),
         (np.ma.masked_array(np.ones(3), [0, 1, 0]), TypeError, "x .*mask"),
+        (Labelled(), TypeError, r"got test_operator\.Labelled: pass np\.asarray\(x\), which keeps"),
     ],
 )
 def test_what_is_no_factor(factor, kind, words):

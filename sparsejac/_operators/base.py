@@ -61,11 +61,9 @@ def sparse(
 def _check_factor(x: Any) -> None:
     """Refuse what SciPy would take for a number, such as text, or for an array of one object.
 
-    It would also drop the mask of a masked array.
+    It would also drop the mask of a masked array, and the labels of a series of pandas.
     """
-    is_array = hasattr(x, "__array__") and not isinstance(x, (np.ma.MaskedArray, str, bytes))
-    is_factor = isinstance(x, (LinearOperator, numbers.Number)) or scipy.sparse.issparse(x)
-    if not (is_array or is_factor):
+    if not (isinstance(x, (LinearOperator, numbers.Number)) or scipy.sparse.issparse(x)):
         _validation.array("x", x)
 
 
