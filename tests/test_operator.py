@@ -311,7 +311,7 @@ class Labelled:
         ({1.0}, TypeError, "x must be a NumPy array, got set"),
         ([[1.0], [1.0, 2.0]], ValueError, "x must be a rectangular array of numbers"),
         (np.ma.masked_array(np.ones(3), [0, 1, 0]), TypeError, "x .*mask"),
-        (Labelled(), TypeError, r"got test_operator\.Labelled: pass np\.asarray\(x\), which keeps"),
+        (Labelled(), TypeError, r"got .*Labelled: pass np\.asarray\(x\), which keeps"),
     ],
 )
 def test_what_is_no_factor(factor, kind, words):
