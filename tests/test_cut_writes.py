@@ -212,6 +212,8 @@ class Writer:
 
 @pytest.fixture
 def writer(request, tmp_path):
+    if "cluster" in request.param:
+        pytest.importorskip("distributed", reason="Dask is an optional extra")
     return Writer(request.param, tmp_path / "first")
 
 

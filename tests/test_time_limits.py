@@ -107,9 +107,12 @@ def rung(act, most):
     count = calls.counted(act)
     steps = range(1, count + 1) if count <= most else np.linspace(1, count, most).astype(int)
     for nth in map(int, steps):
-        with pytest.raises(Exception, match="it took too long") as caught:
+        try:
             calls.fails(act, nth, ring)
-        yield nth, caught.value
+        except Exception as error:  # noqa: BLE001  # the caller looks at it
+            yield nth, error
+        else:  # a builder reads the list of mappings, which may be shorter than when it was counted
+            assert calls.raised is None, f"the exception of call {nth} was lost"
 
 
 def check(act, kind, most):
