@@ -26,6 +26,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse
+from failing import held, nothing_left
 from support import integers, slow, slow_except, toarray
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, io, symmetric_scaling
@@ -639,25 +640,6 @@ class Rows:
         before = self.calls
         run(name, of, "function")
         return before, self.calls
-
-
-def held():
-    """Count the threads and the open files of this process."""
-    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
-    files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    return threading.active_count(), threads, files
-
-
-def nothing_left(before):
-    """Check that no thread and no file is left.
-
-    The system may list a joined thread for a moment.
-    """
-    for _ in range(100):
-        if all(now <= then for now, then in zip(held(), before, strict=True)):
-            return
-        time.sleep(1e-3)
-    assert held() == before
 
 
 def done(name, rows, kept):
