@@ -200,6 +200,55 @@ def test_interrupted(uri, monkeypatch):
         is_old(uri)
 
 
+@pytest.mark.parametrize("kind", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("method", ["seek", "readinto", "write", "truncate"])
+def test_any_call_of_hdf5_fails(uri, method, kind, monkeypatch):
+    """HDF5 goes on after an exception, and once crashed when it closed the file."""
+    whole, before = getattr(_overlay.Overlay, method).__wrapped__, Path(uri).read_bytes()
+    calls = failures = 0
+
+    def failing(*args):
+        nonlocal calls
+        calls += 1
+        if calls == failures + 1:
+            raise kind("in a call of HDF5")
+        return whole(*args)
+
+    monkeypatch.setattr(_overlay.Overlay, method, _overlay._kept(failing))
+    written = False
+    while not written:
+        calls = 0
+        try:
+            cool.write_weights(uri, NEW, {}, overwrite=True)
+            written = True
+        except kind:
+            assert Path(uri).read_bytes() == before
+            failures += 1
+    assert failures == calls >= 2
+    is_new(uri)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+def test_a_time_limit_within_hdf5(uri, monkeypatch):
+    """A handler raises when HDF5 has closed the file, and not in a call of HDF5."""
+
+    def too_long(*_):
+        raise TimeoutError("too long")
+
+    def at_once(self, number, whole=_overlay.Overlay._page):
+        signal.raise_signal(signal.SIGALRM)
+        return whole(self, number)
+
+    monkeypatch.setattr(_overlay.Overlay, "_page", at_once)
+    handler = signal.signal(signal.SIGALRM, too_long)
+    try:
+        with pytest.raises(TimeoutError, match="^too long$"):
+            cool.write_weights(uri, NEW, {}, overwrite=True)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    is_old(uri)
+
+
 def full(after):
     """Make a class of files on a disk that has `after` bytes left."""
 

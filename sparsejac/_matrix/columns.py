@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .. import _validation
 from .._system.files import sync_folder, temporary_name
 from .._system.signals import suppress, unless_signalled
+from .._system.threads import undisturbed
 from . import contact_map, map_files
 from .numbers import identity
 from .overlay import Overlay
@@ -244,8 +245,8 @@ def _changed(
         if read is not None and before != read:
             raise _other_file(path)
         changes = Overlay(file, before[2])
-        with _as_oserror(path, uri), h5py.File(changes, "r+") as opened:
-            change(opened)
+        with _as_oserror(path, uri):
+            undisturbed(_apply, changes, change)
         _check_disk_space(path, changes.size)
         part = temporary_name(path)
         try:
@@ -267,6 +268,14 @@ def _changed(
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def _apply(changes: Overlay, change: Callable[[Any], None]) -> None:
+    try:
+        with map_files.hdf5().File(changes, "r+") as opened:
+            change(opened)
+    finally:
+        changes.raise_failure()
 
 
 @contextmanager

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _PAGE = 2**14  # bytes of a page; a page is copied when one of its bytes changes
 _PIECE = 2**23  # how many bytes are copied at a time
 
 
+def _kept(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep an exception for `raise_failure`.
+
+    HDF5 does not stop at an exception of its file object. h5py may lose it, or crash while it
+    closes the file.
+    """
+
+    @functools.wraps(method)
+    def call(self: Overlay, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except BaseException as error:  # noqa: BLE001  # `raise_failure` raises it
+            self._failure = self._failure or error
+            return 0
+
+    return call
+
+
 class Overlay:
-    """A file object for HDF5 that keeps its changes in memory."""
+    """A file object for HDF5 that keeps its changes in memory.
+
+    After HDF5 has closed it, `raise_failure` raises the first exception of its methods. From then
+    on what HDF5 read and wrote means nothing.
+    """
 
     def __init__(self, file: int, size: int) -> None:
         self._file, self._stored, self.size, self._at = file, size, size, 0
         self._pages: dict[int, bytearray] = {}
+        self._failure: BaseException | None = None
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _page(self, number: int) -> bytearray | bytes:
         if number in self._pages:
@@ -41,6 +69,7 @@ class Overlay:
             done += length
             self._at += length
 
+    @_kept
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
         return self._at
@@ -54,13 +83,16 @@ class Overlay:
         self.readinto(data)
         return bytes(data)
 
+    @_kept
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))  # after a failure HDF5 must not take what was there for data
         count = max(0, min(len(view), self.size - self._at))
         for number, own, part in self._ranges(count):
             view[part] = self._page(number)[own]
         return count
 
+    @_kept
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         for number, own, part in self._ranges(len(view)):
@@ -71,6 +103,7 @@ class Overlay:
         self.size = max(self.size, self._at)
         return len(view)
 
+    @_kept
     def truncate(self, size: int | None = None) -> int:
         size = self._at if size is None else size
         if size < self.size:  # if the file grows again, it is filled with zeros
