@@ -247,3 +247,34 @@ def test_bits_of_maps_do_not_depend_on_what_is_compiled_first(copy, kind):
         assert (cold, warm) == ("[(0, 1), (0, 1)]", "[(1, 0), (1, 0)]")
         printed += [bits, again]
     assert len(set(printed)) == 1
+
+
+WIDE = """
+import numpy as np, scipy.sparse
+from sparsejac import JacobianBuilder
+i = np.array([0, 7, K - 2, K - 1, K - 1], dtype=np.int32)
+j = np.array([K - 1, 2, K - 1, K - 2, 3], dtype=np.int32)
+A = scipy.sparse.coo_array((np.arange(1.0, 6), (i, j)), shape=(K, K)).tocsr()
+A.indptr, A.indices = A.indptr.astype(np.int32), A.indices.astype(np.int32)
+x = np.arange(1.0, 2 * K + 1).reshape(K, 2)
+for order in "CF":
+    for rank in (None, 2):
+        builder = JacobianBuilder(A, rows="stored", order=order, rank=rank)
+        Z = x[:, 0] if rank is None else x
+        J, op, v = builder.tocsr(Z), builder.operator(Z), np.ones(Z.size)
+        assert (J != scipy.sparse.vstack([B for *_, B in builder.iter_csr(Z, block_rows=2)])).nnz == 0
+        assert np.array_equal(J @ v, op @ v)
+        assert np.array_equal(J.T @ np.arange(5), op.H @ np.arange(5))
+        assert np.array_equal(J.T @ (J @ v), op.normal() @ v)
+        entries = A.tocoo() if order == "C" else A.T.tocsr().tocoo()
+        rows, columns = entries.coords if order == "C" else entries.coords[::-1]
+        F = entries.data * (x[rows, : rank or 1] * x[columns, : rank or 1]).sum(axis=1)
+        assert np.array_equal(J @ Z.ravel(), 2 * F)  # F is of degree 2
+print("right")
+"""
+
+
+def test_entries_beyond_int32_without_the_compiler(copy):
+    """Positions in F do not fit into int32, and NumPy's scalars of A's indices would overflow."""
+    program = WIDE.replace("K", "46400")  # 46341² is more than 2³¹
+    assert python(program, copy, NUMBA_DISABLE_JIT="1") == "right"

@@ -65,7 +65,7 @@ def value_of_any_size(
         start, count, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, count)
         a, cells = data[start : start + count], _cells(out, 0, grid, i, first[i], count)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(count):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             total, n = _plus_dot(zero, none, Z, of_z, s, Z, of_z, j)
@@ -86,7 +86,7 @@ def matvec_of_any_size(
         start, count, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, count)
         a, cells = data[start : start + count], _cells(out, 0, grid, i, first[i], count)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(count):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             total, n = _plus_dot(zero, none, V, of_v, s, Z, of_z, j)
@@ -104,7 +104,7 @@ def max_abs_of_any_size(
     for i in range(i0, i1):
         start, count, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, count)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(count):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             total, n = _plus_dot(zero, none, Z, of_z, s, Z, of_z, j)

@@ -24,7 +24,7 @@ def csr_data(
             continue
         a = data[p - base : p - base + n]
         columns = _columns(indices, p - base, n)
-        j0 = p - i * lo.size
+        j0 = int(p) - i * lo.size
         xs = _window(x, indices, j0, n)
         xi = x[i]
         # Only the first row of a block can start inside its row of A. Nothing precedes it then.
@@ -88,7 +88,7 @@ def csr_data_past_caches(
         p = max(lo[i], start)
         n = min(hi[i], stop) - p
         if n > 0:
-            a, j0, xi = data[p - base : p - base + n], p - i * lo.size, x[i]
+            a, j0, xi = data[p - base : p - base + n], int(p) - i * lo.size, x[i]
             xs = x[j0 : j0 + n]
             o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0  # as in `csr_data`
             m, on_diagonal = _below(None, j0, i, n)
@@ -135,7 +135,7 @@ def csr_indices(
             continue
         n = max(n, 0)
         columns = _columns(indices, p - base, n)
-        j0 = p - i * k
+        j0 = int(p) - i * k
         # An empty row of a grid has p > lo[i] only where a block starts behind its last entry.
         # Nothing precedes it.
         o = 2 * first[i] - diagonal[i] - shift if p == lo[i] else 0

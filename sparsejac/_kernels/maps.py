@@ -32,7 +32,7 @@ def pairs(data, indices, base, lo, hi, first, grid, i0, i1, width, rows_out, col
     for i in range(i0, i1):
         n = hi[i] - lo[i]
         columns = _columns(indices, lo[i] - base, n)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         e = first[i]
         for q in range(n):
             rows_out[e + q] = i

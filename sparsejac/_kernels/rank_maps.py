@@ -30,7 +30,7 @@ def rank_value(
         start, n, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, n)
         a, cells = data[start : start + n], _cells(out, 0, grid, i, first[i], n)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(n):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             f = a[e] * _dot(Z, s, Z, j)
@@ -49,7 +49,7 @@ def rank_matvec(
         start, n, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, n)
         a, cells = data[start : start + n], _cells(out, 0, grid, i, first[i], n)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(n):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             cells[_cell(columns, grid, e)] = a[e] * (_dot(V, s, Z, j) + _dot(Z, s, V, j))
@@ -71,7 +71,7 @@ def rank_csr_data(
         if n <= 0:
             continue
         a, columns = data[p - base : p - base + n], _columns(indices, p - base, n)
-        j0 = p - i * width
+        j0 = int(p) - i * width
         # Only the first row of a block can start inside its row of A. Nothing precedes it then.
         o = (2 * first[i] - diagonal[i]) * rank - shift if p == lo[i] else 0
         for e in range(n):
@@ -104,7 +104,7 @@ def rank_csr_indices(
             continue
         n = max(n, 0)
         columns = _columns(indices, p - base, n)
-        j0 = p - i * width
+        j0 = int(p) - i * width
         o = (2 * first[i] - diagonal[i]) * rank - shift if p == lo[i] else 0
         r = max(i * places, row0) if places >= 0 else first[i] + (p - lo[i])
         for e in range(n):
@@ -135,7 +135,7 @@ def rank_max_abs(
     for i in range(i0, i1):
         start, n, s = lo[i] - base, hi[i] - lo[i], (i + row_offset) & _NO_SIGN
         columns = _columns(indices, start, n)
-        j0 = lo[i] - i * width
+        j0 = int(lo[i]) - i * width
         for e in range(n):
             j = (_absolute(columns, j0, e) + column_offset) & _NO_SIGN
             f = abs(data[start + e] * _dot(Z, s, Z, j))

@@ -33,7 +33,7 @@ from .stores import _finish, _store_one
 def map_dense(data, indices, base, lo, hi, first, grid, i0, i1):
     """Write ``edge(entry)`` to the row of J for each entry."""
     for i in range(i0, i1):
-        start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size
+        start, n, j0 = lo[i] - base, hi[i] - lo[i], int(lo[i]) - i * lo.size
         a, cells = data[start : start + n], out[first[i] : first[i] + n]
         if ALIGNED:
             y = None if aligned is None else aligned[lo[i] - aligned_base :][:n]
@@ -75,7 +75,7 @@ def map_sparse(data, indices, base, lo, hi, first, grid, i0, i1):
 def map_dense_columns(data, indices, base, lo, hi, first, grid, i0, i1):
     """`map_dense` for each column of the last vector, which is a matrix."""
     for i in range(i0, i1):
-        start, n, j0 = lo[i] - base, hi[i] - lo[i], lo[i] - i * lo.size
+        start, n, j0 = lo[i] - base, hi[i] - lo[i], int(lo[i]) - i * lo.size
         a, cells = data[start : start + n], out[first[i] : first[i] + n]
         xs, Vs, xi[0], Vi = x_0[j0 : j0 + n], x_1[j0 : j0 + n], x_0[i], x_1[i]
         for q in range(n):
