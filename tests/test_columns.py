@@ -242,7 +242,7 @@ def test_a_time_limit_within_hdf5(uri, monkeypatch):
     monkeypatch.setattr(_overlay.Overlay, "_page", at_once)
     handler = signal.signal(signal.SIGALRM, too_long)
     try:
-        with pytest.raises(TimeoutError, match="^too long$"):
+        with pytest.raises(TimeoutError, match="too long"):
             cool.write_weights(uri, NEW, {}, overwrite=True)
     finally:
         signal.signal(signal.SIGALRM, handler)

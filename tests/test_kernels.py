@@ -262,7 +262,8 @@ for order in "CF":
         builder = JacobianBuilder(A, rows="stored", order=order, rank=rank)
         Z = x[:, 0] if rank is None else x
         J, op, v = builder.tocsr(Z), builder.operator(Z), np.ones(Z.size)
-        assert (J != scipy.sparse.vstack([B for *_, B in builder.iter_csr(Z, block_rows=2)])).nnz == 0
+        blocks = [block for *_, block in builder.iter_csr(Z, block_rows=2)]
+        assert (J != scipy.sparse.vstack(blocks)).nnz == 0
         assert np.array_equal(J @ v, op @ v)
         assert np.array_equal(J.T @ np.arange(5), op.H @ np.arange(5))
         assert np.array_equal(J.T @ (J @ v), op.normal() @ v)

@@ -504,6 +504,9 @@ def test_out_of_range():
     assert (result.x > 0).all()
     assert np.isfinite(result.x).all()
     assert result.residual == pytest.approx(residual(STAR, result.x))
+    not_a_number = symmetric_scaling(np.full((3, 3), np.nan), check_finite=False)
+    assert not_a_number.status == 3
+    assert not_a_number.message.endswith("an entry of A is not a finite number")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class FitStatus(Status):
         (
             "rounding prevents further progress: optimality is {optimality:.2g}, tol is "
             "{tol:.2g}; likely causes: tol is below what rounding allows; entries of A or Y "
-            "differ widely in size"
+            "differ widely in size; entries of x0, or bounds, are far larger than x need be"
         ),
     )
     OUT_OF_RANGE = (
@@ -51,8 +51,9 @@ class FitStatus(Status):
         (
             "squares of A, Y or F leave the range of float64, so cost and gradient are not "
             "reliable: multiply A by p and Y by q, powers of two that bring their largest entries "
-            "near 1, and multiply the resulting x by √(p / q); a less likely cause is an entry of "
-            "A, Y or x0 that is not a finite number"
+            "near 1, and multiply the resulting x by √(p / q); less likely causes: an entry of A, "
+            "Y or x0 is not a finite number; entries of x0, or bounds, are far larger than x need "
+            "be"
         ),
     )
     SADDLE = (
@@ -99,7 +100,7 @@ class ScalingStatus(Status):
         (
             "{numbers} leaves the range of numbers: the residual was {residual:.2g}, tol is "
             f"{{tol:.2g}}; likely causes: {_NO_TOTAL_SUPPORT}; entries of A, or targets, differ "
-            "too widely in size"
+            "too widely in size; with check_finite=False, an entry of A is not a finite number"
         ),
     )
     NO_SUPPORT = 4, "no scaling exists, as A has no support: {why}"
