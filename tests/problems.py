@@ -112,6 +112,10 @@ class Problem:
             return ValueError, 'rows must be "upper" for an A that is read from disk'
         if rows == "upper" and not (self.uplo or np.array_equal(*self._both_ways())):
             return ValueError, 'rows="upper" needs a symmetric A, but '
+        stored = self.given.stored
+        one_sided = rows == "upper" and not self.uplo and not np.array_equal(stored, stored.T)
+        if one_sided and self.sparse and self.streamed and self.by_columns():
+            return ValueError, "each triangle must have the entries of the other one"
         return None
 
     def _both_ways(self):
