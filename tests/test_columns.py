@@ -414,14 +414,11 @@ def test_what_is_not_a_file_of_its_own(uri, tmp_path, monkeypatch):
     ):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     monkeypatch.undo()
-    opened = os.open
 
-    def refused(path, flags, *more):
-        if flags & os.O_RDWR:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(path, flags, *more)
+    def refused(path, mode):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(_columns, "File", refused)
     with pytest.raises(PermissionError, match=r"map.cool cannot be written: Permission denied"):
         cool.write_weights(uri, NEW, {}, overwrite=True)
     monkeypatch.undo()

@@ -20,6 +20,7 @@ from test_faults import OPERATIONS, PLACES, K, V, made, target, v, x
 
 from sparsejac import fit, io, row_column_scaling
 from sparsejac._backends import threads as _threads
+from sparsejac._system.files import sync_folder
 
 pytestmark = [
     pytest.mark.usefixtures("dirty_results"),
@@ -199,6 +200,14 @@ def test_any_call_fails(source, name, step, tmp_path, other_thread, tried):
         subject.expect(other_thread(subject.run))
     assert (kept.tobytes(), subject.checksum()) == (bits, inputs)
     tried("calls that fail", len(numbers))
+
+
+def test_a_folder_that_is_synced_is_closed(tmp_path):
+    """Also if Ctrl-C comes when it was opened, and its descriptor has no name yet."""
+    faults, before = NthCall(), held()
+    for nth in range(1, faults.counted(lambda: sync_folder(tmp_path)) + 1):
+        faults.fails(lambda: sync_folder(tmp_path), nth, KeyboardInterrupt, after=True)
+        nothing_left(before)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from .._system.files import sync_folder, temporary_name
 from .._system.signals import suppress, unless_signalled
 from .._system.threads import undisturbed
 from . import contact_map, map_files
-from .numbers import identity
+from .numbers import File, identity
 from .overlay import Overlay
 
 # cooler divides by columns with these names, whatever their attributes say
@@ -292,18 +292,18 @@ def _locked(path: Path) -> Iterator[int]:
             f"{path} cannot be written: a copy of it is written to its folder, which is read-only",
         )
     try:
-        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        file = File(path, "r+")
     except unless_signalled(OSError) as error:
         raise _not_written(path, error) from error
     try:
-        _lock(path, file)
-        if identity(os.fstat(file))[:2] != identity(path.stat())[:2]:
+        _lock(path, file.fileno())
+        if identity(os.fstat(file.fileno()))[:2] != identity(path.stat())[:2]:
             raise OSError(
                 f"{path} cannot be written: another process has replaced it just now; try it again"
             )
-        yield file
+        yield file.fileno()
     finally:
-        os.close(file)
+        file.close()
 
 
 def _lock(path: Path, file: int) -> None:

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from .signals import suppress
+from .threads import undisturbed
 
 
 def temporary_name(path: Path) -> Path:
@@ -20,6 +21,11 @@ def temporary_name(path: Path) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to disk, if the file system can do that."""
+    # Ctrl-C must not come while the descriptor has no name: it would stay open.
+    undisturbed(_sync, folder)
+
+
+def _sync(folder: Path) -> None:
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
