@@ -21,6 +21,7 @@ import pytest
 
 import sparsejac
 from sparsejac._backends import pool as _pool
+from sparsejac._system import files as _files
 
 _OURS = os.path.dirname(sparsejac.__file__) + os.sep
 # What needs no memory, and is called to clean up: it cannot fail, and Ctrl-C is heard after it.
@@ -159,11 +160,14 @@ class Steps:
     def interrupted(self, act, nth, what):
         """Call `act`, and `what` before its n-th call that writes."""
         self._count, self._nth, self._act = itertools.count(1), nth, what
-        sys.setprofile(self._see)
-        try:
-            act()
-        finally:
-            sys.setprofile(None)
+        with pytest.MonkeyPatch.context() as patch:
+            # Its thread has no profiler.
+            patch.setattr(_files, "undisturbed", lambda function, *args: function(*args))
+            sys.setprofile(self._see)
+            try:
+                act()
+            finally:
+                sys.setprofile(None)
         return next(self._count) - 1
 
     def _see(self, frame, event, called):
