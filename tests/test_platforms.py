@@ -77,8 +77,14 @@ def test_where_no_folder_is_replaced(tmp_path, monkeypatch):
 def test_where_no_open_file_is_replaced(tmp_path, monkeypatch):
     """Windows: the map is closed before its copy replaces it. Nor has Windows these modules."""
     uri = write(tmp_path / "map.cool", contacts())
-    opened, replaced, open_, replace = [], [], os.open, Path.replace
-    monkeypatch.setattr(os, "open", lambda *args: opened.append(open_(*args)) or opened[-1])
+    opened, replaced, replace = [], [], Path.replace
+
+    class File(columns.File):
+        def __init__(self, *args):
+            super().__init__(*args)
+            opened.append(self.fileno())
+
+    monkeypatch.setattr(columns, "File", File)
 
     def as_on_windows(path, target):
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -34,7 +34,8 @@ def balanced_each(uris: list[str], options: Options) -> Iterator[tuple[str, Opti
             result = balancing.balanced(uri, options)
             result.stats["divisive_weights"] = False
         except unless_signalled(OSError, ValueError, TypeError, MemoryError) as error:
-            result = OptimizeResult(success=False, status=-1, message=str(error), error=error)
+            message = str(error) or type(error).__name__
+            result = OptimizeResult(success=False, status=-1, message=message, error=error)
         yield uri, result
 
 
