@@ -1,0 +1,116 @@
+// CUDA's threads as fibers, so that g++ compiles a .cu file and its kernels run without a GPU.
+//
+// A block's threads run one at a time. A barrier or a shuffle hands over to the next thread, and
+// lets a thread go on when all threads of its block or warp have arrived. Threads run forwards,
+// backwards, or the last warp first. If no thread can go on, a barrier was not reached by all.
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#define __global__ static
+#define __device__
+#define __shared__ static
+struct Dim { unsigned x; };
+static Dim threadIdx, blockIdx;
+
+namespace fibers {
+constexpr int WARP = 32, MOST = 256, STACK = 1 << 15;
+struct Group { int size = 0, arrived = 0, votes = 0, result = 0; long round = 0; };
+struct Fiber { jmp_buf at; ucontext_t start; bool begun, done; int shuffles; };
+static Fiber all[MOST];
+static char stacks[MOST][STACK];
+static Group warps[MOST / WARP];
+static Group block;
+static char slots[2][MOST / WARP][WARP][8];  // two rounds of shuffles: a thread is at most one ahead
+static ucontext_t scheduler;
+static jmp_buf back;
+static void (*body)(void **);
+static void **arguments;
+static long progress;
+
+static void entry() {
+  body(arguments);
+  all[threadIdx.x].done = true, ++progress;
+  _longjmp(back, 1);
+}
+static void yield() {
+  if (!_setjmp(all[threadIdx.x].at)) _longjmp(back, 1);
+}
+static int arrive(Group &group, int vote) {
+  long round = group.round;
+  group.votes |= vote, ++progress;
+  if (++group.arrived == group.size) {
+    group.result = group.votes, group.arrived = group.votes = 0, ++group.round;
+  } else {
+    while (group.round == round) yield();
+  }
+  return group.result;
+}
+static bool run_block(int threads, int order) {
+  block = {}, block.size = threads;
+  for (Group &warp : warps) warp = {};
+  for (int t = 0; t < threads; ++t) {
+    Fiber &fiber = all[t];
+    fiber.begun = fiber.done = false, fiber.shuffles = 0;
+    ++warps[t / WARP].size;
+  }
+  for (int left = threads; left > 0;) {
+    long before = progress;
+    for (int n = 0; n < threads; ++n) {
+      int w = (threads - 1 - n) / WARP;  // order 2: the last warp first, its lanes forwards
+      int t = order == 0 ? n : order == 1 ? threads - 1 - n : w * WARP + n % WARP;
+      Fiber &fiber = all[t];
+      if (fiber.done) continue;
+      threadIdx.x = t;
+      if (!_setjmp(back)) {
+        if (fiber.begun) _longjmp(fiber.at, 1);
+        fiber.begun = true, getcontext(&fiber.start);
+        fiber.start.uc_stack = {stacks[t], 0, STACK};
+        makecontext(&fiber.start, entry, 0);
+        setcontext(&fiber.start);
+      }
+      if (all[threadIdx.x].done) --left;
+    }
+    if (progress == before) return false;
+  }
+  return true;
+}
+
+template <class... P> struct Call {
+  template <std::size_t... I> static void go(void (*f)(P...), void **a, std::index_sequence<I...>) {
+    f(*static_cast<P *>(a[I])...);
+  }
+};
+template <auto f> struct Kernel;
+template <class... P, void (*f)(P...)> struct Kernel<f> {
+  static void call(void **a) { Call<P...>::go(f, a, std::index_sequence_for<P...>{}); }
+  static int sizes(int *into) {
+    int found[] = {(int)sizeof(P)...};
+    std::memcpy(into, found, sizeof found);
+    return sizeof...(P);
+  }
+  static int launch(unsigned blocks, int threads, int order, void **a) {
+    body = call, arguments = a;
+    for (unsigned n = 0; n < blocks; ++n) {
+      blockIdx.x = order == 0 ? n : blocks - 1 - n;
+      if (!run_block(threads, order)) return 1;
+    }
+    return 0;
+  }
+};
+}  // namespace fibers
+
+static void __syncthreads() { fibers::arrive(fibers::block, 0); }
+static int __syncthreads_or(int vote) { return fibers::arrive(fibers::block, vote); }
+template <class T> static T __shfl_down_sync(unsigned, T value, int step) {
+  int t = threadIdx.x, lane = t % fibers::WARP, w = t / fibers::WARP;
+  auto &slot = fibers::slots[fibers::all[t].shuffles++ % 2][w];
+  std::memcpy(slot[lane], &value, sizeof value);
+  fibers::arrive(fibers::warps[w], 0);
+  T found;
+  std::memcpy(&found, slot[lane + step < fibers::WARP ? lane + step : lane], sizeof found);
+  return found;
+}
