@@ -25,7 +25,7 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
     the triangle that the user's A holds, even if it was completed since.
     """
     pattern, layout, shape = backend.pattern, backend.layout, backend.source.shape
-    if backend.holds(Y):
+    if backend.holds(Y) and Y.shape != shape:
         return _on_workers(Y, backend)
     source = target_source(Y, bilinear=layout.bilinear)
     if source is None:
@@ -34,7 +34,7 @@ def align_target(Y: Any, backend: Backend, uplo: Uplo | None) -> Any:
         (m, n), (rows, columns) = shape, source.shape
         raise ValueError(f"Y must be a {m}x{n} matrix as A is, got {rows}x{columns}")
     if source is not None and source.backend not in (None, type(backend)):
-        raise _validation.only_target_on_workers()
+        raise source.only_target()
     _validation.real("Y", (source or Y).dtype, "least squares")
     if source is not None and layout.side is not None:
         _check_upper(source, backend)

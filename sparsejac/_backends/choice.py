@@ -9,6 +9,7 @@ from .._matrix.memory import MemorySource
 from .._matrix.source import Source
 from .._system import machine
 from .._validation import Settings
+from . import cuda  # noqa: F401  # it adds itself to the registry, without CuPy
 from .budget import block_entries
 from .protocol import Backend
 from .stream import StreamBackend

@@ -192,6 +192,29 @@ class Backend:
         """Whether this is an array where A is, not in the memory of this process."""
         return False
 
+    def brought(self, X: Any) -> Any:
+        """An operand with k numbers for each vector, in the memory of this process."""
+        return X
+
+    def returned(self, result: NDArray[Any], X: Any) -> Any:  # noqa: ARG002  # all are here
+        """A result with k numbers for each vector, where its operand X is."""
+        return result
+
+    def stays(self, what: str) -> Exception:
+        """The error for a result that would come to this process, and is too large for that."""
+        return _validation.on_workers(what)
+
+    def jacobian(self, x: NDArray[Any]) -> Any:  # noqa: ARG002  # `Assembly` forms it
+        """J at x in CSR format, if it is formed where A is."""
+        raise self.stays("the CSR matrix")
+
+    def wrapped(self, operator: Any) -> Any:
+        """An operator over A for the solvers of cupyx."""
+        raise TypeError(
+            f"cupyx() is for an A on a GPU, and this {type(operator).__name__} is in the memory of "
+            "this process or on a cluster: SciPy takes it as it is"
+        )
+
     def weights(self, w: NDArray[Any], dtype: np.dtype[Any]) -> Any:
         """Weights for J's rows, as a target of `reduce`."""
         return Weights(frozen(w), self.pattern, dtype, self.layout)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _validation
 from .._validation import Triangle, Uplo
 from .indices import ColumnRanges
 from .pattern import Pattern
@@ -87,6 +88,10 @@ class Source:
     chunked = False
     backend: Any = None  # the class of its backend, if only that one can run over it
     owned_lock: Any = None  # the lock of an object that answers one call at a time
+
+    def only_target(self) -> Exception:
+        """The error for a Y that is where A is not."""
+        return _validation.only_target_on_workers()
 
     @property
     def width(self) -> int:

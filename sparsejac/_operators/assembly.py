@@ -182,7 +182,7 @@ class Assembly:
 
     def check_vector_fits(self, what: str, nbytes: int) -> None:
         if not self.rows.local:
-            raise _validation.on_workers(what)
+            raise self.rows.stays(what)
         if nbytes < _validation.LARGE or self.rows.results.has(nbytes):
             return
         hint = (
@@ -245,6 +245,8 @@ class Assembly:
         self, x: NDArray[Any], out: scipy.sparse.csr_array | None = None
     ) -> scipy.sparse.csr_array:
         pattern = self._pattern
+        if not self.rows.local:
+            return self.rows.jacobian(x)
         if out is not None:
             self._fill_data(x, *pattern.bounds, out.data)
             return out
@@ -265,6 +267,8 @@ class Assembly:
     def blocks(
         self, x: NDArray[Any], block_rows: int
     ) -> Iterator[tuple[int, scipy.sparse.csr_array]]:
+        if not self.rows.local:
+            raise self.rows.stays("a block of J")
         pattern = self._pattern
         for r0 in range(0, pattern.m, block_rows):
             pattern.check_unchanged()

@@ -75,6 +75,7 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
     """
 
     _name: str
+    _rows: Any  # the backend
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
@@ -162,6 +163,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result does not fit into memory, before it is allocated.
         """
+        if self._is_where_rows_are(X, self.shape[1]):
+            return self._apply(X)
         array = _validation.operand("X", X, self.shape[1], self._product(" @ X"), matrix=True)
         return self._matmat(array)
 
@@ -187,6 +190,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         MemoryError
             If the result does not fit into memory, before it is allocated.
         """
+        if self._is_where_rows_are(X, self.shape[0]):
+            return self._apply_adjoint(X)
         array = _validation.operand("X", X, self.shape[0], self._product(".H @ X"), matrix=True)
         return self._rmatmat(array)
 
@@ -230,15 +235,46 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         _check_factor(x)
         return super().__rmul__(x)
 
+    def cupyx(self) -> Any:
+        """The same operator for the solvers of cupyx, which refuse those of SciPy.
+
+        It is for an A on a GPU. Its operands and results are CuPy arrays.
+
+        Returns
+        -------
+        operator : cupyx.scipy.sparse.linalg.LinearOperator
+
+        Raises
+        ------
+        TypeError
+            If A is not on a GPU.
+
+        Notes
+        -----
+        **Memory.** None.
+
+        Examples
+        --------
+        >>> import cupy, cupyx.scipy.sparse.linalg  # doctest: +SKIP
+        >>> from sparsejac import JacobianBuilder  # doctest: +SKIP
+        >>> N = JacobianBuilder(cupy.ones((3, 3))).operator([1, 2, 3]).normal()  # doctest: +SKIP
+        >>> x, _ = cupyx.scipy.sparse.linalg.cg(N.cupyx(), cupy.ones(3))  # doctest: +SKIP
+        """
+        return self._rows.wrapped(self)
+
     def _needs_no_check(self, x: object, length: int) -> bool:
         """Whether the operand needs no check. A solver calls `matvec` thousands of times."""
         if type(x) is np.ndarray:
             return x.shape == (length,) and x.dtype == self.dtype
         return self._is_where_rows_are(x, length)
 
-    def _is_where_rows_are(self, x: object, length: int) -> bool:  # noqa: ARG002  # few can be
+    def _is_where_rows_are(self, x: Any, length: int) -> bool:
         """Whether this is an operand that lies where the rows of A are, not in this process."""
-        return False
+        if not self._rows.holds(x):
+            return False
+        if x.ndim not in (1, 2) or x.shape[0] != length:
+            raise _validation.wrong_length("x", x.shape, length)
+        return True
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._apply_to_vectors(x, self._apply, self.shape[1])

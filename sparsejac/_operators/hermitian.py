@@ -57,13 +57,15 @@ class _Hermitian(Operator):
         return None
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
+        given, X = X, self._rows.brought(X)
         dtype = np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
         U = np.ascontiguousarray(X.T if X.ndim == 2 else X[np.newaxis], wide(dtype))
         with silence():
             result = self._products(U)
             if isinstance(self._d, np.ndarray) or self._d:
                 result += self._d * U
-            return np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
+            result = np.ascontiguousarray(result[0] if X.ndim == 1 else result.T, dtype)
+            return self._rows.returned(result, given)
 
     def _apply_adjoint(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._apply(X)

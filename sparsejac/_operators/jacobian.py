@@ -171,7 +171,7 @@ class JacobianOperator(Operator):
         return self._assembly.normal(self._x, damping)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
-        dtype = self._result_dtype(X)
+        X, dtype = self._rows.brought(X), self._result_dtype(X)
         x = self._x if dtype == self._x.dtype else frozen(self._x.astype(dtype))
         return self._assembly.product(x, frozen(np.ascontiguousarray(X, dtype)))
 
@@ -186,19 +186,12 @@ class JacobianOperator(Operator):
             x = np.conj(x)
         total = self._assembly.transposed_product(frozen(x), X, conjugate=conjugate)
         with silence():
-            return total.astype(dtype, copy=False)
+            return self._rows.returned(total.astype(dtype, copy=False), X)
 
     def _result_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
         if X.dtype == self.dtype:
             return self.dtype
         return np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
-
-    def _is_where_rows_are(self, x: Any, length: int) -> bool:
-        if not self._rows.holds(x):
-            return False
-        if x.ndim not in (1, 2) or x.shape[0] != length:
-            raise _validation.wrong_length("x", x.shape, length)
-        return True
 
     def _transpose(self) -> LinearOperator:
         return TransposedOperator(self, conjugate=False)
@@ -213,12 +206,9 @@ class TransposedOperator(Operator):
 
     def __init__(self, of: JacobianOperator, *, conjugate: bool) -> None:
         super().__init__(of.dtype, of.shape[::-1])
-        self._of = of
+        self._of, self._rows = of, of._rows
         self._conjugate = conjugate and of.dtype.kind == "c"
         self._name = "J.H" if conjugate else "J.T"
-
-    def _is_where_rows_are(self, x: Any, length: int) -> bool:
-        return self._of._is_where_rows_are(x, length)
 
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._of._apply_transpose(X, conjugate=self._conjugate)

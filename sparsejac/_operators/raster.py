@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _validation
 from .._matrix.indices import blocks_of
 from .assembly import Assembly
 
@@ -35,7 +34,7 @@ def count_entries(assembly: Assembly, rows: int, columns: int) -> NDArray[np.int
     """
     backend, of, (m, n) = assembly.rows, assembly.variables, assembly.shape
     if not backend.local:
-        raise _validation.on_workers("the pattern of J")
+        raise backend.stays("the pattern of J")
     backend.check_row_structure()
     pattern, rank = backend.pattern, of.rank
     pattern.check_unchanged()

@@ -55,6 +55,10 @@ class RowSumsOperator(Operator):
         super().__init__(np.dtype(np.float64), products.shape)
         self._products, self._x, self._Ax = products, x, Ax
 
+    @property
+    def _rows(self) -> Any:
+        return self._products.rows
+
     def _apply(self, X: NDArray[Any]) -> NDArray[Any]:
         self._products.take_diagonal()
         return self._each_column(X, lambda v: self._Ax * v + self._x * self._products.times(v))
@@ -64,6 +68,8 @@ class RowSumsOperator(Operator):
         return self._each_column(X, lambda w: self._Ax * w + self._products.times(self._x * w))
 
     def _each_column(self, X: NDArray[Any], product: Any) -> NDArray[Any]:
+        if self._rows.holds(X):
+            return self._rows.returned(self._each_column(self._rows.brought(X), product), X)
         if X.ndim == 2:
             result = np.empty(
                 X.shape, np.result_type(self.dtype, _validation.float_dtype("x", X.dtype))
