@@ -69,6 +69,7 @@ class CudaBackend(Backend):
 
     source: CudaSource
     local = False
+    _halves = False  # whether A was symmetric to the bit when this backend was made for sums
 
     def __init__(self, source: CudaSource, layout: Layout, settings: Settings) -> None:
         if layout.pairs_transposed or not layout.rows_in_order:
@@ -326,10 +327,15 @@ class CudaBackend(Backend):
         return gpu.downloaded(out)
 
     def _is_symmetric(self, target: CudaTarget | None) -> bool:
-        """Whether all of J's rows count, and A and a target are symmetric to the bit."""
-        if self.layout.side is not None or not self.source.is_symmetric:
-            return False
-        return target is None or target.is_symmetric
+        """Whether all of J's rows count, and A and a target were symmetric to the bit."""
+        return self._halves and (target is None or target.is_symmetric)
+
+    def for_sums(self) -> CudaBackend:
+        """See `Backend.for_sums`. This takes a pass, if all of A counts."""
+        found = object.__new__(CudaBackend)  # it is not copied as a pickle would be
+        found.__dict__.update(self.__dict__)
+        found._halves = self.layout.side is None and self.source.is_symmetric()
+        return found
 
     @computed_once
     def _upper(self) -> tuple[Any, Any, Any]:
@@ -357,12 +363,17 @@ class CudaBackend(Backend):
 
     def row_products(self, u: NDArray[Any], *, own: bool) -> NDArray[Any]:
         """See `Backend.row_products`. Whole rows of a sparse symmetric A are gathered."""
-        side, source = self.layout.side, self.source
-        plain = own and side is not None and side.offset == 1 and side.groups is None
-        if not (plain and source.sparse and source.is_symmetric):
+        if not (own and self._gathers):
             return super().row_products(u, own=own)
         found = self._sums(_REDUCTIONS["symmetric"], (u,), None, whole_rows=self._whole)
         return found[0]
+
+    @computed_once
+    def _gathers(self) -> bool:
+        """Whether whole rows of A without the diagonal give the products."""
+        side, source = self.layout.side, self.source
+        plain = side is not None and side.offset == 1 and side.groups is None
+        return plain and source.sparse and source.is_symmetric()
 
     @computed_once
     def _whole(self) -> CudaBackend:
@@ -424,7 +435,7 @@ class CudaBackend(Backend):
             of.check_finite("Y")
         own = self.source
         if own.has_structure_of(of):
-            symmetric = own.is_symmetric and of.is_symmetric
+            symmetric = own.is_symmetric() and of.is_symmetric()
             return CudaTarget(of.values, _BY_ENTRY, of.dtype, is_symmetric=symmetric)
         if not own.sparse:
             raise TypeError(
@@ -443,11 +454,15 @@ class CudaBackend(Backend):
             own = self.source
             if own.sparse:
                 return self._at_entries(of)
-            symmetric = own.is_symmetric and of.is_symmetric
+            symmetric = own.is_symmetric() and of.is_symmetric()
             return CudaTarget(y, _BY_ENTRY, of.dtype, is_symmetric=symmetric)
         if check:
             self._check_vector(y)
-        return CudaTarget(y, self._by_rows(), np.dtype(y.dtype))
+        own, by, symmetric = self.source, self._by_rows(), False
+        if own.sparse and by == _BY_ENTRY:
+            beside = CudaSource(self._gpu, own.k, y, own.indptr, own.indices)
+            symmetric = own.is_symmetric() and beside.is_symmetric()
+        return CudaTarget(y, by, np.dtype(y.dtype), is_symmetric=symmetric)
 
     def _check_vector(self, y: Any) -> None:
         """Refuse NaN and infinity in a vector in the order of J's rows."""
@@ -481,7 +496,7 @@ class CudaBackend(Backend):
             j = int(columns[np.argmax((numbers != 0) & ~stored)])
             raise _validation.outside(int(counts.sum()), (i, j))
         beside = CudaSource(gpu, k, out, own.indptr, own.indices)
-        symmetric = own.is_symmetric and beside.is_symmetric
+        symmetric = own.is_symmetric() and beside.is_symmetric()
         return CudaTarget(out, _BY_ENTRY, of.dtype, is_symmetric=symmetric)
 
     # --- scans, and single entries

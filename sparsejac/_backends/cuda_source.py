@@ -14,6 +14,7 @@ from .._matrix.source import Source
 from .._system.forks import computed_once
 from .cuda_device import TYPES, Gpu, load_cupy
 
+_PIECE = 2**22  # numbers that are compared at a time
 _SIDE = 32  # rows that a block of `dense_asymmetry` compares
 
 
@@ -56,10 +57,7 @@ class CudaSource(Source):
             return True
         pairs = (self.indptr, other.indptr), (self.indices, other.indices)
         with self.gpu.here():
-            return all(
-                one is other or (one.shape == other.shape and bool((one == other).all()))
-                for one, other in pairs
-            )
+            return all(_equal(*pair) for pair in pairs)
 
     @computed_once
     def bounds(self) -> tuple[Any, Any]:
@@ -116,14 +114,13 @@ class CudaSource(Source):
         q = int(np.argmin(numbers))
         return numbers[q], (i, int(columns[q])), float(high.max())
 
-    @computed_once
     def is_symmetric(self) -> bool:
-        """Whether A and Aᵀ are equal to the bit, in structure and numbers."""
+        """Whether A and Aᵀ are equal to the bit now, in structure and numbers: one pass."""
         return self._first_difference(None, 0.0) is None
 
     def unequal(self) -> tuple[int, int] | None:
         """A place where A is not symmetric up to rounding, or None."""
-        if self.is_symmetric:
+        if self.is_symmetric():
             return None
         largest = self.facts()[2]
         largest[~np.isfinite(largest)] = 0
@@ -194,6 +191,16 @@ class CudaPattern(Pattern):
         positions = self._positions(j, *self.on_gpu)
         rows = np.flatnonzero(positions >= 0)
         return rows, positions[rows]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two vectors on a GPU are equal. No mask of their size is made."""
+    if one.shape != other.shape:
+        return False
+    if one.data.ptr == other.data.ptr:
+        return True
+    pieces = (slice(p, p + _PIECE) for p in range(0, one.size, _PIECE))
+    return all(bool((one[piece] == other[piece]).all()) for piece in pieces)
 
 
 # --- what a user passes

@@ -200,6 +200,10 @@ class Backend:
         """A result with k numbers for each vector, where its operand X is."""
         return result
 
+    def for_sums(self) -> Backend:
+        """The backend of many sums over A as it is now, which may read half of a symmetric A."""
+        return self
+
     def stays(self, what: str) -> Exception:
         """The error for a result that would come to this process, and is too large for that."""
         return _validation.on_workers(what)

@@ -129,7 +129,7 @@ class Sums:
 def sums_of(backend: Backend, target: Any) -> Sums:
     """The sums over A and Y. Half the entries are read if both are symmetric to the bit."""
     if not isinstance(backend, ThreadBackend) or backend.layout.side is not None:
-        return Sums(backend, target)
+        return Sums(backend.for_sums(), target)
     source = backend.source
     if source.asymmetry() is not None:
         return Sums(backend, target)

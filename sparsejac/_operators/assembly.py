@@ -147,7 +147,7 @@ class Assembly:
 
     def normal(self, x: NDArray[Any], damping: float) -> NormalOperator:
         """``JᴴJ + damping I``."""
-        return NormalOperator(self.rows, Sums(self.rows), x, damping)
+        return NormalOperator(self.rows, Sums(self.rows.for_sums()), x, damping)
 
     def hessian(self, w: Any, dtype: np.dtype[Any]) -> HessianOperator:
         """The Hessian of ``wᵀF``."""
