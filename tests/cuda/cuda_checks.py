@@ -16,6 +16,7 @@ import scipy.sparse
 from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
+from sparsejac._backends import cuda
 
 FIBERS = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler, g++")
 
@@ -159,3 +160,27 @@ def check_row_sums(A, **how):
         assert_equal(product(there.operator(x)), product(here.operator(x)))
     assert_equal(there.operator(x) @ on_gpu(v), here.operator(x) @ v)
     assert_equal(there.nonzeros(), here.nonzeros())
+
+
+def instantiations():
+    """Every kernel that the backend may ask for."""
+    edges = [each.edge for each in cuda._REDUCTIONS.values()]
+    with_y = {each.edge for each in cuda._REDUCTIONS.values() if each.aligned}
+    names = ["add_scalars", "spans", "in_column", "check_rows", "pairs<true>", "pairs<false>"]
+    names += [f"add_tiles<{edge}>" for edge in edges]
+    floats = ["float", "double"]
+    for a in floats:
+        names += [
+            f"{kernel}<{a}>"
+            for kernel in ("row_facts", "dense_asymmetry", "sparse_asymmetry", "align_rows")
+        ]
+        for edge in edges:
+            for y in floats if edge in with_y else [a]:
+                names += [f"{walk}<{edge}, {a}, {y}>" for walk in ("dense_sums", "sparse_sums")]
+        for x in floats if a == "float" else ["double"]:
+            for sparse in ("true", "false"):
+                names.append(f"jacobian<{a}, {x}, {sparse}>")
+                names += [f"map_rows<Value, {a}, {x}, {x}, {sparse}, false>"]
+                names += [f"map_rows<Product, {a}, {x}, {x}, {sparse}, true>"]
+                names += [f"map_rows<Residual, {a}, {x}, {y}, {sparse}, false>" for y in floats]
+    return names

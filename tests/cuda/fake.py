@@ -1,7 +1,8 @@
 """A CuPy without a GPU: arrays are NumPy's in disguise, and g++ compiles the kernels with fibers.
 
 It has what the backend calls, and is as strict as CuPy: no array becomes a NumPy array by itself.
-Fresh memory is NaN. What goes to the GPU and back is counted.
+Fresh memory is NaN, and a kernel that writes beside it is noticed. What goes to the GPU and back is
+counted.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 COMPILED = HERE / "__pycache__"
+GUARD = 2**15  # bytes before and after an array that no kernel may change
 FLAGS = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 
 
@@ -65,8 +67,8 @@ class Array:
 
     __array_ufunc__ = None  # NumPy's arrays and operators leave it alone
 
-    def __init__(self, numbers, device=None):
-        self._a, self.device = numbers, device or Device()
+    def __init__(self, numbers, device=None, guarded=None):
+        self._a, self.device, self.guarded = numbers, device or Device(), guarded
         self.shape, self.dtype, self.ndim = numbers.shape, numbers.dtype, numbers.ndim
         self.size, self.nbytes, self.flags = numbers.size, numbers.nbytes, numbers.flags
         self.data = types.SimpleNamespace(ptr=numbers.ctypes.data, device_id=self.device.id)
@@ -92,7 +94,7 @@ class Array:
         return self._a.copy()
 
     def _new(self, numbers):
-        return Array(np.asarray(numbers), self.device)
+        return Array(np.asarray(numbers), self.device, self.guarded)
 
     def __getitem__(self, where):
         return self._new(self._a[_plain(where)])
@@ -138,8 +140,10 @@ Array.__module__ = "cupy"
 
 def _empty(shape, dtype=float):
     made = np.empty(shape, dtype)
-    made.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN, or -1
-    return Array(made)
+    memory = np.full(made.nbytes + 2 * GUARD, 0xA5, np.uint8)
+    inside = memory[GUARD : GUARD + made.nbytes]
+    inside[:] = 0xFF  # NaN, or -1
+    return Array(inside.view(made.dtype).reshape(made.shape), guarded=memory)
 
 
 def _asarray(value):
@@ -200,6 +204,12 @@ def _compiled(code, name):
         state.launched.append(name)
         if library.launch(blocks[0], threads[0], state.order, pointers):
             raise RuntimeError(f"{name}: not all threads reach a barrier")
+        for value in args:
+            memory = getattr(value, "guarded", None)
+            if memory is not None and not (
+                (memory[:GUARD] == 0xA5).all() and (memory[-GUARD:] == 0xA5).all()
+            ):
+                raise RuntimeError(f"{name} writes beside an array")
 
     return launch
 

@@ -4,12 +4,10 @@
 // lets a thread go on when all threads of its block or warp have arrived. Threads run forwards,
 // backwards, or the last warp first. If no thread can go on, a barrier was not reached by all.
 #include <setjmp.h>
+#include <string.h>
 #include <ucontext.h>
 
-#include <cmath>
-#include <cstring>
-#include <utility>
-
+#define fabs __builtin_fabs
 #define __global__ static
 #define __device__
 #define __shared__ static
@@ -79,17 +77,15 @@ static bool run_block(int threads, int order) {
   return true;
 }
 
-template <class... P> struct Call {
-  template <std::size_t... I> static void go(void (*f)(P...), void **a, std::index_sequence<I...>) {
-    f(*static_cast<P *>(a[I])...);
-  }
-};
+template <int... I> struct Indices {};
+template <int n> using Below = Indices<__integer_pack(n)...>;
 template <auto f> struct Kernel;
 template <class... P, void (*f)(P...)> struct Kernel<f> {
-  static void call(void **a) { Call<P...>::go(f, a, std::index_sequence_for<P...>{}); }
+  template <int... I> static void go(void **a, Indices<I...>) { f(*static_cast<P *>(a[I])...); }
+  static void call(void **a) { go(a, Below<sizeof...(P)>{}); }
   static int sizes(int *into) {
     int found[] = {(int)sizeof(P)...};
-    std::memcpy(into, found, sizeof found);
+    memcpy(into, found, sizeof found);
     return sizeof...(P);
   }
   static int launch(unsigned blocks, int threads, int order, void **a) {
@@ -108,9 +104,9 @@ static int __syncthreads_or(int vote) { return fibers::arrive(fibers::block, vot
 template <class T> static T __shfl_down_sync(unsigned, T value, int step) {
   int t = threadIdx.x, lane = t % fibers::WARP, w = t / fibers::WARP;
   auto &slot = fibers::slots[fibers::all[t].shuffles++ % 2][w];
-  std::memcpy(slot[lane], &value, sizeof value);
+  memcpy(slot[lane], &value, sizeof value);
   fibers::arrive(fibers::warps[w], 0);
   T found;
-  std::memcpy(&found, slot[lane + step < fibers::WARP ? lane + step : lane], sizeof found);
+  memcpy(&found, slot[lane + step < fibers::WARP ? lane + step : lane], sizeof found);
   return found;
 }
