@@ -262,7 +262,7 @@ def array(name: str, value: object, *, alternative: str = "") -> NDArray[Any]:
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex)):
         hint = ""
         if hasattr(value, "__cuda_array_interface__"):
-            hint = f": pass {name}.get(), as A is not on a GPU, or {name} has k numbers"
+            hint = f": pass {name}.get(), which is a copy in the memory of this process"
         elif isinstance(value, (str, os.PathLike)):
             what = "matrix" if name in ("A", "J") else "vector"
             hint = f": pass sparsejac.io.read_{what}({name})"

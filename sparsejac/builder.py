@@ -178,6 +178,14 @@ class JacobianBuilder:
     `sparsejac.distributed.csr_blocks` forms J on the workers. Maps have the same bits as in memory.
     Sums differ by rounding, and depend on which rows are together, but not on the workers.
 
+    **On a GPU.** A may be a CuPy array, a CSR matrix of cupyx, or an array that says it is in the
+    memory of a GPU (``__cuda_array_interface__``, DLPack): float32 or float64, in C order, and not
+    copied. This is experimental. All with m numbers is there as well: F and J v are CuPy arrays, w
+    must be one, and `tocsr` gives a matrix of cupyx. x is a NumPy array, and a product with k
+    numbers is where its operand is. `cupyx` makes operators for the solvers of cupyx. There is no
+    ``order="F"``, `uplo`, `rank` or `bilinear`. Maps have the same bits as in memory. Sums differ
+    by rounding, and their bits depend on A alone.
+
     **Memory of a streamed A.** The builder keeps 40 k bytes. A pass takes ``workers + 1`` blocks of
     up to 8 MiB, each at least a row of A and of the matrix that is aligned with it. It also takes
     up to four k-vectors for each vector that it returns.

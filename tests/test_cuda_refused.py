@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pickle
+import re
 import sys
 
 import cuda_checks
@@ -10,10 +11,19 @@ import numpy as np
 import pytest
 import scipy.sparse
 from cuda_checks import assert_equal, matrix, on_gpu
+from scipy.sparse.linalg import lsqr
 from support import integers
+from test_structure import MODULES
 
-from sparsejac import JacobianBuilder, LeastSquares, RowSums, symmetric_scaling
+from sparsejac import (
+    JacobianBuilder,
+    LeastSquares,
+    RowSums,
+    row_column_scaling,
+    symmetric_scaling,
+)
 from sparsejac._backends.cuda_device import is_on_gpu
+from sparsejac._operators import raster
 
 fibers = cuda_checks.fibers  # fixtures
 RNG = np.random.default_rng(20)
@@ -88,6 +98,10 @@ def test_bad_operands(fibers, monkeypatch):
     J = builder.operator(np.ones(4))
     with pytest.raises(TypeError, match=r"must be a CuPy array.*cg and operator.normal\(\)"):
         J.T @ np.ones(16)
+    with pytest.raises(TypeError, match=r"instead of lsqr or lsmr of SciPy.*operator.normal\(\)"):
+        lsqr(J, np.ones(16))
+    with pytest.raises(TypeError, match=r"A must be a NumPy array .*: pass A.get\(\)"):
+        row_column_scaling(A)
     with pytest.raises(TypeError, match="Implicit conversion to a NumPy array"):
         np.asarray(J @ np.ones(4))  # CuPy says so
     with pytest.raises(ValueError, match=r"x must have shape \(16,\)"):
@@ -100,12 +114,14 @@ def test_bad_operands(fibers, monkeypatch):
         ValueError, match="leave the range of float64, which is not for an A on a GPU"
     ):
         builder.value(np.array([1e200, 1e200, 1, 1]))
-    with pytest.raises(TypeError, match=r"an A on a GPU does not pickle.*send A.get"):
-        pickle.dumps(builder)
+    for thing in (builder, J, LeastSquares(A, A), RowSums(A)):
+        with pytest.raises(TypeError, match=r"an A on a GPU does not pickle.*send A.get"):
+            pickle.dumps(thing)
     for operation in (
         lambda: list(builder.iter_csr(np.ones(4))),
         builder.row_pairs,
         lambda: J.normal().toarray(),
+        lambda: raster.count_entries(builder._assembly, 2, 2),
         lambda: builder._rows.map("value"),
         builder._rows.visited,
     ):
@@ -223,3 +239,14 @@ def test_cupy_is_imported_when_it_is_needed():
     if importlib.util.find_spec("cupy") is None:
         with pytest.raises(ImportError, match="needs CuPy"):
             JacobianBuilder(Foreign(np.eye(2), "interface"))
+
+
+def test_the_backend_alone_imports_cupy():
+    """It does so within functions."""
+    users = {}
+    for module, path in MODULES.items():
+        found = re.findall(r"^( *)(?:import|from) cupyx?\b", path.read_text("utf-8"), re.MULTILINE)
+        if found:
+            users[module] = min(map(len, found))
+    assert {*users} == {"_backends.cuda", "_backends.cuda_device"}
+    assert min(users.values()) > 0

@@ -84,12 +84,6 @@ class CudaBackend(Backend):
         super().__init__(source, layout, settings)
         self.dtype, self._gpu = source.dtype, source.gpu
 
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "an A on a GPU does not pickle, as its memory belongs to this process: send A.get(), "
-            "and hand it over there"
-        )
-
     # --- where things are
 
     def holds(self, value: object) -> bool:
@@ -246,8 +240,9 @@ class CudaBackend(Backend):
     ) -> NDArray[Any]:
         """See `Backend.reduce`. A pass takes one vector, and several vectors as many passes.
 
-        **Memory.** Four k-vectors on the GPU, and for a dense A at most 1/64 of its numbers in
-        float64, or 1/256 for large k.
+        **Memory.** Six k-vectors on the GPU. For a dense A and each output, also one float64 for
+        each 64 of its numbers (128 from k = 4096 on, 256 from k = 16 384 on), and for each 1024.
+        For a sparse A that is not symmetric, what `_columns` says, and it is kept.
         """
         if kernel == "squares_of_many":
             return np.stack([self.reduce("squares", u, False) for u in x[:outputs]])

@@ -80,6 +80,12 @@ class Gpu:
         self.cupy, self.number, self._process = load_cupy(), number, os.getpid()
         self._kernels: dict[str, Any] = {}
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an A on a GPU does not pickle, as its memory belongs to this process: send A.get(), "
+            "and hand it over there"
+        )
+
     def here(self) -> Any:
         """A context in which this is CuPy's current device."""
         if os.getpid() != self._process:
