@@ -17,7 +17,7 @@ from cuda_checks import (
 from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, symmetric_scaling
-from sparsejac._backends import cuda
+from sparsejac._backends import cuda_sums
 
 fibers, gpu = cuda_checks.fibers, cuda_checks.gpu  # fixtures
 RNG = np.random.default_rng(20)
@@ -91,7 +91,7 @@ def test_types(gpu, form, dtype, y_dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("height", [128, 256])
 def test_tiles_of_large_matrices(gpu, monkeypatch, height):
-    monkeypatch.setattr(cuda, "tile_rows", lambda k: height)
+    monkeypatch.setattr(cuda_sums, "tile_rows", lambda k: height)
     for k in (height - 1, height, height + 1):
         check_least_squares(matrix(k, "dense"), matrix(k, "dense", seed=1), "all")
         check_row_sums(matrix(k, "dense", symmetric=True))
@@ -99,7 +99,13 @@ def test_tiles_of_large_matrices(gpu, monkeypatch, height):
 
 def test_heights_of_tiles():
     """A tile has a row for each number of the array that the kernel keeps for its rows."""
-    assert [cuda.tile_rows(k) for k in (1, 4095, 4096, 16384, 10**6)] == [64, 64, 128, 256, 256]
+    assert [cuda_sums.tile_rows(k) for k in (1, 4095, 4096, 16384, 10**6)] == [
+        64,
+        64,
+        128,
+        256,
+        256,
+    ]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from cuda_checks import (
 from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
-from sparsejac._backends import cuda, cuda_device
+from sparsejac._backends import cuda, cuda_device, cuda_sums, cuda_targets
 
 fibers, gpu = cuda_checks.fibers, cuda_checks.gpu  # fixtures
 
@@ -287,10 +287,10 @@ def test_memory_beside_a_large_matrix(fibers, monkeypatch, dtype):
     monkeypatch.setattr(cuda_device.Gpu, "empty", empty)
     monkeypatch.setattr(cuda_device.Gpu, "run", lambda *_: None)
     rows = JacobianBuilder(A, check_finite=False)._rows
-    for kernel, operation in cuda._REDUCTIONS.items():
+    for kernel, operation in cuda_sums.REDUCTIONS.items():
         taken.clear()
-        target = cuda.CudaTarget(A, np.int32(0), A.dtype) if operation.aligned else None
-        rows._sums(operation, (np.ones(k), np.ones(k)), target)
+        target = cuda_targets.CudaTarget(A, np.int32(0), A.dtype) if operation.aligned else None
+        cuda_sums.sums(rows, operation, (np.ones(k), np.ones(k)), target)
         assert 0 < sum(taken) <= 0.03 * A.nbytes, kernel
 
 

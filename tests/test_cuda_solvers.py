@@ -10,7 +10,7 @@ from cuda_checks import matrix, on_gpu
 from scipy.optimize import minimize
 from scipy.sparse.linalg import cg, eigsh
 
-from sparsejac import JacobianBuilder, LeastSquares
+from sparsejac import JacobianBuilder, LeastSquares, RowSums
 
 gpu = cuda_checks.gpu  # a fixture
 pytestmark = pytest.mark.slow
@@ -98,6 +98,25 @@ def test_an_operator_for_cupyx(gpu):
     ]:
         assert type(product) is cupy.ndarray
         np.testing.assert_allclose(product.get(), exact, rtol=1e-13)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_other_operators_for_cupyx(gpu, symmetric):
+    A = matrix(K, "sparse", symmetric=symmetric, random=True)
+    x, w = on_gpu(X), np.ones(A.nnz)
+    pairs = [
+        (
+            JacobianBuilder(A, rows="stored").hessian(w),
+            JacobianBuilder(on_gpu(A), rows="stored").hessian(on_gpu(w)),
+        ),
+        (LeastSquares(A, A).hess(X), LeastSquares(on_gpu(A), on_gpu(A)).hess(X)),
+    ]
+    if symmetric:
+        pairs.append(tuple(RowSums(each).operator(X) for each in (A, on_gpu(A))))
+    for here, there in pairs:
+        wrapped = there.cupyx()
+        np.testing.assert_allclose(wrapped.matvec(x).get(), here @ X, rtol=1e-13)
+        np.testing.assert_allclose(wrapped.rmatvec(x).get(), here.T @ X, rtol=1e-13)
 
 
 @pytest.mark.gpu

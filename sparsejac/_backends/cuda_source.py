@@ -68,6 +68,22 @@ class CudaSource(Source):
             pointers = self.gpu.uploaded(np.arange(self.k + 1, dtype=np.int64) * self.k)
         return pointers[:-1], pointers[1:]
 
+    @computed_once
+    def by_columns(self) -> tuple[Any, Any, Any]:
+        """The stored entries of each column: how many precede it, their rows, and their numbers.
+
+        **Memory.** 12 bytes for each entry of A on the GPU, and while they are sorted 28.
+        """
+        gpu, k, count = self.gpu, self.k, int(self.indices.size)
+        gpu.check_fits("the order of A's entries by columns", 28 * count)
+        with gpu.here():
+            cupy = gpu.cupy
+            entries = cupy.argsort(self.indices, kind="stable").astype(np.int64, copy=False)
+            begin = cupy.searchsorted(self.indices[entries], cupy.arange(k + 1, dtype=np.int32))
+            ends = self.bounds[1]
+            rows = cupy.searchsorted(ends, entries, side="right").astype(np.int32)
+        return begin.astype(np.int64, copy=False), rows, entries
+
     def type_of(self, kernel: str) -> str:
         """A kernel for the numbers of this matrix."""
         return f"{kernel}<{TYPES[self.dtype]}>"

@@ -16,7 +16,7 @@ import scipy.sparse
 from support import integers
 
 from sparsejac import JacobianBuilder, LeastSquares, RowSums
-from sparsejac._backends import cuda
+from sparsejac._backends import cuda_sums
 
 FIBERS = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler, g++")
 
@@ -164,8 +164,8 @@ def check_row_sums(A, **how):
 
 def instantiations():
     """Every kernel that the backend may ask for."""
-    edges = [each.edge for each in cuda._REDUCTIONS.values()]
-    with_y = {each.edge for each in cuda._REDUCTIONS.values() if each.aligned}
+    edges = [each.edge for each in cuda_sums.REDUCTIONS.values()]
+    with_y = {each.edge for each in cuda_sums.REDUCTIONS.values() if each.aligned}
     names = ["add_scalars", "spans", "in_column", "check_rows", "pairs<true>", "pairs<false>"]
     names += [f"add_tiles<{edge}>" for edge in edges]
     floats = ["float", "double"]
