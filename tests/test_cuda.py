@@ -302,3 +302,21 @@ def test_nothing_of_m_numbers_reaches_this_process(fibers, form):
     LeastSquares(there, Y).fun(x)
     assert 0 < max(fibers.downloads) <= 4 * k
     assert 0 < max(fibers.uploads) <= k + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_values_that_change(gpu, form):
+    """A is not copied. What is made after a change sees it, whether or not A is symmetric still."""
+    A = matrix(40, form, symmetric=True)
+    x, v = integers((40,), seed=1), integers((40,), seed=2)
+    there = on_gpu(A)
+    builder = JacobianBuilder(there, rows="stored")
+    assert_equal(builder.operator(x).normal() @ v, JacobianBuilder(A).operator(x).normal() @ v)
+    numbers, on_card = (A.data, there.data) if form == "sparse" else (A, there)
+    place = 5 if form == "sparse" else (7, 30)
+    numbers[place] = on_card[place] = 9
+    here = JacobianBuilder(A, rows="stored")
+    assert_equal(builder.value(x), here.value(x))
+    assert_equal(builder.operator(x).normal() @ v, here.operator(x).normal() @ v)
+    assert_equal(builder.operator(x).column_norms(), here.operator(x).column_norms())

@@ -54,11 +54,23 @@ def load_cupy() -> Any:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
             f"CuPy cannot use a GPU ({error}), as the NVIDIA driver is missing or too old for this "
-            "CuPy: update the driver, install the CuPy of its CUDA version, or pass A.get()"
+            "CuPy, or this process was forked from one that uses it: update the driver, install "
+            "the CuPy of its CUDA version, spawn processes, or pass A.get()"
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: make one visible, or pass A as a NumPy array")
     return cupy
+
+
+def gpu_of(array: Any) -> Gpu:
+    """The GPU that has an array."""
+    return _gpu(load_cupy(), array.device.id, os.getpid())
+
+
+@functools.lru_cache(maxsize=64)
+def _gpu(cupy: Any, number: int, process: int) -> Gpu:
+    # One for each GPU, as a kernel is loaded once for it.
+    return Gpu(cupy, number, process)
 
 
 @functools.cache
@@ -76,8 +88,8 @@ class Gpu:
         The number that CUDA gives the device.
     """
 
-    def __init__(self, number: int) -> None:
-        self.cupy, self.number, self._process = load_cupy(), number, os.getpid()
+    def __init__(self, cupy: Any, number: int, process: int) -> None:
+        self.cupy, self.number, self._process = cupy, number, process
         self._kernels: dict[str, Any] = {}
 
     def __reduce__(self) -> Any:

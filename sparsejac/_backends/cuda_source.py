@@ -12,7 +12,7 @@ from .._matrix.indices import ColumnRanges, Indices, counts
 from .._matrix.pattern import DensePattern, Pattern
 from .._matrix.source import Source
 from .._system.forks import computed_once
-from .cuda_device import TYPES, Gpu, load_cupy
+from .cuda_device import TYPES, Gpu, gpu_of, load_cupy
 
 _PIECE = 2**22  # numbers that are compared at a time
 _SIDE = 32  # rows that a block of `dense_asymmetry` compares
@@ -239,7 +239,7 @@ def source_of(name: str, A: Any, *, square: bool) -> CudaSource:
             f"{name} must be C-contiguous on a GPU, where it is not copied: pass "
             f"cupy.ascontiguousarray({name}), or {name}.T of a symmetric matrix in Fortran order"
         )
-    return CudaSource(Gpu(A.device.id), A.shape[0], A.reshape(-1))
+    return CudaSource(gpu_of(A), A.shape[0], A.reshape(-1))
 
 
 def _check_dtype(name: str, dtype: Any) -> None:
@@ -264,7 +264,7 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
             f"a sparse {name} on a GPU must have int32 indices, got {A.indptr.dtype} and "
             f"{A.indices.dtype}: make it of fewer than 2**31 entries with cupyx.scipy.sparse"
         )
-    k, gpu = A.shape[0], Gpu(A.data.device.id)
+    k, gpu = A.shape[0], gpu_of(A.data)
     bad = gpu.empty("a check of A", (k,), np.int32)
     gpu.run_rows("check_rows", k, A.indptr, A.indices, k, int(A.indices.size), bad, threads=True)
     found = gpu.downloaded(bad)
