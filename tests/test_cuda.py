@@ -89,6 +89,16 @@ def test_types(gpu, form, dtype, y_dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_a_symmetric_matrix_and_another_target(gpu, form):
+    A = matrix(70, form, symmetric=True)
+    Y = matrix(70, form, seed=1) if form == "dense" else A.copy()
+    if form == "sparse":
+        Y.data = integers(Y.data.shape, seed=3)
+    check_least_squares(A, Y, "stored")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [128, 256])
 def test_tiles_of_large_matrices(gpu, monkeypatch, height):
     monkeypatch.setattr(cuda_sums, "tile_rows", lambda k: height)
@@ -151,6 +161,16 @@ def test_row_sums_of_a_part(gpu, form, how):
     check_row_sums(matrix(40, form, symmetric=True), **how)
 
 
+def with_another_zero(A):
+    """A without its first entry, and with a zero that A does not store: as many entries as A."""
+    A, stored = A.tocoo(), np.zeros(A.shape, bool)
+    stored[A.row, A.col] = True
+    i, j = np.argwhere(~stored)[-1]
+    arrays = (np.append(each[1:], new) for each, new in ((A.data, 0), (A.row, i), (A.col, j)))
+    data, rows, columns = arrays
+    return scipy.sparse.coo_array((data, (rows, columns)), shape=A.shape).tocsr()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", ROWS)
 def test_targets(gpu, rows):
@@ -165,7 +185,7 @@ def test_targets(gpu, rows):
             fewer = A.copy()
             fewer.data[::3] = 0
             fewer.eliminate_zeros()
-            targets += [A.toarray()] + [fewer] * (rows != "upper")
+            targets += [A.toarray()] + [fewer, with_another_zero(A)] * (rows != "upper")
         for Y in targets:
             here, there = (
                 LeastSquares(A, Y, rows=rows),

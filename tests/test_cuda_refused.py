@@ -188,6 +188,12 @@ def test_bad_targets(fibers):
     for B, put in ((A, np.asarray), (on_gpu(A), on_gpu)):
         with pytest.raises(ValueError, match=r"Y.*\b7\b.*inf"):
             LeastSquares(B, put(y))
+    nan = np.ones((9, 9))
+    nan[7, 3] = np.nan
+    for Y, place in ((nan, "7, 3"), (nan.reshape(-1), "66")):
+        for put in (np.asarray, on_gpu):
+            with pytest.raises(ValueError, match=rf"Y must be finite, but Y\[{place}\] = nan"):
+                LeastSquares(put(np.ones((9, 9))), put(Y))
     B = matrix(9, "dense", symmetric=True, random=True)
     B[7, 3] += 0.1
     for bad in (B, scipy.sparse.csr_array(B)):

@@ -251,7 +251,7 @@ class CudaBackend(Backend):
     def _gathers(self) -> bool:
         """Whether whole rows of A without the diagonal give the products."""
         side, source = self.layout.side, self.source
-        plain = side is not None and side.offset == 1 and side.groups is None
+        plain = side is not None and side.groups is None
         return plain and source.sparse and source.is_symmetric()
 
     @computed_once

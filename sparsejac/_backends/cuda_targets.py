@@ -98,36 +98,31 @@ def aligned(backend: Any, of: Any) -> CudaTarget:
 def _aligned_vector(backend: Any, y: Any, *, check: bool) -> CudaTarget:
     with backend.gpu.here():
         y = backend.gpu.cupy.ascontiguousarray(y)
-    of = CudaSource(backend.gpu, backend.pattern.k, y)
-    if y.size == backend.pattern.k**2:
-        if check:
-            of.check_finite("Y")
-        own = backend.source
-        if own.sparse:
-            return _at_entries(backend, of)
-        symmetric = own.is_symmetric() and of.is_symmetric()
-        return CudaTarget(y, BY_ENTRY, of.dtype, is_symmetric=symmetric)
-    if check:
-        _check_vector(backend, y)
     own, by, symmetric = backend.source, _by_rows(backend), False
-    if own.sparse and by == BY_ENTRY:
+    of = CudaSource(backend.gpu, own.k, y)
+    whole = y.size == own.k**2
+    if check:
+        first = backend.bounds_on_gpu[2]
+        _check_vector(of, *(of.bounds if whole else (first[:-1], first[1:])))
+    if whole and own.sparse:
+        return _at_entries(backend, of)
+    if by == BY_ENTRY:
         beside = CudaSource(backend.gpu, own.k, y, own.indptr, own.indices)
         symmetric = own.is_symmetric() and beside.is_symmetric()
     return CudaTarget(y, by, np.dtype(y.dtype), is_symmetric=symmetric)
 
 
-def _check_vector(backend: Any, y: Any) -> None:
-    """Refuse NaN and infinity in a vector in the order of J's rows."""
-    gpu, (_, _, first) = backend.gpu, backend.bounds_on_gpu
-    k, facts = backend.pattern.k, gpu.empty("a check of Y", (4, backend.pattern.k), np.float64)
-    gpu.run_rows(f"row_facts<{TYPES[np.dtype(y.dtype)]}>", k, y, first[:-1], first[1:], k, facts)
+def _check_vector(of: CudaSource, begin: Any, end: Any) -> None:
+    """Refuse NaN and infinity in a vector, of which rows are given by their bounds on the GPU."""
+    gpu, facts = of.gpu, of.gpu.empty("a check of Y", (4, of.k), np.float64)
+    gpu.run_rows(of.type_of("row_facts"), of.k, of.values, begin, end, of.k, facts)
     bad = gpu.downloaded(facts)[3]
     if bad.any():
         i = int(np.argmax(bad > 0))
-        begin, end = int(backend.pattern.first[i]), int(backend.pattern.first[i + 1])
-        numbers = gpu.downloaded(y[begin:end])
+        b, e = (int(gpu.downloaded(each[i : i + 1])[0]) for each in (begin, end))
+        numbers = gpu.downloaded(of.values[b:e])
         q = int(np.argmin(np.isfinite(numbers)))
-        raise _validation.not_finite("Y", (begin + q,), numbers[q])
+        raise _validation.not_finite("Y", (b + q,), numbers[q])
 
 
 def _at_entries(backend: Any, of: CudaSource) -> CudaTarget:
