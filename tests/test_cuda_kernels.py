@@ -150,15 +150,15 @@ def symmetric_rows():
 
 def checks():
     for put in (np.asarray, scipy.sparse.csr_array):
-        for place in ((30, 2), (2, 30), (32, 31)):
-            A = matrix(33, "dense", symmetric=True, random=True)
+        for place in ((30, 2), (2, 30), (69, 68)):
+            A = matrix(70, "dense", symmetric=True, random=True)
             A[place] = 5
             with pytest.raises(ValueError, match="A must be symmetric"):
                 RowSums(on_gpu(put(A)))
             A[place] = np.nan
             with pytest.raises(ValueError, match="finite"):
                 JacobianBuilder(on_gpu(put(A)))
-        A = matrix(33, "dense", symmetric=True, random=True)
+        A = matrix(70, "dense", symmetric=True, random=True)
         A[30, 2] *= 1 + 1e-14
         A[7, 5], A[5, 7] = 1e-14, 0  # the second one is not stored, and a greater column is
         RowSums(on_gpu(put(A)))
@@ -219,6 +219,17 @@ MUTANTS = [
     (wide_products, "int visited = 0;\n", "int visited = 0; if (threadIdx.x > 0) i0 = i1;\n"),
     (residuals, "half && on_diagonal ? 0.5 * more[s] : more[s]", "more[s]"),
     (many_scalars, "n < count; n += THREADS) t += parts", "n < count; n += THREADS) t = parts"),
+    # of barriers
+    (residuals, "[s][warp] = t;\n  }\n  __syncthreads();", "[s][warp] = t;\n  }"),
+    (
+        many_scalars,
+        "__syncthreads();\n  if (threadIdx.x > 0) return;\n  t",
+        "if (threadIdx.x) return;\n  t",
+    ),
+    (many_scalars, "[n][warp] = t;\n  }\n  __syncthreads();", "[n][warp] = t;\n  }"),
+    (checks, "__syncthreads();\n    for (int r", "for (int r"),
+    (checks, "}\n    __syncthreads();\n  }", "}\n  }"),
+    (checks, "of_warps[warp] = best;\n  __syncthreads();", "of_warps[warp] = best;"),
     # of sums over sparse rows
     (sparse_products, "if (p < lo[i] || p >= hi[i]) continue;", ""),
     (sparse_products, "total[o] = combined<Edge>(total[o], to_j[o]);", ";"),
@@ -246,9 +257,14 @@ MUTANTS = [
 def test_a_deliberate_fault_is_noticed(fibers, check, old, new):
     source = cuda_device._source()
     assert old in source
-    fibers.source, fibers.order = source.replace(old, new, 1), 1
-    with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError, ValueError)):
-        check()
+    fibers.source = source.replace(old, new, 1)
+    for order in (1, 0, 2):
+        fibers.order = order
+        try:
+            check()
+        except (AssertionError, pytest.fail.Exception, RuntimeError, ValueError):
+            return
+    pytest.fail("no check has noticed it")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 // A block's threads run one at a time. A barrier or a shuffle hands over to the next thread, and
 // lets a thread go on when all threads of its block or warp have arrived. Threads run forwards,
 // backwards, or the last warp first. If no thread can go on, a barrier was not reached by all.
+#include <link.h>
 #include <setjmp.h>
 #include <string.h>
 #include <ucontext.h>
@@ -10,7 +11,7 @@
 #define fabs __builtin_fabs
 #define __global__ static
 #define __device__
-#define __shared__ static
+#define __shared__ static thread_local  // so that all of it is in one place: see `find_shared`
 struct Dim { unsigned x; };
 static Dim threadIdx, blockIdx;
 
@@ -28,6 +29,23 @@ static jmp_buf back;
 static void (*body)(void **);
 static void **arguments;
 static long progress;
+
+static thread_local volatile char first;
+static char *shared;
+static size_t shared_size;
+
+// Finds the shared memory of the kernels: the variables of a thread in this library.
+static int find_shared(dl_phdr_info *library, size_t, void *) {
+  bool here = false;
+  for (int n = 0; n < library->dlpi_phnum; ++n) {
+    const ElfW(Phdr) &part = library->dlpi_phdr[n];
+    size_t offset = (size_t)&block - library->dlpi_addr - part.p_vaddr;
+    here |= part.p_type == PT_LOAD && offset < part.p_memsz;
+    if (part.p_type == PT_TLS) shared_size = part.p_memsz;
+  }
+  shared = (char *)library->dlpi_tls_data;
+  return here;
+}
 
 static void entry() {
   body(arguments);
@@ -49,6 +67,7 @@ static int arrive(Group &group, int vote) {
 }
 static bool run_block(int threads, int order) {
   block = {}, block.size = threads;
+  memset(shared, 0xFF, shared_size);  // it may hold anything, here NaN
   for (Group &warp : warps) warp = {};
   for (int t = 0; t < threads; ++t) {
     Fiber &fiber = all[t];
@@ -89,7 +108,8 @@ template <class... P, void (*f)(P...)> struct Kernel<f> {
     return sizeof...(P);
   }
   static int launch(unsigned blocks, int threads, int order, void **a) {
-    body = call, arguments = a;
+    body = call, arguments = a, first = 0;  // its memory is there from now on
+    dl_iterate_phdr(find_shared, nullptr);
     for (unsigned n = 0; n < blocks; ++n) {
       blockIdx.x = order == 0 ? n : blocks - 1 - n;
       if (!run_block(threads, order)) return 1;
