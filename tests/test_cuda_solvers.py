@@ -119,31 +119,36 @@ def test_other_operators_for_cupyx(gpu, symmetric):
         np.testing.assert_allclose(wrapped.rmatvec(x).get(), here.T @ X, rtol=1e-13)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("solver", ["cg", "lsmr", "eigsh", "lobpcg"])
-def test_solvers_of_cupyx(solver):
-    """On a card only: they call libraries of CUDA."""
-    with cuda_checks.card():
-        from cupyx.scipy.sparse import linalg
+LINES = {
+    "cg": "cg(problem.normal(x0).cupyx(), -cupy.asarray(problem.grad(x0)))",
+    "lsmr": "lsmr(problem.jac(x0).cupyx(), -problem.fun(x0))",
+}
 
-        A = matrix(K, "dense", random=True)
-        here, there = normals(A)
-        ours = JacobianBuilder(on_gpu(A)).operator(X)
-        N, b = there.cupyx(), on_gpu(np.ones(K))
-        if solver == "cg":
-            found, expected = (
-                linalg.cg(N, b, tol=1e-12)[0],
-                np.linalg.solve(here.toarray(), b.get()),
-            )
-        elif solver == "lsmr":
-            found, expected = linalg.lsmr(ours.cupyx(), ours @ X, atol=1e-14, btol=1e-14)[0], X
-        else:
-            expected = np.linalg.eigvalsh(here.toarray())[-2:]
-            if solver == "eigsh":
-                found = linalg.eigsh(N, k=2, return_eigenvectors=False)
-            else:
-                start = on_gpu(np.random.default_rng(0).random((K, 2)))
-                found = linalg.lobpcg(N, start, largest=True, maxiter=200, tol=1e-9)[0]
-            found = np.sort(found.get())
-        found = found.get() if hasattr(found, "get") else found
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+@pytest.mark.parametrize("solver", LINES)
+def test_systems_by_cupyx(gpu, solver):
+    """The lines of the README. Without a GPU, SciPy's solvers stand for those of cupyx."""
+    import cupy
+    from cupyx.scipy.sparse import linalg
+
+    here, problem = least_squares()
+    x0 = X + 0.1
+    names = {solver: getattr(linalg, solver), "problem": problem, "x0": x0, "cupy": cupy}
+    found = eval(LINES[solver], names)[0]  # our own README
+    assert type(found) is cupy.ndarray
+    expected = np.linalg.lstsq(here.jac_csr(x0).toarray(), -here.fun(x0))[0]
+    np.testing.assert_allclose(found.get(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["eigsh", "lobpcg"])
+def test_eigenvalues_by_cupyx(gpu, solver):
+    from cupyx.scipy.sparse import linalg
+
+    here, there = normals(matrix(K, "dense", random=True))
+    if solver == "eigsh":
+        found = linalg.eigsh(there.cupyx(), k=2, return_eigenvectors=False)
+    else:
+        start = on_gpu(np.random.default_rng(0).random((K, 2)))
+        found = linalg.lobpcg(there.cupyx(), start, largest=True, maxiter=200, tol=1e-9)[0]
+    expected = np.linalg.eigvalsh(here.toarray())[-2:]
+    np.testing.assert_allclose(np.sort(found.get()), expected, rtol=1e-5)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from test_cuda_solvers import LINES
 
 from sparsejac import JacobianBuilder, cli
 
@@ -80,6 +81,13 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert BASH[0].endswith("sparsejac demo")
     assert BASH[1].endswith("python -m pytest -n 2")
     capsys.readouterr()
+
+
+def test_solvers_on_a_gpu():
+    """`test_cuda_solvers.py` runs these lines."""
+    first = "`cg`, `eigsh`, `lobpcg`, if A is on a GPU"
+    for name, solver in ((first, "cg"), ("`lsmr`", "lsmr")):
+        assert f"\n| cupyx's {name} | `{LINES[solver]}` |\n" in TEXT
 
 
 def test_links_lead_somewhere():

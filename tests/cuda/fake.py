@@ -267,6 +267,26 @@ class LinearOperator:
         self.matvec, self.rmatvec, self.matmat, self.rmatmat = matvec, rmatvec, matmat, rmatmat
 
 
+def _of_scipy(name):
+    """A solver of cupyx, by that of SciPy. The operator sees CuPy arrays."""
+
+    def solver(A, *args, **how):
+        import scipy.sparse.linalg
+
+        def product(of):
+            return lambda x: of(_asarray(x)).get()
+
+        names = "matvec", "rmatvec", "matmat", "rmatmat"
+        products = {each: product(getattr(A, each)) for each in names}
+        operator = scipy.sparse.linalg.LinearOperator(A.shape, dtype=A.dtype, **products)
+        found = getattr(scipy.sparse.linalg, name)(operator, *map(_plain, args), **how)
+        if isinstance(found, tuple):
+            return Array(found[0]), *found[1:]
+        return Array(found)
+
+    return solver
+
+
 def modules():
     """The modules that stand for CuPy, by their names."""
     runtime = types.SimpleNamespace(getDeviceCount=_device_count, CUDARuntimeError=CUDARuntimeError)
@@ -286,6 +306,8 @@ def modules():
             setattr(found[parent], child, found[name])
     found["cupyx.scipy.sparse"].csr_matrix = csr_matrix
     found["cupyx.scipy.sparse.linalg"].LinearOperator = LinearOperator
+    for name in ("cg", "lsmr", "eigsh", "lobpcg"):
+        setattr(found["cupyx.scipy.sparse.linalg"], name, _of_scipy(name))
     return found
 
 
