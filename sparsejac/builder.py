@@ -247,6 +247,8 @@ class JacobianBuilder:
         symmetric = 'rows="upper"' if rows == "upper" and source.uplo is None else None
         layout = layout_of(source, rows, order, bilinear=bilinear)
         backend = checked_backend(source, layout, settings, symmetric)
+        if rank not in (None, 1):
+            backend.check_takes("rank=")
         if symmetric is not None and source.transposed:
             source.check_sides()
         self._set_up(backend, rows, order, rank)
@@ -573,7 +575,8 @@ class JacobianBuilder:
         ----------
         w : array_like, shape (m,)
             A real weight for each row of J. It is referenced: later changes of w take effect. If A
-            is on a cluster, w is copied there. A w that lies there is not checked.
+            is on a cluster, w is copied there. A w that lies there, or on a GPU, is not checked
+            for NaN; if it is not contiguous, it is copied.
 
         Returns
         -------

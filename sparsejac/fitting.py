@@ -311,6 +311,8 @@ def fit(
         _validation.target_given(Y)
         problem = LeastSquares(A, Y, progress=progress, **options)
     builder = problem.builder
+    if regularization:
+        builder._rows.check_takes("regularization=")
     if x0 is not None:
         x0 = builder._checked_point("x0", x0)
         _validation.real("x0", x0.dtype, "least squares")

@@ -149,6 +149,8 @@ class LeastSquares:
         )
         _validation.real("A", source.dtype, "least squares")
         builder = JacobianBuilder._checked(source, rows, order, settings, rank, bilinear=bilinear)
+        if self._loss.name != "linear":
+            builder._rows.check_takes("loss=")
         self._set_up(builder, align_target(Y, builder._rows, uplo))
 
     def _set_up(self, builder: JacobianBuilder, target: Any) -> None:

@@ -19,6 +19,7 @@ from sparsejac import (
     JacobianBuilder,
     LeastSquares,
     RowSums,
+    fit,
     row_column_scaling,
     symmetric_scaling,
 )
@@ -61,8 +62,15 @@ def test_bad_arrays(fibers):
     ]:
         with pytest.raises(error, match=message):
             JacobianBuilder(A, **how)
-    with pytest.raises(ValueError, match="loss= and regularization= are not for an A on a GPU"):
-        JacobianBuilder(A, rank=2).value(np.ones((4, 2)))
+    for act, option in [
+        (lambda: JacobianBuilder(A, rank=2), "rank="),
+        (lambda: LeastSquares(A, A, rank=2), "rank="),
+        (lambda: LeastSquares(A, A, loss="huber"), "loss="),
+        (lambda: fit(A, A, regularization=1), "regularization="),
+        (lambda: JacobianBuilder(A)._rows.reduce("robust", np.ones(4)), "the operation robust"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{option} is not for an A on a GPU: leave it out"):
+            act()
     with pytest.raises(ValueError, match=r"Y is on a GPU, and A is not: pass cupy.asarray"):
         LeastSquares(np.eye(4), A)
     with pytest.raises(TypeError, match=r"Y must be on the GPU, as A is: pass cupy.asarray"):
@@ -90,6 +98,34 @@ def test_bad_sparse_matrices(fibers):
     ]:
         with pytest.raises(error, match=message):
             JacobianBuilder(A)
+
+
+def test_arrays_of_a_sparse_matrix(fibers):
+    """They need not be those of the constructor."""
+    A = matrix(9, "sparse")
+    w = np.arange(float(A.nnz))
+
+    def changed(name, array):
+        found = on_gpu(A)
+        setattr(found, name, on_gpu(array))
+        return found
+
+    with pytest.raises(ValueError, match=r"an index for each number, got 10, .*: make it anew"):
+        JacobianBuilder(changed("data", A.data[:-3]))
+    with pytest.raises(ValueError, match=r"must have 10 row pointers, .*, got 9, "):
+        JacobianBuilder(changed("indptr", A.indptr[:-1]))
+    strided = on_gpu(A)
+    strided.data = on_gpu(np.repeat(A.data, 2))[::2]
+    with pytest.raises(ValueError, match=r"must have contiguous arrays, .*: pass A.copy\(\)"):
+        JacobianBuilder(strided)
+    spare = on_gpu(A)
+    spare.data = on_gpu(np.append(A.data, [7, np.nan]))
+    spare.indices = on_gpu(np.append(A.indices, [3, 4]).astype(np.int32))
+    there, here = (JacobianBuilder(each, rows="stored") for each in (spare, A))
+    x = np.arange(9.0)
+    assert there.shape == here.shape
+    assert_equal(there.operator(x).T @ on_gpu(w), here.operator(x).T @ w)
+    assert_equal(there.operator(x).normal() @ x, here.operator(x).normal() @ x)
 
 
 def test_bad_operands(fibers, monkeypatch):

@@ -113,7 +113,7 @@ class CudaBackend(Backend):
         elif kernel in ("matvec", "matmat"):
             edge, (x, v) = "Product", args
         else:
-            raise self._unknown(kernel)
+            self._check_takes_kernel(kernel)
         self._check_real("x", dtype)
         gpu, pattern, by = self.gpu, self.pattern, BY_ENTRY
         out = gpu.empty("the result", shape, dtype, zeros=pattern.implicit is not None)
@@ -139,16 +139,16 @@ class CudaBackend(Backend):
         )
         return out
 
-    def _unknown(self, kernel: str) -> Exception:
+    def check_takes(self, option: str) -> None:
+        raise ValueError(f"{option} is not for an A on a GPU: leave it out, or pass A.get()")
+
+    def _check_takes_kernel(self, kernel: str) -> None:
         if kernel.endswith("of_any_size"):
-            return ValueError(
+            raise ValueError(
                 f"products of x leave the range of {self.dtype}, which is not for an A on a GPU: "
                 "scale x, or pass A.get()"
             )
-        return ValueError(
-            "rank=, loss= and regularization= are not for an A on a GPU: leave them out, or pass "
-            "A.get()"
-        )
+        self.check_takes(f"the operation {kernel}")
 
     def _check_real(self, name: str, dtype: np.dtype[Any]) -> None:
         _validation.real(name, dtype, "an A on a GPU", "pass its real and imaginary parts")
@@ -215,7 +215,7 @@ class CudaBackend(Backend):
             ]
             return np.stack(found, axis=1) if found else np.empty((self.pattern.k, 0))
         if kernel not in REDUCTIONS:
-            raise self._unknown(kernel)
+            self._check_takes_kernel(kernel)
         operation, vectors = REDUCTIONS[kernel], x if isinstance(x, tuple) else (x,)
         self._check_real("x", vectors[0].dtype)
         own = kernel == "squares" and bool(args[0])

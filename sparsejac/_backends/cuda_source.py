@@ -63,7 +63,8 @@ class CudaSource(Source):
     def bounds(self) -> tuple[Any, Any]:
         """The bounds of the entries of all rows, on the GPU."""
         if self.sparse:
-            pointers = self.indptr.astype(np.int64)
+            with self.gpu.here():
+                pointers = self.indptr.astype(np.int64)
         else:
             pointers = self.gpu.uploaded(np.arange(self.k + 1, dtype=np.int64) * self.k)
         return pointers[:-1], pointers[1:]
@@ -265,6 +266,18 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
             f"{A.indices.dtype}: make it of fewer than 2**31 entries with cupyx.scipy.sparse"
         )
     k, gpu = A.shape[0], gpu_of(A.data)
+    parts = A.indptr, A.indices, A.data
+    if A.indptr.size != k + 1 or A.indices.size != A.data.size:
+        raise ValueError(
+            f"a sparse {name} on a GPU must have {k + 1} row pointers, and an index for each "
+            f"number, got {A.indptr.size}, {A.indices.size} and {A.data.size}: make it anew with "
+            "cupyx.scipy.sparse.csr_matrix"
+        )
+    if not all(part.flags.c_contiguous for part in parts):
+        raise ValueError(
+            f"a sparse {name} on a GPU must have contiguous arrays, as they are not copied: pass "
+            f"{name}.copy()"
+        )
     bad = gpu.empty("a check of A", (k,), np.int32)
     gpu.run_rows("check_rows", k, A.indptr, A.indices, k, int(A.indices.size), bad, threads=True)
     found = gpu.downloaded(bad)
@@ -273,4 +286,5 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
             f"a sparse {name} on a GPU must be canonical, and the columns of row "
             f"{int(np.argmax(found))} do not ascend: call {name}.sum_duplicates(), in place"
         )
-    return CudaSource(gpu, k, A.data, A.indptr, A.indices)
+    stored = int(gpu.downloaded(A.indptr[k:])[0])  # what comes behind is spare
+    return CudaSource(gpu, k, A.data[:stored], A.indptr, A.indices[:stored])

@@ -204,6 +204,9 @@ class Backend:
         """The backend of many sums over A as it is now, which may read half of a symmetric A."""
         return self
 
+    def check_takes(self, option: str) -> None:
+        """Raise an exception if this backend cannot take an option."""
+
     def stays(self, what: str) -> Exception:
         """The error for a result that would come to this process, and is too large for that."""
         return _validation.on_workers(what)

@@ -108,6 +108,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
         if self._needs_no_check(x, self.shape[1]):
             return self._apply(x)
         array = _validation.operand("x", x, self.shape[1], self._product(" @ x"), matrix=False)
+        if array.ndim == 2 and not self._rows.local:
+            return self._apply(np.asarray(array))  # SciPy would make a NumPy array of the result
         if isinstance(x, np.matrix) or array.shape == (self.shape[1], 1):
             return super().matvec(x)  # SciPy's rules for columns differ between its versions
         return self._matvec(array)

@@ -105,6 +105,7 @@ def check_maps(A, rows):
     assert_equal(there.value(x), here.value(x))
     assert_equal(ours @ v, J @ v)
     assert_equal(ours @ V, J @ V)
+    assert_equal(ours @ V[:, :1], J @ V[:, :1])
     if k:
         assert_equal(there.tocsr(x), here.tocsr(x))
         assert_equal(there.slice(x, k // 2), here.slice(x, k // 2))
