@@ -37,7 +37,7 @@ class CudaBackend(Backend):
         if layout.pairs_transposed or not layout.rows_in_order:
             raise ValueError(
                 'order="F" is not for an A on a GPU: leave it out, and pass cupy.ascontiguousarray'
-                "(A.T), which has the columns of A as its rows"
+                "(A.T), or A.T.tocsr() of a sparse A, which has the columns of A as its rows"
             )
         if settings.memory is not None:
             raise ValueError(
@@ -60,7 +60,8 @@ class CudaBackend(Backend):
     def stays(self, what: str) -> Exception:
         return MemoryError(
             f"{what} would come from the GPU to this process: keep it there, with builder.value, "
-            "op @ v or tocsr, or pass A.get() to compute it here"
+            "builder.tocsr or J @ v, multiply a k×k operator by numpy.eye(k), or pass A.get() to "
+            "compute it here"
         )
 
     def wrapped(self, operator: Any) -> Any:
@@ -278,7 +279,11 @@ class CudaBackend(Backend):
             self.source.check_finite("A")
         place = self.source.unequal() if symmetric else None
         if symmetric and place is not None:
-            raise _validation.not_symmetric(*place, symmetric)
+            i, j = place
+            raise ValueError(
+                f"A must be symmetric for {symmetric}, but A[{i}, {j}] != A[{j}, {i}], by more "
+                'than rounding: pass (A + A.T) / 2, or, where it is taken, rows="stored"'
+            )
 
     def asymmetry(self) -> tuple[int, float] | None:
         place = self.source.unequal()
@@ -312,9 +317,10 @@ class CudaBackend(Backend):
     def positive_entries(self) -> Any:
         """See `Backend.positive_entries`. They come to this process, if they fit into its memory.
 
-        On the GPU this takes 8 bytes for each visited entry, and 32 for each positive one.
+        On the GPU this takes 40 bytes for each visited entry, and 32 for each positive one.
         """
         gpu, pattern = self.gpu, self.pattern
+        gpu.check_fits("the pairs of all entries", 40 * pattern.entries, 'pass support="skip"')
         i, j = (
             gpu.empty("the pairs of all entries", (pattern.entries,), np.int32) for _ in range(2)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -20,6 +21,7 @@ from .. import _validation
 THREADS, WARPS = 256, 8  # of a block, as in kernels.cu
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _NOTHING = np.uint64(0)  # a null pointer
+_SMALLER = "take operator.normal() and J.T, which need none of this size"  # than F or J v
 _OF_CUDA = {2, 13}  # the DLPack types of the memory of a GPU
 # Without fused multiplication and addition, maps have the bits that they have on the CPU.
 _OPTIONS = ("-std=c++17", "--fmad=false")
@@ -31,10 +33,16 @@ def is_on_gpu(A: Any) -> bool:
         return False
     if type(A).__module__.partition(".")[0] in ("cupy", "cupyx"):
         return True
+    return any(map(_says, (lambda: hasattr(A, "__cuda_array_interface__"), lambda: _dlpack(A))))
+
+
+def _dlpack(A: Any) -> bool:
+    return A.__dlpack_device__()[0] in _OF_CUDA
+
+
+def _says(question: Callable[[], bool]) -> bool:
     try:
-        if hasattr(A, "__cuda_array_interface__"):
-            return True
-        return A.__dlpack_device__()[0] in _OF_CUDA
+        return question()
     except Exception:  # noqa: BLE001  # any object may be passed, and this one does not say
         return False
 
@@ -136,17 +144,14 @@ class Gpu:
             self.check_fits(what, count)
             return (self.cupy.zeros if zeros else self.cupy.empty)(shape, dtype)
 
-    def check_fits(self, what: str, count: int) -> None:
+    def check_fits(self, what: str, count: int, hint: str = _SMALLER) -> None:
         """Raise MemoryError if so many bytes are not free."""
         if count < _validation.LARGE:
             return
         with self.here():
             free = self.cupy.cuda.Device(self.number).mem_info[0]
             free += self.cupy.get_default_memory_pool().free_bytes()
-        hint = (
-            "these are of the memory of the GPU; free arrays there, or take operator.normal() and "
-            "J.T, which need none of this size"
-        )
+        hint = f"these are of the memory of the GPU; free arrays there, or {hint}"
         _validation.fits(what, count, hint, free)
 
     def uploaded(self, x: NDArray[Any]) -> Any:

@@ -43,8 +43,9 @@ class CudaSource(Source):
 
     def check_outside(self) -> None:
         raise ValueError(
-            "uplo= is not for an A on a GPU: pass the whole symmetric matrix, A + "
-            "cupy.triu(A, 1).T for an A that holds its upper triangle"
+            "uplo= is not for an A on a GPU: pass the whole symmetric matrix, A + triu(A, 1).T of "
+            "an upper triangle, A + tril(A, -1).T of a lower one, with triu and tril of cupy, or "
+            "of cupyx.scipy.sparse and then with tocsr()"
         )
 
     def only_target(self) -> Exception:
@@ -76,7 +77,8 @@ class CudaSource(Source):
         **Memory.** 12 bytes for each entry of A on the GPU, and while they are sorted 28.
         """
         gpu, k, count = self.gpu, self.k, int(self.indices.size)
-        gpu.check_fits("the order of A's entries by columns", 28 * count)
+        hint = 'take rows="upper" of a symmetric A'
+        gpu.check_fits("the order of A's entries by columns", 28 * count, hint)
         with gpu.here():
             cupy = gpu.cupy
             entries = cupy.argsort(self.indices, kind="stable").astype(np.int64, copy=False)
@@ -232,8 +234,7 @@ def source_of(name: str, A: Any, *, square: bool) -> CudaSource:
         return _of_sparse(name, A)
     if not isinstance(A, cupy.ndarray):  # without a copy
         A = cupy.asarray(A) if hasattr(A, "__cuda_array_interface__") else cupy.from_dlpack(A)
-    if A.ndim != 2 or A.shape[0] != A.shape[1]:
-        raise _validation.wrong_shape(name, A.shape, square=True)
+    _check_square(name, A)
     _check_dtype(name, A.dtype)
     if not A.flags.c_contiguous:
         raise ValueError(
@@ -241,6 +242,12 @@ def source_of(name: str, A: Any, *, square: bool) -> CudaSource:
             f"cupy.ascontiguousarray({name}), or {name}.T of a symmetric matrix in Fortran order"
         )
     return CudaSource(gpu_of(A), A.shape[0], A.reshape(-1))
+
+
+def _check_square(name: str, A: Any) -> None:
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        hint = "pass a vector Y in one dimension" if name == "Y" else f"or pass {name}.get()"
+        raise ValueError(f"{name} must be a square matrix on a GPU, got shape {A.shape}: {hint}")
 
 
 def _check_dtype(name: str, dtype: Any) -> None:
@@ -257,13 +264,12 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
             f"a sparse {name} on a GPU must be a CSR matrix, got {_validation.type_name(A)}: pass "
             f"{name}.tocsr()"
         )
-    if A.shape[0] != A.shape[1]:
-        raise _validation.wrong_shape(name, A.shape, square=True)
+    _check_square(name, A)
     _check_dtype(name, A.dtype)
     if {np.dtype(A.indptr.dtype), np.dtype(A.indices.dtype)} != {np.dtype(np.int32)}:
         raise TypeError(
             f"a sparse {name} on a GPU must have int32 indices, got {A.indptr.dtype} and "
-            f"{A.indices.dtype}: make it of fewer than 2**31 entries with cupyx.scipy.sparse"
+            f"{A.indices.dtype}: with fewer than 2**31 entries, set both to .astype(cupy.int32)"
         )
     k, gpu = A.shape[0], gpu_of(A.data)
     parts = A.indptr, A.indices, A.data

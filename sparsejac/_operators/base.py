@@ -240,7 +240,8 @@ class Operator(LinearOperator):  # type: ignore[misc]  # SciPy has no types
     def cupyx(self) -> Any:
         """The same operator for the solvers of cupyx, which refuse those of SciPy.
 
-        It is for an A on a GPU. Its operands and results are CuPy arrays.
+        It is for an A on a GPU. Its operands and results are CuPy arrays. Sums and products of
+        operators over such an A are made of these.
 
         Returns
         -------

@@ -243,7 +243,7 @@ def _device_count():
 class csr_matrix:
     """A cupyx.scipy.sparse.csr_matrix."""
 
-    format = "csr"
+    format, ndim = "csr", 2
 
     def __init__(self, arrays, shape):
         (self.data, self.indices, self.indptr), self.shape = arrays, shape
