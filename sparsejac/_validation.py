@@ -6,7 +6,7 @@ import functools
 import operator
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import scipy.sparse
@@ -19,6 +19,7 @@ from ._system.signals import unless_signalled
 
 _Path = TypeVar("_Path", bound=str | os.PathLike[str])
 _Read = TypeVar("_Read")
+_More = ParamSpec("_More")
 Rows = Literal["all", "stored", "upper"]
 Order = Literal["C", "F"]
 Uplo = Literal["U", "L"]
@@ -672,13 +673,15 @@ def fits(what: str, count: int, hint: str, available: int | None = None) -> None
         )
 
 
-def naming_its_file(read: Callable[[_Path], _Read]) -> Callable[[_Path], _Read]:
+def naming_its_file(
+    read: Callable[Concatenate[_Path, _More], _Read],
+) -> Callable[Concatenate[_Path, _More], _Read]:
     """Let a lack of memory name the file. It may be damaged, and only say that it is large."""
 
     @functools.wraps(read)
-    def named(path: _Path) -> _Read:
+    def named(path: _Path, /, *more: _More.args, **options: _More.kwargs) -> _Read:
         try:
-            return read(path)
+            return read(path, *more, **options)
         except unless_signalled(MemoryError) as error:
             name, words = os.fsdecode(path), str(error)
             if words.startswith(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable
@@ -121,11 +122,20 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     shape = vector.shape
     if len(shape) != 1 and not (len(shape) == 2 and 1 in shape):
         raise ValueError(f"{path} does not hold a vector: its array has shape {shape}")
-    if scipy.sparse.issparse(vector):
-        size = max(shape) * vector.dtype.itemsize
-        _validation.fits(f"the vector in {path}", size, "leave out variables without an entry")
-        vector = vector.toarray()
-    return np.asarray(vector).reshape(-1)
+    return _dense(path, vector).reshape(-1)
+
+
+def _read_variables(path: Path) -> NDArray[Any]:
+    """Read a matrix of variables. An ``.npz`` may have its parts X and Y, X above Y."""
+    return _dense(path, _read(path, npz.read_variables))
+
+
+def _dense(path: str | os.PathLike[str], variables: Any) -> NDArray[Any]:
+    if scipy.sparse.issparse(variables):
+        size = math.prod(variables.shape) * variables.dtype.itemsize
+        _validation.fits(f"the array in {path}", size, "leave out variables without an entry")
+        variables = variables.toarray()
+    return np.asarray(variables)
 
 
 def write_csr(
@@ -372,12 +382,12 @@ def _rows_of(
 
 
 @_validation.naming_its_file
-def _read(path: Path) -> Any:
+def _read(path: Path, read_npz: Callable[[Path], Any] = npz.read) -> Any:
     name = path.name.lower()
     if name.endswith(".npy"):
         reader: Callable[[Path], Any] = npy.load
     elif name.endswith(".npz"):
-        reader = npz.read
+        reader = read_npz
     elif name.endswith((".mtx", ".mtx.gz")):
         reader = matrix_market.read
     else:

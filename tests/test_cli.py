@@ -19,6 +19,7 @@ from sparsejac import __version__, cli, io, jacobian
 from sparsejac._kernels import listeners
 from sparsejac.cli import common, compiling, demo
 from sparsejac.cli import parser as cli_parser
+from sparsejac.testing import dense_jacobian
 
 NOTICE = "compiling the kernels for this kind of matrix, which takes 5 to 30 seconds once"
 
@@ -339,13 +340,71 @@ def test_fit_of_several_columns(folder, capsys):
     message = r"A must be a square matrix.*pass --bilinear for"
     wrong_use(capsys, "fit", "M.npy", "M.npy", "-o", "x.npy", message=message)
     wrong = [
-        (["--rank", "0"], "--rank must be a positive integer"),
+        (["--rank", "0"], "argument --rank: must be an integer, 1 or more, got '0'"),
         (["--regularization", "-1"], "--regularization must be at least 0"),
         (["--rank", "2", "--x0", "M.npy"], r"x0 must be an array of shape \(6, 2\)"),
         (["--bilinear", "--rows", "upper"], r"--rows upper is for a symmetric A"),
     ]
     for options, message in wrong:
         wrong_use(capsys, "fit", "S.npy", "S.npy", "-o", "x.npy", *options, message=message)
+
+
+@pytest.fixture
+def factors(folder):
+    """A matrix A of 6x4, the X and Y of a fit, and a square B with an X."""
+    rng = np.random.default_rng(0)
+    A = scipy.sparse.random_array((6, 4), density=0.5, rng=rng, format="csr")
+    A.data = np.round(9 * A.data) + 1
+    B, X, Y = np.arange(36.0).reshape(6, 6), np.arange(12.0).reshape(6, 2), np.ones((4, 2))
+    scipy.sparse.save_npz("A.npz", A)
+    for name, matrix in {"B": B, "X": X, "flat": X.ravel(), "Z": np.vstack([X, Y])}.items():
+        np.save(f"{name}.npy", matrix)
+    np.savez("Z.npz", X=X, Y=Y)
+    np.savez("X.npz", X=X)
+    scipy.sparse.save_npz("S.npz", scipy.sparse.csr_array(X))
+    return A, B, X, Y
+
+
+@pytest.mark.parametrize("file", ["X.npy", "flat.npy", "X.npz", "S.npz"])
+def test_build_and_check_of_several_columns(file, factors, capsys):
+    _, B, X, _ = factors
+    code, out, _ = run(capsys, "build", "B.npy", file, "-o", "J.npz", "--rank", "2")
+    assert code == 0
+    assert "J: 36 x 12, " in out
+    J = scipy.sparse.load_npz("J.npz")
+    np.testing.assert_array_equal(J.toarray(), dense_jacobian(B, X, rank=2, rows="stored"))
+    assert run(capsys, "check", "B.npy", file, "--rank", "2")[0] == 0
+
+
+@pytest.mark.parametrize("file", ["Z.npy", "Z.npz"])
+def test_build_and_check_of_two_factors(file, factors, capsys):
+    A, _, X, Y = factors
+    options = ("--rank", "2", "--bilinear")
+    assert run(capsys, "build", "A.npz", file, "-o", "J.npz", *options)[0] == 0
+    expected = dense_jacobian(A, np.vstack([X, Y]), rank=2, bilinear=True, rows="stored")
+    np.testing.assert_array_equal(scipy.sparse.load_npz("J.npz").toarray(), expected)
+    code, out, _ = run(capsys, "check", "A.npz", file, *options)
+    assert (code, out.splitlines()[-1]) == (0, "8 of 8 checks hold")
+    assert run(capsys, "check", "A.npz", *options)[0] == 0
+
+
+def test_wrong_factors(factors, capsys):
+    np.savez("columns.npz", X=np.ones((6, 2)), Y=np.ones((4, 3)))
+    np.savez("vectors.npz", X=np.ones(6), Y=np.ones(4))
+    np.savez("names.npz", X=np.ones((6, 2)), V=np.ones((4, 2)))
+    two = ["--rank", "2", "--bilinear"]
+    for file, options, message in [
+        ("columns.npz", two, r"X and Y must be matrices with as many col.*\(6, 2\) and \(4, 3\)"),
+        ("vectors.npz", two, r"X and Y must be matrices with as many col.*\(6,\) and \(4,\)"),
+        ("names.npz", two, "one array was expected, it has 2: 'X', 'V'"),
+        ("Z.npz", [], "one array was expected, it has 2: 'X', 'Y'"),
+        ("X.npz", two, r"x must be an array of shape \(10, 2\).*got an array of shape \(6, 2\)"),
+        ("Z.npz", ["--rank", "0"], "--rank: must be an integer, 1 or more, got '0'"),
+        ("Z.npz", two[:2], "A must be a square matrix.*pass --bilinear for"),
+    ]:
+        for command in (("build", "A.npz", file, "-o", "J.npz"), ("check", "A.npz", file)):
+            wrong_use(capsys, *command, *options, message=message)
+    assert not os.path.exists("J.npz")
 
 
 def test_nonnegative_fit(folder, capsys):
@@ -388,6 +447,9 @@ def test_fit_that_does_not_converge(problem, capsys):
     assert code == 1
     assert "   the last X and Y written to F.unfinished.npz, and nothing to F.npz\n" in out
     assert set(np.load("F.unfinished.npz")) == {"X", "Y"}
+    going_on = ("--x0", "F.unfinished.npz", "--rank", "2", "--bilinear", "--regularization", "1e-9")
+    code, out, _ = run(capsys, "fit", "A.npy", "Y.npy", "-o", "F.npz", *going_on)
+    assert (code, set(np.load("F.npz"))) == (0, {"X", "Y"})
     np.save("B.unfinished.npy", np.load("A.npy"))
     wrong_use(
         capsys,

@@ -5,7 +5,9 @@ SciPy's routines do not check indices, and a wrong index makes them write outsid
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,27 @@ _PIECE = 2**16  # how many indices are checked at a time
 
 def read(path: Path) -> Any:
     """Read the result of `scipy.sparse.save_npz`, or a single array of `numpy.savez`."""
+    with _opened(path) as (archive, names):
+        return _only_matrix(archive, names)
+
+
+def read_variables(path: Path) -> Any:
+    """Read the arrays X and Y that `sparsejac fit` writes, X above Y, or what `read` does."""
+    with _opened(path) as (archive, names):
+        if sorted(names) != ["X", "Y"]:
+            return _only_matrix(archive, names)
+        X, Y = (npy.member(archive, name) for name in ("X", "Y"))
+    if X.ndim != 2 or Y.ndim != 2 or X.shape[1] != Y.shape[1]:
+        raise ValueError(
+            "its arrays X and Y must be matrices with as many columns each, got shapes "
+            f"{X.shape} and {Y.shape}"
+        )
+    return np.concatenate([X, Y])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[str]]]:
+    """The archive and the names of its arrays."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("it is not an archive; name it .npy if it is an array")
@@ -30,12 +53,16 @@ def read(path: Path) -> Any:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if len(set(names)) < len(names):
                 raise ValueError("it has two arrays of one name: write it anew")
-            if "format" in names and len(names) > 1:
-                return _sparse(archive, names)
-            if len(names) != 1:
-                listed = ", ".join(map(repr, names[:_LISTED])) + ", …" * (len(names) > _LISTED)
-                raise ValueError(f"one array was expected, it has {len(names)}: {listed}")
-            return npy.member(archive, names[0])
+            yield archive, names
+
+
+def _only_matrix(archive: zipfile.ZipFile, names: list[str]) -> Any:
+    if "format" in names and len(names) > 1:
+        return _sparse(archive, names)
+    if len(names) != 1:
+        listed = ", ".join(map(repr, names[:_LISTED])) + ", …" * (len(names) > _LISTED)
+        raise ValueError(f"one array was expected, it has {len(names)}: {listed}")
+    return npy.member(archive, names[0])
 
 
 def _sparse(archive: zipfile.ZipFile, names: list[str]) -> Any:

@@ -25,6 +25,7 @@ from .common import (
     describe,
     progress,
     read_by_rows,
+    read_point,
     refuse_maps,
     say,
 )
@@ -35,15 +36,16 @@ def build(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     check_output(output, ".npz", [arguments.A, arguments.X])
     refuse_maps(arguments.A)
-    A, x = (
-        read_by_rows(arguments.A, arguments.order, arguments.memory),
-        io.read_vector(arguments.X),
-    )
+    A = read_by_rows(arguments.A, arguments.order, arguments.memory)
+    x = read_point(arguments.X, arguments.rank)
     describe(arguments.A.name, A)
-    assemble_and_write(
-        A, x, output, rows=arguments.rows, order=arguments.order, memory=arguments.memory
-    )
+    assemble_and_write(A, x, output, memory=arguments.memory, **_form(arguments))
     return ExitCode.DONE
+
+
+def _form(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a builder that say which J is meant."""
+    return {name: getattr(arguments, name) for name in ("rows", "order", "rank", "bilinear")}
 
 
 def assemble_and_write(
@@ -53,14 +55,22 @@ def assemble_and_write(
     *,
     rows: Rows,
     order: Order,
+    rank: int | None = None,
+    bilinear: bool = False,
     memory: int | None = None,
 ) -> Any:
     """Write J as one file and return it, or write a folder block by block and return None."""
     builder = JacobianBuilder(
-        A, rows=rows, order=order, memory=memory, progress=sys.stderr.isatty()
+        A,
+        rank=rank,
+        bilinear=bilinear,
+        rows=rows,
+        order=order,
+        memory=memory,
+        progress=sys.stderr.isatty(),
     )
-    m, k = builder.shape
-    say(f"J: {m} x {k}, {builder.nnz} stored entries, rows={rows}, order={order}")
+    m, columns = builder.shape
+    say(f"J: {m} x {columns}, {builder.nnz} stored entries, rows={rows}, order={order}")
     J = None
     if output.suffix == ".npz":
         J, nbytes, how = _write_whole(builder, x, output)
@@ -128,14 +138,14 @@ def check(arguments: argparse.Namespace) -> int:
     """Verify the Jacobian of your own matrix by exact identities."""
     refuse_maps(arguments.A)
     A = io.read_matrix(arguments.A)
-    x = None if arguments.X is None else io.read_vector(arguments.X)
+    x = None if arguments.X is None else read_point(arguments.X, arguments.rank)
     describe(arguments.A.name, A)
-    return print_verdicts(A, x, rows=arguments.rows, order=arguments.order, seed=arguments.seed)
+    return print_verdicts(A, x, seed=arguments.seed, **_form(arguments))
 
 
-def print_verdicts(A: Any, x: Any, *, rows: Rows, order: Order, seed: int) -> int:
+def print_verdicts(A: Any, x: Any, **options: Any) -> int:
     passed = []
-    for check in _identities.verdicts(A, x, rows=rows, order=order, seed=seed):
+    for check in _identities.verdicts(A, x, **options):
         passed.append(check.passed)
         verdict = "holds" if check.passed else "FAILS"
         say(f"   {verdict}  {check.name:<36} error {check.error:.2g} of what rounding allows")
@@ -163,9 +173,7 @@ def fit(arguments: argparse.Namespace) -> int:
         pictures.check_picture(arguments.plot, inputs)
     refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
-    x0 = None
-    if arguments.x0 is not None:
-        x0 = (io.read_matrix if several else io.read_vector)(arguments.x0)
+    x0 = None if arguments.x0 is None else read_point(arguments.x0, arguments.rank)
     describe(arguments.A.name, A)
     started = time.perf_counter()
     result = solve(

@@ -81,6 +81,11 @@ def refuse_maps(*paths: Path) -> None:
             )
 
 
+def read_point(path: Path, rank: int | None) -> Any:
+    """Read x, or, if there is a rank, a matrix X, or the X and Y that a fit has written."""
+    return io.read_vector(path) if rank is None else io._read_variables(path)
+
+
 def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> Any:
     """Read a matrix so that its rows, or with ``order="F"`` its columns, are contiguous.
 

@@ -63,7 +63,18 @@ def _command(commands: Any, run: Any, name: str | None = None) -> argparse.Argum
 
 
 def _matrix_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument("A", type=Path, help=f"the k×k matrix: {_FILES}")
+    to.add_argument("A", type=Path, help=f"the k×k matrix, m×n if --bilinear is given: {_FILES}")
+
+
+def _rank_options(to: argparse.ArgumentParser, verb: str) -> None:
+    to.add_argument(
+        "--rank", type=_rank, metavar="R", help=f"{verb} A ∘ (X Xᵀ), where X has R columns"
+    )
+    to.add_argument(
+        "--bilinear",
+        action="store_true",
+        help=f"{verb} A ∘ (X Yᵀ), where A is m×n, X has m rows and Y has n; a .npy has X above Y",
+    )
 
 
 def _memory_option(to: argparse.ArgumentParser) -> None:
@@ -105,7 +116,12 @@ def _pattern_options(to: argparse.ArgumentParser) -> None:
 def _build_options(to: argparse.ArgumentParser) -> None:
     _matrix_argument(to)
     to.add_argument(
-        "X", type=Path, help="the vector x of length k: the same formats, also a row or a column"
+        "X",
+        type=Path,
+        help=(
+            "the vector x of length k: the same formats, also a row or a column; or with --rank "
+            "the matrix X, with --bilinear above Y, also from the .npz of a fit"
+        ),
     )
     to.add_argument(
         "-o",
@@ -118,6 +134,7 @@ def _build_options(to: argparse.ArgumentParser) -> None:
             "NumPy can map, whose name has no dot"
         ),
     )
+    _rank_options(to, "take the J of")
     _pattern_options(to)
     _memory_option(to)
 
@@ -125,11 +142,12 @@ def _build_options(to: argparse.ArgumentParser) -> None:
 def _check_options(to: argparse.ArgumentParser) -> None:
     _matrix_argument(to)
     to.add_argument(
-        "X", type=Path, nargs="?", help="the vector x of length k (default: small random integers)"
+        "X", type=Path, nargs="?", help="as for build (default: small random integers)"
     )
     to.add_argument(
         "--seed", type=_seed, default=0, help="seed of the random vectors (default: %(default)s)"
     )
+    _rank_options(to, "take the J of")
     _pattern_options(to)
 
 
@@ -156,14 +174,12 @@ def _fit_options(to: argparse.ArgumentParser) -> None:
         "--x0",
         type=Path,
         metavar="X0",
-        help="a vector, or with --rank a matrix, to start from (default: a start from the data)",
+        help=(
+            "a vector to start from, or with --rank a matrix, also the .npz of another fit "
+            "(default: a start from the data)"
+        ),
     )
-    to.add_argument("--rank", type=int, metavar="R", help="fit A ∘ (X Xᵀ), where X has R columns")
-    to.add_argument(
-        "--bilinear",
-        action="store_true",
-        help="fit A ∘ (X Yᵀ), where A is m×n, X has m rows and Y has n; a .npy has X above Y",
-    )
+    _rank_options(to, "fit")
     to.add_argument(
         "--regularization",
         type=float,
