@@ -995,7 +995,7 @@ before, stop, count, end = held(), False, 0, time.monotonic() + float(sys.argv[2
 armed = False
 signal.signal(signal.SIGINT, interrupted)
 threading.Thread(target=shoot, daemon=True).start()
-while time.monotonic() < end:
+while count <= 20 or time.monotonic() < end:  # a busy machine takes longer
     try:
         armed = True
         opens[count % len(opens)]()
@@ -1005,7 +1005,7 @@ while time.monotonic() < end:
 stop = True
 time.sleep(0.1)
 gc.collect()
-print(count > 20, held() - before, (kept[3:50].toarray() == 1).all())
+print(held() - before, (kept[3:50].toarray() == 1).all())
 """
 
 
@@ -1016,7 +1016,7 @@ print(count > 20, held() - before, (kept[3:50].toarray() == 1).all())
 def test_interrupted_while_files_are_opened(tmp_path, seconds):
     command = [sys.executable, "-W", "error", "-c", OPENED_AND_INTERRUPTED, str(tmp_path), seconds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == ("True 0 True\n", "")
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
 
 
 # A tracer may interrupt before the end of `with`, which no signal does. Python then closes the file
@@ -1236,13 +1236,12 @@ def test_a_fork_waits_for_locks_and_gives_them_back():
     from tqdm.std import TqdmDefaultWriteLock
 
     for lock in (compiler, TqdmDefaultWriteLock.th_lock, _locks.OwnedLock()):
-        has, times = threading.Event(), []
+        has = threading.Event()
 
-        def hold(lock=lock, has=has, times=times):
+        def hold(lock=lock, has=has):
             with lock:
                 has.set()
                 time.sleep(0.2)
-                times.append(time.monotonic())
 
         thread = threading.Thread(target=hold)
         thread.start()

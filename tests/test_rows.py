@@ -329,7 +329,7 @@ def interrupt(*_):
 signal.signal(signal.SIGALRM, interrupt)
 rng = np.random.default_rng(int(sys.argv[1]))
 interrupted, end = 0, time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
+while interrupted <= 10 or time.monotonic() < end:  # a busy machine takes longer
     try:
         signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 4e-3))
         while True:
@@ -344,7 +344,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 assert (op.T @ w == expected[0]).all()
 assert (op @ x == expected[1]).all()
 assert (builder.tocsr(x, out=J).data == expected[2]).all()
-print("done", interrupted > 10)
+print("done")
 """
 
 
@@ -359,7 +359,7 @@ def test_interrupted_again_and_again(seconds):
         timeout=120,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("done True\n", "")
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 def test_works_while_the_interpreter_shuts_down():

@@ -114,7 +114,7 @@ class CudaBackend(Backend):
         elif kernel in ("matvec", "matmat"):
             edge, (x, v) = "Product", args
         else:
-            self._check_takes_kernel(kernel)
+            raise self._cannot_run(kernel)
         self._check_real("x", dtype)
         gpu, pattern, by = self.gpu, self.pattern, BY_ENTRY
         out = gpu.empty("the result", shape, dtype, zeros=pattern.implicit is not None)
@@ -141,15 +141,19 @@ class CudaBackend(Backend):
         return out
 
     def check_takes(self, option: str) -> None:
-        raise ValueError(f"{option} is not for an A on a GPU: leave it out, or pass A.get()")
+        raise self._not_for_gpus(option)
 
-    def _check_takes_kernel(self, kernel: str) -> None:
+    def _cannot_run(self, kernel: str) -> ValueError:
         if kernel.endswith("of_any_size"):
-            raise ValueError(
+            return ValueError(
                 f"products of x leave the range of {self.dtype}, which is not for an A on a GPU: "
                 "scale x, or pass A.get()"
             )
-        self.check_takes(f"the operation {kernel}")
+        return self._not_for_gpus(f"the operation {kernel}")
+
+    @staticmethod
+    def _not_for_gpus(what: str) -> ValueError:
+        return ValueError(f"{what} is not for an A on a GPU: leave it out, or pass A.get()")
 
     def _check_real(self, name: str, dtype: np.dtype[Any]) -> None:
         _validation.real(name, dtype, "an A on a GPU", "pass its real and imaginary parts")
@@ -216,7 +220,7 @@ class CudaBackend(Backend):
             ]
             return np.stack(found, axis=1) if found else np.empty((self.pattern.k, 0))
         if kernel not in REDUCTIONS:
-            self._check_takes_kernel(kernel)
+            raise self._cannot_run(kernel)
         operation, vectors = REDUCTIONS[kernel], x if isinstance(x, tuple) else (x,)
         self._check_real("x", vectors[0].dtype)
         own = kernel == "squares" and bool(args[0])

@@ -141,9 +141,7 @@ def _build_options(to: argparse.ArgumentParser) -> None:
 
 def _check_options(to: argparse.ArgumentParser) -> None:
     _matrix_argument(to)
-    to.add_argument(
-        "X", type=Path, nargs="?", help="as for build (default: small random integers)"
-    )
+    to.add_argument("X", type=Path, nargs="?", help="as for build (default: small random integers)")
     to.add_argument(
         "--seed", type=_seed, default=0, help="seed of the random vectors (default: %(default)s)"
     )
