@@ -6,12 +6,10 @@ With x ≥ 0 alone, the graph has no best x: nodes with one neighbour grow witho
 other neighbours of it draw it to zero.
 """
 
-import statistics
-import time
-
 import numpy as np
 import pytest
 import scipy.sparse
+from fits import interleaved, noisy, ones_where_stored
 from scipy.optimize import least_squares, minimize
 
 from sparsejac import LeastSquares, fit
@@ -23,20 +21,11 @@ BOUNDS = {"0 ≤ x ≤ 5": (0.0, 5.0), "0.5 ≤ x ≤ 1.5": (0.5, 1.5)}
 @pytest.fixture(params=["hic_yeast_10kb", "graph_enron"])
 def data(request):
     name = request.param
-    path = request.getfixturevalue("real_data")(f"{name}.npz")
-    A = scipy.sparse.csr_array(scipy.sparse.load_npz(path)).astype(np.float64)
-    A.sum_duplicates()
-    A.data[:] = 1
+    A = ones_where_stored(request.getfixturevalue("real_data")(f"{name}.npz"))
     rng = np.random.default_rng(0)
     k = A.shape[0]
     x = rng.lognormal(0, 0.5, k) * np.where(rng.random(k) < 0.2, -1, 1)
-    Y = A.copy()
-    Y.data = (
-        x[np.repeat(np.arange(k), np.diff(A.indptr))]
-        * x[A.indices]
-        * (1 + 0.1 * rng.standard_normal(A.nnz))
-    )
-    return name, A, Y
+    return name, A, noisy(A, x, rng)
 
 
 def ours(A, Y, x0, bounds, rank):
@@ -83,25 +72,13 @@ def test_fit(data, rank, limits, benchmark, record):
     if rank is not None:  # equal columns would stay equal
         x0 = np.clip(np.random.default_rng(1).random((k, rank)), *bounds)
     solvers = {"fit": ours, "L-BFGS-B": lbfgs, "least_squares": trf}
-    times = {solver: [] for solver in solvers}
-    found = {}
-
-    def rounds():
-        for solver in solvers.values():  # compiled, on a part of the rows
-            few = scipy.sparse.eye_array(30, format="csr")
-            solver(few, few, np.full(x0[:30].shape, 1.2), bounds, rank)
-        for number in range(5):
-            for solver, run in solvers.items():
-                if number and (solver == "least_squares" or (solver == "L-BFGS-B" and number > 1)):
-                    continue
-                begin = time.perf_counter()
-                found[solver] = run(A, Y, x0, bounds, rank)
-                times[solver].append(time.perf_counter() - begin)
-
+    few = scipy.sparse.eye_array(30, format="csr")
+    few = few, few, np.full(x0[:30].shape, 1.2), bounds, rank
     which = f"{name}, {limits}" + (f", r = {rank}" if rank else "")
     benchmark.group, benchmark.name = "bounds", f"bounds, {which}"
-    benchmark.pedantic(rounds, rounds=1)
-    medians = {solver: statistics.median(measured) for solver, measured in times.items()}
+    rounds = {"L-BFGS-B": 2, "least_squares": 1}
+    arguments = solvers, few, (A, Y, x0, bounds, rank), rounds
+    medians, found = benchmark.pedantic(interleaved, arguments, rounds=1)
     check = LeastSquares(A, Y, rank=rank)
     costs = {solver: check.cost(x) for solver, (x, _) in found.items()}
     for solver, (x, passes) in found.items():

@@ -3,12 +3,12 @@ of noise, from x0 = 1.
 """
 
 import statistics
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.sparse
+from fits import interleaved, noisy, ones_where_stored
 from scipy.optimize import least_squares, minimize
 from support import random_csr
 
@@ -24,23 +24,12 @@ def problem(request):
     name = request.param
     if name.startswith("random"):
         A = random_csr(10_000, 10)
-        A = (A + A.T).tocsr()
+        A = ones_where_stored((A + A.T).tocsr())
     else:
-        A = scipy.sparse.csr_array(
-            scipy.sparse.load_npz(request.getfixturevalue("real_data")(f"{name}.npz"))
-        )
-        A = A.astype(np.float64)
-        A.sum_duplicates()
-    A.data[:] = 1
+        A = ones_where_stored(request.getfixturevalue("real_data")(f"{name}.npz"))
     rng = np.random.default_rng(0)
     k = A.shape[0]
-    x = rng.lognormal(0, 0.5, k)
-    Y = A.copy()
-    Y.data = (
-        x[np.repeat(np.arange(k), np.diff(A.indptr))]
-        * x[A.indices]
-        * (1 + 0.1 * rng.standard_normal(A.nnz))
-    )
+    Y = noisy(A, rng.lognormal(0, 0.5, k), rng)
     return name, A, Y, np.ones(k)
 
 
@@ -106,24 +95,12 @@ def test_fit(problem, benchmark, record):
         "L-BFGS-B": lbfgs,
         "least_squares": scipy_csr,
     }
-    times = {solver: [] for solver in solvers}
-    found = {}
-
-    def rounds():
-        for solver in solvers.values():  # compiled, on a part of the rows
-            few = scipy.sparse.eye_array(30, format="csr")
-            solver(few, few, np.full(30, 2.0))
-        for number in range(5):
-            for solver, run in solvers.items():
-                if number and (solver == "least_squares" or (solver == "L-BFGS-B" and number > 1)):
-                    continue
-                begin = time.perf_counter()
-                found[solver] = run(A, Y, x0)
-                times[solver].append(time.perf_counter() - begin)
-
+    few = scipy.sparse.eye_array(30, format="csr")
+    few = few, few, np.full(30, 2.0)
     benchmark.group, benchmark.name = "fit", f"fit, {name}"
-    benchmark.pedantic(rounds, rounds=1)
-    medians = {solver: statistics.median(measured) for solver, measured in times.items()}
+    rounds = {"L-BFGS-B": 2, "least_squares": 1}
+    arguments = solvers, few, (A, Y, x0), rounds
+    medians, found = benchmark.pedantic(interleaved, arguments, rounds=1)
     tracemalloc.start()
     fit(A, Y, x0)
     vectors = tracemalloc.get_traced_memory()[1] / (8 * A.shape[0])
