@@ -403,14 +403,6 @@ def within(name: str, x: NDArray[Any], bounds_: tuple[NDArray[Any], NDArray[Any]
         )
 
 
-def only_squares(loss: str) -> None:
-    if loss != "linear":
-        raise ValueError(
-            f'bounds must be left out with loss="{loss}": minimise the cost of LeastSquares with '
-            'SciPy\'s minimize(…, method="L-BFGS-B", bounds=…), or pass loss="linear"'
-        )
-
-
 def target_given(Y: object) -> None:
     if Y is None:
         raise TypeError("Y must be given, unless A is a LeastSquares, which has its own")

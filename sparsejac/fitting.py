@@ -16,7 +16,7 @@ from ._operators.rank_assembly import RankAssembly
 from ._solvers.fit import Newton
 from ._solvers.fit_bounds import BoundedNewton, nearest_with_sign
 from ._solvers.fit_rank import BlockNewton
-from ._solvers.fit_robust import RobustNewton
+from ._solvers.fit_robust import BoundedRobustNewton, RobustNewton
 from ._solvers.gauge import balanced, balanced_within
 from ._solvers.one_column import OneColumn
 from ._system.progress import passes
@@ -66,7 +66,7 @@ def fit(
         ``low <= x <= high``. Each is a number, or an array that broadcasts to the shape of x. With
         `rank`, it may be flat, as x0 may. -inf and inf stand for no bound. Equal bounds fix a
         variable. ``bounds=(0, np.inf)`` is the non-negative fit. x0 must be within the bounds, and
-        a start from the data is projected. `loss` must be "linear".
+        a start from the data is projected.
     rows : {"all", "stored", "upper"}, default "stored"
         The entries of F and Y that are compared: see `LeastSquares`.
     order : {"C", "F"}, default "C"
@@ -324,7 +324,6 @@ def fit(
     )
     limits = None
     if bounds is not None:
-        _validation.only_squares(problem._loss.name)
         shape = _shape_of(problem)
         limits = _validation.bounds(bounds, shape)
         if x0 is not None:
@@ -398,15 +397,20 @@ def _bounded(
     builder = problem.builder
     of, several = builder._assembly.variables, isinstance(builder._assembly, RankAssembly)
     low, high = (np.ascontiguousarray(limit).reshape(of.shape) for limit in limits)
-    before = None
+    robust, before = problem._loss.name != "linear", None
     if x0 is None or not x0.any():
-        before = _newton(problem, x0, None, regularization, tol, None, bar)
+        # A robust fit begins at zeros if it is given zeros.
+        start = None if robust else x0
+        before = _newton(problem, start, None, regularization, tol, None, bar)
         x0 = nearest_with_sign(before.x.reshape(of.shape), low, high)
-    sums = problem._sums if several else OneColumn(problem._sums, builder._rows.diagonal())
+    sums = problem._sums
+    if not (several or robust):
+        sums = OneColumn(sums, builder._rows.diagonal())
     x0 = np.array(x0, np.float64, order="C").reshape(of.shape)
     if builder._rows.layout.bilinear:
         x0 = balanced_within(x0, max(of.row_offset, of.column_offset), low, high)
-    newton = BoundedNewton(sums, x0, (low, high), regularization, tol, callback, bar)
+    method = BoundedRobustNewton if robust else BoundedNewton
+    newton = method(sums, x0, (low, high), regularization, tol, callback, bar)
     if before is not None:
         newton.count_also(before)
     return newton

@@ -52,9 +52,15 @@ def check_minimum(A, Y, result, low, high, *, bilinear=False, regularization=0.0
     stored = np.ones(A.shape) if isinstance(A, np.ndarray) else A.astype(bool).toarray()
     A, Y = (M if isinstance(M, np.ndarray) else M.toarray() for M in (A, Y))
     at = DenseLeastSquares(A, Y, X, rows_of_J(stored, "stored", "C"), bilinear=bilinear)
-    assert result.cost == pytest.approx(at.cost + regularization * np.sum(X**2) / 2)
-    g, x = (at.gradient + regularization * X).ravel(), X.ravel()
     norm = np.linalg.norm(Y) or 1.0  # as in the optimality of a fit to zeros
+    check_conditions(at, result, low, high, regularization, norm)
+
+
+def check_conditions(at, result, low, high, regularization, norm):
+    """The conditions of a minimum, from the cost, the gradient and the Hessian `at` x."""
+    x = result.x.ravel()
+    assert result.cost == pytest.approx(at.cost + regularization * np.sum(x**2) / 2)
+    g = at.gradient.ravel() + regularization * x
     np.testing.assert_allclose(result.grad.ravel(), g, atol=1e-9 * norm)
     low, high = (np.broadcast_to(bound, x.shape) for bound in (low, high))
     assert (low <= x).all()
@@ -107,6 +113,86 @@ def test_several_columns(form, bilinear, bounds):
         assert result.cost <= other.fun * (1 + 1e-12)
 
 
+LOSSES = ["soft_l1", "huber", "cauchy", "arctan"]
+
+
+def with_outliers(form, shape, *, seed=0):
+    """The numbers of `data`, of which one in twenty is far too large."""
+    A, Y = data(form, shape, seed=seed)
+    values = Y.data if form == "csr" else Y
+    values[np.random.default_rng(seed).random(values.shape) < 0.05] *= 20
+    return A, Y
+
+
+def check_robust_minimum(problem, result, low, high, regularization=0.0):
+    """As `check_minimum`; `test_robust` compares the Hessian with the formulas of the losses."""
+    x = result.x.ravel()
+    at = types.SimpleNamespace(
+        cost=problem.cost(x), gradient=problem.grad(x), hessian=problem.hess(x) @ np.eye(x.size)
+    )
+    norm = np.sqrt(2 * problem.cost(0 * x)) or 1.0
+    check_conditions(at, result, low, high, regularization, norm)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bounds", [POSITIVE, (-0.2, 0.3)])
+@pytest.mark.parametrize(
+    ("rank", "bilinear", "form"),
+    [(None, False, "C"), (2, True, "csr"), *slow((None, False, "csr"), (3, False, "C"))],
+)
+def test_robust_losses(loss, bounds, rank, bilinear, form):
+    A, Y = with_outliers(form, (24, 18) if bilinear else (24, 24), seed=2)
+    problem = LeastSquares(A, Y, rank=rank, bilinear=bilinear, loss=loss, f_scale=0.5)
+    spread = np.random.default_rng(0).random(problem.shape[1])
+    for x0 in (None, np.clip(spread, *bounds), np.clip(np.zeros(problem.shape[1]), *bounds)):
+        result = fit(problem, x0=x0, bounds=bounds, regularization=0.1)
+        assert result.success, result.message
+        assert result.active_mask.any()
+        check_robust_minimum(problem, result, *bounds, 0.1)
+        other = lbfgs(problem, result.x.ravel(), *bounds, 0.1)
+        assert result.cost <= other.fun * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_robust_losses_as_in_least_squares(loss):
+    """From near the minimum, since there may be several."""
+    A, Y = with_outliers("C", (15, 15), seed=3)
+    problem = LeastSquares(A, Y)
+    low, high = np.linspace(-0.5, 0.1, 15), np.linspace(0.4, 0.5, 15)
+    options = {"loss": loss, "f_scale": 0.5, "bounds": (low, high)}
+    result = fit(A, Y, np.full(15, 0.3), **options)
+    assert result.success, result.message
+    other = least_squares(
+        problem.fun,
+        np.clip(result.x, low + 1e-4, high - 1e-4),
+        jac=lambda x: problem.jac_csr(x).toarray(),
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-12,
+        max_nfev=2000,
+        **options,
+    )
+    assert result.cost == pytest.approx(other.cost, rel=1e-8)
+    np.testing.assert_allclose(result.x, other.x, atol=1e-4)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.integers(1, 7),
+    rank=st.sampled_from([None, 2]),
+    loss=st.sampled_from(LOSSES),
+    f_scale=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_any_bounds_of_a_robust_loss(seed, k, rank, loss, f_scale):
+    A, Y, bounds, x0 = any_bounds(seed, k, rank)
+    problem = LeastSquares(A, Y, rank=rank, loss=loss, f_scale=f_scale)
+    result = fit(problem, x0=x0, bounds=bounds)
+    assert result.cost <= problem.cost(x0) * (1 + 1e-12)
+    assert ((bounds[0] <= result.x) & (result.x <= bounds[1])).all()
+    if result.success:
+        check_robust_minimum(problem, result, *(bound.ravel() for bound in bounds))
+
+
 def test_the_same_as_least_squares():
     """SciPy's own method for bounds, with a dense J."""
     A, Y = data("C", (15, 15), seed=3)
@@ -128,9 +214,8 @@ def test_the_same_as_least_squares():
     np.testing.assert_array_equal(result.active_mask, np.sign(other.active_mask))
 
 
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 7), rank=st.sampled_from([None, 1, 2]))
-def test_any_bounds(seed, k, rank):
-    """Never above the start, always within the bounds, and a success is a minimum."""
+def any_bounds(seed, k, rank):
+    """A and Y of small integers, bounds of small integers and infinities, and a start."""
     rng = np.random.default_rng(seed)
     A = rng.integers(0, 3, (k, k)).astype(float)
     Y = A * rng.integers(-3, 4, (k, k))
@@ -139,13 +224,19 @@ def test_any_bounds(seed, k, rank):
     high[rng.random(low.shape) < 0.2] = np.inf
     shape = (k,) if rank is None else (k, rank)
     x0 = np.clip(rng.standard_normal(low.shape), low, high).reshape(shape)
-    bounds = (low.reshape(shape), high.reshape(shape))
+    return A, Y, (low.reshape(shape), high.reshape(shape)), x0
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 7), rank=st.sampled_from([None, 1, 2]))
+def test_any_bounds(seed, k, rank):
+    """Never above the start, always within the bounds, and a success is a minimum."""
+    A, Y, bounds, x0 = any_bounds(seed, k, rank)
     result = fit(A, Y, x0, bounds=bounds, rank=rank)
     assert result.cost <= LeastSquares(A, Y, rank=rank).cost(x0) * (1 + 1e-12)
     assert ((bounds[0] <= result.x) & (result.x <= bounds[1])).all()
     assert result.success == (result.status == 1)
     if result.success:
-        check_minimum(A, Y, result, low.ravel(), high.ravel())
+        check_minimum(A, Y, result, *(bound.ravel() for bound in bounds))
 
 
 def test_without_active_bounds_the_minimum_is_that_of_fit():
@@ -231,9 +322,11 @@ def test_data_that_are_zero(scale):
         for x0 in (None, np.array([1.5, 1.5, 1.5, -2.5]).reshape(shape)):
             A = scale * np.ones((4, 4))
             bounds = low.reshape(shape), high.reshape(shape)
-            result = fit(A, np.zeros((4, 4)), x0, bounds=bounds, rank=rank)
-            assert result.success
-            np.testing.assert_array_equal(result.x.ravel(), [0, 1, 0, -2])
+            for loss in ("linear", "huber", "arctan"):
+                options = {"loss": loss, "f_scale": scale, "bounds": bounds, "rank": rank}
+                result = fit(A, np.zeros((4, 4)), x0, **options)
+                assert result.success
+                np.testing.assert_array_equal(result.x.ravel(), [0, 1, 0, -2])
     few = fit(np.diag([scale, 0]), np.zeros((2, 2)), [0.5, 0.5], bounds=(-1, 1))
     np.testing.assert_array_equal(few.x, [0, 0.5])  # no entry of A depends on the second one
 
@@ -389,12 +482,6 @@ def test_what_is_refused(bounds, error, message):
     A = np.eye(3)
     with pytest.raises(error, match=message):
         fit(A, A, [2.0, 2.0, 2.0], bounds=bounds)
-
-
-def test_robust_losses_have_no_bounds():
-    A = np.eye(3)
-    with pytest.raises(ValueError, match='bounds must be left out with loss="huber": minimise the'):
-        fit(A, A, bounds=POSITIVE, loss="huber")
 
 
 def test_messages_name_a_row_and_a_column():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class BoundedNewton(BlockNewton):
        constraints", SIAM J. Control Optim. 20 (1982), 221-246.
     """
 
+    _PARTS: Sequence[float] = (1.0, -1.0, 0.5, -0.5, 0.1, -0.1)  # lengths to try along a line
     _snaps = 0  # how often variables were moved onto bounds at the end
     _free: NDArray[np.bool_]  # the variables that make a Newton step
     _scale: NDArray[Any]  # D
@@ -309,18 +311,12 @@ class BoundedNewton(BlockNewton):
         Otherwise it is the point at which the line meets the first bound, so that there is one
         more variable on a bound.
         """
-        at, fourth = self._at, self._fourth(v)
-        if not 0 <= fourth < np.inf:
+        at, length = self._at, self._length_along(v, curvature)
+        if not 0 < length < np.inf:
             return None
         if float(np.sum(at.gradient * v)) > 0:
             v = -v
-        length = np.sqrt(-curvature / (4 * fourth)) if fourth > 0 else np.inf
-        square = self._square(v)
-        most = 10 * np.sqrt(self._square(at.x) / square) if square > 0 else 0.0
-        length = min(length, most) if most > 0 else length
-        if not 0 < length < np.inf:
-            return None
-        for t in (1.0, -1.0, 0.5, -0.5, 0.1, -0.1):
+        for t in self._PARTS:
             there = self._evaluate(self._clipped(at.x + t * length * v))
             if there.cost < (1 - VISIBLE) * at.cost:
                 return there
@@ -332,6 +328,20 @@ class BoundedNewton(BlockNewton):
         x = np.where(reach <= first, np.where(v < 0, self._low, self._high), at.x + first * v)
         there = self._evaluate(self._clipped(x))
         return there if there.cost <= (1 + VISIBLE) * at.cost else None
+
+    def _length_along(self, v: NDArray[Any], curvature: float) -> float:
+        """How many times v to go first; 0 if that is unknown.
+
+        It leads to the minimum if slope and third power are 0, but at most ten times as far as x is
+        long.
+        """
+        fourth = self._fourth(v)
+        if not 0 <= fourth < np.inf:
+            return 0.0
+        length = float(np.sqrt(-curvature / (4 * fourth))) if fourth > 0 else np.inf
+        square = self._square(v)
+        most = 10 * float(np.sqrt(self._square(self._at.x) / square)) if square > 0 else 0.0
+        return min(length, most) if most > 0 else length
 
     def _result(self, status: FitStatus) -> OptimizeResult:
         result, x = super()._result(status), self._at.x

@@ -159,11 +159,6 @@ def fit(arguments: argparse.Namespace) -> int:
     several = arguments.rank is not None
     if output.suffix == ".npz" and not several:
         raise ValueError(f"{output} would hold a matrix X: give --rank, or a name with .npy")
-    if arguments.nonnegative and arguments.loss != "linear":
-        raise ValueError(
-            f"--nonnegative is for squares only, and --loss is {arguments.loss}: leave one of the "
-            "two out"
-        )
     suffix = ".npz" if output.suffix == ".npz" else ".npy"
     inputs = [path for path in (arguments.A, arguments.Y, arguments.x0) if path is not None]
     unfinished = output.with_name(f"{output.stem}.unfinished{suffix}")
