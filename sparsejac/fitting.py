@@ -221,7 +221,7 @@ def fit(
     at x = 0. In general the cost has more local minima than the squares have. So with too small an
     `f_scale`, the fit finds a part of the data that fits well, and leaves the rest as outliers. If
     it is far below nearly all residuals, the cost hardly depends on x, and any x is optimal to
-    within `tol`, an x0 too.
+    within `tol`, an x0 too. Within bounds an x0 is taken as it is, too, unless it is zero.
 
     **Bounds.** With `bounds`, each step fixes the variables that are near a bound and whose
     gradient leads out of it; the others make a Newton step as above, also for a vector x. The

@@ -11,6 +11,7 @@ from rank_oracle import LeastSquares as DenseLeastSquares
 from rank_oracle import rows_of_J
 from scipy.optimize import Bounds, least_squares, minimize
 from support import random_csr, slow
+from test_robust import slope
 
 from sparsejac import LeastSquares, fit
 from sparsejac._solvers.descent import Descent
@@ -575,18 +576,20 @@ def narrow_problem(seed, width):
 
 @pytest.mark.parametrize("seeds", [range(12), *slow(range(12, 150))])
 @pytest.mark.parametrize("width", [1e-6, 1e-7, 1e-8, 1e-10])
-def test_bounds_far_below_the_usual_x(width, seeds, tried):
+@pytest.mark.parametrize("loss", ["linear", "cauchy", *slow("soft_l1", "huber", "arctan")])
+def test_bounds_far_below_the_usual_x(loss, width, seeds, tried):
     """Any point within them has a small optimality. The result is a minimum there nonetheless.
 
-    The cost is ``½ x·H x`` there, with H from A∘Y, up to what no float64 would show.
+    The cost is ``½ x·H x`` there, with H from A∘(ρ' Y), up to what no float64 would show.
     """
     for seed in seeds:
         A, Y, x0 = narrow_problem(seed, width)
-        result = fit(A, Y, x0, bounds=(-width, width), workers=1)
-        H = -(A * Y + (A * Y).T)
-        slope, x = H @ result.x / (np.sum(np.abs(H)) * width), result.x
-        left = np.where(x <= -width, np.minimum(slope, 0), slope)
-        left = np.where(x >= width, np.maximum(slope, 0), left)
+        result = fit(A, Y, x0, bounds=(-width, width), workers=1, loss=loss)
+        residuals = Y if loss == "linear" else slope(loss, Y**2) * Y
+        H = -(A * residuals + (A * residuals).T)
+        slopes, x = H @ result.x / (np.sum(np.abs(H)) * width), result.x
+        left = np.where(x <= -width, np.minimum(slopes, 0), slopes)
+        left = np.where(x >= width, np.maximum(slopes, 0), left)
         if result.status != 0:  # its steps are those of the steepest descent at the end
             assert np.max(np.abs(left)) < 1e-3, (seed, result.message)
         assert result.status in (0, 1, 4), (seed, result.message)

@@ -106,12 +106,13 @@ def problems(draw, *, quick):
     largest = float(np.max(np.abs(A)))
     usual = np.sqrt(size / largest) if size > 0 and largest > 0 else 1.0
     loss, bounds, regularization = "linear", None, 0.0
-    more = choose("none", "none", "bounds", "loss", "regularization", "both")
-    if more in ("regularization", "both"):
+    kinds = "bounds", "loss", "regularization", "bounds, loss", "bounds, regularization"
+    more = choose("none", "none", *kinds)
+    if "regularization" in more:
         regularization = float(rng.choice([1e-6, 0.1, 10]) * (size * largest or 1.0))
-    if more in ("bounds", "both"):
+    if "bounds" in more:
         bounds = _bounds(choose("signs", "box", "any", "some"), X.shape, usual, rng)
-    if more == "loss":
+    if "loss" in more:
         loss = choose("huber") if quick else choose(*LOSSES)
     starts = ["none", "zero", "saddle", "near", "any"]
     if loss == "linear":  # others take a start as it is, and hardly depend on x if it is far away
