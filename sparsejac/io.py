@@ -122,18 +122,18 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     shape = vector.shape
     if len(shape) != 1 and not (len(shape) == 2 and 1 in shape):
         raise ValueError(f"{path} does not hold a vector: its array has shape {shape}")
-    return _dense(path, vector).reshape(-1)
+    return _dense(f"the vector in {path}", vector).reshape(-1)
 
 
 def _read_variables(path: Path) -> NDArray[Any]:
     """Read a matrix of variables. An ``.npz`` may have its parts X and Y, X above Y."""
-    return _dense(path, _read(path, npz.read_variables))
+    return _dense(f"the array in {path}", _read(path, npz.read_variables))
 
 
-def _dense(path: str | os.PathLike[str], variables: Any) -> NDArray[Any]:
+def _dense(what: str, variables: Any) -> NDArray[Any]:
     if scipy.sparse.issparse(variables):
         size = math.prod(variables.shape) * variables.dtype.itemsize
-        _validation.fits(f"the array in {path}", size, "leave out variables without an entry")
+        _validation.fits(what, size, "leave out variables without an entry")
         variables = variables.toarray()
     return np.asarray(variables)
 
