@@ -79,6 +79,26 @@ def test_every_operation(form, rank, bilinear):
         assert found <= allowed + MARGIN, f"{name}: {found} bytes, {allowed} allowed"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:fit")
+@pytest.mark.parametrize("bounds", [None, (0, 1)])
+@pytest.mark.parametrize("form", ["csr", "C"])
+def test_robust_fits(form, bounds):
+    A, Y = problem(form, bilinear=False)
+    Z = np.random.default_rng(1).random((A.shape[0], 3))
+    z, blocks = 8 * Z.size, 8 * 3 * Z.size
+    room = 0 if form == "csr" else ROOM
+    allowed = CHECKS + (16 + SUMS) * z + 3 * blocks + room
+    if bounds is not None:
+        allowed += 12 * z + blocks
+
+    def function():
+        return fit(A, Y, Z, max_iter=20, rank=3, workers=2, loss="huber", bounds=bounds)
+
+    function()  # compiled
+    assert peak(function)[1] <= allowed + MARGIN
+
+
 @pytest.mark.parametrize("bilinear", [False, True], ids=["symmetric", "bilinear"])
 def test_the_builder_keeps_a_and_no_copy(bilinear):
     """Not of its indices either."""
