@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import scipy.sparse
+from kinds import Kinds
 
 from sparsejac import LeastSquares
 from sparsejac._matrix.align import AlignedSource, VectorRows, align, source_of_target
@@ -250,3 +251,70 @@ def test_a_mapped_vector_of_all_places(order, tmp_path):
     assert (of.transposed, of.shape) == (order == "F", (K, N))
     found = blocks(align(of, own, pattern, layout), own, pattern, 2)
     np.testing.assert_array_equal(found, expected(A, Y.toarray()))
+
+
+# --- what is on disk, and holds one triangle ------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A function that writes a matrix, and returns its path."""
+
+    def write(name, M, order="C"):
+        path = tmp_path / f"{name}.npy"
+        np.save(path, np.asarray(M, order=order))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("of_Y", ["C", "F"])
+@pytest.mark.parametrize("of_A", ["C", "F"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_lower_triangle_is_not_taken_for_the_upper_one(order, of_A, of_Y, on_disk):
+    """Also where the lower triangle of a whole A is read, in place of the upper one."""
+    A, Y = on_disk("A", np.ones((4, 4)), of_A), on_disk("Y", np.tril(np.ones((4, 4))), of_Y)
+    with pytest.raises(ValueError, match=r"but this Y holds its lower triangle only: pass Y\.T"):
+        LeastSquares(A, Y, rows="upper", order=order)
+
+
+@pytest.mark.parametrize("uplo", ["U", "L"])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_triangle_of_two_diagonals(uplo, side, on_disk):
+    A = (np.triu if uplo == "U" else np.tril)(np.ones((4, 4)))
+    Y = on_disk("Y", np.eye(4) + np.eye(4, k=side))
+    held = "upper" if side == 1 else "lower"
+    with pytest.raises(ValueError, match=f"Y must be whole .* but it holds its {held} triangle"):
+        LeastSquares(A, Y, rows="all", uplo=uplo)
+
+
+@pytest.mark.parametrize("uplo", ["U", "L"])
+def test_numbers_that_are_not_finite_are_those_of_y(uplo, on_disk):
+    A, Y = (np.triu if uplo == "U" else np.tril)(np.ones((4, 4))), np.ones((4, 4))
+    Y[1, 2] = np.nan
+    path = on_disk("Y", Y)
+    problem = LeastSquares(A, path, rows="all", uplo=uplo)  # the first pass over Y checks it
+    with pytest.raises(ValueError, match=r"Y must be finite, but Y\[1, 2\] = nan"):
+        problem.cost(np.ones(4))
+    found = LeastSquares(A, path, rows="all", uplo=uplo, check_finite=False)
+    assert np.isnan(found.cost(np.ones(4)))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_contact_maps_as_y(order, tmp_path):
+    """A map holds its upper triangle, and is taken where that one is read."""
+    rng = np.random.default_rng(0)
+    pattern = np.triu(rng.random((6, 6)) < 0.6)
+    pattern = pattern | pattern.T
+    kinds, A = Kinds(tmp_path), pattern * 1.0
+    Y = A * np.arange(1.0, 7) * np.arange(1.0, 7)[:, np.newaxis]
+    maps = kinds.cool(A), kinds.cool(Y)
+    if order == "F":
+        with pytest.raises(ValueError, match='rows="upper" reads the lower triangles of A and Y'):
+            LeastSquares(kinds.npy(A), maps[1], rows="upper", order="F")
+        return
+    x = np.arange(1.0, 7)
+    for of_A in (maps[0], kinds.npy(A), A):
+        problem = LeastSquares(of_A, maps[1], rows="upper")
+        assert problem.cost(x) == 0
+        assert problem.cost(2 * x) == pytest.approx(4.5 * np.sum(np.triu(Y) ** 2))

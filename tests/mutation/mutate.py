@@ -74,6 +74,10 @@ class Selection:
             for line, tests in data.contexts_by_lineno(path).items()
         }
         self._all = set().union(*self._by_line.values())
+        if "/_kernels/" in file:  # what a kernel is made of is written into the walks
+            for walks in ("walks.py", "rank_walks.py"):
+                lines = data.contexts_by_lineno(str((ROOT / file).with_name(walks))).values()
+                self._all |= {test for tests in lines for test in tests if test in seconds}
         self._functions = [
             (node.lineno, node.body[0].lineno, node.end_lineno)
             for node in ast.walk(ast.parse((ROOT / file).read_text()))
@@ -82,7 +86,7 @@ class Selection:
 
     def _covering(self, mutant):
         """The tests that run the lines of a mutant, or all tests of the file if the lines are run
-        at import.
+        at import, which may be while a test runs.
         """
         lines = range(mutant.line, mutant.last + 1)
         found = set().union(*(self._by_line.get(line, ()) for line in lines))
@@ -93,8 +97,8 @@ class Selection:
         if not found and self._is_template:  # a line that is written out: as those below it
             below = (self._by_line.get(line) for line in range(mutant.line, mutant.line + 20))
             found = next(filter(None, below), set())
-        inside = any(body <= mutant.line <= end for _, body, end in self._functions)
-        return found if found or inside else self._all
+        inside = any(begin <= mutant.line <= end for begin, _, end in self._functions)
+        return found if inside else self._all
 
     def tests(self, mutant, budget, *, fastest=True):
         """First what has killed others. Then one case of each test, the fastest first, or any."""
