@@ -108,6 +108,37 @@ def test_attributes():
     assert operator(3, "complex128").H.H.dtype == np.complex128
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_transposes_of_transposes(dtype):
+    J = operator(4, dtype)
+    M = J.tocsr().toarray()
+    rng = np.random.default_rng(0)
+    assert J.T.T is J
+    for op, dense in (
+        (J, M),
+        (J.T, M.T),
+        (J.H, M.conj().T),
+        (J.T.H, M.conj()),
+        (J.H.T, M.conj()),
+        (J.H.H, M),
+        (J.T.H.T, M.conj().T),
+    ):
+        assert op.shape == dense.shape
+        v, w = (rng.standard_normal(n) + 1j * rng.standard_normal(n) for n in dense.shape[::-1])
+        if dtype == "float64":
+            v, w = v.real, w.real
+        np.testing.assert_allclose(op @ v, dense @ v, rtol=1e-12)
+        np.testing.assert_allclose(op.rmatvec(w), dense.conj().T @ w, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_column_norms(dtype):
+    J = operator(4, dtype)
+    norms = J.column_norms()
+    assert norms.dtype == np.empty(0, dtype).real.dtype
+    np.testing.assert_allclose(norms, np.linalg.norm(J.tocsr().toarray(), axis=0), rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # NumPy's, of np.matrix
 def test_columns_and_np_matrix_keep_their_form():
     op = operator(3)

@@ -91,3 +91,8 @@ def test_searching_converts_nothing():
         assert tracemalloc.get_traced_memory()[1] < 10_000
     finally:
         tracemalloc.stop()
+
+
+def test_rows_without_columns_make_blocks():
+    pattern = JacobianBuilder(np.ones((3, 0)), bilinear=True)._pattern
+    assert pattern.next_block(1, 7, 2) == 8
