@@ -353,8 +353,7 @@ def test_fit_of_several_columns(folder, capsys):
 def factors(folder):
     """A matrix A of 6x4, the X and Y of a fit, and a square B with an X."""
     rng = np.random.default_rng(0)
-    A = scipy.sparse.random_array((6, 4), density=0.5, rng=rng, format="csr")
-    A.data = np.round(9 * A.data) + 1
+    A = scipy.sparse.csr_array(rng.integers(1, 9, (6, 4)) * (rng.random((6, 4)) < 0.6) * 1.0)
     B, X, Y = np.arange(36.0).reshape(6, 6), np.arange(12.0).reshape(6, 2), np.ones((4, 2))
     scipy.sparse.save_npz("A.npz", A)
     for name, matrix in {"B": B, "X": X, "flat": X.ravel(), "Z": np.vstack([X, Y])}.items():
