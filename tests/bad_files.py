@@ -222,6 +222,7 @@ COMMANDS = [
     ("build A.npy x.npy -o J.npz --memory=-1", "must be a number of bytes"),
     ("check none.npy", "No such file…none.npy"),
     ("check A.npy short.npy", "x must be a vector of length 4"),
+    ("check A.npy short.npy --rank 2", "x must be an array of shape (4, 2), or flat with shape (8,)"),
     ("check A.npy --seed 1.5", "argument --seed: must be an integer, 0 or more, got '1.5'"),
     ("check A.npy --seed=-1", "argument --seed: must be an integer, 0 or more, got '-1'"),
     ("check wide.npy", "A must be a square matrix"),

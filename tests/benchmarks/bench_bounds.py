@@ -9,8 +9,8 @@ other neighbours of it draw it to zero.
 import numpy as np
 import pytest
 import scipy.sparse
-from fits import interleaved, noisy, ones_where_stored
-from scipy.optimize import least_squares, minimize
+from fits import interleaved, lbfgs, noisy, ones_where_stored
+from scipy.optimize import least_squares
 
 from sparsejac import LeastSquares, fit
 
@@ -33,23 +33,8 @@ def ours(A, Y, x0, bounds, rank):
     return result.x.ravel(), result.nfev + result.n_products
 
 
-def lbfgs(A, Y, x0, bounds, rank):
-    problem = LeastSquares(A, Y, rank=rank)
-    options = {
-        "maxiter": 2000,
-        "maxfun": 2000,
-        "ftol": 1e-15,
-        "gtol": 1e-8 * np.abs(problem.grad(x0)).max(),
-    }
-    result = minimize(
-        problem.value_and_grad,
-        x0.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[bounds] * x0.size,
-        options=options,
-    )
-    return result.x, result.nfev
+def with_gradients(A, Y, x0, bounds, rank):
+    return lbfgs(LeastSquares(A, Y, rank=rank), x0, 2000, bounds)
 
 
 def trf(A, Y, x0, bounds, rank):
@@ -71,7 +56,7 @@ def test_fit(data, rank, limits, benchmark, record):
     x0 = np.ones(k)
     if rank is not None:  # equal columns would stay equal
         x0 = np.clip(np.random.default_rng(1).random((k, rank)), *bounds)
-    solvers = {"fit": ours, "L-BFGS-B": lbfgs, "least_squares": trf}
+    solvers = {"fit": ours, "L-BFGS-B": with_gradients, "least_squares": trf}
     few = scipy.sparse.eye_array(30, format="csr")
     few = few, few, np.full(x0[:30].shape, 1.2), bounds, rank
     which = f"{name}, {limits}" + (f", r = {rank}" if rank else "")

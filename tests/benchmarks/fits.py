@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import scipy.sparse
+from scipy.optimize import minimize
 
 
 def ones_where_stored(A):
@@ -23,6 +24,23 @@ def noisy(A, x, rng):
     i = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
     Y.data = x[i] * x[A.indices] * (1 + 0.1 * rng.standard_normal(A.nnz))
     return Y
+
+
+def lbfgs(problem, x0, most, bounds=None):
+    """The x of SciPy's L-BFGS-B with our gradient, and its passes.
+
+    It ends if the gradient falls to 1e-8 of its start, or after so many evaluations at most.
+    """
+    gtol = 1e-8 * np.abs(problem.grad(x0)).max()
+    result = minimize(
+        problem.value_and_grad,
+        x0.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=None if bounds is None else [bounds] * x0.size,
+        options={"maxiter": most, "maxfun": most, "ftol": 1e-15, "gtol": gtol},
+    )
+    return result.x, result.nfev
 
 
 def interleaved(solvers, few, problem, rounds):
