@@ -233,7 +233,8 @@ def fit(
     within their bounds. This test is a search in a cone by a power method, and for up to 200 such
     variables by 24 of them, each with the best partner. It may miss a negative curvature. A start
     from the data is that of the fit without bounds, where each x_i takes the sign that is nearer to
-    its bounds and is then projected; so is an x0 of zeros. Another x0 is scaled to the minimum on
+    its bounds and is then projected; so is an x0 of zeros, unless a robust cost is lower at zero.
+    Another x0 is scaled to the minimum on
     its ray, and projected, if that lowers the cost. Even if no bound is active, the steps are not
     those of a fit without bounds, and the result differs by rounding. It has ``n_blocks`` too; for
     a vector x, blocks are numbers and take no pass of their own.
@@ -400,9 +401,12 @@ def _bounded(
     robust, before = problem._loss.name != "linear", None
     if x0 is None or not x0.any():
         # A robust fit begins at zeros if it is given zeros.
-        start = None if robust else x0
+        start, zeros = None if robust else x0, x0
         before = _newton(problem, start, None, regularization, tol, None, bar)
         x0 = nearest_with_sign(before.x.reshape(of.shape), low, high)
+        if robust and zeros is not None:
+            cost = problem.cost(x0.reshape(-1)) + regularization * float(np.sum(x0**2)) / 2
+            x0 = x0 if cost < problem.cost(zeros.reshape(-1)) else zeros
     sums = problem._sums
     if not (several or robust):
         sums = OneColumn(sums, builder._rows.diagonal())

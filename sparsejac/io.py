@@ -6,6 +6,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,9 +126,10 @@ def read_vector(path: str | os.PathLike[str]) -> NDArray[Any]:
     return _dense(f"the vector in {path}", vector).reshape(-1)
 
 
-def _read_variables(path: Path) -> NDArray[Any]:
-    """Read a matrix of variables. An ``.npz`` may have its parts X and Y, X above Y."""
-    return _dense(f"the array in {path}", _read(path, npz.read_variables))
+def _read_variables(path: Path, rows: tuple[int, int] | None) -> NDArray[Any]:
+    """Read a matrix of variables. An ``.npz`` may have parts X and Y of so many rows, X above Y."""
+    read_npz = npz.read if rows is None else partial(npz.read_variables, rows=rows)
+    return _dense(f"the array in {path}", _read(path, read_npz))
 
 
 def _dense(what: str, variables: Any) -> NDArray[Any]:

@@ -390,6 +390,7 @@ def test_build_and_check_of_two_factors(file, factors, capsys):
 def test_wrong_factors(factors, capsys):
     np.savez("columns.npz", X=np.ones((6, 2)), Y=np.ones((4, 3)))
     np.savez("vectors.npz", X=np.ones(6), Y=np.ones(4))
+    np.savez("turned.npz", X=np.ones((4, 2)), Y=np.ones((6, 2)))
     np.savez("names.npz", X=np.ones((6, 2)), V=np.ones((4, 2)))
     two = ["--rank", "2", "--bilinear"]
     alike = "its arrays X and Y must be matrices with as many columns each"
@@ -397,10 +398,12 @@ def test_wrong_factors(factors, capsys):
         ("columns.npz", two, rf"{alike}, got shapes \(6, 2\) and \(4, 3\)"),
         ("vectors.npz", two, rf"{alike}, got shapes \(6,\) and \(4,\)"),
         ("names.npz", two, "one array was expected, it has 2: 'X', 'V'"),
+        ("turned.npz", two, r"X and Y must have 6 and 4 rows, as A is 6x4, got 4 and 6: those of"),
         ("Z.npz", [], "one array was expected, it has 2: 'X', 'Y'"),
         ("X.npz", two, r"x must be an array of shape \(10, 2\).*got an array of shape \(6, 2\)"),
         ("Z.npz", ["--rank", "0"], "--rank: must be an integer, 1 or more, got '0'"),
-        ("Z.npz", two[:2], "A must be a square matrix.*pass --bilinear for"),
+        ("Z.npz", two[:2], "one array was expected, it has 2: 'X', 'Y'"),
+        ("Z.npy", two[:2], "A must be a square matrix.*pass --bilinear for"),
     ]:
         for command in (("build", "A.npz", file, "-o", "J.npz"), ("check", "A.npz", file)):
             wrong_use(capsys, *command, *options, message=message)

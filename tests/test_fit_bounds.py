@@ -154,6 +154,16 @@ def test_robust_losses(loss, bounds, rank, bilinear, form):
         assert result.cost <= other.fun * (1 + 1e-12)
 
 
+def test_a_robust_fit_stays_at_zero_if_that_is_better():
+    """The start from these data has a higher cost, and so has the minimum near it."""
+    A, Y = np.ones((2, 2)), np.array([[1.4, 0], [1.1, 4.1]])
+    options = {"rank": 2, "loss": "cauchy", "f_scale": 0.1}
+    zeros = np.zeros((2, 2))
+    result = fit(A, Y, zeros, bounds=POSITIVE, regularization=0.1, **options)
+    assert result.success
+    assert result.cost <= LeastSquares(A, Y, **options).cost(zeros)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_robust_losses_as_in_least_squares(loss):
     """From near the minimum, since there may be several."""

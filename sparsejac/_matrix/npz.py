@@ -29,8 +29,8 @@ def read(path: Path) -> Any:
         return _only_matrix(archive, names)
 
 
-def read_variables(path: Path) -> Any:
-    """Read the arrays X and Y that `sparsejac fit` writes, X above Y, or what `read` does."""
+def read_variables(path: Path, rows: tuple[int, int]) -> Any:
+    """Read the X and Y that `sparsejac fit` writes, with so many rows, X above Y, or as `read`."""
     with _opened(path) as (archive, names):
         if sorted(names) != ["X", "Y"]:
             return _only_matrix(archive, names)
@@ -39,6 +39,11 @@ def read_variables(path: Path) -> Any:
         raise ValueError(
             "its arrays X and Y must be matrices with as many columns each, got shapes "
             f"{X.shape} and {Y.shape}"
+        )
+    if (len(X), len(Y)) != rows:
+        raise ValueError(
+            f"its arrays X and Y must have {rows[0]} and {rows[1]} rows, as A is "
+            f"{rows[0]}x{rows[1]}, got {len(X)} and {len(Y)}: those of the transpose are Y and X"
         )
     return np.concatenate([X, Y])
 

@@ -37,7 +37,7 @@ def build(arguments: argparse.Namespace) -> int:
     check_output(output, ".npz", [arguments.A, arguments.X])
     refuse_maps(arguments.A)
     A = read_by_rows(arguments.A, arguments.order, arguments.memory)
-    x = read_point(arguments.X, arguments.rank)
+    x = read_point(arguments.X, A, arguments)
     describe(arguments.A.name, A)
     assemble_and_write(A, x, output, memory=arguments.memory, **_form(arguments))
     return ExitCode.DONE
@@ -138,7 +138,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Verify the Jacobian of your own matrix by exact identities."""
     refuse_maps(arguments.A)
     A = io.read_matrix(arguments.A)
-    x = None if arguments.X is None else read_point(arguments.X, arguments.rank)
+    x = None if arguments.X is None else read_point(arguments.X, A, arguments)
     describe(arguments.A.name, A)
     return print_verdicts(A, x, seed=arguments.seed, **_form(arguments))
 
@@ -168,7 +168,7 @@ def fit(arguments: argparse.Namespace) -> int:
         pictures.check_picture(arguments.plot, inputs)
     refuse_maps(arguments.A, arguments.Y)
     A, Y = io.read_matrix(arguments.A), io.read_matrix(arguments.Y)
-    x0 = None if arguments.x0 is None else read_point(arguments.x0, arguments.rank)
+    x0 = None if arguments.x0 is None else read_point(arguments.x0, A, arguments)
     describe(arguments.A.name, A)
     started = time.perf_counter()
     result = solve(

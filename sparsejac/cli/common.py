@@ -81,9 +81,11 @@ def refuse_maps(*paths: Path) -> None:
             )
 
 
-def read_point(path: Path, rank: int | None) -> Any:
-    """Read x, or, if there is a rank, a matrix X, or the X and Y that a fit has written."""
-    return io.read_vector(path) if rank is None else io._read_variables(path)
+def read_point(path: Path, A: Any, arguments: argparse.Namespace) -> Any:
+    """Read x, or, with --rank, a matrix X, or, with --bilinear, the X and Y of a fit."""
+    if arguments.rank is None:
+        return io.read_vector(path)
+    return io._read_variables(path, tuple(A.shape) if arguments.bilinear else None)
 
 
 def read_by_rows(path: Path, order: _validation.Order, memory: int | None) -> Any:
