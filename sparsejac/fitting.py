@@ -234,10 +234,10 @@ def fit(
     variables by 24 of them, each with the best partner. It may miss a negative curvature. A start
     from the data is that of the fit without bounds, where each x_i takes the sign that is nearer to
     its bounds and is then projected; so is an x0 of zeros, unless a robust cost is lower at zero.
-    Another x0 is scaled to the minimum on
-    its ray, and projected, if that lowers the cost. Even if no bound is active, the steps are not
-    those of a fit without bounds, and the result differs by rounding. It has ``n_blocks`` too; for
-    a vector x, blocks are numbers and take no pass of their own.
+    For squares, another x0 is scaled to the minimum on its ray, and projected, if that lowers the
+    cost. Even if no bound is active, the steps are not those of a fit without bounds, and the
+    result differs by rounding. It has ``n_blocks`` too; for a vector x, blocks are numbers and take
+    no pass of their own.
 
     **Memory.** Besides A and Y, at most 20 k-vectors, and 3 more for a second worker if both are
     symmetric. If Lanczos' method is needed at x = 0 (data of both signs, x near 0), 35 k-vectors.
@@ -400,13 +400,13 @@ def _bounded(
     low, high = (np.ascontiguousarray(limit).reshape(of.shape) for limit in limits)
     robust, before = problem._loss.name != "linear", None
     if x0 is None or not x0.any():
-        # A robust fit begins at zeros if it is given zeros.
-        start, zeros = None if robust else x0, x0
+        # A robust fit without bounds would begin at zeros if it is given zeros.
+        start, is_zero = None if robust else x0, x0 is not None
         before = _newton(problem, start, None, regularization, tol, None, bar)
         x0 = nearest_with_sign(before.x.reshape(of.shape), low, high)
-        if robust and zeros is not None:
-            cost = problem.cost(x0.reshape(-1)) + regularization * float(np.sum(x0**2)) / 2
-            x0 = x0 if cost < problem.cost(zeros.reshape(-1)) else zeros
+        if robust and is_zero:
+            there, at_zero = before._evaluate(x0), before._evaluate(np.zeros(of.shape))
+            x0 = (there if there.cost < at_zero.cost else at_zero).x
     sums = problem._sums
     if not (several or robust):
         sums = OneColumn(sums, builder._rows.diagonal())

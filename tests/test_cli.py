@@ -398,7 +398,7 @@ def test_wrong_factors(factors, capsys):
         ("columns.npz", two, rf"{alike}, got shapes \(6, 2\) and \(4, 3\)"),
         ("vectors.npz", two, rf"{alike}, got shapes \(6,\) and \(4,\)"),
         ("names.npz", two, "one array was expected, it has 2: 'X', 'V'"),
-        ("turned.npz", two, r"X and Y must have 6 and 4 rows, as A is 6x4, got 4 and 6: those of"),
+        ("turned.npz", two, r"Y must have 6 and 4 rows, as A is 6x4, got 4 and 6: take those"),
         ("Z.npz", [], "one array was expected, it has 2: 'X', 'Y'"),
         ("X.npz", two, r"x must be an array of shape \(10, 2\).*got an array of shape \(6, 2\)"),
         ("Z.npz", ["--rank", "0"], "--rank: must be an integer, 1 or more, got '0'"),
@@ -422,6 +422,9 @@ def test_nonnegative_fit(folder, capsys):
         assert found.size == 3 * columns
         assert (found >= 0).all()
         assert (found == 0).any()
+    robust = ("--nonnegative", "--loss", "huber", "--f-scale", "0.5")
+    assert run(capsys, "fit", "A.npy", "Y.npy", "-o", "x.npy", *robust)[0] == 0
+    assert (np.load("x.npy") >= 0).all()
     wrong_use(
         capsys,
         *("fit", "A.npy", "Y.npy", "-o", "y.npy", "--nonnegative", "--x0", "x0.npy"),

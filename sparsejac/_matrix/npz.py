@@ -30,7 +30,10 @@ def read(path: Path) -> Any:
 
 
 def read_variables(path: Path, rows: tuple[int, int]) -> Any:
-    """Read the X and Y that `sparsejac fit` writes, with so many rows, X above Y, or as `read`."""
+    """Read the X and Y that `sparsejac fit` writes, X above Y, or else what `read` reads.
+
+    `rows` are the numbers of their rows: the shape of A.
+    """
     with _opened(path) as (archive, names):
         if sorted(names) != ["X", "Y"]:
             return _only_matrix(archive, names)
@@ -43,7 +46,7 @@ def read_variables(path: Path, rows: tuple[int, int]) -> Any:
     if (len(X), len(Y)) != rows:
         raise ValueError(
             f"its arrays X and Y must have {rows[0]} and {rows[1]} rows, as A is "
-            f"{rows[0]}x{rows[1]}, got {len(X)} and {len(Y)}: those of the transpose are Y and X"
+            f"{rows[0]}x{rows[1]}, got {len(X)} and {len(Y)}: take those of a fit of this A"
         )
     return np.concatenate([X, Y])
 

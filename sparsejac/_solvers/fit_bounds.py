@@ -58,7 +58,8 @@ class BoundedNewton(BlockNewton):
        constraints", SIAM J. Control Optim. 20 (1982), 221-246.
     """
 
-    _PARTS: Sequence[float] = (1.0, -1.0, 0.5, -0.5, 0.1, -0.1)  # lengths to try along a line
+    # The fractions of a length that are tried along a line.
+    _fractions: Sequence[float] = (1.0, -1.0, 0.5, -0.5, 0.1, -0.1)
     _snaps = 0  # how often variables were moved onto bounds at the end
     _free: NDArray[np.bool_]  # the variables that make a Newton step
     _scale: NDArray[Any]  # D
@@ -316,7 +317,7 @@ class BoundedNewton(BlockNewton):
             return None
         if float(np.sum(at.gradient * v)) > 0:
             v = -v
-        for t in self._PARTS:
+        for t in self._fractions:
             there = self._evaluate(self._clipped(at.x + t * length * v))
             if there.cost < (1 - VISIBLE) * at.cost:
                 return there

@@ -98,10 +98,11 @@ class BoundedRobustNewton(_Reweighted, BoundedNewton):
     Its memory is that of `BoundedNewton`.
     """
 
-    _PARTS = tuple(sign * 0.5**n for n in range(_SHORTER) for sign in (1, -1))
+    _fractions = tuple(sign * 0.5**n for n in range(_SHORTER) for sign in (1, -1))
 
     def _best_on_ray(self, at: RankPoint) -> RankPoint:
         return at
 
-    def _length_along(self, v: NDArray[Any], curvature: float) -> float:  # noqa: ARG002  # unused
+    def _length_along(self, v: NDArray[Any], curvature: float) -> float:  # noqa: ARG002  # see below
+        # The cost is no polynomial, so that the curvature does not tell where it is least.
         return self._times_to_x(v)
