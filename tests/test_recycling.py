@@ -18,7 +18,7 @@ import scipy.sparse
 from support import assert_same, integers, random_csr, slow
 
 from sparsejac import JacobianBuilder, LeastSquares, _kernels
-from sparsejac._backends import protocol
+from sparsejac._backends import pool, protocol
 from sparsejac._backends.threads import ThreadBackend
 from sparsejac._kernels import assembly
 from sparsejac._system import machine, recycling
@@ -245,6 +245,23 @@ def test_much_larger_spare_memory_is_freed(op):
         assert tracemalloc.get_traced_memory()[0] < 9 * K**2
     finally:
         tracemalloc.stop()
+
+
+def test_a_job_that_is_over_does_not_hold_the_result(A, monkeypatch):
+    class KeptJob(pool._Job):
+        """A job that is still referred to when it is over, as by a thread that is slow."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            jobs.append(self)
+
+    op, v = JacobianBuilder(A, workers=2).operator(np.ones(K)), np.ones((K, 8))
+    jobs = []
+    monkeypatch.setattr(pool, "_Job", KeptJob)
+    recycling.Recycler.free_all()
+    place = address(op @ v)
+    assert address(op @ v) == place
+    assert len(jobs) == 2
 
 
 def test_memory_goes_with_the_builder_and_its_results(A):

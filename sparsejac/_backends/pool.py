@@ -110,6 +110,10 @@ class _Thread:
         return self._process == _process and self._function() is not None
 
 
+def _nothing(piece: int) -> None:
+    """The work of a job that is over."""
+
+
 class _Job:
     """Pieces of work for several threads. Only these threads take its lock."""
 
@@ -174,7 +178,7 @@ class _Job:
 
         `threads` returns the threads that may work on it. `again` tells them once more that there
         is work. An exception here, such as Ctrl-C, cancels the job, and is raised when it has
-        ended.
+        ended. Afterwards the job does not refer to the work.
         """
         try:
             start()
@@ -189,6 +193,9 @@ class _Job:
                 except BaseException:  # noqa: BLE001, S112  # another Ctrl-C: the first is raised
                     continue
             raise
+        finally:
+            # A slow thread may hold this job for a while. It must not hold a result for as long.
+            self._work = _nothing
         error, self.error = self.error, None
         if error is not None:
             try:
