@@ -963,10 +963,17 @@ def changed_columns(name: str, row: int) -> ValueError:
     )
 
 
-def changed_structure(before: int, now: int) -> ValueError:
+def changed_structure(name: str, before: int, now: int) -> ValueError:
     return ValueError(
-        f"the structure of A has changed since it was handed over: it had {before} stored "
-        f"entries and now has {now}; hand it over anew, or a copy of A"
+        f"the structure of {name} has changed since it was handed over: it had {before} stored "
+        f"entries and now has {now}; hand it over anew, or a copy of {name}"
+    )
+
+
+def replaced(name: str, part: str) -> ValueError:
+    return ValueError(
+        f"{name}.{part} is another array than when {name} was handed over, as after "
+        f"`{name}.data = ...` or `{name}[i, j] = ...`: hand {name} over anew, or a copy of it"
     )
 
 

@@ -100,7 +100,8 @@ class LeastSquares:
     dtype is not float64 or float32 (for A: also int32 or int64).
 
     **Later changes.** Whether A and Y are symmetric is checked here, and the results at the last x
-    are kept. If values of A or Y change, make another problem.
+    are kept. If values of A or Y change, make another problem. If an array of a sparse A or Y was
+    replaced, passes raise a ValueError.
 
     Examples
     --------

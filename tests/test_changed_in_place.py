@@ -2,16 +2,21 @@
 or none of it is believed.
 """
 
+import copy
+import gc
 import itertools
 import os
+import pickle
 import tempfile
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+from support import integers
 
-from sparsejac import JacobianBuilder, LeastSquares, RowSums, symmetric_scaling
+from sparsejac import JacobianBuilder, LeastSquares, RowSums, fit, symmetric_scaling
 from sparsejac.io import write_csr_blocks
 
 K = 40
@@ -278,3 +283,137 @@ def test_columns_that_change_are_refused(folder):
             match="the column indices of A have changed since it was handed over, in row 1",
         ):
             call()
+
+
+# --- sparse matrices whose arrays are not those that were handed over
+
+SPARSE = np.triu(integers((K, K), low=1, high=9), 30)
+SPARSE = SPARSE + SPARSE.T  # entry (0, 0) is not stored
+
+
+def new_data(S):
+    S.data = 2 * S.data
+
+
+def new_entry(S):
+    S[0, 0] = 5.0
+
+
+def new_diagonal(S):
+    S.setdiag(np.ones(K))
+
+
+def fewer_entries(S):
+    S.data[:3] = 0
+    S.eliminate_zeros()
+
+
+def fewer_entries_again(S):
+    """As many as before, so that the number of entries does not tell."""
+    fewer_entries(S)
+    S[0, 0], S[1, 1], S[2, 2] = 1, 2, 3
+
+
+REFUSED = (
+    r"{0}\.(data|indices|indptr) is another array than when {0} was handed over, as after "
+    r"`{0}\.data = \.\.\.` or|the structure of {0} has changed since it was handed over: it had"
+)
+REPLACED = [new_data, new_entry, new_diagonal, fewer_entries, fewer_entries_again]
+
+
+def sparse(folder, form):
+    """A matrix of the user in this form. The numbers of a mapped one are in a file."""
+    S = getattr(scipy.sparse, form.removeprefix("mapped_"))(SPARSE)
+    if form.startswith("mapped_"):
+        data = np.memmap(f"{folder}/data.bin", mode="w+", dtype=float, shape=S.data.shape)
+        data[:] = S.data
+        S.data = data
+    return S
+
+
+def passes_over_a(A):
+    """Calls that read A."""
+    order = "F" if A.format == "csc" else "C"
+    builder, ranks = (JacobianBuilder(A, rows="stored", order=order, rank=r) for r in (None, 2))
+    problem, sums, X = LeastSquares(A, A.copy(), order=order), RowSums(A), np.ones((K, 2))
+    op, J, w = builder.operator(x), sums.operator(x), np.ones(A.nnz)
+    at_rank = ranks.operator(X)
+    return [
+        lambda: builder.value(x), lambda: builder.operator(x), lambda: builder.tocsr(x),
+        builder.row_pairs, lambda: builder.slice(x, 3), lambda: builder.hessian(w),
+        lambda: list(builder.iter_csr(x, block_rows=5)), lambda: op @ v, lambda: op.T @ w,
+        lambda: op.normal() @ v, op.column_norms, lambda: ranks.value(X),
+        lambda: at_rank @ np.ones(2 * K), lambda: at_rank.normal() @ np.ones(2 * K),
+        lambda: problem.cost(v), lambda: problem.hess(2 * v) @ v, lambda: problem.fun(v),
+        lambda: sums.value(x), lambda: J @ v, lambda: fit(problem, x0=v),
+        lambda: pickle.dumps(builder),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_matrix", "mapped_csr_array"])
+@pytest.mark.parametrize("change", REPLACED)
+def test_arrays_of_a_that_are_replaced_are_refused(tmp_path, change, form):
+    A = sparse(tmp_path, form)
+    calls = passes_over_a(A)
+    for call in calls:
+        call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.sparse.SparseEfficiencyWarning)
+        change(A)
+    for call in calls:
+        with pytest.raises(ValueError, match=REFUSED.format("A")):
+            call()
+
+
+@pytest.mark.parametrize("loss", ["linear", "cauchy"])
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("forms", [("csr_array", "csr_matrix"), ("mapped_csr_array", "csr_array")])
+@pytest.mark.parametrize("change", REPLACED)
+def test_arrays_of_y_that_are_replaced_are_refused(tmp_path, change, forms, symmetric, rank, loss):
+    """Y has the structure of A, and its arrays are read. Otherwise it is copied."""
+    A, Y = (sparse(tmp_path, form) for form in forms)
+    if not symmetric:
+        Y.data[-1] += 1
+    problem = LeastSquares(A, Y, rank=rank, loss=loss)
+    z = np.ones((K, 2)) if rank else x
+    problem.cost(z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.sparse.SparseEfficiencyWarning)
+        change(Y)
+    calls = problem.cost, problem.grad, problem.fun, lambda z: problem.hess(z) @ z.ravel()
+    for number, call in enumerate(calls, start=2):
+        with pytest.raises(ValueError, match=REFUSED.format("Y")):
+            call(number * z)
+
+
+def test_arrays_that_are_cut_off_are_the_same(tmp_path):
+    """SciPy makes new arrays of the same memory."""
+    A = sparse(tmp_path, "csr_array")
+    problem, sums = LeastSquares(A, A.copy()), RowSums(A)
+    A.eliminate_zeros()  # there are none
+    A.sum_duplicates()
+    A.prune()
+    A.data[:] *= 2
+    np.testing.assert_array_equal(problem.fun(x), A.data * np.outer(x, x)[A.nonzero()] - A.data / 2)
+    np.testing.assert_allclose(sums.value(x), x * (A @ x), rtol=1e-14)
+
+
+@pytest.mark.parametrize("copied", [pickle.loads, None])
+def test_a_copy_does_not_follow(tmp_path, copied):
+    A = sparse(tmp_path, "csr_array")
+    builder, problem = JacobianBuilder(A, rows="stored"), LeastSquares(A, 2 * A)
+    before = builder.value(x), problem.cost(x)
+    both = (builder, problem)
+    builder, problem = copied(pickle.dumps(both)) if copied else copy.deepcopy(both)
+    new_data(A)
+    np.testing.assert_array_equal(builder.value(x), before[0])
+    assert problem.cost(2 * x / 2) == before[1]
+
+
+def test_a_matrix_that_was_dropped(tmp_path):
+    A = sparse(tmp_path, "csr_array")
+    builder, wanted = JacobianBuilder(A, rows="stored"), A.data * np.outer(x, x)[A.nonzero()]
+    del A
+    gc.collect()
+    np.testing.assert_array_equal(builder.value(x), wanted)

@@ -292,3 +292,24 @@ def test_the_backend_alone_imports_cupy():
             users[module] = min(map(len, found))
     assert {*users} == {"_backends.cuda", "_backends.cuda_device"}
     assert min(users.values()) > 0
+
+
+def test_arrays_that_are_replaced(fibers):
+    """As on a processor. To see that entries were removed in place would take a download."""
+    A, Y = (matrix(9, "sparse", symmetric=True, seed=seed) for seed in (0, 0))
+    for name in "AY":
+        a, y = on_gpu(A), on_gpu(Y)
+        problem, builder, sums = LeastSquares(a, y), JacobianBuilder(a, rows="stored"), RowSums(a)
+        x, v = integers((9,), seed=1), integers((9,), seed=2)
+        op = builder.operator(x)
+        calls = [lambda: problem.cost(x), lambda: problem.fun(x)]  # noqa: B023
+        if name == "A":
+            calls += [
+                lambda: builder.value(x), lambda: op @ v, lambda: op.normal() @ v,  # noqa: B023
+                lambda: sums.value(x), lambda: builder.tocsr(x),  # noqa: B023
+            ]  # fmt: skip
+        of = a if name == "A" else y
+        of.data = of.data * 2
+        for call in calls:
+            with pytest.raises(ValueError, match=rf"{name}\.data is another array than when"):
+                call()

@@ -109,6 +109,7 @@ class CudaBackend(Backend):
         **_: Any,
     ) -> Any:
         """An array on the GPU. See `Backend.mapped`."""
+        self.check_unchanged(target)
         if kernel == "value":
             edge, x, v = "Value" if target is None else "Residual", args[-1], None
         elif kernel in ("matvec", "matmat"):

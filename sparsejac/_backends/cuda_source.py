@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .. import _validation
 from .._matrix.indices import ColumnRanges, Indices, counts
 from .._matrix.pattern import DensePattern, Pattern
+from .._matrix.referenced import Referenced
 from .._matrix.source import Source
 from .._system.forks import computed_once
 from .cuda_device import TYPES, Gpu, gpu_of, load_cupy
@@ -192,6 +193,10 @@ class CudaPattern(Pattern):
         super().__init__(k, k, int(source.indices.size), lo, hi, counts(hi - lo))
         self.implicit = k if implicit_rows else None
 
+    def check_unchanged(self) -> None:
+        if self._source.referenced is not None:
+            self._source.referenced.check()
+
     def _positions(self, column: int, lo: Any, hi: Any) -> NDArray[np.int64]:
         gpu, found = self._source.gpu, self._source.gpu.empty("k numbers", (self.k,), np.int64)
         args = lo, hi, self._source.indices, self.k, column, found
@@ -293,4 +298,6 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
             f"{int(np.argmax(found))} do not ascend: call {name}.sum_duplicates(), in place"
         )
     stored = int(gpu.downloaded(A.indptr[k:])[0])  # what comes behind is spare
-    return CudaSource(gpu, k, A.data[:stored], A.indptr, A.indices[:stored])
+    source = CudaSource(gpu, k, A.data[:stored], A.indptr, A.indices[:stored])
+    source.referenced = Referenced(name, A)
+    return source

@@ -52,6 +52,7 @@ def sums(
     With `whole`, the backend of all of a sparse symmetric A, they are the sums of its rows without
     the diagonal.
     """
+    backend.check_unchanged(target)
     gpu, k = backend.gpu, backend.pattern.k
     out = gpu.empty("sums over A", (of.outputs, k + of.scalars), np.float64)
     if k == 0:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validation
+from .._matrix.referenced import Referenced
 from .cuda_device import TYPES
 from .cuda_source import CudaSource
 
@@ -25,6 +26,12 @@ class CudaTarget(NamedTuple):
     given_dtype: np.dtype[Any]
     columns: int = 1
     is_symmetric: bool = False
+    referenced: Referenced | None = None
+
+    def check_unchanged(self) -> None:
+        """See `Aligned.check_unchanged`."""
+        if self.referenced is not None:
+            self.referenced.check()
 
 
 def weights(backend: Any, w: Any) -> CudaTarget:
@@ -86,7 +93,9 @@ def aligned(backend: Any, of: Any) -> CudaTarget:
     own = backend.source
     if own.has_structure_of(of):
         symmetric = own.is_symmetric() and of.is_symmetric()
-        return CudaTarget(of.values, BY_ENTRY, of.dtype, is_symmetric=symmetric)
+        return CudaTarget(
+            of.values, BY_ENTRY, of.dtype, is_symmetric=symmetric, referenced=of.referenced
+        )
     if not own.sparse:
         raise TypeError(
             "Y is sparse and A is dense, and on a GPU Y is not converted: pass Y.toarray(), or "

@@ -133,6 +133,12 @@ class Backend:
         """A's diagonal in double precision, with 0 where A stores no entry."""
         raise NotImplementedError
 
+    def check_unchanged(self, target: Any) -> None:
+        """Refuse sparse matrices whose arrays are not those that were handed over."""
+        self.pattern.check_unchanged()
+        if target is not None:
+            target.check_unchanged()
+
     def diagonal_of(self, target: Any) -> NDArray[Any]:
         """The diagonal of a target, in float64."""
         raise NotImplementedError

@@ -178,6 +178,7 @@ def rank_sums_of(
     a, y = backend.diagonal(), source.with_values(target.given)
     if y.asymmetry() is not None:
         return kind(backend, of, target, gram=gram, diagonal=a)
-    half = Entries(y.along_contiguous_axis().values, gram.pattern, TARGETS)
+    values = y.along_contiguous_axis().values
+    half = Entries(values, gram.pattern, TARGETS, target.referenced)
     y_diagonal = backend.diagonal_of(target)
     return kind(gram, of, half, diagonal=a, y_diagonal=y_diagonal)

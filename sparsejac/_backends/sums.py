@@ -138,7 +138,8 @@ def sums_of(backend: Backend, target: Any) -> Sums:
     a, y = backend.diagonal(), source.with_values(target.given)
     if y.asymmetry() is not None:
         return Sums(backend, target, gram=gram, diagonal=a)
-    half = Entries(y.along_contiguous_axis().values, gram.pattern, TARGETS)
+    values = y.along_contiguous_axis().values
+    half = Entries(values, gram.pattern, TARGETS, target.referenced)
     return Sums(gram, half, diagonal=a, y_diagonal=backend.diagonal_of(target))
 
 

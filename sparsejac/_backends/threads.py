@@ -79,7 +79,7 @@ class ThreadBackend(Backend):
         visited_only: bool = False,
         target: Any = None,
     ) -> None:
-        self.pattern.check_unchanged()
+        self.check_unchanged(target)
         if rows is None:
             (i0, i1), entries = self.source.rows, self.pattern.entries
         else:
@@ -136,7 +136,7 @@ class ThreadBackend(Backend):
         **Memory.** The result, and for each worker one of its size (for sparse rows: and of that of
         x) and with `columns` four of its rows.
         """
-        self.pattern.check_unchanged()
+        self.check_unchanged(target)
         sparse = self.pattern.interleaved
         if isinstance(x, Reduction):
             of, bounds = x, self._bounds_of(x.shape[0])

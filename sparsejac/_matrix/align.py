@@ -212,7 +212,9 @@ def align(of: Source, own: Source, pattern: Pattern, layout: Layout) -> Entries 
     if not of.zero_copy and of.transposed != layout.transposed:
         raise _validation.different_orders(transposed=layout.transposed)
     if own.has_structure_of(of):
-        return Entries(of.values, pattern, TARGETS) if isinstance(of, MemorySource) else of
+        if isinstance(of, MemorySource):
+            return Entries(of.values, pattern, TARGETS, of.referenced)
+        return of
     aligned = AlignedSource(of, own, pattern)
     if not own.zero_copy:
         return aligned

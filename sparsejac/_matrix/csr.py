@@ -138,6 +138,7 @@ class CsrSource(Source):
             implicit_rows=implicit_rows,
             on_diagonal=self.on_diagonal,
             width=self.width,
+            referenced=self.referenced,
         )
 
     def has_structure_of(self, other: Source) -> bool:  # noqa: ARG002  # to know it takes a pass
@@ -181,6 +182,8 @@ class CsrSource(Source):
     @contextmanager
     def opened(self) -> Iterator[Callable[..., RowBlock]]:
         indptr, dtype = self.indptr, self.index_dtype
+        if self.referenced is not None:
+            self.referenced.check()
         with ExitStack() as stack:
             read = stack.enter_context(self.data.opened())
             read_columns = stack.enter_context(self.stored_indices.opened())

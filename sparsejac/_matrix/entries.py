@@ -15,6 +15,7 @@ from .buffers import Buffer
 from .indices import Indices, frozen
 from .layout import Layout
 from .pattern import Pattern
+from .referenced import Referenced
 from .source import RowBlock
 
 COMPILED = tuple(
@@ -53,6 +54,9 @@ class Aligned:
         self.__dict__.update(state)
         if isinstance(values := state.get("values"), np.ndarray):
             self.values = frozen(values)  # a pickle does not contain that it was
+
+    def check_unchanged(self) -> None:
+        """Refuse numbers whose arrays were replaced: see `Pattern.check_unchanged`."""
 
     def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         """The numbers for rows ``i0 <= i < i1`` as a contiguous array, and the number of the first.
@@ -107,7 +111,9 @@ class Entries(Aligned):
         values: NDArray[Any],
         pattern: Pattern,
         compiled: tuple[np.dtype[Any], ...] = COMPILED,
+        referenced: Referenced | None = None,
     ) -> None:
+        self.referenced = referenced
         readable = values.flags.aligned and values.dtype in compiled
         self.given, self.given_dtype = values, values.dtype
         self.direct = readable and values.flags.c_contiguous
@@ -117,6 +123,10 @@ class Entries(Aligned):
             frozen(values.T) if readable and values.flags.f_contiguous and not self.direct else None
         )
         self.dtype, self._pattern = kernel_dtype(values.dtype, compiled), pattern
+
+    def check_unchanged(self) -> None:
+        if self.referenced is not None:
+            self.referenced.check()
 
     def contiguous(self, i0: int, i1: int, buffer: Buffer) -> tuple[NDArray[Any], int]:
         if self.direct:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _kernels, _validation
+from .. import _kernels
 from .._system.forks import computed_once
 from .indices import ColumnRanges, Indices, blocks_of, counts, frozen, searchsorted
+from .referenced import Referenced
 
 
 class Pattern:
@@ -105,7 +106,7 @@ class Pattern:
         raise NotImplementedError
 
     def check_unchanged(self) -> None:
-        """Refuse a referenced matrix whose structure changed, for example by `eliminate_zeros`.
+        """Refuse a referenced matrix that lost entries, or whose arrays were replaced.
 
         The check is O(1). A kernel with the old structure would write beyond its arrays.
         """
@@ -292,6 +293,7 @@ class CsrPattern(Pattern):
         implicit_rows: bool = False,
         on_diagonal: Indices | None = None,
         width: int | None = None,
+        referenced: Referenced | None = None,
     ) -> None:
         k = indptr.size - 1
         width = k if width is None else width
@@ -304,11 +306,11 @@ class CsrPattern(Pattern):
         super().__init__(k, width, indices.size, lo, hi, first)
         self.indices = frozen(indices) if isinstance(indices, np.ndarray) else indices
         self.implicit, self.indptr = width if implicit_rows else None, frozen(indptr)
-        self._on_diagonal = on_diagonal
+        self._on_diagonal, self._referenced = on_diagonal, referenced
 
     def check_unchanged(self) -> None:
-        if self.indptr[-1] != self.stored:
-            raise _validation.changed_structure(self.stored, int(self.indptr[-1]))
+        if self._referenced is not None:
+            self._referenced.check()
 
     def start(self, i: int) -> int:
         return int(self.indptr[i])

@@ -32,6 +32,7 @@ from .numbers import (
     mapped_file,
     numbers,
 )
+from .referenced import Referenced
 from .source import Source
 
 AnySource = TypeVar("AnySource", bound=Source)
@@ -107,7 +108,10 @@ def memory_source(
             transposed = A.format == "csc"
         arrays = csr_arrays(A, transposed=transposed, name=name)
         width = A.shape[0 if transposed else 1]
-        return CsrMemory(*arrays, name=name, transposed=transposed, width=width)
+        source = CsrMemory(*arrays, name=name, transposed=transposed, width=width)
+        if A.format in ("csr", "csc") and np.may_share_memory(arrays[0], A.data):
+            source.referenced = Referenced(name, A)
+        return source
     if transposed is None:
         transposed = A.flags.f_contiguous and not A.flags.c_contiguous
     return DenseMemory(A.T if transposed else A, transposed=transposed)
@@ -248,7 +252,9 @@ def _of_sparse(name: str, A: Any, *, square: bool) -> CsrSource | None:
     data, indices = numbers(name, A.data[:stored]), numbers(name, A.indices[:stored])
     transposed = A.format == "csc"
     width = A.shape[0 if transposed else 1]
-    return CsrSource(data, indices, indptr, name=name, transposed=transposed, width=width)
+    source = CsrSource(data, indices, indptr, name=name, transposed=transposed, width=width)
+    source.referenced = Referenced(name, A)
+    return source
 
 
 def _read(stored: Numbers) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from .. import _validation
 from .._validation import Triangle, Uplo
 from .indices import ColumnRanges
 from .pattern import Pattern
+from .referenced import Referenced
 
 
 class Part(NamedTuple):
@@ -71,6 +72,8 @@ class Source:
         The rows of a granule are a chunk of a file.
     max_row_nnz : int
         The most entries that a row has.
+    referenced : Referenced or None
+        The user's own sparse matrix, if its arrays are read in place.
     """
 
     k: int
@@ -86,6 +89,7 @@ class Source:
     min_block_entries: int
     max_row_nnz: int
     chunked = False
+    referenced: Referenced | None = None
     backend: Any = None  # the class of its backend, if only that one can run over it
     owned_lock: Any = None  # the lock of an object that answers one call at a time
 
