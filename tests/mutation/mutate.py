@@ -67,7 +67,7 @@ class Selection:
         path = str(ROOT / file)
         self.seconds, self.given, self.kills = seconds, given, collections.Counter()
         self.failing, self._is_template = set(), file.endswith("walks.py")
-        data = CoverageData(str(DATA / "python"))
+        data = self._data = CoverageData(str(DATA / "python"))
         data.read()
         self._by_line = {
             line: {test for test in tests if test in seconds}
@@ -78,15 +78,22 @@ class Selection:
             for walks in ("walks.py", "rank_walks.py"):
                 lines = data.contexts_by_lineno(str((ROOT / file).with_name(walks))).values()
                 self._all |= {test for tests in lines for test in tests if test in seconds}
+        tree = ast.parse((ROOT / file).read_text())
+        self._named = [
+            (node.lineno, node.end_lineno, name.value)
+            for node in tree.body
+            for name in ast.walk(node)
+            if isinstance(name, ast.Constant) and isinstance(name.value, str)
+        ]
         self._functions = [
             (node.lineno, node.body[0].lineno, node.end_lineno)
-            for node in ast.walk(ast.parse((ROOT / file).read_text()))
+            for node in ast.walk(tree)
             if isinstance(node, ast.FunctionDef)
         ]
 
     def _covering(self, mutant):
-        """The tests that run the lines of a mutant, or all tests of the file if the lines are run
-        at import, which may be while a test runs.
+        """The tests that run the lines of a mutant. If the lines are run at import, which may be
+        while a test runs, these are the tests of the kernel that they make, or all of the file.
         """
         lines = range(mutant.line, mutant.last + 1)
         found = set().union(*(self._by_line.get(line, ()) for line in lines))
@@ -98,7 +105,30 @@ class Selection:
             below = (self._by_line.get(line) for line in range(mutant.line, mutant.line + 20))
             found = next(filter(None, below), set())
         inside = any(begin <= mutant.line <= end for begin, _, end in self._functions)
-        return found if inside else self._all
+        return found if inside else self._of_kernel(mutant) or self._all
+
+    def _of_kernel(self, mutant):
+        """The tests that run a line with the name of the kernel that is made in these lines."""
+        found = set()
+        for begin, end, name in self._named:
+            if begin <= mutant.line <= end and name.isidentifier():
+                quoted = '_by_rows"' if name.endswith("_by_rows") else f'"{name}"'
+                found = found.union(*(self._at(path, quoted) for path in self._users()))
+        return found & self.seconds.keys()
+
+    def _users(self):
+        """The files that run kernels by their names."""
+        return (
+            path for path in (ROOT / "sparsejac").rglob("*.py") if path.parent.name != "_kernels"
+        )
+
+    def _at(self, path, text):
+        """The tests that run lines with this text."""
+        lines = path.read_text().splitlines()
+        contexts = self._data.contexts_by_lineno(str(path)) if text in path.read_text() else {}
+        return {
+            test for line, tests in contexts.items() if text in lines[line - 1] for test in tests
+        }
 
     def tests(self, mutant, budget, *, fastest=True):
         """First what has killed others. Then one case of each test, the fastest first, or any."""
