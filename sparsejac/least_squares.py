@@ -100,8 +100,8 @@ class LeastSquares:
     dtype is not float64 or float32 (for A: also int32 or int64).
 
     **Later changes.** Whether A and Y are symmetric is checked here, and the results at the last x
-    are kept. If values of A or Y change, make another problem. If an array of a sparse A or Y was
-    replaced, passes raise a ValueError.
+    are kept. If values of A or Y change, make another problem. If an array of a referenced sparse A
+    or Y is replaced, all calls raise a ValueError.
 
     Examples
     --------
@@ -166,14 +166,16 @@ class LeastSquares:
 
     def __getstate__(self) -> tuple[Any, ...]:
         target = self._target
-        given = target.given if isinstance(target, Entries) else target
-        return self.builder, given, tuple(self._loss)
+        self.builder._rows.check_unchanged(target)
+        if isinstance(target, Entries):
+            return self.builder, target.given, target.referenced, tuple(self._loss)
+        return self.builder, target, None, tuple(self._loss)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        builder, target, loss = state
+        builder, target, referenced, loss = state
         self._loss = Loss(*loss)
         if isinstance(target, np.ndarray):
-            target = Entries(target, builder._pattern, TARGETS)
+            target = Entries(target, builder._pattern, TARGETS, referenced)
         self._set_up(builder, target)
 
     def __repr__(self) -> str:
@@ -564,6 +566,7 @@ class LeastSquares:
             and x.shape in self._shapes
             and np.array_equal(x.reshape(last[0].shape), last[0])
         ):
+            self.builder._rows.check_unchanged(self._target)
             return last
         point = frozen(self._point(x).astype(np.float64))
         last = (point, *self._terms.gradient(point))

@@ -72,7 +72,7 @@ class RowSums:
 
     **Later changes.** If values of A are changed in place, the next `value` uses them. An operator
     keeps the A x that was computed when it was made. The structure of a sparse A must not change.
-    If one of its arrays is replaced, passes raise a ValueError.
+    If an array of a referenced sparse A is replaced, calls that read it raise a ValueError.
 
     **Streaming.** An A that is not in memory is accepted as by `JacobianBuilder`. During
     construction, one pass scans it. It tests by products with a random vector whether A is

@@ -9,10 +9,12 @@ import os
 import pickle
 import tempfile
 import warnings
+import weakref
 
 import h5py
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
 from support import integers
 
@@ -296,7 +298,9 @@ def new_data(S):
 
 
 def new_entry(S):
-    S[0, 0] = 5.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.sparse.SparseEfficiencyWarning)
+        S[0, 0] = 5.0
 
 
 def new_diagonal(S):
@@ -308,6 +312,24 @@ def fewer_entries(S):
     S.eliminate_zeros()
 
 
+def fewer_rows(S):
+    """SciPy cuts the arrays off, or leaves them as they are."""
+    S.resize((K - 1, K) if S.format == "csr" else (K, K - 1))
+
+
+def more_columns(S):
+    """Only the shape changes."""
+    S.resize((K, K + 1) if S.format == "csr" else (K + 1, K))
+
+
+def no_array(S):
+    S.indices = S.indices.tolist()
+
+
+def no_data(S):
+    del S.data
+
+
 def fewer_entries_again(S):
     """As many as before, so that the number of entries does not tell."""
     fewer_entries(S)
@@ -315,10 +337,14 @@ def fewer_entries_again(S):
 
 
 REFUSED = (
-    r"{0}\.(data|indices|indptr) is another array than when {0} was handed over, as after "
-    r"`{0}\.data = \.\.\.` or|the structure of {0} has changed since it was handed over: it had"
+    r"{0}\.(data|indices|indptr|shape) is not what it was when {0} was handed over, as after "
+    r"`{0}\.data = \.\.\.`, `{0}\[i, j\] = |the structure of {0} has changed since it was handed "
+    r"over: it had"
 )
-REPLACED = [new_data, new_entry, new_diagonal, fewer_entries, fewer_entries_again]
+REPLACED = [
+    new_data, new_entry, new_diagonal, fewer_entries, fewer_entries_again, fewer_rows, more_columns,
+    no_array, no_data,
+]  # fmt: skip
 
 
 def sparse(folder, form):
@@ -337,7 +363,8 @@ def passes_over_a(A):
     builder, ranks = (JacobianBuilder(A, rows="stored", order=order, rank=r) for r in (None, 2))
     problem, sums, X = LeastSquares(A, A.copy(), order=order), RowSums(A), np.ones((K, 2))
     op, J, w = builder.operator(x), sums.operator(x), np.ones(A.nnz)
-    at_rank = ranks.operator(X)
+    at_rank, N, H, H_of_cost = ranks.operator(X), op.normal(), builder.hessian(w), problem.hess(x)
+    problem.cost(x)
     return [
         lambda: builder.value(x), lambda: builder.operator(x), lambda: builder.tocsr(x),
         builder.row_pairs, lambda: builder.slice(x, 3), lambda: builder.hessian(w),
@@ -345,8 +372,10 @@ def passes_over_a(A):
         lambda: op.normal() @ v, op.column_norms, lambda: ranks.value(X),
         lambda: at_rank @ np.ones(2 * K), lambda: at_rank.normal() @ np.ones(2 * K),
         lambda: problem.cost(v), lambda: problem.hess(2 * v) @ v, lambda: problem.fun(v),
+        lambda: problem.cost(x), lambda: problem.grad(x), N.diagonal, N.block_diagonal,
+        H.diagonal, H_of_cost.diagonal, J.diagonal, lambda: ranks.hessian(w).diagonal(),
         lambda: sums.value(x), lambda: J @ v, lambda: fit(problem, x0=v),
-        lambda: pickle.dumps(builder),
+        lambda: pickle.dumps(builder), lambda: pickle.dumps(problem),
     ]  # fmt: skip
 
 
@@ -378,13 +407,18 @@ def test_arrays_of_y_that_are_replaced_are_refused(tmp_path, change, forms, symm
     problem = LeastSquares(A, Y, rank=rank, loss=loss)
     z = np.ones((K, 2)) if rank else x
     problem.cost(z)
+    twin, H = copy.copy(problem), problem.hess(z)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.sparse.SparseEfficiencyWarning)
         change(Y)
-    calls = problem.cost, problem.grad, problem.fun, lambda z: problem.hess(z) @ z.ravel()
-    for number, call in enumerate(calls, start=2):
+    for call in (
+        lambda: problem.cost(2 * z), lambda: problem.grad(3 * z), lambda: problem.fun(z),
+        lambda: problem.hess(4 * z) @ z.ravel(), lambda: problem.cost(z), lambda: twin.cost(z),
+        H.diagonal, lambda: H @ z.ravel(), lambda: pickle.dumps(problem),
+        lambda: copy.copy(problem), lambda: copy.deepcopy(problem),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=REFUSED.format("Y")):
-            call(number * z)
+            call()
 
 
 def test_arrays_that_are_cut_off_are_the_same(tmp_path):
@@ -409,6 +443,58 @@ def test_a_copy_does_not_follow(tmp_path, copied):
     new_data(A)
     np.testing.assert_array_equal(builder.value(x), before[0])
     assert problem.cost(2 * x / 2) == before[1]
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_array"])
+def test_an_entry_in_a_matrix_that_had_none(form):
+    A, Y = (getattr(scipy.sparse, form)((K, K)) for _ in range(2))
+    order = "F" if form == "csc_array" else "C"
+    problem = LeastSquares(A, Y, order=order, rows="all")
+    problem.cost(x)
+    new_entry(Y)
+    with pytest.raises(ValueError, match=REFUSED.format("Y")):
+        problem.cost(v)
+    new_entry(A)
+    for call in (problem.builder.value, problem.builder.tocsr):
+        with pytest.raises(ValueError, match=REFUSED.format("A")):
+            call(x)
+
+
+def test_row_pointers_whose_file_was_cut(tmp_path):
+    """They were read once. To read them again would crash the process."""
+    A = scipy.sparse.csr_array((5000, 5000))
+    for part in ("data", "indices", "indptr"):
+        np.save(tmp_path / part, getattr(scipy.sparse.eye_array(5000, format="csr"), part))
+        setattr(A, part, np.load(tmp_path / f"{part}.npy", mmap_mode="r"))
+    builder = JacobianBuilder(A, rows="stored")
+    os.truncate(tmp_path / "indptr.npy", 0)
+    np.testing.assert_array_equal(builder.value(np.ones(5000)), 1)
+
+
+def test_what_is_not_read_is_not_kept(tmp_path):
+    A = sparse(tmp_path, "csr_array")
+    Y = A.copy()
+    kept = [weakref.ref(each) for each in (A, Y, Y.indices)]
+    problem = LeastSquares(A, Y)
+    del A, Y
+    gc.collect()
+    assert not any(each() is not None for each in kept)
+    assert problem.cost(x) > 0
+
+
+def test_entries_that_a_callback_of_a_scaling_removes():
+    """The copy without dropped entries has the index arrays of A."""
+    first = np.array([[500.0, 5], [5, 0]])  # entry (0, 0) is dropped
+    A, calls = scipy.sparse.csr_array(scipy.linalg.block_diag(first, AFTER)), []
+    A.data[-1] = 0
+
+    def callback(state):
+        calls.append(state)
+        A.eliminate_zeros()
+
+    with pytest.raises(ValueError, match=REFUSED.format("A")):
+        symmetric_scaling(A, support="drop", callback=callback)
+    assert len(calls) == 1
 
 
 def test_a_matrix_that_was_dropped(tmp_path):

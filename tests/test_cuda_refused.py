@@ -311,5 +311,5 @@ def test_arrays_that_are_replaced(fibers):
         of = a if name == "A" else y
         of.data = of.data * 2
         for call in calls:
-            with pytest.raises(ValueError, match=rf"{name}\.data is another array than when"):
+            with pytest.raises(ValueError, match=rf"{name}\.data is not what it was when"):
                 call()

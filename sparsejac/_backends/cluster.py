@@ -76,6 +76,9 @@ class ClusterTarget(NamedTuple):
     given_dtype: np.dtype[Any]
     is_symmetric: bool = False
 
+    def check_unchanged(self) -> None:
+        """They are copies."""
+
 
 class ClusterBackend(Backend):
     """The backend of a matrix whose rows are on the workers of a cluster."""

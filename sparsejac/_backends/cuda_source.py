@@ -299,5 +299,5 @@ def _of_sparse(name: str, A: Any) -> CudaSource:
         )
     stored = int(gpu.downloaded(A.indptr[k:])[0])  # what comes behind is spare
     source = CudaSource(gpu, k, A.data[:stored], A.indptr, A.indices[:stored])
-    source.referenced = Referenced(name, A)
+    source.referenced = Referenced(name, A, stored)
     return source

@@ -84,6 +84,7 @@ class RowProducts:
 
         If A is streamed and may have changed, this takes a pass.
         """
+        self.rows.check_unchanged(None)
         if self._own:
             self.diagonal = self.rows.diagonal().astype(np.float64)
         return self.diagonal

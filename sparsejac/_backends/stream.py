@@ -147,6 +147,7 @@ class StreamBackend(Backend):
         stop: CancelFlag | None = None,
     ) -> None:
         """Visit blocks of rows on threads. A failed visit and Ctrl-C set the cancel flag `stop`."""
+        self.check_unchanged(target)
         for numbers, owner in ((self.entries, "A"), (target, "Y")):
             owned_lock = getattr(numbers, "owned_lock", None)
             if owned_lock is not None and owned_lock.owner == threading.get_ident():
@@ -199,6 +200,7 @@ class StreamBackend(Backend):
 
         This takes a pass, unless all is scanned already and its owner cannot have changed it.
         """
+        self.check_unchanged(target)
         if not (self.entries.is_scanned and (target is None or target.is_scanned)):
             blocks = self._blocks((0, self.pattern.k), target)
             self._pass("scan", lambda _: None, blocks, target)

@@ -111,13 +111,16 @@ class ThreadBackend(Backend):
         return self.diagonal_of(self.entries)
 
     def diagonal_of(self, target: Any) -> NDArray[Any]:
+        self.check_unchanged(target)
         diagonal: NDArray[Any] = target.diagonal(None)
         return diagonal
 
     def any_nonzero(self, target: Any) -> bool:
+        self.check_unchanged(target)
         return bool(target.any_nonzero(None))
 
     def at(self, entries: Indices) -> NDArray[Any]:
+        self.check_unchanged(None)
         numbers: NDArray[Any] = self.entries.at(entries)
         return numbers
 

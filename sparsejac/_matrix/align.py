@@ -67,6 +67,7 @@ class AlignedSource(Source):
         self.of, self._own, self._pattern = of, own, pattern
         self.k, self._width = own.k, own.width
         self.transposed, self.sequential = of.transposed, of.sequential
+        self.referenced = of.referenced
         self._ranges = triangle(self.k, own.stored_triangle) if own.uplo else None
         kind = next(kind for kind in _KINDS if isinstance(of, kind[0]) and isinstance(own, kind[1]))
         self._write, self._bytes, computes = kind[2:]

@@ -182,8 +182,6 @@ class CsrSource(Source):
     @contextmanager
     def opened(self) -> Iterator[Callable[..., RowBlock]]:
         indptr, dtype = self.indptr, self.index_dtype
-        if self.referenced is not None:
-            self.referenced.check()
         with ExitStack() as stack:
             read = stack.enter_context(self.data.opened())
             read_columns = stack.enter_context(self.stored_indices.opened())

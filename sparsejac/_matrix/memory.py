@@ -46,7 +46,7 @@ class MemorySource(Source):
     def with_values(self, values: NDArray[Any]) -> Self:
         """A matrix of the same structure with other numbers."""
         result = copy(self)
-        result.values, result.dtype, result.referenced = values, values.dtype, None
+        result.values, result.dtype = values, values.dtype
         return result
 
     def without(self, entries: NDArray[Any]) -> Self:

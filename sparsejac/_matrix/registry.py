@@ -109,8 +109,9 @@ def memory_source(
         arrays = csr_arrays(A, transposed=transposed, name=name)
         width = A.shape[0 if transposed else 1]
         source = CsrMemory(*arrays, name=name, transposed=transposed, width=width)
-        if A.format in ("csr", "csc") and np.may_share_memory(arrays[0], A.data):
-            source.referenced = Referenced(name, A)
+        shares = not arrays[0].size or np.may_share_memory(arrays[0], A.data)
+        if A.format in ("csr", "csc") and shares:
+            source.referenced = Referenced(name, A, arrays[0].size, source.indptr)
         return source
     if transposed is None:
         transposed = A.flags.f_contiguous and not A.flags.c_contiguous
@@ -253,7 +254,7 @@ def _of_sparse(name: str, A: Any, *, square: bool) -> CsrSource | None:
     transposed = A.format == "csc"
     width = A.shape[0 if transposed else 1]
     source = CsrSource(data, indices, indptr, name=name, transposed=transposed, width=width)
-    source.referenced = Referenced(name, A)
+    source.referenced = Referenced(name, A, stored)
     return source
 
 

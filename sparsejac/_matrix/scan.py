@@ -61,6 +61,10 @@ class StreamedEntries(Aligned):
         self._diagonal = np.zeros(pattern.k, wide(self.dtype))
         self._lowest, self._lowest_at, self._largest = np.inf, (0, 0), -np.inf
 
+    def check_unchanged(self) -> None:
+        if self.source.referenced is not None:
+            self.source.referenced.check()
+
     @property
     def entry_bytes(self) -> int:
         return self.source.entry_bytes(self.dtype)

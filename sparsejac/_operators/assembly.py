@@ -353,4 +353,5 @@ def columns_of(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _owner(array: NDArray[Any]) -> NDArray[Any]:
     """The array that owns the memory of `array`."""
-    return array if array.base is None else array.base
+    base: NDArray[Any] | None = getattr(array, "base", None)  # a user may have made it a list
+    return array if base is None else base
