@@ -109,8 +109,8 @@ def memory_source(
         arrays = csr_arrays(A, transposed=transposed, name=name)
         width = A.shape[0 if transposed else 1]
         source = CsrMemory(*arrays, name=name, transposed=transposed, width=width)
-        shares = not arrays[0].size or np.may_share_memory(arrays[0], A.data)
-        if A.format in ("csr", "csc") and shares:
+        its_own = A.format in ("csr", "csc")
+        if its_own and (not arrays[0].size or np.may_share_memory(arrays[0], A.data)):
             source.referenced = Referenced(name, A, arrays[0].size, source.indptr)
         return source
     if transposed is None:
