@@ -448,6 +448,17 @@ def test_out_changed_in_its_structure():
             builder.tocsr(np.ones(3), out=J)
 
 
+def test_out_with_the_numbers_of_a():
+    memory, S = np.arange(15.0), scipy.sparse.csr_array(np.diag([1.0, 2, 3]))
+    for A, data in ((memory[:9].reshape(3, 3), memory), (S, S.data)):
+        builder, before = JacobianBuilder(A, rows="stored"), A.copy()
+        J = builder.tocsr(np.ones(3))
+        J.data = data
+        with raises(ValueError, "out.data shares its memory with A, which is never written to"):
+            builder.tocsr(np.ones(3), out=J)
+        assert abs(A - before).max() == 0
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 

@@ -228,6 +228,12 @@ class Assembly:
                 f"out.data must be a writable, contiguous array of {self.nnz} numbers, got shape "
                 f"{data.shape}: omit out= to get a new matrix"
             )
+        values = getattr(self.rows.source, "values", None)
+        if isinstance(values, np.ndarray) and np.may_share_memory(data, values):
+            raise ValueError(
+                "out.data shares its memory with A, which is never written to: omit out= to get a "
+                "new matrix"
+            )
 
     def _was_returned(self, array: NDArray[Any]) -> bool:
         """Whether an array is a whole index array that `tocsr` made.
