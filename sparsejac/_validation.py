@@ -973,8 +973,8 @@ def changed_structure(name: str, before: int, now: int) -> ValueError:
 def replaced(name: str, part: str) -> ValueError:
     return ValueError(
         f"{name}.{part} is not what it was when {name} was handed over, as after "
-        f"`{name}.data = ...`, `{name}[i, j] = ...` or `{name}.resize(...)`: hand {name} over "
-        "anew, or a copy of it"
+        f"`{name}.data = ...`, `{name}.resize(...)`, or `{name}[i, j] = ...` for an entry that was "
+        f"not stored: hand {name} over anew, or a copy of it"
     )
 
 

@@ -40,8 +40,9 @@ class JacobianBuilder:
         referenced, not copied. So is a sparse A in canonical CSR format, or in canonical CSC format
         with either ``order="F"`` or ``uplo="L"``, but not both; with ``rows="upper"`` and no
         `uplo`, CSR only. If the values of a referenced A change in place, later calls use the new
-        values. If an array of A itself is replaced, as by ``A.data = ...`` or ``A[i, j] = ...``,
-        they raise a ValueError. SciPy's ``A += B`` makes another matrix, which they do not use.
+        values. If an array of A itself is replaced, as by ``A.data = ...`` or by ``A[i, j] = ...``
+        for an entry that is not stored, they raise a ValueError. SciPy's ``A += B`` makes another
+        matrix, which they do not use.
         Other sparse formats are converted once, here, and duplicates are summed. An A that is not
         in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"

@@ -338,7 +338,7 @@ def fewer_entries_again(S):
 
 REFUSED = (
     r"{0}\.(data|indices|indptr|shape) is not what it was when {0} was handed over, as after "
-    r"`{0}\.data = \.\.\.`, `{0}\[i, j\] = |the structure of {0} has changed since it was handed "
+    r"`{0}\.data = \.\.\.`, `{0}\.resize|the structure of {0} has changed since it was handed "
     r"over: it had"
 )
 REPLACED = [
