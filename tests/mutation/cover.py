@@ -28,6 +28,7 @@ WITHOUT_KERNELS = """
     plot progress promises rank_memory readme real_data turns
 """  # files of tests that are about files, processes and memory
 OF_RARE_KERNELS = "edge_numbers"
+ON_FIBERS = "cuda cuda_solvers"  # files of tests that are slow, and alone run kernels of a GPU
 COMPILES_ALL = "tests/test_kernels.py::test_compile_leaves_nothing_to_compile"
 
 
@@ -94,6 +95,8 @@ def run_compiled(*tests):
         old.unlink()
     run("compiled")
     run("compiled", "--whole", COMPILES_ALL)
+    on_fibers = (f"tests/test_{name}.py" for name in ON_FIBERS.split())
+    run("compiled", "--whole", "-m", "slow and not gpu", *on_fibers)
 
 
 def report():
