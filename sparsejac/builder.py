@@ -42,9 +42,8 @@ class JacobianBuilder:
         `uplo`, CSR only. If the values of a referenced A change in place, later calls use the new
         values. If an array of A itself is replaced, as by ``A.data = ...`` or by ``A[i, j] = ...``
         for an entry that is not stored, they raise a ValueError. SciPy's ``A += B`` makes another
-        matrix, which they do not use.
-        Other sparse formats are converted once, here, and duplicates are summed. An A that is not
-        in memory is streamed: see the notes.
+        matrix, which they do not use. Other sparse formats are converted once, here, and duplicates
+        are summed. An A that is not in memory is streamed: see the notes.
     rows : {"all", "stored", "upper"}, default "all"
         Which entries of F are rows of J. ``"all"``: all k² entries. ``"stored"``: the stored
         entries of a sparse A, explicit zeros included. This is the choice for a large k. For a
